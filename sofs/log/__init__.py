@@ -1,0 +1,65 @@
+"""The log: the one mechanism through which everything durable goes.
+
+It appends batches as records at increasing byte positions, on every replica of its configuration,
+makes them committed and then stable, reads their payload back and trims what a checkpoint covers. It knows nothing
+of files. Records of one loop tick are written together, and one sync makes all of them stable.
+
+A position is that of a record's first byte. `committed` and `stable` are the positions behind the last record
+that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 names no record and is always stable.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from sofs.runtime.ports import Buffer
+from sofs.types import Level, Lsn
+
+__all__ = ["Log", "Machine"]
+
+
+class Machine(Protocol):
+    """The volume, as its log sees it."""
+
+    def apply(self, lsn: Lsn, operations: bytes, address: int) -> None:
+        """Changes the records as the batch says; pure, and the same on every replica.
+
+        `address` is where in the log the batch's payload begins (byte k of it has address `address + k`).
+        """
+
+    def truncate(self, to: Lsn) -> None:
+        """Forgets every batch at `to` and behind it: they never became committed."""
+
+
+class Log(Protocol):
+    """One volume's log, as its coordinator sees it."""
+
+    version: int
+    """The configuration's version."""
+    start: Lsn
+    """The oldest position still kept."""
+    end: Lsn
+    """Behind the last appended record."""
+    committed: Lsn
+    stable: Lsn
+
+    def append(self, operations: bytes, payload: Sequence[Buffer] = ()) -> Lsn:
+        """Appends a batch, has the machine apply it, and returns its position.
+
+        The payload must not change until the record is committed; the log keeps it readable from this moment on. Raises `NoSpace`
+        (nothing was appended), `Unavailable`.
+        """
+
+    def when(self, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
+        """Calls `then` at once if `lsn` has reached `level`, else as soon as it does, in order of position; never if the log fails first."""
+
+    def serving(self) -> bool:
+        """Whether this coordinator may answer now; asked after a reply's content is captured."""
+
+    def read(self, address: int, into: memoryview) -> None | Awaitable[None]:
+        """Payload bytes from `address` on. Raises `ExtentGone` when they have been trimmed, `Damaged`."""
+
+    def sync(self) -> Awaitable[None]:
+        """Completes when all appended so far is stable."""
+
+    def trim(self, below: Lsn) -> None:
+        """Gives back whole segments below a position that every checkpoint covers."""
