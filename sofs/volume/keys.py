@@ -1,0 +1,75 @@
+"""The whole key space of a volume, in one table.
+
+A key is a tag, an owner of eight bytes (big-endian, so that keys sort by number), and for some kinds a suffix. The first nine bytes are
+the key's *bucket*: what is scanned together (a directory's entries, a file's leaves) lies in one bucket.
+
+    tag  owner            suffix            value
+    M    0                name              volume-wide facts: format, name hash key, policy, upcase table id
+    C    0                name              counter, i64 little-endian
+    I    inode                              inode (sofs/volume/inode.py)
+    D    directory inode  cookie u64        directory entry: inode, kind, name
+    L    inode            leaf number u64   leaf: 64 x (address u64), 64 x (CRC32C u32): 256 KiB of the file's map
+    W    window                             places of the chunks whose names begin in this 256 KiB window of names
+    R    window                             further references to pages whose names begin in this window (clones)
+    E    extent number                      placement, live pages
+    X    inode            name              extended attribute
+    S    inode            folded name hash  named stream: inode, name
+    A    inode                              explicit security descriptor
+    O    open                               durable open (from the next issue on)
+    Q    range start                        extent id range granted to a writer
+    T    hash of key      whole key         token: time, reply
+    Z    inode                              orphan: nameless, deleted when its last open goes, at the latest at recovery
+
+Addresses (names of pages): a log-born page is named by its position in the log. An extent-born page is named
+`EXTENT_BORN | number << 23 | offset in the extent`: extent numbers are never reused, so neither are names. 0 is a hole, 1 is a page
+that is reserved but was never written; both read as zeros.
+"""
+
+from sofs.types import Inode
+
+BUCKET = 9
+"""Bytes of a key that name its bucket."""
+
+LEAF_PAGES = 64
+WINDOW_SHIFT = 18
+"""A window of names is as large as a leaf: at most 64 pages begin in it."""
+
+HOLE = 0
+RESERVED = 1
+EXTENT_BORN = 1 << 63
+EXTENT_SHIFT = 23
+
+META, COUNTER, INODE, ENTRY, LEAF = b"M", b"C", b"I", b"D", b"L"
+PLACES, REFERENCES, EXTENT = b"W", b"R", b"E"
+EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
+GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
+
+
+def meta(name: bytes) -> bytes:
+    return META + bytes(8) + name
+
+
+def counter(name: bytes) -> bytes:
+    return COUNTER + bytes(8) + name
+
+
+def bucket(tag: bytes, owner: int) -> bytes:
+    """The bucket of all `tag` keys of `owner`, which is also the key where there is no suffix."""
+    return tag + owner.to_bytes(8)
+
+
+def inode(number: Inode) -> bytes:
+    return INODE + number.to_bytes(8)
+
+
+def entry(directory: Inode, cookie: int) -> bytes:
+    return ENTRY + directory.to_bytes(8) + cookie.to_bytes(8)
+
+
+def leaf(number: Inode, index: int) -> bytes:
+    return LEAF + number.to_bytes(8) + index.to_bytes(8)
+
+
+def window(address: int) -> int:
+    """The window that a page name begins in."""
+    return address >> WINDOW_SHIFT
