@@ -1,5 +1,68 @@
-.venv: .venv/stamp
-.venv/stamp: pyproject.toml
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet --editable '.[dev]'
-	touch $@
+# make run            one node in the foreground, its data in ./sofs-data (ARGS='--user me:secret ...')
+# make test           everything continuous integration checks
+# make lint           style, types and the import contract only
+# make bench          sofs beside Samba and NFS-Ganesha, in one run
+# make crash KILLS=N  kill -9 under verifying writers
+# make fuzz N=…       every decoder of bytes from a network or a disk
+#
+# Every target does its own set-up: the virtual environment in .venv, and for tests and benchmarks
+# the Debian packages they drive. Stamp files under .venv make the second time quick.
+
+SHELL = /bin/sh
+BIN = .venv/bin
+KILLS ?= 200
+POINTS ?= 10000
+N ?= 1000000
+JOBS ?= 2
+
+TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra iproute2 util-linux \
+    qemu-system-x86 linux-image-cloud-amd64 busybox-static kmod cifs-utils nfs-common \
+    fio xfsprogs attr acl strace keyutils
+BENCH_PACKAGES = samba smbclient nfs-ganesha nfs-ganesha-vfs libsmb2-4 libnfs13
+
+.PHONY: run test lint bench crash fuzz clean .venv
+
+run: .venv/run-stamp
+	@exec $(BIN)/sofs quickstart $(ARGS)
+
+# Both halves always run, so that one failure does not hide another; pytest's summary comes last.
+test: .venv/dev-stamp .venv/test-packages-stamp
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/pytest -n $(JOBS) $(TESTS) || status=1; exit $$status
+
+lint: .venv/dev-stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: .venv/dev-stamp .venv/bench-packages-stamp
+	@$(BIN)/python -m bench $(ARGS)
+
+crash: .venv/dev-stamp .venv/test-packages-stamp
+	@$(BIN)/python -m tests.simulation.crash --points $(POINTS)
+	@$(BIN)/python -m tests.interop.crash --kills $(KILLS)
+
+fuzz: .venv/dev-stamp
+	@$(BIN)/python -m tests.protocol.fuzz --inputs $(N)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv: .venv/dev-stamp
+
+.venv/run-stamp: pyproject.toml .ci/python
+	@.ci/python
+	@touch $@
+
+# The developers' environment is also enough to run.
+.venv/dev-stamp: pyproject.toml .ci/python
+	@.ci/python dev
+	@touch $@ .venv/run-stamp
+
+.venv/test-packages-stamp: Makefile .ci/apt | .venv/dev-stamp
+	@.ci/apt $(TEST_PACKAGES)
+	@touch $@
+
+.venv/bench-packages-stamp: Makefile .ci/apt | .venv/dev-stamp
+	@.ci/apt $(BENCH_PACKAGES)
+	@touch $@
