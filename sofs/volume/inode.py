@@ -21,11 +21,11 @@ IS_STREAM = 4
 
 LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQ")
 _DATA = struct.Struct("<QQ")  # size, pages
-_DATA_AT = 24
+_DATA_AT = 20
 _STAMP = struct.Struct("<QQQ")  # modified, changed, change
-_STAMP_AT = 56
+_STAMP_AT = 52
 
-assert LAYOUT.size == 104
+assert LAYOUT.size == 100
 
 
 class InodeRecord(NamedTuple):
