@@ -77,7 +77,7 @@ class File(Protocol):
         """The same followed by `sync`, in a thread: for large data that must be durable before it is named."""
 
     def sync(self) -> Awaitable[None]:
-        """Completes when all that was written before the call is durable (fdatasync).
+        """Completes when all that was written before the call is durable (fdatasync); the name is `sync_directory`'s business.
 
         Raises `DiskFailed`; after that nothing written since the last successful sync may be trusted.
         """
@@ -85,14 +85,17 @@ class File(Protocol):
     def sync_now(self) -> None: ...
 
     def allocate(self, offset: int, length: int) -> None:
-        """Reserves space, so that later writes there cannot run out of it. Raises `NoSpace`."""
+        """Reserves space, so that later writes there cannot run out of it; the file grows to `offset + length`
+        if it was shorter. What had not been written reads as zeros. Raises `NoSpace`.
+        """
 
     def punch(self, offset: int, length: int) -> None:
-        """Gives space back; the range then reads as zeros."""
+        """Gives space back; the range then reads as zeros, the size stays."""
 
     def truncate(self, size: int) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Reads and syncs under way still complete. Closing twice is no error."""
 
 
 class Space(Protocol):
@@ -143,7 +146,7 @@ class Records(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Pairs with `start <= key < end`, in order. Not to be used on across a `refresh`."""
+        """Pairs with `start <= key < end`, in order, as this state has them. Not to be used on across a `refresh`."""
 
     def commit(self, changes: Sequence[tuple[bytes, bytes | None]]) -> Awaitable[None]:
         """Applies puts and deletions (`None`), given in ascending key order, in one durable transaction, in a thread.
@@ -174,17 +177,21 @@ class Connection(Protocol):
 class Network(Protocol):
     """The other hosts."""
 
-    def listen(self, address: str, port: int, accept: Callable[[Connection], "Receiver"]) -> Awaitable["Listener"]: ...
+    def listen(self, address: str, port: int, accept: Callable[[Connection], "Receiver"]) -> Awaitable["Listener"]:
+        """Accepts connections from now on; port 0 means any free one. Raises `Unavailable` when the port is taken."""
 
-    def connect(self, address: str, port: int, receiver: "Receiver") -> Awaitable[Connection]: ...
+    def connect(self, address: str, port: int, receiver: "Receiver") -> Awaitable[Connection]:
+        """Raises `Unavailable` in bounded time when nobody answers."""
 
 
 class Receiver(Protocol):
     """What a connection's bytes and end are given to."""
 
-    def received(self, data: memoryview) -> None: ...
+    def received(self, data: memoryview) -> None:
+        """The next bytes, in order; valid only during the call."""
 
-    def closed(self, reason: str) -> None: ...
+    def closed(self, reason: str) -> None:
+        """Called exactly once, after the last bytes, whichever side closed."""
 
 
 class Listener(Protocol):

@@ -1,0 +1,87 @@
+"""TCP through the event loop, for everything but the gateways' hot path."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+from sofs.errors import Unavailable
+from sofs.runtime.ports import Buffer, Connection, Receiver
+
+__all__ = ["SystemNetwork"]
+
+
+class SystemNetwork:
+    """`Network` over asyncio's transports."""
+
+    def __init__(self, connect_timeout: float = 5.0) -> None:
+        self._connect_timeout = connect_timeout
+
+    def listen(
+        self, address: str, port: int, accept: Callable[[Connection], Receiver]
+    ) -> Awaitable["SystemListener"]:
+        return self._listen(address, port, accept)
+
+    async def _listen(
+        self, address: str, port: int, accept: Callable[[Connection], Receiver]
+    ) -> "SystemListener":
+        try:
+            server = await asyncio.get_running_loop().create_server(lambda: _Stream(accept), address, port)
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {address} port {port}: {error.strerror or error}") from error
+        return SystemListener(server)
+
+    def connect(self, address: str, port: int, receiver: Receiver) -> Awaitable[Connection]:
+        return self._connect(address, port, receiver)
+
+    async def _connect(self, address: str, port: int, receiver: Receiver) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, stream = await loop.create_connection(lambda: _Stream(lambda _: receiver), address, port)
+        except TimeoutError as error:
+            raise Unavailable(f"{address} port {port} does not answer") from error
+        except OSError as error:
+            raise Unavailable(f"cannot connect to {address} port {port}: {error.strerror or error}") from error
+        return stream
+
+
+class SystemListener:
+    """A listening socket; `port` is the one it got. Closing it leaves accepted connections alone."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        self.port: int = server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class _Stream(asyncio.Protocol):
+    """One TCP connection: asyncio's protocol on one side, the port's `Connection` on the other."""
+
+    def __init__(self, accept: Callable[[Connection], Receiver]) -> None:
+        self._accept = accept
+        self._why = "the peer closed the connection"
+        self.peer: tuple[str, int] = ("", 0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        if name is not None:  # already gone again otherwise
+            self.peer = (name[0], name[1])
+        self._receiver = self._accept(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._receiver.received(memoryview(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._receiver.closed(str(exc) if exc is not None else self._why)
+
+    def send(self, data: Sequence[Buffer]) -> None:
+        if not self._transport.is_closing():
+            self._transport.writelines(data)
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._why = "closed here"
+            self._transport.close()
