@@ -97,6 +97,12 @@ class Disposition(IntEnum):
     OVERWRITE_IF = 5
 
 
+READONLY, HIDDEN, SYSTEM, ARCHIVE, TEMPORARY, SPARSE_FILE = 0x1, 0x2, 0x4, 0x20, 0x100, 0x200
+"""The attributes of MS-FSCC 2.6 that a volume stores."""
+SETTABLE_FLAGS = READONLY | HIDDEN | SYSTEM | ARCHIVE | TEMPORARY | 0x1000 | 0x2000
+"""Those that FileBasicInformation may set: also OFFLINE and NOT_CONTENT_INDEXED."""
+
+
 class Action(IntEnum):
     """MS-SMB2 2.2.14 CreateAction."""
 
@@ -118,6 +124,7 @@ class Attributes(msgspec.Struct, array_like=True):
     uid: int
     gid: int
     size: int
+    """A directory's size is the number of its entries."""
     allocated: int
     """Bytes that the file's data occupies, before redundancy."""
     created: Time
@@ -127,11 +134,12 @@ class Attributes(msgspec.Struct, array_like=True):
     change: int
     """Strictly increases with every change of data or attributes (RFC 8881 5.8.1.4)."""
     flags: int
-    """MS-FSCC 2.6 FileAttributes that are stored: READONLY, HIDDEN, SYSTEM, ARCHIVE, SPARSE_FILE, ..."""
+    """MS-FSCC 2.6 FileAttributes that are stored: READONLY, HIDDEN, SYSTEM, ARCHIVE, SPARSE_FILE, ... DIRECTORY and NORMAL are the gateway's to add."""
     device: tuple[int, int]
     """Major and minor number of a device, else (0, 0)."""
     parent: Inode
-    """A directory that names it: exact for directories and files with one name, a hint otherwise. For a stream, its file."""
+    """A directory that names it: exact for directories and files with one name, a hint otherwise. For a stream, its file: then `inode`, `size`
+    and `allocated` are the stream's own, all else is its file's."""
     ea_size: int = 0
     delete_pending: bool = False
 
@@ -161,7 +169,7 @@ class Reply(msgspec.Struct, array_like=True, tag=True):
 
 
 class Lookup(Request):
-    """Finds a path. `fold` matches any case, the exact one first. Raises `NotFound` (last component), `PathNotFound`, `NotDirectory`, `SymlinkInPath`, `AccessDenied`.
+    """Finds a path; every directory on the way must grant EXECUTE (traverse). `fold` matches any case, the exact one first. Raises `NotFound` (last component), `PathNotFound`, `NotDirectory`, `SymlinkInPath`, `AccessDenied`.
 
     An empty path is `at` itself. A symbolic link as the last component is found, not followed.
     """
@@ -302,7 +310,7 @@ class Open(Request):
     follow: bool = True
     """False opens a symbolic link itself (FILE_OPEN_REPARSE_POINT)."""
     mode: int | None = None
-    """For what is made; None: inherited rights, else the share's default."""
+    """For what is made; None: inherited rights, else the volume's default."""
     flags: int = 0
     security: bytes | None = None
     """A self-relative security descriptor for what is made (MS-DTYP 2.4.6)."""
@@ -338,6 +346,32 @@ class ClosedReply(Reply):
     attributes: Attributes | None
 
 
+class ListOpens(Request):
+    """All opens of the volume, or one file's (for operators, and for a gateway that ends a session). Answers `OpenList`."""
+
+    inode: Inode | None = None
+
+
+class OpenInfo(msgspec.Struct, array_like=True):
+    """An open, as an operator sees it."""
+
+    open: OpenId
+    inode: Inode
+    directory: Inode
+    name: bytes
+    """The name it was opened by, followed by `:` and the stream's if it is one."""
+    uid: int
+    access: int
+    share: int
+    gateway: int
+    session: int
+    delete_pending: bool
+
+
+class OpenList(Reply):
+    opens: list[OpenInfo]
+
+
 class SetDisposition(Request):
     """Marks for deletion at the last close, or takes the mark away (MS-FSA 2.1.5.15.3). Raises `NotEmpty`, `CannotDelete`. `posix` removes the name at once."""
 
@@ -361,6 +395,9 @@ class Changes(msgspec.Struct, array_like=True):
     modified: Time | None = None
     changed: Time | None = None
     flags: int | None = None
+    """The settable ones (`SETTABLE_FLAGS`), all at once; SPARSE_FILE has its own field."""
+    sparse: bool | None = None
+    """FSCTL_SET_SPARSE: whether zeroed ranges give their space back, and how the file is shown."""
     keep_times: bool = False
     """From now on changes through this open leave `modified` alone (FILETIME -1, MS-FSCC 2.4.7)."""
 
@@ -560,7 +597,7 @@ class Written(Reply):
 
 class Token(NamedTuple):
     """What makes a retry harmless. `key` names the retry (NFSv3: client, xid, procedure, argument checksum); a request whose key is
-    known is answered with the reply of the first time, at any node. Tokens go by age (seconds)."""
+    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed had no effect and leaves none."""
 
     key: bytes
     age_s: int = 600
