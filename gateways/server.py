@@ -1,0 +1,389 @@
+"""The connection shell: sockets on one side, sans-I/O protocol cores on the other.
+
+SMB over TCP, ONC RPC and the nodes' own protocol all send messages behind a big-endian 32-bit header that tells their
+size, so one shell serves them. It owns non-blocking sockets directly: at depth 8 a uvloop transport costs three times
+the CPU of a plain `sendmsg` for a reply of 1 MiB (DESIGN section 3).
+
+Receiving: one `recv_into` takes as many messages as the kernel has, up to `CHUNK`; a message larger than that gets a buffer
+that already has its size. The core is given views into the buffer and may keep them as long as it likes: a buffer is used
+again only when nobody holds a view of it, which CPython's reference count tells.
+
+Sending: replies made while one batch of messages is handled leave in one gathered `sendmsg`; replies made at another time
+leave at the end of that loop tick. A peer that does not take its replies is not read from.
+
+A `PeerError` from the core drops that connection with the reason in the log; so does any other exception, with its traceback: a
+bug met by one client must not take the others' service away.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from sofs.errors import PeerError
+from sofs.runtime.ports import Buffer
+
+CHUNK = 64 << 10
+"""Bytes asked for in one read, unless a larger message is under way."""
+LEAD = 4096
+"""Bytes asked for behind a large message: the next is probably large too, and what of it is read here is copied."""
+SLACK = 4096
+"""What buffers have beyond a power of two, so that 1 MiB of payload with its header fits the 1 MiB class."""
+POOLED = 96 << 20
+"""Bytes of buffers kept for use again, over all connections."""
+HIGH, LOW = 16 << 20, 2 << 20
+"""Unsent bytes at which a connection is no longer read from, and at which it is again."""
+GATHER = 512
+"""Buffers handed to one `sendmsg` (IOV_MAX is 1024)."""
+
+_HEADER = struct.Struct(">I")
+log = structlog.get_logger("server")
+
+
+class Link(Protocol):
+    """A core's way out. Calls do no I/O themselves and never raise, not even after the connection's end."""
+
+    peer: str
+    """The client's address without its port."""
+    peer_port: int
+    local: str
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Queues bytes, header included; they must not change until sent."""
+
+    def pause(self) -> None:
+        """Reads no further messages until `resume`: for cores that bound their requests in progress."""
+
+    def resume(self) -> None: ...
+
+    def close(self, reason: str) -> None:
+        """Ends the connection once everything queued has been sent."""
+
+
+class Core(Protocol):
+    """One connection's protocol, without I/O. Constructed by the `accept` function given to `Server`."""
+
+    busy: bool
+    """A request is still to be answered: a graceful stop waits for it."""
+
+    def size(self, header: int) -> int:
+        """Bytes of the message behind this header. Raises `PeerError`."""
+
+    def received(self, header: int, message: memoryview) -> None:
+        """One whole message, writable; views of it may be kept. Raises `PeerError`."""
+
+    def closed(self, reason: str) -> None:
+        """The connection is gone; called exactly once."""
+
+
+class Buffers:
+    """Large buffers, used again once nobody holds a view of them (fresh ones cost a page fault per 4 KiB)."""
+
+    def __init__(self, limit: int = POOLED) -> None:
+        self._limit = limit
+        self._pooled = 0
+        self._classes: dict[int, list[bytearray]] = {}
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of at least `size` bytes with arbitrary content."""
+        capacity = (1 << max(size - SLACK - 1, CHUNK - 1).bit_length()) + SLACK
+        known = self._classes.setdefault(capacity, [])
+        for buffer in known:
+            if sys.getrefcount(buffer) == 3:  # the list's, the loop variable's and the argument's
+                return buffer
+        buffer = bytearray(capacity)
+        if self._pooled + capacity <= self._limit:
+            self._pooled += capacity
+            known.append(buffer)
+        return buffer
+
+
+class Connection:
+    """One socket, as a `Link` to its core."""
+
+    def __init__(self, server: "Server", sock: socket.socket, peer: tuple[str, int]) -> None:
+        self.peer, self.peer_port = peer[0], peer[1]
+        self.local: str = sock.getsockname()[0]
+        self._server = server
+        self._loop = server.loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._out: list[Buffer] = []
+        self._unsent = 0
+        self._batching = self._scheduled = self._writing = False
+        self._holds = 0
+        self._throttled = False
+        self._closing = ""
+        self.alive = True
+        self._core: Core | None = None
+        self._adopt(server.buffers.take(CHUNK))
+
+    def begin(self, core: Core) -> None:
+        """Serves the connection with `core` from now on."""
+        self._core = core
+        self._loop.add_reader(self._fd, self._readable)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._out) or (self._core is not None and self._core.busy)
+
+    # Receiving
+
+    def _adopt(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        del buffer
+        self._limit = len(self._buffer)
+        self._start = self._end = 0
+        self._unshared = self._references()
+
+    def _references(self) -> int:
+        return sys.getrefcount(self._buffer)
+
+    def _readable(self) -> None:
+        self._batching = True
+        try:
+            need = self._receive()
+            if need:
+                self._make_room(need)
+        except PeerError as error:
+            self.end(f"the peer broke the protocol: {error}", "warning")
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.end(f"receiving failed: {error.strerror}")
+        except Exception:
+            log.exception("connection_failed", peer=self.peer)
+            self.end("a bug of ours, see the log", "error")
+        self._batching = False
+        if self._out:
+            self._flush()
+        elif self._closing:
+            self.end(self._closing)
+
+    def _receive(self) -> int:
+        """Takes what is there and hands on whole messages. Returns how many bytes the next one has, as far as that is known."""
+        core, buffer = self._core, self._buffer
+        assert core is not None
+        view = memoryview(buffer)
+        count = self._sock.recv_into(view[self._end : self._limit])
+        if not count:
+            self.end("the peer closed the connection")
+            return 0
+        self._server.received_bytes += count
+        start, end = self._start, self._end + count
+        need = 4
+        while end - start >= 4:
+            (header,) = _HEADER.unpack_from(buffer, start)
+            need = 4 + core.size(header)
+            if need > end - start:
+                break
+            core.received(header, view[start + 4 : start + need])
+            start, need = start + need, 4
+            if self._closing or not self.alive:
+                return 0
+        self._start, self._end = start, end
+        return need
+
+    def _make_room(self, need: int) -> None:
+        """Sees to it that the buffer can take the `need` bytes of the next message, of which some are there already."""
+        rest = self._end - self._start
+        large = self._limit > CHUNK + SLACK
+        if not large and need <= CHUNK:
+            self._limit = len(self._buffer)
+            if not rest and self._references() == self._unshared:
+                self._start = self._end = 0
+                return
+            if self._start + max(need, LEAD) <= len(self._buffer):
+                return
+        if large and rest:
+            return  # the message is still on its way into the buffer of its size
+        old, start = self._buffer, self._start
+        self._adopt(self._server.buffers.take(max(need, CHUNK)))
+        self._buffer[:rest] = memoryview(old)[start : start + rest]
+        self._end = rest
+        if need > CHUNK:
+            self._limit = need
+        elif large:
+            self._limit = LEAD
+
+    # Sending
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        if not self.alive:
+            return
+        self._out.extend(buffers)
+        for buffer in buffers:
+            self._unsent += len(buffer)
+        if not (self._batching or self._scheduled or self._writing):
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self.alive:
+            return
+        out = self._out
+        try:
+            while out:
+                sent = self._sock.sendmsg(out[:GATHER] if len(out) > GATHER else out)
+                self._server.sent_bytes += sent
+                self._unsent -= sent
+                if self._drop_sent(sent):
+                    break
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self.end(f"sending failed: {error.strerror}")
+            return
+        self._after_flush()
+
+    def _drop_sent(self, sent: int) -> bool:
+        """Takes `sent` bytes off the queue; true if the kernel left a rest of what was offered."""
+        out = self._out
+        done = 0
+        for buffer in out:
+            if sent < len(buffer):
+                break
+            sent -= len(buffer)
+            done += 1
+        del out[:done]
+        if sent:
+            out[0] = memoryview(out[0])[sent:]
+        return bool(out) and (bool(sent) or done < GATHER)
+
+    def _after_flush(self) -> None:
+        if self._out and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._flush)
+        elif not self._out and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+        if self._unsent > HIGH and not self._throttled:
+            self._throttled = True
+            self.pause()
+        elif self._throttled and self._unsent < LOW:
+            self._throttled = False
+            self.resume()
+        if self._closing and not self._out:
+            self.end(self._closing)
+
+    # Flow and end
+
+    def pause(self) -> None:
+        self._holds += 1
+        if self._holds == 1 and self.alive:
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        self._holds -= 1
+        assert self._holds >= 0
+        if not self._holds and self.alive:
+            self._loop.add_reader(self._fd, self._readable)
+
+    def close(self, reason: str) -> None:
+        if not self.alive or self._closing:
+            return
+        self._closing = reason
+        self.pause()
+        if not (self._out or self._batching):
+            self._loop.call_soon(self.end, reason)
+
+    def end(self, reason: str, level: str = "debug") -> None:
+        """Closes the socket now; what is still unsent gets one try."""
+        if not self.alive:
+            return
+        self.alive = False
+        if self._out:
+            with contextlib.suppress(OSError):
+                self._sock.sendmsg(self._out[:GATHER])
+        getattr(log, level)("connection_closed", service=self._server.name, peer=self.peer, reason=reason)
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._sock.close()
+        self._out.clear()
+        self._server.connections.discard(self)
+        if self._core is not None:
+            self._core.closed(reason)
+
+
+class Server:
+    """Listens for one service, and makes a core for every connection.
+
+    `accept` may refuse one by raising `PeerError`. All calls must come from `loop`'s thread.
+    """
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, accept: Callable[[Link], Core], limit: int = 10_000) -> None:
+        self.name = name
+        self.loop = loop
+        self.buffers = Buffers()
+        self.connections: set[Connection] = set()
+        self.accepted = self.received_bytes = self.sent_bytes = 0
+        self._accept = accept
+        self._limit = limit
+        self._listeners: list[socket.socket] = []
+
+    def listen(self, address: str, port: int) -> int:
+        """Accepts connections at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError` (in use, no right to it)."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.create_server((address, port), family=family, backlog=1024)
+        sock.setblocking(False)
+        self._listeners.append(sock)
+        self.loop.add_reader(sock.fileno(), self._acceptable, sock)
+        bound: int = sock.getsockname()[1]
+        return bound
+
+    def _acceptable(self, listener: socket.socket) -> None:
+        for _ in range(64):
+            try:
+                sock, peer = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors: the backlog keeps the others until some are free
+                log.error("accept_failed", service=self.name, error=error.strerror)
+                self.loop.remove_reader(listener.fileno())
+                self.loop.call_later(0.5, self._listen_again, listener)
+                return
+            self._take(sock, peer)
+
+    def _listen_again(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            self.loop.add_reader(listener.fileno(), self._acceptable, listener)
+
+    def _take(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        if len(self.connections) >= self._limit:
+            log.warning("connection_refused", service=self.name, peer=peer[0], reason=f"{self._limit} are open")
+            sock.close()
+            return
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(self, sock, peer)
+            connection.begin(self._accept(connection))
+        except (OSError, PeerError) as error:
+            log.warning("connection_refused", service=self.name, peer=peer[0], reason=str(error))
+            sock.close()
+            return
+        self.connections.add(connection)
+        self.accepted += 1
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Accepts and reads no more, lets requests in progress be answered for at most `grace_s`, closes everything."""
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+        for connection in self.connections:
+            connection.pause()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                # Looked at now and then: whoever becomes idle would otherwise have to know of the stop.
+                while any(connection.busy for connection in self.connections):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+        for connection in list(self.connections):
+            connection.end("the server is stopping")

@@ -1,0 +1,169 @@
+"""The connection shell, over real sockets on loopback."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+
+from gateways.server import CHUNK, HIGH, Buffers, Link, Server
+from sofs.errors import PeerError
+
+
+class Echo:
+    """Answers every message with itself; keeps what it was told to keep."""
+
+    def __init__(self, link: Link, keep: bool = False) -> None:
+        self.link = link
+        self.keep = keep
+        self.kept: list[tuple[memoryview, bytes]] = []
+        self.busy = False
+        self.reason = ""
+
+    def size(self, header: int) -> int:
+        if header >> 24:
+            raise PeerError(f"header {header:#x}")
+        return header
+
+    def received(self, header: int, message: memoryview) -> None:
+        assert len(message) == header
+        if bytes(message[:4]) == b"BUG!":
+            raise RuntimeError("a bug")
+        if self.keep:
+            self.kept.append((message, bytes(message)))
+        self.link.send([struct.pack(">I", header), message if self.keep else bytes(message)])
+
+    def closed(self, reason: str) -> None:
+        assert not self.reason
+        self.reason = reason
+
+
+def record(payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + payload
+
+
+def serve(test: Callable[[Server, int, list[Echo]], Awaitable[None]], keep: bool = False) -> list[Echo]:
+    cores: list[Echo] = []
+
+    def accept(link: Link) -> Echo:
+        cores.append(Echo(link, keep))
+        return cores[-1]
+
+    async def main() -> None:
+        server = Server("echo", asyncio.get_running_loop(), accept)
+        port = server.listen("127.0.0.1", 0)
+        await test(server, port, cores)
+        await server.stop()
+        assert not server.connections
+
+    asyncio.run(main())
+    return cores
+
+
+def test_messages_of_all_sizes_arrive_whole_however_the_stream_is_cut() -> None:
+    chance = random.Random(5)
+    sizes = [0, 1, 3, 100, 4096, CHUNK - 4, CHUNK - 3, CHUNK, CHUNK + 1, 1 << 20, (1 << 20) + 116, 50, 3 << 20, 7]
+    messages = [chance.randbytes(size) for size in sizes * 2 + [chance.randrange(9000) for _ in range(300)]]
+    for keep in (False, True):
+
+        async def test(server: Server, port: int, cores: list[Echo]) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=8 << 20)
+            stream = b"".join(map(record, messages))
+
+            async def feed() -> None:
+                at = 0
+                while at < len(stream):
+                    step = chance.choice([1, 3, 5000, 70_000, 400_000])
+                    writer.write(stream[at : at + step])
+                    await writer.drain()
+                    at += step
+
+            feeder = asyncio.create_task(feed())
+            for message in messages:
+                (size,) = struct.unpack(">I", await reader.readexactly(4))
+                assert await reader.readexactly(size) == message
+            await feeder
+            writer.close()
+
+        cores = serve(test, keep)
+        for view, copy in cores[0].kept:
+            assert view == copy, "a kept view was overwritten"
+
+
+def test_a_peer_that_does_not_read_is_not_read_from_and_then_served_completely() -> None:
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        payload = bytes(1 << 20)
+        total = 64
+        sender = asyncio.create_task(loop.sock_sendall(sock, record(payload) * total))
+        before = -1
+        while server.received_bytes != before:
+            before = server.received_bytes
+            await asyncio.sleep(0.2)
+        assert before < total << 20
+        assert not sender.done()
+        (connection,) = server.connections
+        assert connection._unsent < HIGH + (3 << 20)
+        left = total * (len(payload) + 4)
+        while left:
+            left -= len(await loop.sock_recv(sock, 1 << 20))
+        await sender
+        sock.close()
+
+    serve(test)
+
+
+def test_a_broken_message_ends_its_connection_and_no_other() -> None:
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        good_reader, good_writer = await asyncio.open_connection("127.0.0.1", port)
+        for evil in (b"\xff\0\0\1x", record(b"BUG! of ours")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(record(b"first") + evil + record(b"never"))
+            assert await reader.read() == record(b"first")
+            writer.close()
+        good_writer.write(record(b"still here"))
+        assert await good_reader.readexactly(14) == record(b"still here")
+        good_writer.close()
+
+    cores = serve(test)
+    assert "broke the protocol: header 0xff000001" in cores[1].reason
+    assert "bug" in cores[2].reason
+
+
+def test_a_stop_waits_for_requests_in_progress() -> None:
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(record(b"one"))
+        await reader.readexactly(7)
+        cores[0].busy = True
+
+        def answer() -> None:
+            cores[0].link.send([record(b"late")])
+            cores[0].busy = False
+
+        asyncio.get_running_loop().call_later(0.05, answer)
+        await server.stop()
+        assert await reader.read() == record(b"late")
+        writer.close()
+        with contextlib.suppress(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+            raise AssertionError("still listening")
+
+    serve(test)
+
+
+def test_a_buffer_is_used_again_only_when_nobody_looks_at_it() -> None:
+    buffers = Buffers()
+    first = buffers.take(100_000)
+    view = memoryview(first)[10:20]
+    del first
+    second = buffers.take(100_000)
+    assert view.obj is not second
+    del view
+    third = buffers.take(100_000)
+    assert third is not second
+    del third
+    assert len(buffers._classes[len(second)]) == 2
