@@ -1,0 +1,200 @@
+"""What can be asked of a node, as values: requests, answers, and the port that answers them.
+
+Sizes are bytes. Identifiers are hexadecimal text, because JSON's readers round large numbers.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from msgspec import Struct, field
+
+# Answers
+
+
+class Disk(Struct):
+    id: str
+    path: str
+    tier: str
+    pool: str
+    state: str
+    """healthy, suspect, missing, failed, draining or retired; `missing` disks have no sizes."""
+    total: int = 0
+    free: int = 0
+
+
+class Pool(Struct):
+    name: str
+    disks: int
+    total: int
+    free: int
+    tiers: dict[str, tuple[int, int]] = {}
+    """Per tier (total, free)."""
+
+
+class Volume(Struct):
+    id: str
+    name: str
+    pool: str
+    policy: str
+    """How extents are protected: `mirror(2)`."""
+    log_replicas: int
+    state: str
+    """serving, degraded or failed; `reason` says why it is not serving."""
+    reason: str = ""
+    total: int = 0
+    free: int = 0
+    files: int = 0
+    figures: dict[str, int] = {}
+    """The volume's own counters: log and checkpoint positions, destaged bytes and so on."""
+
+
+class Share(Struct):
+    name: str
+    volume: str
+    path: str = ""
+    """A directory in the volume; empty: its root."""
+    comment: str = ""
+    protocols: list[str] = field(default_factory=lambda: ["smb", "nfs"])
+    read_only: bool = False
+    encrypt: bool = False
+    """SMB clients must encrypt."""
+    clients: list[str] = field(default_factory=lambda: ["*"])
+    """Who may mount over NFS: addresses, networks (`10.0.0.0/8`), or `*`."""
+    squash: str = "root"
+    """Whom NFS turns into the anonymous user: root, all or none."""
+    continuously_available: bool = False
+    """SMB: what changes data or names is answered only once it is stable."""
+
+
+class User(Struct):
+    name: str
+    uid: int
+    gid: int
+    groups: list[int] = []
+
+
+class Opened(Struct):
+    id: str
+    volume: str
+    path: str
+    client: str
+    protocol: str
+    access: str
+    share: str
+    locks: int = 0
+
+
+class Status(Struct):
+    node: str
+    version: str
+    pid: int
+    uptime_s: float
+    endpoints: list[str]
+    """Where clients connect: `smb://ADDRESS:PORT`, `nfs://ADDRESS:PORT`."""
+    connections: int
+    opens: int
+    disks: list[Disk]
+    pools: list[Pool]
+    volumes: list[Volume]
+    shares: list[Share]
+
+
+class Progress(Struct, omit_defaults=True):
+    """One line of a long answer: how far it is; the last one has `finished`, and what was found."""
+
+    done: int
+    total: int
+    what: str = ""
+    finished: bool = False
+    problems: list[str] = []
+    facts: dict[str, int] = {}
+
+
+class Failure(Struct):
+    """Instead of an answer: an error's class and message."""
+
+    error: str
+    message: str
+
+
+# Requests
+
+
+class NewDisk(Struct):
+    path: str
+    tier: str = "ssd"
+    pool: str = "default"
+    size: int = 0
+    """How much of the file system to use; 0: as much as is free."""
+    force: bool = False
+    """Take the disk although it carries a label or data of something else."""
+
+
+class NewPool(Struct):
+    name: str
+
+
+class NewVolume(Struct):
+    name: str
+    pool: str = "default"
+    policy: str = "simple"
+    force: bool = False
+    """Make it although the pool has too few disks for the policy; it is then degraded."""
+
+
+class NewUser(Struct):
+    name: str
+    password: str
+    uid: int | None = None
+    gid: int | None = None
+    groups: list[int] = []
+    replace: bool = False
+
+
+class CheckRequest(Struct):
+    volume: str = ""
+    """Empty: all volumes."""
+    data: bool = True
+    """Read all data and verify its checksums too."""
+
+
+class Operations(Protocol):
+    """A node, as its operator sees it. Everything raises `SofsError`s whose message names the remedy."""
+
+    async def status(self) -> Status: ...
+
+    async def disks(self) -> list[Disk]: ...
+
+    async def add_disk(self, request: NewDisk) -> Disk: ...
+
+    async def pools(self) -> list[Pool]: ...
+
+    async def create_pool(self, request: NewPool) -> Pool: ...
+
+    async def volumes(self) -> list[Volume]: ...
+
+    async def volume(self, name: str) -> Volume: ...
+
+    async def create_volume(self, request: NewVolume) -> Volume: ...
+
+    async def shares(self) -> list[Share]: ...
+
+    async def create_share(self, request: Share) -> Share: ...
+
+    async def delete_share(self, name: str) -> None: ...
+
+    async def users(self) -> list[User]: ...
+
+    async def add_user(self, request: NewUser) -> User: ...
+
+    async def delete_user(self, name: str) -> None: ...
+
+    async def opens(self) -> list[Opened]: ...
+
+    async def close_open(self, name: str) -> None:
+        """Ends the open with this id, as `opens` shows it."""
+
+    def check(self, request: CheckRequest) -> AsyncIterator[Progress]: ...
+
+    def metrics(self) -> bytes:
+        """All figures in Prometheus' text form."""

@@ -1,0 +1,97 @@
+"""`sofs status` and `sofs check`: how a node is, and whether its volumes are sound."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sofs.admin import api
+from sofs.admin.client import Unreachable
+from sofs.cli import show
+from sofs.cli.target import Data, Json, Node, TokenFile, connect, data_directory
+from sofs.errors import Unavailable
+
+
+def status(data: Data = None, node: Node = None, token_file: TokenFile = None, json: Json = False) -> None:
+    """How the node is: endpoints, disks, pools, volumes, shares."""
+    found = connect(data, node, token_file).get("/status", api.Status)
+    if json:
+        show.as_json(found)
+        return
+    uptime = datetime.timedelta(seconds=int(found.uptime_s))
+    typer.echo(f"{found.node}: sofs {found.version}, process {found.pid}, up {uptime}")
+    typer.echo(f"serving {' '.join(found.endpoints)}: {found.connections} connections, {found.opens} opens")
+    for rows, columns, empty in (
+        (found.disks, show.DISKS, "No disks."),
+        (found.pools, show.POOLS, "No pools."),
+        (found.volumes, show.VOLUMES, "No volumes."),
+        (found.shares, show.SHARES, "No shares."),
+    ):
+        typer.echo("")
+        show.table(rows, columns, empty)
+
+
+def check(
+    volume: Annotated[str, typer.Argument(help="A volume; all of them if absent.")] = "",
+    metadata_only: Annotated[
+        bool, typer.Option("--metadata-only", help="Do not read the files' data.")
+    ] = False,
+    data: Data = None,
+    node: Node = None,
+    token_file: TokenFile = None,
+    json: Json = False,
+) -> None:
+    """Verify every count, reference and checksum; of the running node, or of a stopped one's data directory."""
+    request = api.CheckRequest(volume, not metadata_only)
+    client = connect(data, node, token_file)
+    try:
+        last = _follow(client.check(request), json)
+    except Unreachable:
+        directory = data_directory(data)
+        if node is not None or not (directory / "store").exists():
+            raise
+        from sofs.node import check_offline  # everything a node has: only when needed
+
+        last = _follow(check_offline(directory, request), json)
+    if json:
+        show.as_json({"problems": last.problems, "facts": last.facts})
+    else:
+        for problem in last.problems:
+            typer.echo(problem)
+        facts = ", ".join(f"{value} {name}" for name, value in last.facts.items())
+        typer.echo(
+            f"check: {len(last.problems)} problems; {facts}"
+            if facts
+            else f"check: {len(last.problems)} problems"
+        )
+    if last.problems:
+        raise typer.Exit(1)
+
+
+def _follow(steps: Iterable[api.Progress], quiet: bool) -> api.Progress:
+    """Draw the bar while the steps come in; returns the last one."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    last: api.Progress | None = None
+    with bar:
+        task = bar.add_task("checking", total=None)
+        for last in steps:
+            bar.update(
+                task, total=last.total or None, completed=last.done, description=last.what or "checking"
+            )
+    if last is None or not last.finished:
+        raise Unavailable("the check ended before it was finished; the node's log tells why")
+    return last

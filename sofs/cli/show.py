@@ -1,0 +1,105 @@
+"""Answers on the terminal: rich tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+Column = tuple[str, Callable[[Any], str]]
+
+
+def size(count: int) -> str:
+    """Bytes for people: three significant figures and a binary unit."""
+    value = float(count)
+    for unit in UNITS:
+        if value < 1024 or unit == UNITS[-1]:
+            return (
+                f"{count} B"
+                if unit == "B"
+                else f"{value:.3g} {unit}"
+                if value < 1000
+                else f"{value:.0f} {unit}"
+            )
+        value /= 1024
+    raise AssertionError("the last unit takes every value")
+
+
+def as_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def table(rows: Sequence[Any], columns: Sequence[Column], empty: str, title: str | None = None) -> None:
+    """One row for each of `rows`; `empty` says what to do when there is none."""
+    console = Console()
+    if not rows:
+        console.print(empty, highlight=False)
+        return
+    drawn = Table(box=None, pad_edge=False, title=title, title_justify="left", header_style="bold")
+    for heading, _ in columns:
+        drawn.add_column(
+            heading, overflow="fold", justify="right" if heading in ("SIZE", "FREE", "FILES") else "left"
+        )
+    for row in rows:
+        drawn.add_row(*(text(row) for _, text in columns))
+    console.print(drawn)
+
+
+DISKS: list[Column] = [
+    ("DISK", lambda d: d.id),
+    ("PATH", lambda d: d.path),
+    ("TIER", lambda d: d.tier),
+    ("POOL", lambda d: d.pool),
+    ("STATE", lambda d: d.state),
+    ("SIZE", lambda d: size(d.total)),
+    ("FREE", lambda d: size(d.free)),
+]
+POOLS: list[Column] = [
+    ("POOL", lambda p: p.name),
+    ("DISKS", lambda p: str(p.disks)),
+    ("SIZE", lambda p: size(p.total)),
+    ("FREE", lambda p: size(p.free)),
+    (
+        "TIERS",
+        lambda p: ", ".join(f"{tier} {size(free)} free" for tier, (_, free) in sorted(p.tiers.items())),
+    ),
+]
+VOLUMES: list[Column] = [
+    ("VOLUME", lambda v: v.name),
+    ("POOL", lambda v: v.pool),
+    ("POLICY", lambda v: v.policy),
+    ("STATE", lambda v: f"{v.state}: {v.reason}" if v.reason else v.state),
+    ("SIZE", lambda v: size(v.total)),
+    ("FREE", lambda v: size(v.free)),
+    ("FILES", lambda v: str(v.files)),
+]
+SHARES: list[Column] = [
+    ("SHARE", lambda s: s.name),
+    ("VOLUME", lambda s: s.volume),
+    ("PATH", lambda s: "/" + s.path),
+    ("PROTOCOLS", lambda s: ", ".join(s.protocols)),
+    ("ACCESS", lambda s: "read-only" if s.read_only else "read and write"),
+    ("NFS CLIENTS", lambda s: ", ".join(s.clients)),
+    ("COMMENT", lambda s: s.comment),
+]
+USERS: list[Column] = [
+    ("USER", lambda u: u.name),
+    ("UID", lambda u: str(u.uid)),
+    ("GID", lambda u: str(u.gid)),
+    ("GROUPS", lambda u: ", ".join(map(str, u.groups))),
+]
+OPENS: list[Column] = [
+    ("OPEN", lambda o: o.id),
+    ("VOLUME", lambda o: o.volume),
+    ("FILE", lambda o: o.path),
+    ("CLIENT", lambda o: f"{o.protocol} {o.client}"),
+    ("ACCESS", lambda o: o.access),
+    ("SHARES", lambda o: o.share),
+    ("LOCKS", lambda o: str(o.locks)),
+]
