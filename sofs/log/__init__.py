@@ -8,13 +8,13 @@ A position is that of a record's first byte. `committed` and `stable` are the po
 that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 names no record and is always stable.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from sofs.runtime.ports import Buffer
 from sofs.types import Level, Lsn
 
-__all__ = ["Log", "Machine"]
+__all__ = ["Log", "Machine", "Record"]
 
 
 class Machine(Protocol):
@@ -30,6 +30,19 @@ class Machine(Protocol):
         """Forgets every batch at `to` and behind it: they never became committed."""
 
 
+class Record(NamedTuple):
+    """One record, as `Log.scan` finds it."""
+
+    lsn: Lsn
+    next: Lsn
+    """Where the next record begins, if there is one."""
+    operations: bytes
+    address: int
+    """Where its payload begins."""
+    length: int
+    """Bytes of payload."""
+
+
 class Log(Protocol):
     """One volume's log, as its coordinator sees it."""
 
@@ -41,12 +54,16 @@ class Log(Protocol):
     """Behind the last appended record."""
     committed: Lsn
     stable: Lsn
+    capacity: int
+    """Bytes that the log may hold; `end - start` is how many it does."""
+    replicas: int
+    """How many copies there are now."""
 
-    def append(self, operations: bytes, payload: Sequence[Buffer] = ()) -> Lsn:
+    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
         """Appends a batch, has the machine apply it, and returns its position.
 
         The payload must not change until the record is committed; the log keeps it readable from this moment on. Raises `NoSpace`
-        (nothing was appended), `Unavailable`.
+        (nothing was appended), `Unavailable`. `reserved` may use the last segment, which is kept for what gives space back: deleting, destaging.
         """
 
     def when(self, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
@@ -55,8 +72,20 @@ class Log(Protocol):
     def serving(self) -> bool:
         """Whether this coordinator may answer now; asked after a reply's content is captured."""
 
-    def read(self, address: int, into: memoryview) -> None | Awaitable[None]:
-        """Payload bytes from `address` on. Raises `ExtentGone` when they have been trimmed, `Damaged`."""
+    def read(self, address: int, into: memoryview, replica: int = 0) -> Awaitable[None] | None:
+        """Payload bytes from `address` on, as copy number `replica` has them. Raises `ExtentGone` when they have been trimmed, `DiskFailed`.
+
+        They are not verified here: who knows their checksum tries the other copies, then mends the bad one with `rewrite`.
+        """
+
+    def rewrite(self, address: int, data: Buffer, replica: int) -> None:
+        """Puts verified payload bytes back where copy number `replica` was found to be wrong."""
+
+    def scan(self, start: Lsn, end: Lsn) -> Iterator[Record]:
+        """Committed records from `start` (where one begins) up to `end`, heads and operations only. Not to be used on across a `trim`.
+
+        Raises `Damaged`.
+        """
 
     def sync(self) -> Awaitable[None]:
         """Completes when all appended so far is stable."""

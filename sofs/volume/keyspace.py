@@ -1,0 +1,87 @@
+"""The key space: all of a volume's records, and the one way to change them.
+
+Reading is immediate and sees every batch that was appended, committed or not. Changing is `commit`: the batch
+goes to the log, which applies it here at once. Who answers a client reads `gate` of each bucket that the answer
+rests on, or takes the position that `commit` gave, and waits for that in the log.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from sofs.errors import Damaged
+from sofs.log import Log
+from sofs.runtime.ports import Buffer, Records
+from sofs.types import Lsn
+from sofs.volume.batch import Apply, Batch, Operation, apply_add, apply_delete, apply_put, decode
+from sofs.volume.overlay import Overlay
+
+__all__ = ["KeySpace"]
+
+
+class KeySpace:
+    """The machine (`sofs.log.Machine`) of a volume's log.
+
+    `appliers` maps the codes of further operations to their apply functions; PUT, DELETE and ADD are known.
+    """
+
+    log: Log
+    """Set by `attach` before anything is committed."""
+    get: Callable[[bytes], bytes | None]
+    """The record's value by key, or None."""
+    checkpointed: Lsn
+    """Every replica's records durably hold all batches below this position."""
+
+    def __init__(self, records: Records, appliers: Mapping[int, Apply]) -> None:
+        self.overlay = Overlay(records)
+        self._appliers: dict[int, Apply] = {
+            Operation.PUT: apply_put,
+            Operation.DELETE: apply_delete,
+            Operation.ADD: apply_add,
+            **appliers,
+        }
+        self.checkpointed = Lsn(0)
+        # The hot path reads without a call in between.
+        self.get = self.overlay.get
+
+    def attach(self, log: Log) -> None:
+        self.log = log
+
+    def scan(self, bucket: bytes, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The records of a bucket in key order, from `start` (inclusive) to `end` (exclusive), each a whole key.
+
+        Changes made meanwhile may or may not show; what they do not touch is found exactly once. Not to be used on across an await.
+        """
+        return self.overlay.scan(bucket, start, end)
+
+    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All records with this tag in key order, over all buckets, from the key `start` on. As `scan`; for background work (it sorts)."""
+        return self.overlay.walk(tag, start)
+
+    def gate(self, bucket: bytes) -> Lsn:
+        """Position of the bucket's last change, removals included, if that may not be stable yet; else 0."""
+        lsn = self.overlay.gate(bucket)
+        return Lsn(0) if lsn < self.log.stable else lsn
+
+    def commit(self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
+        """Appends the batch to the log, which applies it; gives its position.
+
+        On return the batch can be read here, and is neither committed nor stable. The payload must not change until it is committed. Raises
+        `NoSpace` and `Unavailable`; then nothing was changed. `reserved` is for what gives space back (see `Log.append`).
+        """
+        return self.log.append(batch.encode(), payload, reserved)
+
+    # sofs.log.Machine
+
+    def apply(self, lsn: Lsn, operations: bytes, address: int) -> None:
+        """Changes the records as the batch says. Raises `Damaged` for a batch that no version of this code wrote."""
+        overlay = self.overlay
+        overlay.lsn = lsn
+        appliers = self._appliers
+        for code, body in decode(operations):
+            apply = appliers.get(code)
+            if apply is None:
+                raise Damaged(f"record {lsn} holds an unknown operation {code}; it was written by a newer release")
+            apply(overlay, body, address, lsn)
+
+    def truncate(self, to: Lsn) -> None:
+        """Forgets all that the checkpoint does not hold; the log applies again what lies between it and `to`."""
+        self.overlay.clear()
