@@ -1,0 +1,40 @@
+"""Scripts for the kernel client: mount lines for a node, and a run that must succeed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.running import PASSWORD, USER, RunningNode
+from tests.kernel_client import Options, run_script
+from tests.kernel_client.guest import Unusable
+
+PRELUDE = """set -eu
+fail() { echo "FAILED: $*"; exit 1; }
+"""
+
+
+def mount_smb(node: RunningNode, options: str = "") -> str:
+    extra = f",{options}" if options else ""
+    return (
+        f"mount -t cifs //$HOST/{node.smb.share} /mnt "
+        f"-o port={node.smb.port},vers=3.1.1,username={USER},password={PASSWORD}{extra}\n"
+    )
+
+
+def mount_nfs(node: RunningNode, options: str = "") -> str:
+    port = node.nfs.port
+    extra = f",{options}" if options else ""
+    return (
+        f"mount -t nfs $HOST:/{node.nfs.share} /mnt "
+        f"-o vers=3,proto=tcp,port={port},mountport={port},mountproto=tcp,nolock{extra}\n"
+    )
+
+
+def run_in_vm(node: RunningNode, script: str, *, timeout_s: float = 280, extra: tuple[str, ...] = ()) -> str:
+    """Run in a fresh guest; anything but status 0 fails the test with all that is known."""
+    try:
+        outcome = run_script(PRELUDE + script, (), Options(timeout_s=timeout_s, extra=extra))
+    except Unusable as reason:
+        pytest.fail(str(reason))
+    assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
+    return outcome.output
