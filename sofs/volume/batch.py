@@ -40,6 +40,8 @@ class Operation(IntEnum):
     PUNCH = 6
     TRUNCATE = 7
     CLONE = 8
+    ALLOCATE = 9
+    DROP = 10
 
 
 class Mutator(Protocol):

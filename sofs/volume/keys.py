@@ -7,18 +7,19 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     M    0                name              volume-wide facts: format, name hash key, policy, upcase table id
     C    0                name              counter, i64 little-endian
     I    inode                              inode (sofs/volume/inode.py)
-    D    directory inode  cookie u64        directory entry: inode, kind, name
+    D    directory inode  cookie u64        directory entry: inode, kind, name (sofs/volume/directory.py)
     L    inode            leaf number u64   leaf: 64 x (address u64), 64 x (CRC32C u32): 256 KiB of the file's map
     W    window                             places of the chunks whose names begin in this 256 KiB window of names
-    R    window                             further references to pages whose names begin in this window (clones)
-    E    extent number                      placement, live pages
+    R    window                             how many leaves name each page of this window that is or was shared (clones)
+    E    extent number                      extent: placement, windows that name its pages; with the suffix `n`: live pages u32
+    F    extent number                      freed extent: position of the batch that freed it, placement; gone when deleted from the pool
     X    inode            name              extended attribute
-    S    inode            folded name hash  named stream: inode, name
+    S    inode            cookie u64        named stream: laid out as a directory entry
     A    inode                              explicit security descriptor
     O    open                               durable open (from the next issue on)
     Q    range start                        extent id range granted to a writer
-    T    hash of key      whole key         token: time, reply
-    Z    inode                              orphan: nameless, deleted when its last open goes, at the latest at recovery
+    T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
+    Z    0                inode             orphan: nameless, deleted when its last open goes, at the latest at recovery
 
 Addresses (names of pages): a log-born page is named by its position in the log. An extent-born page is named
 `EXTENT_BORN | number << 23 | offset in the extent`: extent numbers are never reused, so neither are names. 0 is a hole, 1 is a page
@@ -40,7 +41,7 @@ EXTENT_BORN = 1 << 63
 EXTENT_SHIFT = 23
 
 META, COUNTER, INODE, ENTRY, LEAF = b"M", b"C", b"I", b"D", b"L"
-PLACES, REFERENCES, EXTENT = b"W", b"R", b"E"
+PLACES, REFERENCES, EXTENT, FREED = b"W", b"R", b"E", b"F"
 EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
 GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
 
@@ -66,6 +67,22 @@ def entry(directory: Inode, cookie: int) -> bytes:
     return ENTRY + directory.to_bytes(8) + cookie.to_bytes(8)
 
 
+def extended(number: Inode, name: bytes) -> bytes:
+    return EXTENDED + number.to_bytes(8) + name
+
+
+def descriptor(number: Inode) -> bytes:
+    return DESCRIPTOR + number.to_bytes(8)
+
+
+def token(generation: int, digest: bytes) -> bytes:
+    return TOKEN + generation.to_bytes(8) + digest
+
+
+def orphan(number: Inode) -> bytes:
+    return ORPHAN + bytes(8) + number.to_bytes(8)
+
+
 def leaf(number: Inode, index: int) -> bytes:
     return LEAF + number.to_bytes(8) + index.to_bytes(8)
 
@@ -73,3 +90,18 @@ def leaf(number: Inode, index: int) -> bytes:
 def window(address: int) -> int:
     """The window that a page name begins in."""
     return address >> WINDOW_SHIFT
+
+
+def live_pages(extent: int) -> bytes:
+    """The key of an extent's count of live pages."""
+    return EXTENT + extent.to_bytes(8) + b"n"
+
+
+DESTAGED = meta(b"destaged")
+"""Position (u64, little-endian) below which no live page is left in the log: log-born names below it are looked up in `W`."""
+
+LOG_PAGES = counter(b"log pages")
+"""Live pages that are in the log."""
+
+RESERVED_PAGES = counter(b"reserved pages")
+"""Pages that are reserved and were never written."""

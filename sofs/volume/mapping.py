@@ -1,0 +1,454 @@
+"""What becomes of a file's map when a batch is applied: the data operations and their pure `apply` functions.
+
+    WRITE     pages get new data, which is the batch's payload: they are named by its position in the log
+    MAP       pages get new data that lies in an extent already; PUTs of the extent and its windows go before it in the batch
+    PUNCH     pages become holes, or reserved
+    ALLOCATE  holes become reserved
+    TRUNCATE  sets the size; pages behind the new end become holes
+    CLONE     pages name what another range's pages name
+    DROP      all of a file's pages become holes; its inode, about to be removed, stays as it is
+
+What follows from an operation is not logged but done here: the inode's size, pages and times, the counts of live and
+reserved pages, references, and the freeing of an extent whose last live page goes. Nothing here reads anything but the records, so each
+replica and each replay comes to the same. The coordinator has checked everything before; what does not fit is a violated invariant.
+
+A page whose name is log-born and not below `destaged` lies in the log, at that address. Any other lies where its window says
+(`windows.py`).
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+
+from sofs.types import PAGE, Inode, Lsn, Time
+from sofs.volume import leaves, windows
+from sofs.volume.batch import Apply, Mutator, Operation
+from sofs.volume.inode import SHARES_PAGES
+from sofs.volume.keys import (
+    DESTAGED,
+    EXTENT,
+    EXTENT_BORN,
+    FREED,
+    HOLE,
+    INODE,
+    LEAF,
+    LEAF_PAGES,
+    LOG_PAGES,
+    PLACES,
+    REFERENCES,
+    RESERVED,
+    RESERVED_PAGES,
+    live_pages,
+)
+
+__all__ = [
+    "APPLIERS",
+    "KEEP_MODIFIED",
+    "RESERVE",
+    "UNSEEN",
+    "allocate",
+    "clone",
+    "drop",
+    "map_pages",
+    "punch",
+    "truncate",
+    "write",
+]
+
+KEEP_MODIFIED = 1
+"""The file's `modified` stays (FILETIME -1, MS-FSCC 2.4.7)."""
+RESERVE = 2
+"""Punched pages stay reserved."""
+UNSEEN = 4
+"""Nobody can see the change, so no time changes: trimming of what has been deleted."""
+
+# Bodies. Each begins with the inode, big-endian as in the keys, so that keys are made from it by concatenation.
+
+_WRITE = struct.Struct("<8sQIIQQB")
+"""Inode, first page, pages, where in the payload the data begins, size, time, flags; then the pages' checksums (u32)."""
+_MAP = struct.Struct("<8sQIQQQB")
+"""Inode, first page, pages, the first page's name, size, time, flags; then the pages' checksums (u32)."""
+_RANGE = struct.Struct("<8sQQQQB")
+"""Inode, first page, page behind the last, size, time, flags: PUNCH, ALLOCATE, TRUNCATE."""
+_CLONE = struct.Struct("<8s8sQQQQQB")
+"""Target inode, source inode, source's first page, target's first page, pages, target's size, time, flags."""
+
+FOREVER = 1 << 52
+"""A page behind every file's last."""
+
+
+def write(inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0) -> bytes:
+    """The body of WRITE: `sums` are the packed checksums of the pages, the file's size becomes `size`."""
+    return _WRITE.pack(inode.to_bytes(8), first, len(sums) >> 2, at, size, now, flags) + sums
+
+
+def map_pages(
+    inode: Inode, first: int, sums: bytes, name: int, size: int, now: Time, flags: int = 0
+) -> bytes:
+    """The body of MAP: the pages are named from `name` on."""
+    return _MAP.pack(inode.to_bytes(8), first, len(sums) >> 2, name, size, now, flags) + sums
+
+
+def punch(inode: Inode, first: int, last: int, now: Time, flags: int = 0) -> bytes:
+    """The body of PUNCH of the pages from `first` up to, not including, `last`."""
+    return _RANGE.pack(inode.to_bytes(8), first, last, 0, now, flags)
+
+
+def allocate(inode: Inode, first: int, last: int, size: int, now: Time, flags: int = 0) -> bytes:
+    return _RANGE.pack(inode.to_bytes(8), first, last, size, now, flags)
+
+
+def truncate(inode: Inode, size: int, now: Time, flags: int = 0) -> bytes:
+    """The body of TRUNCATE. What stays of a last page that the new end cuts must have been zeroed behind it by a WRITE."""
+    return _RANGE.pack(inode.to_bytes(8), -(-size // PAGE), FOREVER, size, now, flags)
+
+
+def clone(
+    source: Inode,
+    source_first: int,
+    target: Inode,
+    first: int,
+    count: int,
+    size: int,
+    now: Time,
+    flags: int = 0,
+) -> bytes:
+    return _CLONE.pack(
+        target.to_bytes(8), source.to_bytes(8), source_first, first, count, size, now, flags
+    )
+
+
+def drop(inode: Inode) -> bytes:
+    """The body of DROP."""
+    return inode.to_bytes(8)
+
+
+class _Dropped:
+    """What lost its last reference while one operation was applied."""
+
+    __slots__ = ("destaged", "extents", "log", "reserved")
+
+    def __init__(self, records: Mutator) -> None:
+        destaged = records.get(DESTAGED)
+        self.destaged = 0 if destaged is None else int.from_bytes(destaged, "little")
+        self.log = 0
+        self.reserved = 0
+        self.extents: dict[int, int] = {}
+
+
+def _lose(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+    """The pages from this name on are dead."""
+    if dropped.destaged <= address < EXTENT_BORN:
+        dropped.log += count
+        return
+    for window, offset, pages in windows.pieces(address, count):
+        key = PLACES + window.to_bytes(8)
+        value = records.get(key)
+        assert value is not None, f"no places for window {window}"
+        value, gone = windows.remove(value, offset, pages)
+        if value:
+            records.put(key, value)
+        else:
+            records.delete(key)
+        for extent, number in gone:
+            dropped.extents[extent] = dropped.extents.get(extent, 0) + number
+
+
+def _release(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+    """The pages from this name on have a reference less."""
+    for window, offset, pages in windows.pieces(address, count):
+        key = REFERENCES + window.to_bytes(8)
+        value = records.get(key)
+        if value is None:
+            gone = [(offset, pages)]
+        else:
+            value, gone = windows.release(value, offset, pages)
+            if value:
+                records.put(key, value)
+            else:
+                records.delete(key)
+        for start, number in gone:
+            _lose(records, dropped, (window << 18) + start, number)
+
+
+def _drop(records: Mutator, dropped: _Dropped, pages: tuple[int, ...], shared: bool) -> None:
+    """A leaf no longer names these pages."""
+    lose = _release if shared else _lose
+    for _, address, count in leaves.runs(pages):
+        if address >= leaves.PLACED:
+            lose(records, dropped, address, count)
+        elif address == RESERVED:
+            dropped.reserved += count
+
+
+def _settle(records: Mutator, dropped: _Dropped, lsn: Lsn, log_pages: int, reserved: int) -> None:
+    """Brings the counts up to date, given what has come; frees the extents that have no live page left."""
+    if log_pages != dropped.log:
+        records.add(LOG_PAGES, log_pages - dropped.log)
+    if reserved != dropped.reserved:
+        records.add(RESERVED_PAGES, reserved - dropped.reserved)
+    for extent, count in dropped.extents.items():
+        key = live_pages(extent)
+        value = records.get(key)
+        assert value is not None, f"no extent {extent}"
+        left = int.from_bytes(value, "little") - count
+        assert left >= 0, f"extent {extent} has fewer live pages than died"
+        if left:
+            records.put(key, left.to_bytes(4, "little"))
+            continue
+        suffix = extent.to_bytes(8)
+        extent_value = records.get(EXTENT + suffix)
+        assert extent_value is not None, f"no extent {extent}"
+        records.delete(key)
+        records.delete(EXTENT + suffix)
+        records.put(FREED + suffix, lsn.to_bytes(8, "little") + extent_value)
+
+
+# The inode's own fields, patched in place (`inode.py` has the layout).
+_SIZE = struct.Struct("<QQ")
+_SIZE_AT = 20
+_STAMP = struct.Struct("<QQQ")
+_STAMP_AT = 52
+_MARKS_AT = 1
+
+
+def _stamp(
+    records: Mutator,
+    key: bytes,
+    value: bytes,
+    size: int | None,
+    more: int,
+    now: int,
+    flags: int,
+    marks: int = 0,
+) -> None:
+    """Sets size, pages, times and change of an inode."""
+    old_size, pages = _SIZE.unpack_from(value, _SIZE_AT)
+    record = bytearray(value)
+    _SIZE.pack_into(record, _SIZE_AT, old_size if size is None else size, pages + more)
+    if not flags & UNSEEN:
+        modified, _, change = _STAMP.unpack_from(value, _STAMP_AT)
+        _STAMP.pack_into(record, _STAMP_AT, modified if flags & KEEP_MODIFIED else now, now, change + 1)
+    record[_MARKS_AT] |= marks
+    records.put(key, bytes(record))
+
+
+def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
+    key = INODE + number
+    value = records.get(key)
+    assert value is not None, f"no inode {int.from_bytes(number)}"
+    return key, value
+
+
+def _replace(
+    records: Mutator,
+    dropped: _Dropped,
+    number: bytes,
+    first: int,
+    places: bytes,
+    sums: bytes,
+    shared: bool,
+) -> int:
+    """Makes the file's pages from `first` on name others; gives how many more of them are no holes."""
+    count = len(sums) >> 2
+    more = count - _holes(places)
+    done = 0
+    while done < count:
+        index, slot = divmod(first + done, LEAF_PAGES)
+        fits = min(LEAF_PAGES - slot, count - done)
+        key = LEAF + number + index.to_bytes(8)
+        leaf = records.get(key) or leaves.EMPTY
+        old = leaves.addresses(leaf, slot, fits)
+        more -= fits - old.count(HOLE)
+        leaf = leaves.patch(
+            leaf, slot, fits, places[done * 8 : (done + fits) * 8], sums[done * 4 : (done + fits) * 4]
+        )
+        if leaf == leaves.EMPTY:
+            records.delete(key)
+        else:
+            records.put(key, leaf)
+        _drop(records, dropped, old, shared)
+        done += fits
+    return more
+
+
+def _holes(places: bytes) -> int:
+    return memoryview(places).cast("Q").tolist().count(HOLE)
+
+
+def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, first, count, at, size, now, flags = _WRITE.unpack_from(body)
+    base = address + at
+    key, inode = _inode(records, number)
+    slot = first & (LEAF_PAGES - 1)
+    if count == 1:
+        # Most writes of a virtual machine or a database: one page, often rewritten while still in the log.
+        leaf_key = LEAF + number + (first // LEAF_PAGES).to_bytes(8)
+        leaf = records.get(leaf_key) or leaves.EMPTY
+        old = int.from_bytes(leaf[slot * 8 : slot * 8 + 8], "little")
+        records.put(
+            leaf_key, leaves.patch(leaf, slot, 1, base.to_bytes(8, "little"), body[_WRITE.size :])
+        )
+        more = 1 if old == HOLE else 0
+        if more:
+            records.add(LOG_PAGES, 1)
+        else:
+            dropped = _Dropped(records)
+            _drop(records, dropped, (old,), inode[_MARKS_AT] & SHARES_PAGES != 0)
+            _settle(records, dropped, lsn, 1, 0)
+    else:
+        dropped = _Dropped(records)
+        names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))
+        shared = inode[_MARKS_AT] & SHARES_PAGES != 0
+        more = _replace(records, dropped, number, first, names, body[_WRITE.size :], shared)
+        _settle(records, dropped, lsn, count, 0)
+    _stamp(records, key, inode, size, more, now, flags)
+
+
+def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, first, count, name, size, now, flags = _MAP.unpack_from(body)
+    key, inode = _inode(records, number)
+    dropped = _Dropped(records)
+    names = struct.pack(f"<{count}Q", *range(name, name + count * PAGE, PAGE))
+    shared = inode[_MARKS_AT] & SHARES_PAGES != 0
+    more = _replace(records, dropped, number, first, names, body[_MAP.size :], shared)
+    _settle(records, dropped, lsn, 0, 0)
+    _stamp(records, key, inode, size, more, now, flags)
+
+
+def _leaves_in(
+    records: Mutator, number: bytes, first: int, last: int
+) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """The leaves that hold some of these pages: (key, value, first slot, count)."""
+    bucket = LEAF + number
+    low, high = first // LEAF_PAGES, (last - 1) // LEAF_PAGES
+    for key, leaf in records.scan(bucket, bucket + low.to_bytes(8), bucket + (high + 1).to_bytes(8)):
+        base = int.from_bytes(key[9:]) * LEAF_PAGES
+        start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
+        yield key, leaf, start, stop - start
+
+
+def _clear(
+    records: Mutator, dropped: _Dropped, number: bytes, first: int, last: int, shared: bool, keep: bool
+) -> int:
+    """Makes pages holes, or, with `keep`, those that are none reserved; gives how many it dealt with."""
+    touched = 0
+    if first >= last:
+        return 0
+    for key, leaf, slot, count in _leaves_in(records, number, first, last):
+        old = leaves.addresses(leaf, slot, count)
+        if keep:
+            new = leaves.ADDRESSES[count].pack(*(RESERVED if page != HOLE else HOLE for page in old))
+        else:
+            new = bytes(count * 8)
+        leaf = leaves.patch(leaf, slot, count, new, bytes(count * 4))
+        if leaf == leaves.EMPTY:
+            records.delete(key)
+        else:
+            records.put(key, leaf)
+        touched += count - old.count(HOLE)
+        _drop(records, dropped, old, shared)
+    return touched
+
+
+def _apply_punch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, first, last, _, now, flags = _RANGE.unpack(body)
+    key, inode = _inode(records, number)
+    dropped = _Dropped(records)
+    keep = flags & RESERVE != 0
+    touched = _clear(
+        records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, keep
+    )
+    _settle(records, dropped, lsn, 0, touched if keep else 0)
+    _stamp(records, key, inode, None, 0 if keep else -touched, now, flags)
+
+
+def _apply_truncate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, first, last, size, now, flags = _RANGE.unpack(body)
+    key, inode = _inode(records, number)
+    dropped = _Dropped(records)
+    touched = _clear(
+        records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, False
+    )
+    _settle(records, dropped, lsn, 0, 0)
+    _stamp(records, key, inode, size, -touched, now, flags)
+
+
+def _apply_drop(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    _, inode = _inode(records, body)
+    dropped = _Dropped(records)
+    _clear(records, dropped, body, 0, FOREVER, inode[_MARKS_AT] & SHARES_PAGES != 0, False)
+    _settle(records, dropped, lsn, 0, 0)
+
+
+def _apply_allocate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, first, last, size, now, flags = _RANGE.unpack(body)
+    key, inode = _inode(records, number)
+    more = 0
+    for index in range(first // LEAF_PAGES, -(-last // LEAF_PAGES)):
+        base = index * LEAF_PAGES
+        slot, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
+        leaf_key = LEAF + number + index.to_bytes(8)
+        leaf = records.get(leaf_key) or leaves.EMPTY
+        old = leaves.addresses(leaf, slot, stop - slot)
+        holes = old.count(HOLE)
+        if holes:
+            new = leaves.ADDRESSES[len(old)].pack(*(page or RESERVED for page in old))
+            checks = leaves.SUMS[len(old)].pack(*leaves.sums(leaf, slot, len(old)))
+            records.put(leaf_key, leaves.patch(leaf, slot, len(old), new, checks))
+            more += holes
+    if more:
+        records.add(RESERVED_PAGES, more)
+    _stamp(records, key, inode, size, more, now, flags)
+
+
+def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    number, source, source_first, first, count, size, now, flags = _CLONE.unpack(body)
+    # All of the source is read before anything is changed: the ranges may overlap in one file.
+    pages, sums = _named(records, source, source_first, count)
+    # References come before anything is dropped: what is overwritten may be what is shared.
+    for _, name, length in leaves.runs(pages):
+        if name >= leaves.PLACED:
+            for window, offset, number_of in windows.pieces(name, length):
+                reference = REFERENCES + window.to_bytes(8)
+                records.put(reference, windows.share(records.get(reference), offset, number_of))
+    source_key, source_inode = _inode(records, source)
+    _stamp(records, source_key, source_inode, None, 0, 0, UNSEEN, SHARES_PAGES)
+    key, inode = _inode(records, number)
+    dropped = _Dropped(records)
+    more = _replace(
+        records,
+        dropped,
+        number,
+        first,
+        struct.pack(f"<{count}Q", *pages),
+        struct.pack(f"<{count}I", *sums),
+        source == number or inode[_MARKS_AT] & SHARES_PAGES != 0,
+    )
+    _settle(records, dropped, lsn, 0, 0)
+    _stamp(records, key, inode, size, more, now, flags, SHARES_PAGES)
+
+
+def _named(
+    records: Mutator, number: bytes, first: int, count: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Addresses and checksums of a file's pages; those that are reserved count as holes."""
+    pages, sums = [HOLE] * count, [0] * count
+    for key, leaf, slot, length in _leaves_in(records, number, first, first + count):
+        at = int.from_bytes(key[9:]) * LEAF_PAGES + slot - first
+        pages[at : at + length] = (
+            page if page >= leaves.PLACED else HOLE for page in leaves.addresses(leaf, slot, length)
+        )
+        sums[at : at + length] = leaves.sums(leaf, slot, length)
+    return tuple(pages), tuple(sums)
+
+
+APPLIERS: Mapping[int, Apply] = {
+    Operation.WRITE: _apply_write,
+    Operation.MAP: _apply_map,
+    Operation.PUNCH: _apply_punch,
+    Operation.TRUNCATE: _apply_truncate,
+    Operation.CLONE: _apply_clone,
+    Operation.ALLOCATE: _apply_allocate,
+    Operation.DROP: _apply_drop,
+}
+"""For `KeySpace`."""

@@ -1,0 +1,235 @@
+"""Windows of page names: where the pages of extents lie, and which pages have several references.
+
+The names of pages (`keys.py`) are numbers; a window is 256 KiB of them, so at most 64 pages begin in one. A window's record is a
+packed list of runs, each a number of pages whose names follow one another, in ascending order of names, stored by columns so that
+one name is found by bisection (0.6 us) and a run is cut out by slicing.
+
+Places (`W`): the run's offset in the window (u32), pages (u16), page in the extent at which it lies (u16), extent number (u64). Only live pages are
+listed, so an extent's live pages are exactly those that its windows name.
+
+References (`R`): offset (u32), pages (u16), and how many leaves name each of these pages (u32). A page that is not listed has
+one reference. A page stays listed, with a count of 1 if need be, from its first clone to its last reference: so a page is
+live if the leaf that it was written for still names it or if it is listed here (destaging relies on this).
+"""
+
+import struct
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sofs.types import PAGE
+from sofs.volume.keys import WINDOW_SHIFT
+
+__all__ = [
+    "Place",
+    "encode_places",
+    "encode_references",
+    "find",
+    "merge",
+    "pieces",
+    "places",
+    "references",
+    "release",
+    "remove",
+    "share",
+]
+
+# Columns are read through memoryview.cast, which knows only the machine's own order.
+assert sys.byteorder == "little", "sofs runs on little-endian machines only"
+
+WINDOW = 1 << WINDOW_SHIFT
+_MASK = WINDOW - 1
+_PLACE = 16
+"""Bytes of one place: 4 + 2 + 2 + 8."""
+_REFERENCE = 10
+
+
+class Place(NamedTuple):
+    """A run of pages in one extent."""
+
+    offset: int
+    """Of the first page's name within the window."""
+    pages: int
+    at: int
+    """The page of the extent where the run begins."""
+    extent: int
+
+
+def pieces(address: int, pages: int) -> list[tuple[int, int, int]]:
+    """Cuts a run of names at window bounds: (window, offset, pages) each."""
+    window, offset = address >> WINDOW_SHIFT, address & _MASK
+    fits = (WINDOW - offset + PAGE - 1) // PAGE
+    if pages <= fits:
+        return [(window, offset, pages)]
+    return [(window, offset, fits), *pieces(address + fits * PAGE, pages - fits)]
+
+
+# Places
+
+
+def encode_places(entries: Iterable[Place]) -> bytes:
+    """Packs places that are in order; neighbours that continue each other become one."""
+    merged: list[Place] = []
+    for entry in entries:
+        if merged:
+            last = merged[-1]
+            if (
+                entry.extent == last.extent
+                and entry.offset == last.offset + last.pages * PAGE
+                and entry.at == last.at + last.pages
+            ):
+                merged[-1] = last._replace(pages=last.pages + entry.pages)
+                continue
+        merged.append(entry)
+    if not merged:
+        return b""
+    n = len(merged)
+    offsets, counts, ats, extents = zip(*merged, strict=True)
+    return struct.pack(f"<{n}I{n}H{n}H{n}Q", *offsets, *counts, *ats, *extents)
+
+
+def places(value: bytes) -> list[Place]:
+    """All places of a window, in order of names."""
+    n = len(value) // _PLACE
+    columns = struct.unpack(f"<{n}I{n}H{n}H{n}Q", value)
+    rows = zip(columns[:n], columns[n : 2 * n], columns[2 * n : 3 * n], columns[3 * n :], strict=True)
+    return [Place(*row) for row in rows]
+
+
+def _row(value: bytes, n: int, offset: int) -> int:
+    """The row of the last run that begins at or before `offset`; -1 if none does."""
+    return bisect_right(memoryview(value)[: 4 * n].cast("I"), offset) - 1
+
+
+_U16 = struct.Struct("<H").unpack_from
+_U32 = struct.Struct("<I").unpack_from
+_U64 = struct.Struct("<Q").unpack_from
+
+
+def find(value: bytes, offset: int) -> tuple[int, int, int] | None:
+    """Where the page named by `offset` lies: (extent, page in it, pages that follow there including this one)."""
+    n = len(value) // _PLACE
+    row = _row(value, n, offset)
+    if row < 0:
+        return None
+    skip = (offset - _U32(value, row * 4)[0]) // PAGE
+    left = _U16(value, 4 * n + row * 2)[0] - skip
+    if left <= 0:
+        return None
+    return _U64(value, 8 * n + row * 8)[0], _U16(value, 6 * n + row * 2)[0] + skip, left
+
+
+def remove(value: bytes, offset: int, pages: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """Takes `pages` names from `offset` on out of a window; also gives how many of them lay in which extent.
+
+    Every name must be listed: an unlisted one is a violated invariant.
+    """
+    n = len(value) // _PLACE
+    row = _row(value, n, offset)
+    assert row >= 0, f"no place for name {offset}"
+    if _U32(value, row * 4)[0] == offset and _U16(value, 4 * n + row * 2)[0] == pages:
+        return _without(value, n, row), [(_U64(value, 8 * n + row * 8)[0], pages)]
+    return _remove_part(value, offset, pages)
+
+
+def _without(value: bytes, n: int, row: int) -> bytes:
+    """The record without one whole row: what nearly every overwrite of a single page comes to."""
+    counts, ats, extents = 4 * n + 2 * row, 6 * n + 2 * row, 8 * n + 8 * row
+    return b"".join(
+        (
+            value[: 4 * row],
+            value[4 * row + 4 : counts],
+            value[counts + 2 : ats],
+            value[ats + 2 : extents],
+            value[extents + 8 :],
+        )
+    )
+
+
+def _remove_part(value: bytes, offset: int, pages: int) -> tuple[bytes, list[tuple[int, int]]]:
+    end = offset + pages * PAGE
+    kept: list[Place] = []
+    gone: list[tuple[int, int]] = []
+    for place in places(value):
+        start, stop = place.offset, place.offset + place.pages * PAGE
+        low, high = max(start, offset), min(stop, end)
+        if low >= high:
+            kept.append(place)
+            continue
+        before, taken = (low - start) // PAGE, (high - low) // PAGE
+        if before:
+            kept.append(place._replace(pages=before))
+        after = place.pages - before - taken
+        if after:
+            kept.append(Place(high, after, place.at + before + taken, place.extent))
+        gone.append((place.extent, taken))
+    assert sum(count for _, count in gone) == pages, f"no place for some of {pages} names from {offset}"
+    return encode_places(kept), gone
+
+
+def merge(value: bytes | None, added: Iterable[Place]) -> bytes:
+    """The record with further places, of names that are not listed yet, in any order."""
+    known = places(value) if value else []
+    return encode_places(sorted([*known, *added]))
+
+
+# References
+
+
+def references(value: bytes) -> list[tuple[int, int, int]]:
+    """All runs of a window's references: (offset, pages, count)."""
+    n = len(value) // _REFERENCE
+    columns = struct.unpack(f"<{n}I{n}H{n}I", value)
+    return list(zip(columns[:n], columns[n : 2 * n], columns[2 * n :], strict=True))
+
+
+def encode_references(counts: dict[int, int]) -> bytes:
+    """Packs the count of each page's name, given by offset in the window."""
+    rows: list[tuple[int, int, int]] = []
+    for offset in sorted(counts):
+        count = counts[offset]
+        if rows:
+            start, pages, same = rows[-1]
+            if same == count and start + pages * PAGE == offset:
+                rows[-1] = (start, pages + 1, count)
+                continue
+        rows.append((offset, 1, count))
+    if not rows:
+        return b""
+    n = len(rows)
+    offsets, lengths, values = zip(*rows, strict=True)
+    return struct.pack(f"<{n}I{n}H{n}I", *offsets, *lengths, *values)
+
+
+def _by_page(value: bytes | None) -> dict[int, int]:
+    if not value:
+        return {}
+    return {
+        offset + PAGE * page: count for offset, pages, count in references(value) for page in range(pages)
+    }
+
+
+def share(value: bytes | None, offset: int, pages: int) -> bytes:
+    """One more reference for each of the pages."""
+    counts = _by_page(value)
+    for name in range(offset, offset + pages * PAGE, PAGE):
+        counts[name] = counts.get(name, 1) + 1
+    return encode_references(counts)
+
+
+def release(value: bytes, offset: int, pages: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """One reference less for each of the pages; also gives the runs (offset, pages) that have none left."""
+    counts = _by_page(value)
+    gone: list[tuple[int, int]] = []
+    for name in range(offset, offset + pages * PAGE, PAGE):
+        left = counts.get(name, 1) - 1
+        if left:
+            counts[name] = left
+            continue
+        counts.pop(name, None)
+        if gone and gone[-1][0] + gone[-1][1] * PAGE == name:
+            gone[-1] = (gone[-1][0], gone[-1][1] + 1)
+        else:
+            gone.append((name, 1))
+    return encode_references(counts), gone
