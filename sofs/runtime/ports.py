@@ -10,7 +10,7 @@ already here, and an awaitable only when a thread has to fetch it: callers on th
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sofs.types import Time
 
@@ -98,7 +98,7 @@ class File(Protocol):
         """Reads and syncs under way still complete. Closing twice is no error."""
 
 
-class Space(Protocol):
+class Space(NamedTuple):
     """How full a file system is, in bytes."""
 
     total: int

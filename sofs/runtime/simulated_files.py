@@ -16,7 +16,7 @@ import asyncio
 import posixpath
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from sofs.errors import (
     DiskFailed,
@@ -29,12 +29,12 @@ from sofs.errors import (
     SofsError,
     Unavailable,
 )
-from sofs.runtime.ports import Buffer
+from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.simulated_disk import PAGE, Change, Content, Directory, Disk, Node, RecordSet
 from sofs.runtime.simulated_loop import Crash, SimulatedRandom
 from sofs.runtime.simulated_records import SimulatedRecords
 
-__all__ = ["Fault", "Latency", "SimulatedFile", "SimulatedFiles", "SimulatedSpace"]
+__all__ = ["Fault", "Latency", "SimulatedFile", "SimulatedFiles"]
 
 T = TypeVar("T")
 
@@ -69,13 +69,6 @@ class Fault:
                 return False
             self.times -= 1
         return True
-
-
-class SimulatedSpace(NamedTuple):
-    """How full a simulated file system is, in bytes."""
-
-    total: int
-    free: int
 
 
 class SimulatedFiles:
@@ -288,11 +281,11 @@ class SimulatedFiles:
         self.step("sync directory", path)
         self.disk.sync(directory)
 
-    def space(self, path: str) -> SimulatedSpace:
+    def space(self, path: str) -> Space:
         self.alive()
         self._node(path)
         mount = self._mount_of(path)
-        return SimulatedSpace(self._capacity[mount], self._capacity[mount] - self._used[mount])
+        return Space(self._capacity[mount], self._capacity[mount] - self._used[mount])
 
     def lock(self, path: str) -> "SimulatedFile":
         file = self.open(path, create=True)

@@ -11,15 +11,15 @@ import fcntl
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from sofs.errors import Unavailable
-from sofs.runtime.ports import Buffer
+from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.system_errors import outcome
 from sofs.runtime.system_records import SystemRecords
 from sofs.runtime.system_threads import Threads
 
-__all__ = ["SystemFile", "SystemFiles", "SystemSpace"]
+__all__ = ["SystemFile", "SystemFiles"]
 
 T = TypeVar("T")
 
@@ -30,13 +30,6 @@ _ZEROS = bytes(1 << 20)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
-
-
-class SystemSpace(NamedTuple):
-    """How full a file system is, in bytes."""
-
-    total: int
-    free: int
 
 
 class SystemFile:
@@ -231,12 +224,12 @@ class SystemFiles:
         except OSError as error:
             raise outcome(error, path) from error
 
-    def space(self, path: str) -> SystemSpace:
+    def space(self, path: str) -> Space:
         try:
             figures = os.statvfs(path)
         except OSError as error:
             raise outcome(error, path) from error
-        return SystemSpace(figures.f_blocks * figures.f_frsize, figures.f_bavail * figures.f_frsize)
+        return Space(figures.f_blocks * figures.f_frsize, figures.f_bavail * figures.f_frsize)
 
     def lock(self, path: str) -> SystemFile:
         file = self.open(path, create=True)
