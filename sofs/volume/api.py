@@ -582,7 +582,7 @@ class SpaceReply(Reply):
 class Read(NamedTuple):
     """`count` bytes were put into the buffer; `end` says that the file's end was reached."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants of a Read
     end: bool
     gate: Lsn
     attributes: Attributes | None = None

@@ -5,12 +5,12 @@ decoding the rest. A symbolic link's text, or the verifier of an exclusive NFSv3
 """
 
 import struct
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from sofs.types import Inode, Kind, Time
-from sofs.volume.api import Attributes, Changes
+from sofs.volume.api import Attributes
 
-__all__ = ["HAS_DESCRIPTOR", "IS_STREAM", "SHARES_PAGES", "Changes", "InodeRecord", "patch_data"]
+__all__ = ["HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "InodeRecord", "attributes_of", "patch_data"]
 
 SHARES_PAGES = 1
 """Some page of this file may have more than one reference: look at the reference windows before freeing one."""
@@ -18,6 +18,8 @@ HAS_DESCRIPTOR = 2
 """An explicit security descriptor is stored under `A`; otherwise it is derived from mode and owners."""
 IS_STREAM = 4
 """A named stream: `parent` is the file it belongs to."""
+HAS_STREAMS = 8
+"""Named streams may exist: look for them when the file goes."""
 
 LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQ")
 _DATA = struct.Struct("<QQ")  # size, pages
@@ -26,6 +28,9 @@ _STAMP = struct.Struct("<QQQ")  # modified, changed, change
 _STAMP_AT = 52
 
 assert LAYOUT.size == 100
+
+KINDS = (Kind.FILE, *Kind)
+"""By number: a table costs a tenth of a call of `Kind`. Nothing has kind 0."""
 
 
 class InodeRecord(NamedTuple):
@@ -54,16 +59,31 @@ class InodeRecord(NamedTuple):
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        return cls(*LAYOUT.unpack_from(value), value[LAYOUT.size :])
+        return cls._make((*LAYOUT.unpack_from(value), value[LAYOUT.size :]))
 
     def encode(self) -> bytes:
         return LAYOUT.pack(*self[:-1]) + self.extra
+
+    def stamped(self, now: Time, **fields: Any) -> Self:
+        """The record with `fields` replaced, after a change that is not one of data: `changed` and `change` follow."""
+        return self._replace(changed=now, change=self.change + 1, **fields)
+
+    def touched(self, now: Time, entries: int = 0, directories: int = 0) -> Self:
+        """A directory's record after names came or went: as many entries and subdirectories more (or fewer)."""
+        return self._replace(
+            size=self.size + entries, links=self.links + directories, modified=now, changed=now, change=self.change + 1
+        )
+
+    @property
+    def before(self) -> tuple[int, Time, Time, int]:
+        """What NFS wants to know of an object as it was before a change."""
+        return self.size, Time(self.modified), Time(self.changed), self.change
 
     def attributes(self, inode: Inode, delete_pending: bool = False) -> Attributes:
         return Attributes(
             inode,
             self.generation,
-            Kind(self.kind),
+            KINDS[self.kind],
             self.mode,
             self.links,
             self.uid,
@@ -81,6 +101,16 @@ class InodeRecord(NamedTuple):
             self.ea_size,
             delete_pending,
         )
+
+
+def attributes_of(value: bytes, inode: Inode) -> Attributes:
+    """The attributes straight from the record's bytes: 1 us, half of what `InodeRecord.decode(value).attributes(inode)` takes."""
+    (kind, _, mode, links, uid, gid, generation, size, pages, created, accessed, modified, changed, change, flags, major, minor, ea_size,
+     parent) = LAYOUT.unpack_from(value)  # fmt: skip
+    return Attributes(
+        inode, generation, KINDS[kind], mode, links, uid, gid, size, pages << 12, created, accessed, modified, changed, change, flags,
+        (major, minor), parent, ea_size,
+    )  # fmt: skip
 
 
 def patch_data(value: bytes, size: int, pages: int, modified: Time, changed: Time, change: int) -> bytes:
