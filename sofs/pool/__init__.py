@@ -66,9 +66,14 @@ class Pool(Protocol):
         disks. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked).
         """
 
-    def read(self, at: Placement, offset: int, into: memoryview) -> None | Awaitable[None]:
+    def read(
+        self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None
+    ) -> Awaitable[None] | None:
         """Fills `into` from `offset` (both multiples of the page), every page verified; a bad page is served from
         redundancy and rewritten. At once when the page cache has it. Raises `ExtentGone`, `Damaged`, `DiskFailed`.
+
+        `sums` are the CRC32Cs of the pages that the caller expects: then these are compared with instead of the fragment's own, so that a page is
+        verified once, end to end.
         """
 
     async def delete(self, at: Placement) -> None:

@@ -1,0 +1,31 @@
+"""What an operator or the node decides about a volume's data, as one value."""
+
+from dataclasses import dataclass
+
+from sofs.pool import Policy
+from sofs.types import VolumeId
+
+__all__ = ["DataSettings"]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Sizes in bytes. The defaults come from the measurements that stand beside them."""
+
+    volume: VolumeId
+    policy: Policy
+    """How extents are protected, and on which tier they lie."""
+    direct_threshold: int = 1 * MIB
+    """Aligned writes from this size on go into an extent at once; smaller ones into the log, and from there into extents later."""
+    extent_size: int = 8 * MIB
+    """Bytes that destaging and compaction pack into one extent, at most 8 MiB."""
+    log_high: float = 0.5
+    """Share of the log's capacity from which on destaging runs without waiting for idleness."""
+    log_low: float = 0.25
+    """Destaging that was started so stops here."""
+    compact_below: float = 0.5
+    """Extents with a smaller share of live pages are rewritten."""
+    reserve: int = 32 * MIB
+    """Space of the pool that no write is admitted into, so that cleaning and deleting always work."""

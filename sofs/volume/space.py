@@ -1,0 +1,73 @@
+"""Space: who may still write, and how full the volume is.
+
+Every live page in the log will have to be destaged one day, and every reserved page may be written. So a write is admitted only
+if the pool can take all of those, at the policy's redundancy, besides the write itself and a reserve for cleaning. It is refused before anything is changed;
+deleting and punching ask for nothing and always work. A small balance of pages admitted in advance keeps this off the hot path.
+"""
+
+from typing import NamedTuple
+
+from sofs.errors import NoSpace
+from sofs.pool import Pool
+from sofs.types import PAGE
+from sofs.volume.keys import LOG_PAGES, RESERVED_PAGES
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.settings import DataSettings
+
+__all__ = ["Space", "Usage"]
+
+_TIERS = (" on ssd", " on hdd")
+
+
+class Usage(NamedTuple):
+    """A volume's space in bytes, as its users see it: what its policy costs is taken off."""
+
+    total: int
+    free: int
+
+
+class Space:
+    """Admission of writes for one volume."""
+
+    def __init__(self, keyspace: KeySpace, pool: Pool, settings: DataSettings) -> None:
+        self._keyspace = keyspace
+        self._pool = pool
+        self._reserve = settings.reserve
+        self._copies = settings.policy.tolerates + 1
+        text = settings.policy.text
+        self._tier = text[-3:] if text.endswith(_TIERS) else None
+        self._balance = 0
+        self._under_way = 0
+
+    def admit(self, pages: int) -> None:
+        """Raises `NoSpace` unless so many more pages can be taken."""
+        self._balance -= pages
+        if self._balance < 0:
+            self._balance = self._pages_left() - pages
+            if self._balance < 0:
+                self._balance = 0
+                raise NoSpace(
+                    f"the pool has no room for {pages * PAGE} more bytes"
+                    f"{'' if self._tier is None else f' on {self._tier}'}: add a disk, or delete something"
+                )
+
+    def begin(self, pages: int) -> None:
+        """Pages are on their way into an extent: neither in the log nor yet taken from the pool."""
+        self._under_way += pages
+
+    def end(self, pages: int) -> None:
+        self._under_way -= pages
+
+    def _pages_left(self) -> int:
+        free = self._pool.usage(self._tier).free // self._copies
+        owed = self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way
+        return (free - self._reserve) // PAGE - owed
+
+    def counter(self, key: bytes) -> int:
+        value = self._keyspace.get(key)
+        return 0 if value is None else int.from_bytes(value, "little", signed=True)
+
+    def usage(self) -> Usage:
+        """What `GetSpace` answers."""
+        total = self._pool.usage(self._tier).total // self._copies
+        return Usage(total, min(total, max(0, self._pages_left() * PAGE)))
