@@ -51,7 +51,7 @@ class Squash(StrEnum):
     ALL = "all"
 
 
-class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Client(msgspec.Struct, frozen=True):
     """One line of an NFS export's client list: who may come, and as what."""
 
     network: str = "*"
@@ -85,7 +85,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Caller(uid, gid, groups, privileged=uid == 0)
 
 
-class SmbOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SmbOptions(msgspec.Struct, frozen=True):
     """How a share looks over SMB."""
 
     enabled: bool = True
@@ -102,7 +102,7 @@ class SmbOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directory_mode: int = 0o775
 
 
-class NfsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NfsOptions(msgspec.Struct, frozen=True):
     """How a share looks over NFS."""
 
     enabled: bool = True
@@ -110,7 +110,7 @@ class NfsOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first that admits an address counts; an address that none admits is refused."""
 
 
-class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Share(msgspec.Struct, frozen=True):
     """One name that clients can mount, and the directory it stands for."""
 
     name: str
@@ -168,7 +168,11 @@ class Shares:
         self._folded: dict[str, Share] = {}
         self._numbered: dict[int, Share] = {}
         self.version = 0
-        """Rises with every `replace`."""
+        """Rises with every `replace`, and when a volume comes or goes: what was computed from the shares is then to be computed again."""
+
+    def volumes_changed(self) -> None:
+        """The node calls this when it begins or ends serving a volume."""
+        self.version += 1
 
     def replace(self, shares: Iterable[Share]) -> None:
         """From now on these, and only these, are offered."""

@@ -68,8 +68,9 @@ class Link(Protocol):
 class Core(Protocol):
     """One connection's protocol, without I/O. Constructed by the `accept` function given to `Server`."""
 
-    busy: bool
-    """A request is still to be answered: a graceful stop waits for it."""
+    @property
+    def busy(self) -> bool:
+        """A request is still to be answered: a graceful stop waits for it."""
 
     def size(self, header: int) -> int:
         """Bytes of the message behind this header. Raises `PeerError`."""

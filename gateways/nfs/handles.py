@@ -1,0 +1,163 @@
+"""File handles: what an NFS client holds instead of an open file, and what it stands for.
+
+A handle names volume, snapshot, inode, generation and export, and carries a MAC with a key that all gateways of a
+cluster share. So a client can neither make one up nor turn one export's handle into another's, and a handle stays good
+over restarts and at any node. It is 48 bytes, which mean nothing to the client:
+
+    version u8, zero 3 bytes, export u32, volume u64, snapshot u64 (0: the live tree), inode u64, generation u32, zero 4 bytes, MAC 8 bytes
+
+Whatever else has the right form but the wrong MAC is no handle of ours (`BadHandle`); one whose export, volume or file is gone
+is `Stale`.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gateways.exports import Client, Share, Shares
+from gateways.nfs.auth import Credential
+from sofs.errors import AccessDenied, Stale
+from sofs.types import Inode, VolumeId
+from sofs.volume.api import Attributes, Caller, Stateless, Volume
+
+__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Place", "Places"]
+
+VERSION = 1
+_BODY = struct.Struct(">B3xIQQQI4x")
+MAC_SIZE = 8
+HANDLE_SIZE = _BODY.size + MAC_SIZE
+ROOT_EXPORT = 0
+"""The export number of the directory above all exports."""
+
+assert HANDLE_SIZE == 48
+
+
+class BadHandle(Exception):
+    """The bytes are no file handle of ours."""
+
+
+class Named(NamedTuple):
+    """What a handle says."""
+
+    export: int
+    volume: VolumeId
+    snapshot: int
+    inode: Inode
+    generation: int
+
+
+class Handles:
+    """Makes and reads handles."""
+
+    def __init__(self, key: bytes) -> None:
+        assert len(key) >= 16, "a key that can be guessed"
+        self._mac = hashlib.blake2b(key=key[:64], digest_size=MAC_SIZE)
+
+    def make(self, export: int, volume: VolumeId, inode: Inode, generation: int, snapshot: int = 0) -> bytes:
+        body = _BODY.pack(VERSION, export, volume, snapshot, inode, generation)
+        mac = self._mac.copy()
+        mac.update(body)
+        return body + mac.digest()
+
+    def read(self, handle: bytes) -> Named:
+        """Raises `BadHandle`."""
+        if len(handle) != HANDLE_SIZE:
+            raise BadHandle
+        _, export, volume, snapshot, inode, generation = _BODY.unpack_from(handle)
+        if self.make(export, volume, inode, generation, snapshot) != handle:
+            raise BadHandle
+        return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
+
+
+class Place:
+    """A file handle as one user's calls see it: the file, and the rules of its export."""
+
+    __slots__ = ("caller", "client", "fsid", "generation", "handles", "inode", "read_only", "share", "target", "volume")
+
+    def __init__(
+        self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller, inode: Inode, generation: int
+    ) -> None:
+        self.handles = handles
+        self.share = share
+        self.volume = volume
+        self.client = client
+        self.caller = caller
+        self.inode = inode
+        self.generation = generation
+        self.read_only = share.read_only or client.read_only
+        self.fsid = fsid(share)
+        self.target = Stateless(inode, caller, generation)
+
+    def handle(self, of: Attributes) -> bytes:
+        """The handle of another file of the same export."""
+        return self.handles.make(self.share.number, self.share.volume, of.inode, of.generation)
+
+    @property
+    def is_root(self) -> bool:
+        return self.inode == self.share.root
+
+
+def fsid(share: Share) -> int:
+    """The export's file system number, the same at every node. It is one per export, because what is read-only in one may be
+    writable in another, and clients cache per file system."""
+    return int.from_bytes(hashlib.blake2b(b"%d %d" % (share.volume, share.number), digest_size=8).digest()) >> 1
+
+
+class Places:
+    """Finds what handles stand for, for one client's connection; remembers the answers until the shares change."""
+
+    LIMIT = 8192
+    """Answers remembered."""
+
+    def __init__(self, handles: Handles, shares: Shares, groups: Callable[[int], tuple[int, ...]], peer: str) -> None:
+        self.handles = handles
+        self.shares = shares
+        self.peer = peer
+        self.root_handle = handles.make(ROOT_EXPORT, VolumeId(0), Inode(1), 0)
+        """That of the directory above all exports."""
+        self._groups = groups
+        self._known: dict[tuple[Credential, bytes], Place] = {}
+        self._version = shares.version
+
+    def at(self, handle: bytes, who: Credential) -> Place | None:
+        """The place of `handle`; None is the directory above all exports.
+
+        Raises `BadHandle`, `Stale`, `AccessDenied` (not in the client list), `Unavailable`.
+        """
+        if self._version != self.shares.version:
+            self._known.clear()
+            self._version = self.shares.version
+        place = self._known.get((who, handle))
+        if place is None:
+            if handle == self.root_handle:
+                return None
+            place = self._find(handle, who)
+            if len(self._known) >= self.LIMIT:
+                self._known.clear()
+            self._known[who, handle] = place
+        return place
+
+    def _find(self, handle: bytes, who: Credential) -> Place:
+        named = self.handles.read(handle)
+        share = self.shares.numbered(named.export)
+        if share is None or not share.nfs.enabled:
+            raise Stale(f"export {named.export} is gone")
+        if share.volume != named.volume or named.snapshot:
+            raise Stale("the export lies in another volume now")
+        return self.place(share, who, named.inode, named.generation)
+
+    def place(self, share: Share, who: Credential, inode: Inode, generation: int = 0) -> Place:
+        """A file of `share` as this user sees it. Raises `AccessDenied`, `Unavailable`."""
+        client = share.client(self.peer)
+        if client is None:
+            raise AccessDenied(f"{self.peer} is not in the client list of {share.name}")
+        caller = who.caller(client, self._groups)
+        return Place(self.handles, share, self.shares.volume(share), client, caller, inode, generation)
+
+    def visible(self) -> list[Share]:
+        """The exports that this client may mount, by number."""
+        return sorted(
+            (share for share in self.shares.all() if share.nfs.enabled and share.client(self.peer)),
+            key=lambda share: share.number,
+        )

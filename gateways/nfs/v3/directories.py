@@ -1,0 +1,135 @@
+"""READDIR and READDIRPLUS (RFC 1813 3.3.16 and 3.3.17).
+
+Cookies are the volume's, which stay good as long as the entry is there; 1 and 2 are `.` and `..`, which the volume does not list.
+So the cookie verifier is always 0, and a listing can be resumed at any time and at any node.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from gateways.nfs.ask import Ask, Outcome
+from gateways.nfs.handles import HANDLE_SIZE, Place
+from gateways.nfs.v3 import layout
+from gateways.nfs.v3.attributes import OK
+from gateways.nfs.v3.messages import ReadDirectoryArgs, ReadDirectoryPlusArgs
+from gateways.nfs.xdr import pad
+from sofs.errors import BufferTooSmall
+from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory
+
+__all__ = ["Pieces", "dots", "listing", "plain_piece", "readdir", "readdirplus"]
+
+SELF, PARENT = 1, 2
+"""The cookies of `.` and `..`."""
+ANSWER_LIMIT = 1 << 20
+MOST_ENTRIES = 8192
+"""Asked of the volume at once, whatever fits into the client's buffer."""
+
+_HEAD = struct.Struct(">IQI")  # TRUE, fileid, length of the name
+_COOKIE = struct.Struct(">Q")
+_HANDLE = struct.Struct(f">II{HANDLE_SIZE}s")  # TRUE, length, handle
+VERIFIER = bytes(8)
+_END, _MORE = b"\0\0\0\0\0\0\0\1", bytes(8)  # no further entry here; eof or not
+SMALLEST = 28
+"""Bytes of the smallest entry3; an entryplus3 with all it can have is 144 longer."""
+PLUS = 88 + _HANDLE.size
+FIXED = 88 + 8 + 8
+"""Bytes of a READDIR3resok without its entries."""
+
+
+def readdir(place: Place, args: ReadDirectoryArgs) -> Outcome:
+    fsid = place.fsid
+    room = min(args.limit, ANSWER_LIMIT) - FIXED
+
+    def answer(found: Entries) -> bytes:
+        pieces = Pieces(room)
+        complete = all(pieces.add(plain_piece(*dot)) for dot in dots(args.cookie, *_around(place, found.directory)))
+        complete = complete and all(
+            pieces.add(plain_piece(entry.inode, entry.name, entry.cookie)) for entry in found.entries
+        )
+        return listing(found.directory, fsid, pieces, found.end and complete)
+
+    request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), _limit(room, SMALLEST))
+    return Ask(place.volume, request, answer)
+
+
+def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
+    """`directory_limit` bounds names and cookies alone, `limit` everything."""
+    fsid = place.fsid
+    room = min(args.limit, ANSWER_LIMIT) - FIXED
+
+    def answer(found: Entries) -> bytes:
+        pieces = Pieces(room, max(args.directory_limit, 512))
+        complete = True
+        for inode, name, cookie in dots(args.cookie, *_around(place, found.directory)):
+            piece = plain_piece(inode, name, cookie)
+            complete = complete and pieces.add(piece + layout.NO_WCC, len(piece))
+        if complete:
+            complete = _add_full(place, fsid, pieces, found.entries)
+        return listing(found.directory, fsid, pieces, found.end and complete)
+
+    limit = min(_limit(room, SMALLEST + PLUS), max(args.directory_limit, 512) // SMALLEST + 1)
+    request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), limit, True)
+    return Ask(place.volume, request, answer)
+
+
+def _add_full(place: Place, fsid: int, pieces: "Pieces", entries: Sequence[Entry]) -> bool:
+    for entry in entries:
+        piece = plain_piece(entry.inode, entry.name, entry.cookie)
+        size = len(piece)
+        of = entry.attributes
+        if of is None:
+            piece += layout.NO_WCC
+        else:
+            piece += layout.post_op(of, fsid) + _HANDLE.pack(1, HANDLE_SIZE, place.handle(of))
+        if not pieces.add(piece, size):
+            return False
+    return True
+
+
+class Pieces:
+    """Entries gathered until the client's buffer is full."""
+
+    def __init__(self, room: int, names_room: int = ANSWER_LIMIT) -> None:
+        self.parts: list[bytes] = []
+        self._room = room
+        self._names_room = names_room
+
+    def add(self, piece: bytes, name_part: int = 0) -> bool:
+        """False if it does not fit; the first one must fit as far as names go, or `BufferTooSmall`."""
+        self._room -= len(piece)
+        self._names_room -= name_part
+        if self._room < 0 or (self._names_room < 0 and self.parts):
+            if not self.parts:
+                raise BufferTooSmall("not one entry fits into the client's buffer")
+            return False
+        self.parts.append(piece)
+        return True
+
+
+def dots(cookie: int, directory: int, parent: int) -> list[tuple[int, bytes, int]]:
+    """Those of `.` and `..` that lie behind `cookie`, as (file id, name, cookie)."""
+    both = [(directory, b".", SELF), (parent, b"..", PARENT)]
+    return both[cookie:] if cookie < PARENT else []
+
+
+def plain_piece(inode: int, name: bytes, cookie: int) -> bytes:
+    """An entry3 with the TRUE before it."""
+    length = len(name)
+    return _HEAD.pack(1, inode, length) + name + pad(length) + _COOKIE.pack(cookie)
+
+
+def listing(directory: Attributes, fsid: int, pieces: Pieces, end: bool) -> bytes:
+    """READDIR3resok or READDIRPLUS3resok, behind its status."""
+    return b"".join((OK, layout.post_op(directory, fsid), VERIFIER, *pieces.parts, _END if end else _MORE))
+
+
+def _around(place: Place, directory: Attributes) -> tuple[int, int]:
+    return place.inode, place.inode if place.is_root else directory.parent
+
+
+def _after_dots(cookie: int) -> int:
+    return cookie if cookie > PARENT else 0
+
+
+def _limit(room: int, smallest: int) -> int:
+    return min(max(room // smallest, 1), MOST_ENTRIES)
