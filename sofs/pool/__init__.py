@@ -1,59 +1,33 @@
-"""The pool: immutable extents on tiered local disks.
+"""The pool: immutable extents on tiered disks.
 
 A pool knows disks, not volumes or files. A disk is a directory (or, later, a raw device) with a label; it is divided into
 arenas and these into slots; a fragment lies in one slot or several in a row, with a checksum for every page. An extent is written once,
-durable on every fragment before anybody may name it, read with verification and repaired from redundancy, and
+durable on every fragment before anybody may name it, read with verification and mended from redundancy, and
 deleted once. Resiliency is the policy's business: `simple` and `mirror(n)` now, `parity(k, m)` behind the same interface.
+
+What a disk remembers is one table entry for each fragment, and the order of writes is all there is to crash safety:
+
+    write    data and header, synced; then the table entry, synced; then `write` returns and a volume may name the extent
+    delete   the volume has forgotten the extent, durably; then the entry is freed, synced; then its slots may be taken again
+
+So after a crash at any moment every extent that a volume can name is whole, and what else is on the disks is an
+orphan: whole too, but named by nobody, and found by its id with `orphans`. Ids are never reused, and a range of them is revoked before
+orphans are looked for, so that nothing is taken for an orphan that somebody is about to name.
+
+In reading order: `extent` (the words), `scheme` and `policy` (how many fragments, and where), `label`, `table`, `fragment`, `revocations`
+(the formats, each told in its module), `layout` (the directory), `slots` (what is free), `disk` (what a disk can do), `opening`
+and `local_disk`, `states` and `members` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
 """
 
 from collections.abc import Awaitable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from sofs.pool.extent import EXTENT_LIMIT, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage
+from sofs.pool.policy import Policy, parse_policy
 from sofs.runtime.ports import Buffer
-from sofs.types import DiskId, VolumeId
+from sofs.types import VolumeId
 
-__all__ = ["ExtentId", "Fragment", "Placement", "Policy", "Pool", "Usage"]
-
-
-class ExtentId(NamedTuple):
-    """An extent's name for ever: never reused, even after the extent is gone."""
-
-    volume: VolumeId
-    number: int
-    """Granted by the volume's log in ranges; below 2**39."""
-
-
-class Fragment(NamedTuple):
-    """Where one disk's part of an extent lies."""
-
-    disk: DiskId
-    slot: int
-
-
-class Policy(Protocol):
-    """How an extent is protected, parsed from its text: `mirror(2) across disk on ssd`."""
-
-    text: str
-    tolerates: int
-    """How many failures it survives."""
-
-
-class Placement(NamedTuple):
-    """Where an extent lies. Recorded in its volume's metadata; stays valid whatever the policy becomes."""
-
-    id: ExtentId
-    length: int
-    """Bytes of data, a multiple of the page."""
-    scheme: str
-    """`simple`, `mirror(2)`, `mirror(3)`, later `parity(4,2)`: what the fragments mean, in order."""
-    fragments: tuple[Fragment, ...]
-
-
-class Usage(NamedTuple):
-    """Capacity of a tier or a pool in bytes, as data: after the slots' own overhead, before redundancy."""
-
-    total: int
-    free: int
+__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "ExtentId", "Fragment", "Placement", "Policy", "Pool", "Usage", "parse_policy"]
 
 
 class Pool(Protocol):
@@ -62,8 +36,10 @@ class Pool(Protocol):
     async def write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"") -> Placement:
         """Writes an extent of 1 page to 8 MiB, durable on every fragment, or raises and leaves only an orphan.
 
-        `names` (at most 3 KiB) goes into each fragment's header: which chunks it holds, for whoever has to rebuild a volume from its
-        disks. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked).
+        `data` must not change until then. `names` (at most `NAMES_PER_MIB` for each MiB of data begun) goes into each fragment's header:
+        which chunks it holds, for whoever has to rebuild a volume from its disks. When disks are out of service the extent may get fewer
+        fragments than the policy asks for, which `healthy` tells. A disk that fails or is full meanwhile is avoided as
+        long as there is another. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked), `InvalidArgument`.
         """
 
     def read(
@@ -77,10 +53,13 @@ class Pool(Protocol):
         """
 
     async def delete(self, at: Placement) -> None:
-        """Frees the extent's slots. Deleting twice is no error."""
+        """Frees the extent's slots, durably. Deleting twice is no error, nor is a disk that is away: what lies there becomes an orphan."""
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
-        """Refuses, from now on and across restarts, writes of these ids that have not been made yet."""
+        """Refuses, from now on and across restarts, writes of these ids that have not been made yet.
+
+        An extent of theirs is afterwards seen by `orphans`, or never written.
+        """
 
     async def orphans(self, volume: VolumeId, ids: range, known: Collection[int]) -> list[Placement]:
         """Extents of the volume on the disks with a number in `ids` and not in `known` (fragments found, maybe not all)."""
@@ -91,7 +70,8 @@ class Pool(Protocol):
     def check(self, at: Placement) -> Awaitable[list[str]]:
         """Reads every page of every fragment; gives what is wrong in words, nothing if all is well."""
 
-    def usage(self, tier: str | None = None) -> Usage: ...
+    def usage(self, tier: str | None = None) -> Usage:
+        """Capacity of the disks (of one tier) that can be read, and what is free on those that can be written."""
 
     def healthy(self, at: Placement) -> bool:
-        """Whether every fragment's disk is present and trusted."""
+        """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

@@ -1,0 +1,127 @@
+"""Reading an extent of copies when the first copy did not answer, and mending the copies that were bad.
+
+The plan is always the same: ask the copies in the order of trust, each for the pages that are still missing; then write
+every page that was bad on one copy from what another gave. Erasure coding will stand beside this module: other sources of
+a missing page, the same mending.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sofs.errors import Damaged, DiskFailed, ExtentGone, SofsError
+from sofs.pool.disk import BadPages, Disk
+from sofs.pool.extent import ExtentId
+from sofs.types import PAGE
+
+__all__ = ["Copy", "Trouble", "mend", "read_copies", "worst"]
+
+
+class Copy(NamedTuple):
+    """One copy of an extent."""
+
+    disk: Disk
+    slot: int
+
+
+class Trouble(NamedTuple):
+    """What was wrong with a copy."""
+
+    copy: Copy
+    pages: tuple[int, ...]
+    """Which pages it did not give; another copy did."""
+    error: SofsError
+
+
+async def read_copies(
+    copies: Sequence[Copy], id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None
+) -> tuple[list[Trouble], Copy | None]:
+    """Fills `into`, verified, from the copies in turn; gives what was wrong with which, and the copy that gave the last pages.
+
+    That is `None` when some page could be had from no copy: see `worst`.
+    """
+    first = offset // PAGE
+    missing = list(range(first, first + len(into) // PAGE))
+    troubles: list[Trouble] = []
+    for copy in copies:
+        bad, error = await _ask(copy, id, missing, first, into, sums)
+        if error is None:
+            return troubles, copy
+        troubles.append(Trouble(copy, tuple(bad), error))
+        missing = bad
+    return troubles, None
+
+
+async def _ask(
+    copy: Copy, id: ExtentId, pages: list[int], first: int, into: memoryview, sums: Sequence[int] | None
+) -> tuple[list[int], SofsError | None]:
+    """Reads pages from one copy; gives those that it does not have, and why."""
+    bad: list[int] = []
+    failure: SofsError | None = None
+    work = list(_stretches(pages))
+    while work:
+        start, stop = work.pop(0)
+        view = into[(start - first) * PAGE : (stop - first) * PAGE]
+        expected = None if sums is None else sums[start - first : stop - first]
+        try:
+            waiting = copy.disk.read(copy.slot, id, start * PAGE, view, expected)
+            if waiting is not None:
+                await waiting
+        except BadPages as error:
+            bad += error.pages
+            failure = error
+        except DiskFailed as error:
+            failure = error
+            if stop - start > 1:
+                # One bad sector fails the whole call; the pages beside it may be all there is.
+                work = [(page, page + 1) for page in range(start, stop)] + work
+            else:
+                bad.append(start)
+        except (ExtentGone, Damaged) as error:
+            # Nothing of this copy can be used: no fragment there, or no checksums.
+            return pages, error
+    return sorted(bad), failure if bad else None
+
+
+def _stretches(pages: list[int]) -> Iterator[tuple[int, int]]:
+    """Ascending page numbers as ranges."""
+    start = previous = -1
+    for page in pages:
+        if page != previous + 1 or start < 0:
+            if start >= 0:
+                yield start, previous + 1
+            start = page
+        previous = page
+    if start >= 0:
+        yield start, previous + 1
+
+
+def worst(troubles: Sequence[Trouble]) -> SofsError:
+    """What to raise when no copy had a page: `Damaged` if one could be read, else `DiskFailed`, else `ExtentGone`."""
+    for kind in (Damaged, DiskFailed):
+        for trouble in troubles:
+            if isinstance(trouble.error, kind):
+                return trouble.error
+    return troubles[0].error
+
+
+async def mend(trouble: Trouble, good: Copy, id: ExtentId, offset: int, data: memoryview) -> bool:
+    """Writes over what was bad of one copy, from `data` (verified, read from `offset` on) and the good copy's header.
+
+    Says whether there was anything to mend: a copy that is not there at all is the volume's to replace. Raises as
+    `Disk.mend`.
+    """
+    bad, slot = trouble.copy
+    if isinstance(trouble.error, ExtentGone):
+        return False
+    try:
+        await bad.describe(slot, id)
+    except ExtentGone:
+        return False
+    except (Damaged, DiskFailed):
+        _, sums, names = await good.disk.describe(good.slot, id)
+        await bad.mend_header(slot, id, sums, names)
+    if isinstance(trouble.error, BadPages | DiskFailed):
+        first = offset // PAGE
+        for start, stop in _stretches(list(trouble.pages)):
+            await bad.mend(slot, id, start, bytes(data[(start - first) * PAGE : (stop - first) * PAGE]))
+    return True

@@ -1,0 +1,364 @@
+"""A disk of this process: where fragments are written, read, mended and freed.
+
+The slot table is the judge in all of it: a fragment exists if the table's entry names it, and each method that comes back from
+waiting asks the table again before it believes or writes a byte, since the slot may be another extent's by then.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+
+from crc32c import crc32c
+
+from sofs.errors import Damaged, DiskFailed, ExtentGone, Fenced, NoSpace, NotFound, SofsError
+from sofs.pool.disk import BadPages, Part
+from sofs.pool.extent import MIB, ExtentId, Usage, slots_for
+from sofs.pool.fragment import (
+    META_PER_SLOT,
+    SLOT_SIZE,
+    Header,
+    Sums,
+    decode_meta,
+    decode_names,
+    encode_meta,
+    meta_length,
+)
+from sofs.pool.label import Label, decode_label
+from sofs.pool.layout import Layout
+from sofs.pool.revocations import Revocations
+from sofs.pool.slots import SlotAllocator
+from sofs.pool.sync import GroupSync
+from sofs.pool.table import ENTRY_SIZE, Entry, SlotTable, seed_of
+from sofs.runtime.ports import Buffer, File
+from sofs.types import PAGE, VolumeId
+
+__all__ = ["LocalDisk"]
+
+_CACHED = 2048
+"""Fragments whose checksums are kept in memory, at least; twice as many at most (each up to 9 KiB)."""
+_SCAN = 2048
+
+
+class _Place:
+    """A fragment that has been read lately: where its data lies and, once needed, its checksums."""
+
+    __slots__ = ("at", "entry", "file", "id", "length", "sums")
+
+    def __init__(self, entry: Entry, file: File, at: int) -> None:
+        self.id = entry.id
+        self.entry = entry
+        self.file = file
+        self.at = at
+        self.length = entry.scheme.fragment_length(entry.pages * PAGE)
+        self.sums: Sums | None = None
+
+
+class LocalDisk:
+    """A disk of this process; made by `sofs.pool.opening.open_disk`."""
+
+    def __init__(
+        self, layout: Layout, label: Label, lock: File, table: SlotTable, table_file: File, slots: SlotAllocator,
+        revoked: Revocations,
+    ) -> None:  # fmt: skip
+        self.label = label
+        self.path = layout.path
+        self._layout = layout
+        self._lock = lock
+        self._table = table
+        self._table_file = table_file
+        self._table_sync = GroupSync(table_file)
+        self._slots = slots
+        self.revoked = revoked
+        self._seed = seed_of(label.id)
+        self._arenas: dict[int, tuple[File, int]] = {}
+        self._recent: dict[int, _Place] = {}
+        self._older: dict[int, _Place] = {}
+        self._broken: DiskFailed | None = None
+        # What may hold bytes of freed fragments; at start nobody knows, so all free slots of the arenas that exist.
+        self._unpunched = list(slots.free_runs(layout.arenas()))
+        space = layout.space()
+        # Logs and metadata share the file system: extents never take its last 2 percent (1 GiB at most).
+        self._floor = min(1 << 30, space.total // 50)
+
+    # Reading
+
+    def read(
+        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None = None
+    ) -> Awaitable[None] | None:
+        place = self._recent.get(slot)
+        if place is None or place.id != id:
+            place = self._find_place(slot, id)
+        if sums is None and place.sums is None:
+            loading = self._load(place, slot)
+            if loading is not None:
+                return self._read_after(loading, slot, id, offset, into)
+        assert offset >= 0 and offset + len(into) <= place.length, "a read beyond the extent"
+        count = place.file.read(place.at + offset, (into,))
+        if isinstance(count, int):
+            self._verify(place, slot, offset, into, count, sums)
+            return None
+        return self._read_rest(count, slot, id, offset, into, sums)
+
+    async def _read_after(self, loading: Awaitable[None], slot: int, id: ExtentId, offset: int, into: memoryview) -> None:
+        await loading
+        waiting = self.read(slot, id, offset, into)
+        if waiting is not None:
+            await waiting
+
+    async def _read_rest(
+        self, reading: Awaitable[int], slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None
+    ) -> None:
+        count = await reading
+        place = self._find_place(slot, id)
+        if sums is None and place.sums is None:
+            # Forgotten meanwhile: rare, and cheaper than holding on to it.
+            loading = self._load(place, slot)
+            if loading is not None:
+                await loading
+                place = self._find_place(slot, id)
+        self._verify(place, slot, offset, into, count, sums)
+
+    def _verify(
+        self, place: _Place, slot: int, offset: int, into: memoryview, count: int, sums: Sequence[int] | None
+    ) -> None:
+        first = offset // PAGE
+        if count == len(into):
+            if sums is None:
+                assert place.sums is not None
+                if count == PAGE and crc32c(into) == place.sums.pages[first]:
+                    return
+                bad = place.sums.bad_pages(first, into)
+            else:
+                bad = [
+                    first + at for at in range(count // PAGE) if crc32c(into[at * PAGE : (at + 1) * PAGE]) != sums[at]
+                ]
+        else:
+            bad = list(range(first + count // PAGE, first + len(into) // PAGE))
+        if bad:
+            raise BadPages(f"{self._where(slot, place.id)}: page {bad[0]} does not match its checksum", bad)
+
+    def _find_place(self, slot: int, id: ExtentId) -> _Place:
+        """The place of a fragment that the table names, remembered. Raises `ExtentGone`."""
+        place = self._recent.get(slot) or self._older.get(slot)
+        if place is None or place.id != id:
+            entry = self._entry(slot, id)
+            file, base = self._arena(slot // self.label.arena_slots)
+            at = base + slot % self.label.arena_slots * SLOT_SIZE + entry.slots * META_PER_SLOT
+            place = _Place(entry, file, at)
+        if len(self._recent) >= _CACHED:
+            self._older, self._recent = self._recent, {}
+        self._recent[slot] = place
+        return place
+
+    def _load(self, place: _Place, slot: int) -> Awaitable[None] | None:
+        """Fetches a fragment's checksums into its place; at once if the page cache has them."""
+        length = place.length // PAGE
+        meta = memoryview(bytearray(-(-meta_length(length) // PAGE) * PAGE))
+        count = place.file.read(place.at - place.entry.slots * META_PER_SLOT, (meta,))
+        if isinstance(count, int):
+            place.sums = self._accept(meta[:count], place.entry, slot)[1]
+            return None
+        return self._load_rest(count, place, meta, slot)
+
+    async def _load_rest(self, reading: Awaitable[int], place: _Place, meta: memoryview, slot: int) -> None:
+        count = await reading
+        self._entry(slot, place.id)
+        place.sums = self._accept(meta[:count], place.entry, slot)[1]
+
+    def _accept(self, meta: memoryview, entry: Entry, slot: int) -> tuple[Header, Sums]:
+        """Decodes a header and compares it with the table. Raises `Damaged`."""
+        try:
+            header, sums = decode_meta(meta)
+        except Damaged as error:
+            raise Damaged(f"{self._where(slot, entry.id)}: {error}") from None
+        if header != self._header(entry, slot):
+            raise Damaged(f"{self._where(slot, entry.id)}: its header is that of another fragment ({header.id})")
+        return header, sums
+
+    async def describe(self, slot: int, id: ExtentId) -> tuple[Header, Sums, bytes]:
+        place = self._find_place(slot, id)
+        size = place.entry.slots * META_PER_SLOT
+        meta = memoryview(bytearray(size))
+        reading = place.file.read(place.at - size, (meta,))
+        count = reading if isinstance(reading, int) else await reading
+        self._entry(slot, id)
+        header, sums = self._accept(meta[:count], place.entry, slot)
+        try:
+            return header, sums, decode_names(meta, header.own_pages)
+        except Damaged as error:
+            raise Damaged(f"{self._where(slot, id)}: {error}") from None
+
+    # Writing
+
+    async def write(self, part: Part) -> int:
+        self._refuse(part.id)
+        own_pages = len(part.sums.pages)
+        entry = Entry(part.id, part.scheme, part.part, part.pages, slots_for(own_pages * PAGE))
+        slot = self._slots.take(entry.slots)
+        if slot is None:
+            raise NoSpace(f"disk {self.path} has no {entry.slots} MiB in a row left; add a disk or delete data")
+        try:
+            file, base = self._arena(slot // self.label.arena_slots)
+            meta = encode_meta(self._header(entry, slot), part.sums, part.names)
+            await file.write_out(base + slot % self.label.arena_slots * SLOT_SIZE, [meta, *part.data])
+            # Asked again: the id may have been revoked while the data was on its way, and whoever revoked it looks
+            # for orphans in the table next.
+            self._refuse(part.id)
+        except SofsError:
+            self._release(slot, entry.slots)
+            raise
+        self._put(slot, entry)
+        await self._settle()
+        return slot
+
+    async def delete(self, slot: int, id: ExtentId) -> None:
+        entry = self._table.get(slot)
+        if isinstance(entry, Entry) and entry.id == id:
+            self._put(slot, None)
+            self._recent.pop(slot, None)
+            self._older.pop(slot, None)
+            await self._settle()
+            # Not before: were the slot taken again and the old entry still on the disk, a crash would bring back an
+            # extent whose bytes are another's.
+            self._release(slot, entry.slots)
+        elif self._table_sync.pending:
+            # Somebody else is deleting it; this promise is as firm as theirs.
+            await self._settle()
+
+    async def mend(self, slot: int, id: ExtentId, first: int, data: Buffer) -> None:
+        place = self._find_place(slot, id)
+        self._check_usable()
+        place.file.write(place.at + first * PAGE, [data])
+        await place.file.sync()
+
+    async def mend_header(self, slot: int, id: ExtentId, sums: Sums, names: bytes) -> None:
+        place = self._find_place(slot, id)
+        self._check_usable()
+        meta = encode_meta(self._header(place.entry, slot), sums, names)
+        place.file.write(place.at - len(meta), [meta])
+        await place.file.sync()
+
+    async def revoke(self, volume: VolumeId, ids: range) -> None:
+        self._check_usable()
+        if self.revoked.add(volume, ids):
+            self.save_revoked()
+
+    def save_revoked(self) -> None:
+        """Stores the revoked ids, durably."""
+        self._layout.write_revoked(self.revoked.encode(self._seed))
+
+    def _refuse(self, id: ExtentId) -> None:
+        self._check_usable()
+        if self.revoked.covers(id.volume, id.number):
+            raise Fenced(f"extent {id.number} of volume {id.volume:x} was revoked before it was written")
+
+    def _put(self, slot: int, entry: Entry | None) -> None:
+        """Changes the table, in memory and in the page cache."""
+        self._check_usable()
+        at, data = self._table.put(slot, entry)
+        try:
+            self._table_file.write(at, [data])
+        except SofsError as error:
+            raise self._break(error) from error
+
+    async def _settle(self) -> None:
+        """Waits until the table is durable."""
+        try:
+            await self._table_sync.durable()
+        except SofsError as error:
+            raise self._break(error) from error
+
+    def _break(self, error: SofsError) -> DiskFailed:
+        """From now on nobody knows what the table on the disk says, until it is opened anew."""
+        if self._broken is None:
+            self._broken = DiskFailed(f"disk {self.path}: its slot table cannot be written ({error}); open it again or replace it")
+        return self._broken
+
+    def _check_usable(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _release(self, slot: int, count: int) -> None:
+        self._slots.give_back(slot, count)
+        self._unpunched.append((slot, count))
+
+    # Space and contents
+
+    def usage(self) -> Usage:
+        slots, spoilt = self._table.slots, self._slots.spoilt_count
+        room = max(0, self._layout.space().free - self._floor) // SLOT_SIZE
+        return Usage((slots - spoilt) * MIB, min(self._slots.free_count, room) * MIB)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no fragment lies here."""
+        return self._slots.free_count + self._slots.spoilt_count == self._table.slots
+
+    def give_back(self, limit: int) -> bool:
+        """Punches up to `limit` runs of slots that are still free; says whether there may be more."""
+        for _ in range(min(limit, len(self._unpunched))):
+            slot, count = self._unpunched.pop()
+            arena = slot // self.label.arena_slots
+            for start, length in self._slots.free_within(slot, count):
+                file, base = self._arena(arena)
+                file.punch(base + start % self.label.arena_slots * SLOT_SIZE, length * SLOT_SIZE)
+        return bool(self._unpunched)
+
+    async def find(self, volume: VolumeId, ids: range) -> list[tuple[int, Entry]]:
+        found = []
+        for start in range(0, self._table.slots, _SCAN):
+            found += [each for each in self.entries(start, start + _SCAN) if each[1].id.volume == volume and each[1].id.number in ids]
+            await asyncio.sleep(0)
+        return found
+
+    def entries(self, start: int, stop: int) -> list[tuple[int, Entry]]:
+        """The fragments whose first slot is from `start` (a multiple of 128) up to `stop`."""
+        return [(slot, entry) for slot, entry in self._table.scan(start, stop) if isinstance(entry, Entry)]
+
+    @property
+    def slots(self) -> int:
+        return self._table.slots
+
+    async def probe(self) -> None:
+        self._check_usable()
+        entry = bytearray(ENTRY_SIZE)
+        self._table_file.read_now(0, [memoryview(entry)])
+        at = self._table.get(0)
+        if isinstance(at, Entry) or at is None:
+            self._put(0, at)
+        await self._settle()
+        text = self._layout.read_label()
+        if text is None:
+            raise NotFound(f"{self.path}: the label is gone")
+        if decode_label(text, f"{self.path}/label") != self.label:
+            raise DiskFailed(f"{self.path}: its label has become another disk's")
+
+    async def close(self) -> None:
+        """Waits for syncs under way, then lets go of the disk."""
+        await self._table_sync.close()
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of a disk on which nothing is under way."""
+        for file, _ in self._arenas.values():
+            file.close()
+        self._table_file.close()
+        self._lock.close()
+
+    def _arena(self, number: int) -> tuple[File, int]:
+        arena = self._arenas.get(number)
+        if arena is None:
+            arena = self._arenas[number] = self._layout.arena(number, self.label.arena_slots)
+        return arena
+
+    def _entry(self, slot: int, id: ExtentId) -> Entry:
+        entry = self._table.get(slot)
+        if not isinstance(entry, Entry) or entry.id != id:
+            raise ExtentGone(f"{self._where(slot, id)}: it is not there any more")
+        return entry
+
+    def _header(self, entry: Entry, slot: int) -> Header:
+        own_pages = entry.scheme.fragment_length(entry.pages * PAGE) // PAGE
+        return Header(self.label.id, slot, entry.slots, entry.id, entry.part, entry.scheme, entry.pages, own_pages)
+
+    def _where(self, slot: int, id: ExtentId) -> str:
+        return f"disk {self.path} slot {slot}, extent {id.number} of volume {id.volume:x}"

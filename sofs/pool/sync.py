@@ -1,0 +1,52 @@
+"""One sync for everybody who waits for one."""
+
+import asyncio
+
+from sofs.errors import SofsError
+from sofs.runtime.ports import File
+
+__all__ = ["GroupSync"]
+
+
+class GroupSync:
+    """Makes what was written to a file durable; who comes while a sync is under way shares the next one."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._waiting: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether something written through here may not be durable yet."""
+        return self._task is not None
+
+    async def durable(self) -> None:
+        """Returns when all that was written before the call is durable. Raises `DiskFailed`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        await waiter
+
+    async def close(self) -> None:
+        """Waits for syncs under way."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            failure: SofsError | None = None
+            try:
+                await self._file.sync()
+            except SofsError as error:
+                failure = error
+            for waiter in waiting:
+                if waiter.cancelled():
+                    continue
+                if failure is None:
+                    waiter.set_result(None)
+                else:
+                    waiter.set_exception(failure)
+        self._task = None
