@@ -56,8 +56,10 @@ class Log(Protocol):
     stable: Lsn
     capacity: int
     """Bytes that the log may hold; `end - start` is how many it does."""
-    replicas: int
-    """How many copies there are now."""
+
+    @property
+    def replicas(self) -> int:
+        """How many copies there are now."""
 
     def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
         """Appends a batch, has the machine apply it, and returns its position.

@@ -5,7 +5,7 @@ goes to the log, which applies it here at once. Who answers a client reads `gate
 rests on, or takes the position that `commit` gave, and waits for that in the log.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from sofs.errors import Damaged
 from sofs.log import Log
@@ -29,6 +29,8 @@ class KeySpace:
     """The record's value by key, or None."""
     checkpointed: Lsn
     """Every replica's records durably hold all batches below this position."""
+    checkpoint: Callable[[], Awaitable[None]]
+    """Completes when all that was committed before the call is in every replica's records (`sofs.volume.checkpoint`)."""
 
     def __init__(self, records: Records, appliers: Mapping[int, Apply]) -> None:
         self.overlay = Overlay(records)

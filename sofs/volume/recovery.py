@@ -1,0 +1,284 @@
+"""Making and opening what a volume stands on: its log's replicas with the records beside each, and its key space.
+
+A replica is a directory on a disk of its own:
+
+    lock       held while a node has the replica open
+    log/       segments (sofs/log/replica.py)
+    records/   the last checkpoint (sofs/volume/checkpoint.py)
+
+The configuration, kept by the coordination store, says which replicas count. Each opening takes a new version of it before it
+changes anything, so that two nodes cannot both believe to own the volume, and so that what
+an opening cuts off the log's end can never be mistaken for a part of it later.
+
+The volume's incarnation is what clients compare to learn that something acknowledged, but not stable, may be lost
+(the NFS write verifier). It stays the same when the process died and the host went on: the page cache has everything.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import msgspec
+import structlog
+
+from sofs.errors import ConfigError, Damaged, DiskFailed, NotFound, Unavailable
+from sofs.log.recovery import recover
+from sofs.log.replica import LocalReplica
+from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, ReplicatedLog
+from sofs.runtime.ports import Clock, File, Files, Random, Records
+from sofs.volume.batch import Apply, Batch
+from sofs.volume.checkpoint import CHECKPOINT, Checkpoints, CheckpointSettings, decode_mark, encode_mark
+from sofs.volume.keys import meta
+from sofs.volume.keyspace import KeySpace
+
+__all__ = ["Configuration", "Incarnation", "Place", "Store", "StoreSettings", "make_store", "open_store"]
+
+INCARNATION = meta(b"incarnation")
+
+Change = Callable[[Configuration], Awaitable[None]]
+"""Records a configuration in the coordination store if its version follows the one that is in force, or raises `Fenced` or `Unavailable`."""
+
+
+class Place(NamedTuple):
+    """Where a replica lies. Each belongs on a disk of its own."""
+
+    id: int
+    """Random, of this incarnation of the replica: one that was made anew is another one."""
+    path: str
+
+
+class StoreSettings(NamedTuple):
+    log: LogSettings = LogSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    records_size: int = 64 << 30
+    """Bytes that the records beside each replica may grow to (an address range, not space taken)."""
+
+
+class Incarnation(msgspec.Struct, frozen=True, array_like=True):
+    """The record under `M incarnation`."""
+
+    verifier: bytes
+    """Eight random bytes; new whenever acknowledged changes may have been lost."""
+    boot: bytes
+    """The boot of the host under which the volume was opened last."""
+    clean: bool
+    """The volume was closed with everything stable."""
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """Raises `Damaged`."""
+        try:
+            return msgspec.msgpack.decode(value, type=cls)
+        except msgspec.MsgspecError as error:
+            raise Damaged(f"the incarnation record of {len(value)} bytes: {error}") from error
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+
+class _Opened(NamedTuple):
+    """A place that could be opened."""
+
+    place: Place
+    lock: File
+    replica: LocalReplica
+    records: Records
+    mark: Mark
+
+
+@dataclass
+class Store:
+    """An open volume's foundation."""
+
+    keyspace: KeySpace
+    log: ReplicatedLog
+    checkpoints: Checkpoints
+    incarnation: Incarnation
+    replayed: int
+    """Records that recovery read behind the checkpoint."""
+    _opened: list[_Opened]
+    _service: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to make checkpoints as they become due."""
+        self._service = asyncio.ensure_future(self.checkpoints.run())
+
+    async def close(self) -> None:
+        """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay.
+
+        After a failure of the log it only lets go of files.
+        """
+        if self._service is not None:
+            self._service.cancel()
+            await asyncio.gather(self._service, return_exceptions=True)
+        try:
+            if self.log.serving():
+                await self.checkpoints.run_once()
+                batch = Batch()
+                batch.put(INCARNATION, msgspec.structs.replace(self.incarnation, clean=True).encode())
+                self.keyspace.commit(batch, reserved=True)
+                await self.checkpoints.run_once()
+        finally:
+            await self.log.close()
+            for opened in self._opened:
+                _let_go(opened)
+
+
+async def make_store(files: Files, places: Sequence[Place], log_id: int, settings: StoreSettings) -> None:
+    """Makes an empty volume's replicas in these directories, which must not hold one. Raises `ConfigError`, `NoSpace`, `DiskFailed`.
+
+    They count only once the caller has recorded a configuration that names them.
+    """
+    for place in places:
+        if files.exists(f"{place.path}/log"):
+            raise ConfigError(f"{place.path} already holds a volume's log; choose another directory, or remove it")
+    for place in places:
+        files.make_directory(f"{place.path}/log")
+        replica = LocalReplica(files, f"{place.path}/log", log_id, place.id, settings.log.segment_size)
+        replica.prepare(0)
+        await replica.sync()
+        replica.close()
+        records = files.records(f"{place.path}/records", settings.records_size)
+        await records.commit([(CHECKPOINT, encode_mark(BEGINNING))])
+        records.close()
+        files.sync_directory(place.path)
+
+
+async def open_store(
+    files: Files,
+    clock: Clock,
+    random: Random,
+    places: Sequence[Place],
+    configuration: Configuration,
+    change: Change,
+    *,
+    log_id: int,
+    boot: bytes,
+    appliers: Mapping[int, Apply],
+    settings: StoreSettings,
+) -> Store:
+    """Opens a volume's replicas and brings them, and the key space, to the newest state.
+
+    `places` are the replicas whose disks are there; those that the configuration does not name are left alone. One that cannot be opened is
+    left out of the configuration, as long as another is there. `boot` identifies this boot of the host. Raises `Damaged`,
+    `DiskRefused`, `Unavailable` (another process has it, or the store does not answer), `Fenced`.
+    """
+    opened = _open_places(files, places, configuration, log_id, settings)
+    try:
+        return await _open(clock, random, opened, configuration, change, boot, appliers, settings)
+    except BaseException:
+        for each in opened:
+            _let_go(each)
+        raise
+
+
+async def _open(
+    clock: Clock,
+    random: Random,
+    opened: list[_Opened],
+    configuration: Configuration,
+    change: Change,
+    boot: bytes,
+    appliers: Mapping[int, Apply],
+    settings: StoreSettings,
+) -> Store:
+    ids = tuple(each.place.id for each in opened)
+    configuration = Configuration(configuration.version + 1, ids, configuration.memory_broken)
+    await change(configuration)
+    # Replayed is from the oldest checkpoint on, into an overlay over that one: the next checkpoint then brings all up to date.
+    oldest = min(opened, key=lambda each: each.mark.lsn)
+    keyspace = KeySpace(oldest.records, appliers)
+
+    def unbroken() -> bool:
+        former = _incarnation(keyspace)
+        return former is not None and former.boot == boot and not configuration.memory_broken
+
+    recovered = recover([each.replica for each in opened], oldest.mark, configuration.version, unbroken, keyspace.apply)
+    survivors = [each for each in opened if each.replica in recovered.replicas]
+    if len(survivors) < len(opened):
+        configuration = Configuration(configuration.version + 1, tuple(each.place.id for each in survivors), configuration.memory_broken)
+        await change(configuration)
+    for each in survivors:
+        await each.replica.sync()
+    log = ReplicatedLog(clock, keyspace, recovered.replicas, configuration, change, recovered.end, settings.log)
+    keyspace.attach(log)
+    records = {each.place.id: each.records for each in survivors}
+    checkpoints = Checkpoints(clock, keyspace, log, records, oldest.mark, settings.checkpoint)
+    log.on_lost = checkpoints.lost
+    incarnation = _next_incarnation(_incarnation(keyspace), boot, configuration.memory_broken, random)
+    batch = Batch()
+    batch.put(INCARNATION, incarnation.encode())
+    keyspace.commit(batch, reserved=True)
+    await log.sync()
+    if configuration.memory_broken:
+        await log.change(Configuration(log.version + 1, log.replica_ids))
+    structlog.get_logger(component="volume").info(
+        "log_recovered", place=opened[0].place.path, records=recovered.records, mended=recovered.repaired, version=log.version
+    )
+    return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened)
+
+
+def _open_places(
+    files: Files, places: Sequence[Place], configuration: Configuration, log_id: int, settings: StoreSettings
+) -> list[_Opened]:
+    opened: list[_Opened] = []
+    complaints = []
+    for place in places:
+        if place.id not in configuration.replicas:
+            continue
+        try:
+            opened.append(_open_place(files, place, log_id, settings))
+        except (DiskFailed, NotFound, Damaged) as error:
+            complaints.append(f"{place.path}: {error}")
+        except BaseException:
+            for each in opened:
+                _let_go(each)
+            raise
+    if not opened:
+        reason = "; ".join(complaints) or "none of the disks that hold a copy of its log is present"
+        raise Unavailable(f"the volume cannot be opened: {reason}")
+    logger = structlog.get_logger(component="volume")
+    for complaint in complaints:
+        logger.error("replica_lost", error=complaint)
+    return opened
+
+
+def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> _Opened:
+    if not files.exists(f"{place.path}/log"):
+        raise NotFound(f"{place.path} holds no log; is its disk mounted?")
+    lock = files.lock(f"{place.path}/lock")
+    try:
+        replica = LocalReplica(files, f"{place.path}/log", log_id, place.id, settings.log.segment_size)
+        try:
+            records = files.records(f"{place.path}/records", settings.records_size)
+            value = records.get(CHECKPOINT)
+            if value is None:
+                records.close()
+                raise Damaged(f"{place.path}/records holds no checkpoint")
+            return _Opened(place, lock, replica, records, decode_mark(value))
+        except BaseException:
+            replica.close()
+            raise
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _let_go(opened: _Opened) -> None:
+    opened.records.close()
+    opened.replica.close()
+    opened.lock.close()
+
+
+def _incarnation(keyspace: KeySpace) -> Incarnation | None:
+    value = keyspace.get(INCARNATION)
+    return None if value is None else Incarnation.decode(value)
+
+
+def _next_incarnation(former: Incarnation | None, boot: bytes, memory_broken: bool, random: Random) -> Incarnation:
+    if former is not None and (former.clean or (former.boot == boot and not memory_broken)):
+        return Incarnation(former.verifier, boot, clean=False)
+    return Incarnation(random.bytes(8), boot, clean=False)
+
+
