@@ -1,0 +1,264 @@
+"""The states of a volume's files, and those who wait for them to change.
+
+Requests are tried at once. One that must wait is queued with its file and tried again, in order of arrival, whenever the
+file's state has changed; it ends when it succeeds, fails for good, or its awaitable is cancelled. Recalls that are not answered
+within `recall_timeout` seconds end in revocation. Everything runs on the loop; the files that nobody restrains cost one look-up.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NamedTuple
+
+from sofs.errors import Closed, Delayed, LockConflict, SofsError
+from sofs.locks import ranges
+from sofs.locks import state as transitions
+from sofs.locks.grants import GrantKind
+from sofs.locks.ranges import ByteLock
+from sofs.locks.sharing import Opening
+from sofs.locks.state import FREE, STATELESS, FileState, Step, Upcall
+from sofs.runtime.ports import Clock, Timer
+from sofs.types import Inode, OpenId
+
+__all__ = ["LockManager"]
+
+_Transition = Callable[[FileState], Step]
+
+
+class _Waiter(NamedTuple):
+    transition: _Transition
+    future: "asyncio.Future[None]"
+    for_lock: bool
+    """It also waits for byte-range locks to go."""
+
+
+class LockManager:
+    """Opens, byte ranges and grants of one volume.
+
+    Methods that may wait return None when they succeeded at once. With `wait` they return an awaitable otherwise: cancel that (it is a future) to
+    take the request back; if it is done by then, the request has taken effect and must be undone by closing or unlocking. Without `wait` they raise
+    `Delayed` after the recalls have been sent.
+    """
+
+    def __init__(self, clock: Clock, upcall: Callable[[Inode, Upcall], None], recall_timeout: float = 35.0) -> None:
+        """`upcall` is told what to send to clients. It must not call back into this object before the call it happens in has returned."""
+        self._clock = clock
+        self._upcall = upcall
+        self._recall_timeout = recall_timeout
+        self._files: dict[Inode, FileState] = {}
+        self._contended: dict[Inode, FileState] = {}  # those with ranges or grants: only there can an open's I/O run into anything
+        self._queues: dict[Inode, deque[_Waiter]] = {}
+        self._timers: dict[tuple[Inode, bytes], Timer] = {}
+
+    # Opens
+
+    def open(self, inode: Inode, opening: Opening, *, overwrite: bool = False, wait: bool = False) -> Awaitable[None] | None:
+        """Adds an open. Raises `DeletePending`, `SharingViolation`, `Delayed`."""
+        return self._attempt(inode, lambda state: transitions.open_file(state, opening, overwrite), wait)
+
+    def change_open(self, inode: Inode, id: OpenId, access: int, share: int, *, wait: bool = False) -> Awaitable[None] | None:
+        """Gives an open other rights and another share mode. Raises as `open` does, and `Closed`."""
+        return self._attempt(inode, lambda state: transitions.change_open(state, id, access, share), wait)
+
+    def close(self, inode: Inode, id: OpenId) -> bool:
+        """Ends an open with its ranges; says whether the file is to be deleted now. Raises `Closed`."""
+        state, delete = transitions.close_file(self.state(inode), id)
+        self._become(inode, Step(state))
+        return delete
+
+    def mark_delete(self, inode: Inode, id: OpenId, pending: bool, *, wait: bool = False) -> Awaitable[None] | None:
+        """Marks the file for deletion at its last close, or takes the mark away. Raises `Closed`, `Delayed`."""
+        return self._attempt(inode, lambda state: transitions.mark_delete(state, id, pending), wait)
+
+    def check_remove(self, inode: Inode, by: OpenId = STATELESS, *, wait: bool = False) -> Awaitable[None] | None:
+        """Passes when a name of the file may be removed, renamed or replaced. Raises `SharingViolation`, `Delayed`."""
+        if inode not in self._files:
+            return None
+        return self._attempt(inode, lambda state: transitions.check_remove(state, by), wait)
+
+    def disconnect(self, inode: Inode, id: OpenId) -> None:
+        """The open's connection is gone and its owner may come back. Raises `Closed`."""
+        self._become(inode, Step(transitions.disconnect(self.state(inode), id)))
+
+    def reconnect(self, inode: Inode, id: OpenId) -> None:
+        """Its owner is back. Raises `Closed`."""
+        self._become(inode, Step(transitions.reconnect(self.state(inode), id)))
+
+    # Data and byte ranges
+
+    def may_read(
+        self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False
+    ) -> Awaitable[None] | None:
+        """Passes when these bytes may be read through the open `by` (0: without one).
+
+        Raises `LockConflict`, `SharingViolation` (only without an open), `Delayed`, `Closed`.
+        """
+        if inode not in (self._contended if by else self._files):
+            return None
+        return self._attempt(inode, lambda state: transitions.check_io(state, by, offset, offset + length, False), wait)
+
+    def may_write(
+        self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False
+    ) -> Awaitable[None] | None:
+        """The same for a write; a change of size is a write of the bytes between the two sizes."""
+        if inode not in (self._contended if by else self._files):
+            return None
+        return self._attempt(inode, lambda state: transitions.check_io(state, by, offset, offset + length, True), wait)
+
+    def lock(
+        self,
+        inode: Inode,
+        open: OpenId,
+        offset: int,
+        length: int,
+        exclusive: bool,
+        *,
+        owner: bytes = b"",
+        wait: bool = False,
+        queue: bool = False,
+    ) -> Awaitable[None] | None:
+        """Takes a byte-range lock, for the open (SMB) or for an NFS lock `owner`.
+
+        `wait` is about grants, as everywhere; `queue` waits for other locks to go as well. Raises `LockConflict`, `Delayed`, `InvalidArgument`, `Closed`.
+        """
+        start, end = ranges.span(offset, length, owner)
+        wanted = ByteLock(start, end, exclusive, open, owner)
+        return self._attempt(inode, lambda state: transitions.lock(state, wanted), wait or queue, queue)
+
+    def unlock(self, inode: Inode, open: OpenId, offset: int, length: int, *, owner: bytes = b"") -> None:
+        """Releases exactly that lock (SMB), or whatever the owner has locked there (NFS). Raises `LockNotHeld`, `InvalidArgument`."""
+        start, end = ranges.span(offset, length, owner)
+        self._become(inode, Step(transitions.unlock(self.state(inode), start, end, open, owner)))
+
+    def conflict(
+        self, inode: Inode, open: OpenId, offset: int, length: int, exclusive: bool, owner: bytes
+    ) -> ByteLock | None:
+        """The lock that such a request would run into now."""
+        start, end = ranges.span(offset, length, owner)
+        return transitions.conflict(self.state(inode), ByteLock(start, end, exclusive, open, owner))
+
+    # Grants
+
+    def request(self, inode: Inode, key: bytes, kind: GrantKind, wanted: int) -> int:
+        """Asks for rights to cache; gives those held now, possibly none. The holder's open comes first."""
+        state, rights = transitions.request(self.state(inode), key, kind, wanted)
+        self._become(inode, Step(state))
+        return rights
+
+    def acknowledge(self, inode: Inode, key: bytes, kept: int) -> None:
+        """The holder's answer to a recall. Raises `InvalidArgument`."""
+        self._become(inode, transitions.acknowledge(self.state(inode), key, kept))
+
+    def give_back(self, inode: Inode, key: bytes) -> None:
+        """The holder gives its grant up. Raises `InvalidArgument` if it has none."""
+        self._become(inode, Step(transitions.give_back(self.state(inode), key)))
+
+    # States
+
+    def state(self, inode: Inode) -> FileState:
+        return self._files.get(inode, FREE)
+
+    def files(self) -> Iterator[tuple[Inode, FileState]]:
+        """Every file in use."""
+        return iter(list(self._files.items()))
+
+    def restore(self, inode: Inode, state: FileState) -> None:
+        """Puts a file's recorded state in place, after a restart or takeover; recalls start over."""
+        assert inode not in self._files
+        self._become(inode, Step(state))
+
+    def stop(self) -> None:
+        """Ends all waiting with `Closed`, and all timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            for waiter in queue:
+                if not waiter.future.done():
+                    waiter.future.set_exception(Closed("the volume is being closed"))
+
+    # Waiting
+
+    def _attempt(
+        self, inode: Inode, transition: _Transition, wait: bool, for_lock: bool = False
+    ) -> Awaitable[None] | None:
+        try:
+            step = transition(self.state(inode))
+        except LockConflict:
+            if not for_lock:
+                raise
+        else:
+            self._become(inode, step)
+            if not step.wait:
+                return None
+            if not wait:
+                raise Delayed("a client has been asked to give back what it caches")
+        waiter = _Waiter(transition, asyncio.get_running_loop().create_future(), for_lock)
+        self._queues.setdefault(inode, deque()).append(waiter)
+        return waiter.future
+
+    def _retry(self, inode: Inode) -> None:
+        """Tries everybody who waits for this file once more."""
+        queue = self._queues.pop(inode, None)
+        if queue is None:
+            return
+        left: deque[_Waiter] = deque()
+        for waiter in queue:
+            if waiter.future.done() or self._settle(inode, waiter):
+                continue
+            left.append(waiter)
+        if left:
+            # Those who came meanwhile stand behind.
+            left.extend(self._queues.pop(inode, ()))
+            self._queues[inode] = left
+
+    def _settle(self, inode: Inode, waiter: _Waiter) -> bool:
+        """Tries a request; whether it has come to its end."""
+        try:
+            step = waiter.transition(self.state(inode))
+        except LockConflict as error:
+            if waiter.for_lock:
+                return False
+            waiter.future.set_exception(error)
+        except SofsError as error:
+            waiter.future.set_exception(error)
+        else:
+            self._become(inode, step)
+            if step.wait:
+                return False
+            waiter.future.set_result(None)
+        return True
+
+    def _become(self, inode: Inode, step: Step) -> None:
+        state, old = step.state, self._files.get(inode, FREE)
+        if state != old:
+            if state == FREE:
+                self._files.pop(inode, None)
+            else:
+                self._files[inode] = state
+            if state.ranges or state.grants:
+                self._contended[inode] = state
+            else:
+                self._contended.pop(inode, None)
+            if state.grants or old.grants:
+                self._watch(inode, state)
+            if inode in self._queues:
+                self._clock.call_soon(lambda: self._retry(inode))
+        for upcall in step.upcalls:
+            self._upcall(inode, upcall)
+
+    def _watch(self, inode: Inode, state: FileState) -> None:
+        """Sets a timer for each recall that has begun, and stops those that have ended."""
+        recalling = {held.key for held in state.grants if held.recalling}
+        for key in recalling:
+            if (inode, key) not in self._timers:
+                self._timers[inode, key] = self._clock.call_later(
+                    self._recall_timeout, lambda key=key: self._expire(inode, key)  # type: ignore[misc]
+                )
+        for place in [place for place in self._timers if place[0] == inode and place[1] not in recalling]:
+            self._timers.pop(place).cancel()
+
+    def _expire(self, inode: Inode, key: bytes) -> None:
+        del self._timers[inode, key]
+        self._become(inode, transitions.expire(self.state(inode), key))
