@@ -34,7 +34,7 @@ class DiskSpec(NamedTuple):
     tier: str
     host: str
     state: State = State.HEALTHY
-    """As last reported. Only `draining` and `retired` matter at start; the rest is found out again."""
+    """As last reported. What the operator wanted stays, and a failed disk is opened with suspicion; the rest is found out again."""
 
 
 class DiskStatus(NamedTuple):
@@ -89,13 +89,15 @@ class Members:
             state = spec.state if spec.state in (State.DRAINING, State.RETIRED) else State.HEALTHY
             member = self._members[spec.id] = Member(spec, state)
             if state is not State.RETIRED:
-                self._try_open(member)
+                self._try_open(member, spec.state is State.FAILED)
         self._share_revocations()
 
-    def _try_open(self, member: Member) -> None:
-        spec = member.spec
+    def _try_open(self, member: Member, distrusted: bool) -> None:
+        spec, note = member.spec, self._noter(member.spec.path)
         try:
-            member.disk = open_disk(self._files, spec.path, pool=self.pool, expected=spec.id, note=self._noter(spec.path))
+            member.disk = open_disk(
+                self._files, spec.path, pool=self.pool, expected=spec.id, distrusted=distrusted, note=note
+            )
         except (NotFound, DiskRefused) as error:
             self.happened(member, Event.ABSENT, str(error))
         except (DiskFailed, ReadOnly) as error:
@@ -127,7 +129,7 @@ class Members:
             disk, member.disk = member.disk, None
             self.ready.pop(id, None)
             await disk.close()
-        self._try_open(member)
+        self._try_open(member, True)
         self._share_revocations()
         return member.state
 

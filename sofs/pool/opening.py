@@ -5,6 +5,7 @@ again. Opening reads label, slot table and revoked ids, and settles the table's 
 else is read, however much the disk holds. Each refusal says what was found and what to do.
 """
 
+import posixpath
 from collections.abc import Callable
 
 from sofs.errors import Damaged, DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound
@@ -54,7 +55,7 @@ def make_disk(
     if tier not in TIERS:
         raise InvalidArgument(f"tiers are {' and '.join(TIERS)}, not {tier!r}")
     layout = open_layout(files, path)
-    files.make_directory(layout.path)
+    _make_directory(files, layout.path)
     if not force:
         # Before the lock, which is a file: a directory that is refused is left as it was.
         _refuse_occupied(layout)
@@ -75,6 +76,18 @@ def make_disk(
     return label
 
 
+def _make_directory(files: Files, path: str) -> None:
+    """Makes a directory with its parents, durably."""
+    made = []
+    while not files.exists(path):
+        made.append(path)
+        path = posixpath.dirname(path) or "."
+    if made:
+        files.make_directory(made[0])
+    for name in reversed(made):
+        files.sync_directory(posixpath.dirname(name) or ".")
+
+
 def _refuse_occupied(layout: Layout) -> None:
     text = layout.read_label()
     others = layout.others(labelled=text is not None)
@@ -88,8 +101,13 @@ def _refuse_occupied(layout: Layout) -> None:
         )
 
 
-def open_disk(files: Files, path: str, *, pool: str, expected: DiskId | None = None, note: Note) -> LocalDisk:
+def open_disk(
+    files: Files, path: str, *, pool: str, expected: DiskId | None = None, distrusted: bool = False, note: Note
+) -> LocalDisk:
     """Opens the disk at `path`, which must belong to `pool` and, if given, be the disk `expected`.
+
+    After a failed sync the page cache may hold table entries that the disk does not have, and calls them written: the table of a
+    `distrusted` disk is written again whole.
 
     Raises `NotFound` (no directory or no label), `DiskRefused` (another's label, or damaged beyond use), `Unavailable` (another process
     has it), `ReadOnly`, `DiskFailed`, `NotSupported`.
@@ -109,6 +127,9 @@ def open_disk(files: Files, path: str, *, pool: str, expected: DiskId | None = N
         try:
             table = _read_table(layout, label, table_file)
             slots = _settle(layout, label, table, table_file, note)
+            if distrusted:
+                table_file.write(0, [table.image])
+                table_file.sync_now()
             return LocalDisk(layout, label, lock, table, table_file, slots, _read_revoked(layout, label, note))
         except BaseException:
             table_file.close()

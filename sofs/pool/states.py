@@ -3,8 +3,8 @@
 Theory of operation. A disk is *healthy* while nothing speaks against it. The first error on reading makes it *suspect*: its
 data is still read, but only after other copies, and new extents go elsewhere if they can. A probe, which the
 scrubber makes, clears a suspect or condemns it. An error on writing or syncing makes a disk *failed* at once: after it nobody knows which of the
-last writes the disk holds, so nothing on it is used until an operator has it opened again, which reads and
-verifies its slot table anew. A disk is *missing* when its directory or label is not there, or when another disk's label is:
+last writes the disk holds, so nothing on it is used until it is opened again, by an operator or at the next start, which reads
+and verifies its slot table anew. A disk is *missing* when its directory or label is not there, or when another disk's label is:
 the data may come back, so nobody forgets it. *Draining* and *retired* are the operator's: a
 draining disk is read but takes no new extents; once it holds none it is retired, and can be pulled. Draining does not hide
 trouble: a draining disk that cannot be read is failed.

@@ -102,6 +102,11 @@ class SlotTable:
         return free_entry(seed_of(disk)) * slots
 
     @property
+    def image(self) -> bytes:
+        """The whole table as it is now."""
+        return bytes(self._image)
+
+    @property
     def slots(self) -> int:
         return len(self._image) // ENTRY_SIZE
 
