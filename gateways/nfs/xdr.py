@@ -11,6 +11,7 @@ decoded raises `XdrError`.
 import struct
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -43,41 +44,48 @@ class XdrError(PeerError):
     """The bytes are no message of the type they should be."""
 
 
-class _Number(NamedTuple):
+@dataclass(frozen=True)  # no tuple: Array(x, 2) must differ from Linked(x, 2)
+class _Number:
     format: str
 
 
-class _Flag(NamedTuple):
+@dataclass(frozen=True)
+class _Flag:
     pass
 
 
-class Opaque(NamedTuple):
+@dataclass(frozen=True)
+class Opaque:
     """Variable-length opaque data or a string, RFC 4506 4.10 and 4.11, of at most `limit` bytes."""
 
     limit: int
 
 
-class Fixed(NamedTuple):
+@dataclass(frozen=True)
+class Fixed:
     """Fixed-length opaque data, RFC 4506 4.9."""
 
     size: int
 
 
-class Array(NamedTuple):
+@dataclass(frozen=True)
+class Array:
     """A counted array, RFC 4506 4.13, of at most `limit` elements."""
 
     element: Any
     limit: int
 
 
-class Linked(NamedTuple):
+@dataclass(frozen=True)
+class Linked:
     """A list linked by optional-data, RFC 4506 4.19: elements, each after a TRUE, then a FALSE."""
 
     element: Any
     limit: int
 
 
-class Switch(NamedTuple):
+@dataclass(frozen=True)
+class Switch:
     """A discriminated union, RFC 4506 4.15, as the pair (discriminant, arm).
 
     `arms` are the types by discriminant; `default` is that of the others, and without it they are refused.
