@@ -8,7 +8,8 @@ from tests.interop.running import PASSWORD, USER, RunningNode
 from tests.kernel_client import Options, run_script
 from tests.kernel_client.guest import Unusable
 
-PRELUDE = """set -eu
+PRELUDE = """set -eEu
+trap 'echo "status $? at line $LINENO: $BASH_COMMAND"' ERR
 fail() { echo "FAILED: $*"; exit 1; }
 """
 

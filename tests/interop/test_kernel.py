@@ -45,9 +45,9 @@ echo one > a; echo two > b
 mv a c; [ "$(cat c)" = one ]; [ ! -e a ]
 mv b c; [ "$(cat c)" = two ]; [ ! -e b ]       # replaces
 mkdir d; mv c d/c; mv d e; [ "$(cat e/c)" = two ]
-exec 3<> e/c; rm e/c; echo more >&3            # unlinked while open
-[ ! -e e/c ]
+exec 3<> e/c; rm e/c; echo more >&3            # unlinked while open: SMB shows the name until the close
 exec 3>&-
+[ ! -e e/c ]
 rmdir e
 for i in $(seq 300); do echo $i > f$i; done
 [ "$(ls | grep -c '^f')" = 300 ]
