@@ -42,6 +42,8 @@ class Operation(IntEnum):
     CLONE = 8
     ALLOCATE = 9
     DROP = 10
+    FREE = 11
+    ATTRIBUTES = 11
 
 
 class Mutator(Protocol):

@@ -7,6 +7,7 @@
     TRUNCATE  sets the size; pages behind the new end become holes
     CLONE     pages name what another range's pages name
     DROP      all of a file's pages become holes; its inode, about to be removed, stays as it is
+    FREE      an extent whose live pages have all been moved elsewhere is freed
 
 What follows from an operation is not logged but done here: the inode's size, pages and times, the counts of live and
 reserved pages, references, and the freeing of an extent whose last live page goes. Nothing here reads anything but the records, so each
@@ -42,16 +43,19 @@ from sofs.volume.keys import (
 
 __all__ = [
     "APPLIERS",
+    "FOREVER",
     "KEEP_MODIFIED",
     "RESERVE",
     "UNSEEN",
     "allocate",
     "clone",
     "drop",
+    "free",
     "map_pages",
     "punch",
     "truncate",
     "write",
+    "written",
 ]
 
 KEEP_MODIFIED = 1
@@ -79,6 +83,12 @@ FOREVER = 1 << 52
 def write(inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0) -> bytes:
     """The body of WRITE: `sums` are the packed checksums of the pages, the file's size becomes `size`."""
     return _WRITE.pack(inode.to_bytes(8), first, len(sums) >> 2, at, size, now, flags) + sums
+
+
+def written(body: bytes) -> tuple[bytes, int, int, int, tuple[int, ...]]:
+    """What destaging needs of a WRITE: (inode as in keys, first page, pages, where in the payload, checksums)."""
+    number, first, count, at, *_ = _WRITE.unpack_from(body)
+    return number, first, count, at, struct.unpack_from(f"<{count}I", body, _WRITE.size)
 
 
 def map_pages(
@@ -120,6 +130,11 @@ def clone(
 def drop(inode: Inode) -> bytes:
     """The body of DROP."""
     return inode.to_bytes(8)
+
+
+def free(extent: int) -> bytes:
+    """The body of FREE."""
+    return extent.to_bytes(8)
 
 
 class _Dropped:
@@ -195,12 +210,17 @@ def _settle(records: Mutator, dropped: _Dropped, lsn: Lsn, log_pages: int, reser
         if left:
             records.put(key, left.to_bytes(4, "little"))
             continue
-        suffix = extent.to_bytes(8)
-        extent_value = records.get(EXTENT + suffix)
-        assert extent_value is not None, f"no extent {extent}"
-        records.delete(key)
-        records.delete(EXTENT + suffix)
-        records.put(FREED + suffix, lsn.to_bytes(8, "little") + extent_value)
+        _free(records, extent, lsn)
+
+
+def _free(records: Mutator, extent: int, lsn: Lsn) -> None:
+    """The extent's record joins those that wait for their deletion from the pool."""
+    suffix = extent.to_bytes(8)
+    value = records.get(EXTENT + suffix)
+    assert value is not None, f"no extent {extent}"
+    records.delete(live_pages(extent))
+    records.delete(EXTENT + suffix)
+    records.put(FREED + suffix, lsn.to_bytes(8, "little") + value)
 
 
 # The inode's own fields, patched in place (`inode.py` has the layout).
@@ -313,6 +333,10 @@ def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     more = _replace(records, dropped, number, first, names, body[_MAP.size :], shared)
     _settle(records, dropped, lsn, 0, 0)
     _stamp(records, key, inode, size, more, now, flags)
+
+
+def _apply_free(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    _free(records, int.from_bytes(body), lsn)
 
 
 def _leaves_in(
@@ -450,5 +474,6 @@ APPLIERS: Mapping[int, Apply] = {
     Operation.CLONE: _apply_clone,
     Operation.ALLOCATE: _apply_allocate,
     Operation.DROP: _apply_drop,
+    Operation.FREE: _apply_free,
 }
 """For `KeySpace`."""

@@ -1,0 +1,161 @@
+"""Cleaning: the background work that keeps the log short and gives dead space back.
+
+    destage            when the log is fuller than `log_high` (down to `log_low`), or when nobody writes and an extent's worth is there
+    trim               the log, below what is both destaged and in a checkpoint
+    delete freed       extents whose freeing no recovery can undo
+    compact            extents that are mostly dead
+    collect orphans    at the start, then every hour
+
+Each is a `run_once` of its own part; `run` calls them as they become due, one after another. Work is done in slices of about a millisecond between which the
+loop serves others. A writer who finds the log full waits in `room`, which does the cleaning itself if nobody else is doing it.
+"""
+
+import asyncio
+
+import structlog
+
+from sofs.errors import NoSpace, SofsError
+from sofs.log import Log
+from sofs.runtime.ports import Clock
+from sofs.types import Lsn
+from sofs.volume.compact import Compactor
+from sofs.volume.destage import Destager
+from sofs.volume.extents import Extents
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.settings import DataSettings
+
+__all__ = ["Cleaner", "Pace"]
+
+_SLICE_S = 0.001
+_TICK_S = 0.25
+_ORPHANS_S = 3600.0
+_COMPACT_S = 30.0
+
+
+class Pace:
+    """Gives way to others after each millisecond of work, and now and then whatever the clock says."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = clock.monotonic()
+        self._calls = 0
+
+    async def __call__(self) -> None:
+        self._calls += 1
+        if self._calls % 32 and self._clock.monotonic() - self._since < _SLICE_S:
+            return
+        await self._clock.sleep(0)
+        self._since = self._clock.monotonic()
+
+
+class Cleaner:
+    """The service of one volume."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        keyspace: KeySpace,
+        log: Log,
+        destager: Destager,
+        compactor: Compactor,
+        extents: Extents,
+        settings: DataSettings,
+    ) -> None:
+        self._clock = clock
+        self._keyspace = keyspace
+        self._log = log
+        self._destager = destager
+        self._compactor = compactor
+        self._extents = extents
+        self._settings = settings
+        self._turn = asyncio.Lock()
+        """One cleaning at a time: two destagings would move the same pages."""
+        self._logger = structlog.get_logger(component="cleaning")
+
+    @property
+    def fill(self) -> float:
+        """The share of the log's capacity that is in use."""
+        return (self._log.end - self._log.start) / self._log.capacity
+
+    async def room(self) -> None:
+        """Waits until the log has been emptied to its high-water mark. Raises `NoSpace` when the pool cannot take what is in it."""
+        async with self._turn:
+            while self.fill > self._settings.log_high:
+                start, destaged = self._log.start, self._destager.destaged
+                await self._log.sync()
+                await self._destager.run_once()
+                await self._shorten()
+                if self._log.start == start and self._destager.destaged == destaged:
+                    raise NoSpace("the log is full and nothing in it can be moved: enlarge the log's limit")
+
+    async def _shorten(self) -> None:
+        """Trims the log as far as destaging has come, with a checkpoint if one is needed for it."""
+        destaged = self._destager.destaged
+        if self._keyspace.checkpointed < destaged and self.fill > self._settings.log_low:
+            await self._keyspace.checkpoint()
+        self.trim()
+
+    def trim(self) -> None:
+        """Gives back the log's segments that nothing needs any more."""
+        below = min(self._destager.destaged, self._keyspace.checkpointed)
+        if below > self._log.start:
+            self._log.trim(Lsn(below))
+
+    async def destage(self, fill: float = 0.0) -> None:
+        """Destages and trims until the log is no fuller than this, as far as it is stable."""
+        async with self._turn:
+            while self.fill > fill and await self._destager.run_once():
+                await self._shorten()
+
+    async def compact(self) -> int:
+        """Compacts until nothing is worth it; gives how many extents were freed."""
+        freed = 0
+        async with self._turn:
+            while count := await self._compactor.run_once():
+                freed += count
+        return freed
+
+    async def give_back(self) -> int:
+        """Deletes freed extents; gives how many. Without a checkpoint since they were freed they stay a while."""
+        async with self._turn:
+            deleted = 0
+            while count := await self._extents.delete_freed():
+                deleted += count
+            return deleted
+
+    async def collect_orphans(self) -> int:
+        async with self._turn:
+            return await self._extents.collect_orphans()
+
+    async def run(self) -> None:
+        """The service; runs until it is cancelled."""
+        orphans = compaction = self._clock.monotonic() - 2 * _ORPHANS_S
+        end = self._log.end
+        while True:
+            now = self._clock.monotonic()
+            try:
+                idle = self._log.end - end < self._settings.extent_size // 64
+                waiting = self._log.stable - self._destager.destaged
+                if self.fill > self._settings.log_high:
+                    await self.destage(self._settings.log_low)
+                elif idle and waiting >= self._settings.extent_size:
+                    async with self._turn:
+                        await self._destager.run_once()
+                end = self._log.end
+                async with self._turn:
+                    await self._shorten()
+                await self.give_back()
+                if now - orphans >= _ORPHANS_S:
+                    orphans = now
+                    self._note("orphans collected", await self.collect_orphans())
+                if now - compaction >= _COMPACT_S:
+                    compaction = now
+                    self._note("extents compacted", await self.compact())
+            except SofsError as error:
+                self._logger.warning("cleaning failed", reason=str(error), kind=type(error).__name__)
+                await self._clock.sleep(1.0)
+            await self._clock.sleep(_TICK_S)
+
+    def _note(self, event: str, count: int) -> None:
+        if count:
+            self._logger.info(event, count=count)

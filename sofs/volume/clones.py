@@ -1,0 +1,186 @@
+"""Clones and copies: making a range name another range's pages.
+
+A clone shares every page, so it takes no space and about the time that its leaves take. A copy shares whatever lies equally within its pages and
+copies the edges; if source and target lie differently within pages, it copies everything. What is longer than `SLICE`
+pages goes in several batches, the last of which carries the caller's operations.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from crc32c import crc32c
+
+from sofs.errors import FileTooLarge, InvalidArgument
+from sofs.types import PAGE, Inode, Time
+from sofs.volume import mapping
+from sofs.volume.batch import Batch, Operation
+from sofs.volume.pages import Done, Known, Pages, attempted
+from sofs.volume.ranges import SLICE
+from sofs.volume.space import Space
+from sofs.volume.writer import LARGEST, Writer
+
+__all__ = ["Cloner"]
+
+_CHUNK = 1 << 20
+"""Bytes that are copied at a time."""
+
+
+class Cloner:
+    """Clones and copies between one volume's files."""
+
+    def __init__(
+        self, pages: Pages, writer: Writer, space: Space, pause: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._pages = pages
+        self._writer = writer
+        self._space = space
+        self._pause = pause
+
+    def clone(
+        self,
+        source: Inode,
+        source_offset: int,
+        target: Inode,
+        offset: int,
+        length: int,
+        now: Time,
+        batch: Batch | None = None,
+        flags: int = 0,
+    ) -> Done | Awaitable[Done]:
+        """Makes the target's range share the source's pages, as the source was before.
+
+        Offsets must be multiples of the page, and so must the length unless the range ends where the source does. Raises `InvalidArgument`, `Stale`,
+        `FileTooLarge`, `NoSpace`.
+        """
+        batch = Batch() if batch is None else batch
+        self._check(source, source_offset, offset, length)
+        if length // PAGE > SLICE:
+            return self._slices(source, source_offset, target, offset, length, now, batch, flags)
+        known: tuple[Known, Known] = {}, {}
+        return attempted(
+            lambda: self._attempt(source, source_offset, target, offset, length, now, batch, flags, known)
+        )
+
+    def _check(self, source: Inode, source_offset: int, offset: int, length: int) -> None:
+        end = source_offset + length
+        size = self._pages.size(source)
+        if min(source_offset, offset, length) < 0 or end > size:
+            raise InvalidArgument(f"the source ends at {size}, before {end}")
+        if source_offset % PAGE or offset % PAGE or (length % PAGE and end != size):
+            raise InvalidArgument(f"a cloned range begins and ends at multiples of {PAGE}, or at the source's end")
+        if offset + length > LARGEST:
+            raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+
+    def _attempt(
+        self,
+        source: Inode,
+        source_offset: int,
+        target: Inode,
+        offset: int,
+        length: int,
+        now: Time,
+        batch: Batch,
+        flags: int,
+        known: tuple[Known, Known],
+    ) -> Done | Awaitable[object]:
+        self._check(source, source_offset, offset, length)
+        pages = self._pages
+        size, end = pages.size(target), offset + length
+        count, tail = divmod(length, PAGE)
+        payload: list[memoryview] = []
+        if tail and end >= size:
+            # Behind the source's end its last page holds zeros, which is right behind the target's end too.
+            count, tail = count + 1, 0
+        if tail:
+            new = pages.old(source, (source_offset + length) // PAGE, known[0])
+            if not isinstance(new, memoryview):
+                return new
+            old = pages.old(target, end // PAGE, known[1])
+            if not isinstance(old, memoryview):
+                return old
+            if (full := pages.full(PAGE)) is not None:
+                return full
+            self._space.admit(1)
+            payload = [new[:tail], old[tail:]]
+        size = max(size, end)
+        if count:
+            batch.raw(
+                Operation.CLONE,
+                mapping.clone(
+                    source, source_offset // PAGE, target, offset // PAGE, count, size, now, flags
+                ),
+            )
+        if payload:
+            sums = crc32c(payload[1], crc32c(payload[0])).to_bytes(4, "little")
+            batch.raw(Operation.WRITE, mapping.write(target, end // PAGE, sums, 0, size, now, flags))
+        return pages.commit(batch, payload, length)
+
+    async def _slices(
+        self,
+        source: Inode,
+        source_offset: int,
+        target: Inode,
+        offset: int,
+        length: int,
+        now: Time,
+        batch: Batch,
+        flags: int,
+    ) -> Done:
+        step = SLICE * PAGE
+        parts = [(at, min(step, length - at)) for at in range(0, length, step)]
+        if source == target and offset > source_offset:
+            # Ranges that overlap: what is read must not have been overwritten.
+            parts.reverse()
+        for at, size in parts[:-1]:
+            part = self.clone(source, source_offset + at, target, offset + at, size, now, None, flags)
+            if not isinstance(part, Done):
+                await part
+            await self._pause()
+        at, size = parts[-1]
+        last = self.clone(source, source_offset + at, target, offset + at, size, now, batch, flags)
+        done = last if isinstance(last, Done) else await last
+        return Done(done.lsn, length)
+
+    async def copy(
+        self,
+        source: Inode,
+        source_offset: int,
+        target: Inode,
+        offset: int,
+        length: int,
+        now: Time,
+        batch: Batch | None = None,
+        flags: int = 0,
+    ) -> Done:
+        """Copies a range, cut at the source's end; `Done.length` says how much. Overlapping ranges are copied as by memmove."""
+        batch = Batch() if batch is None else batch
+        length = max(0, min(length, self._pages.size(source) - source_offset))
+        parts = _parts(source_offset, offset, length)
+        if source == target and offset > source_offset:
+            parts.reverse()
+        done = Done(self._pages.commit(batch).lsn) if not parts else None
+        for number, (shared, at, size) in enumerate(parts):
+            mine = batch if number == len(parts) - 1 else Batch()
+            if shared:
+                result = self.clone(
+                    source, source_offset + at, target, offset + at, size, now, mine, flags
+                )
+            else:
+                data = memoryview(bytearray(size))
+                got = self._pages.reader.read(source, source_offset + at, data)
+                if not isinstance(got, tuple):
+                    await got
+                result = self._writer.write(target, offset + at, data, now, mine, flags)
+            done = result if isinstance(result, Done) else await result
+            await self._pause()
+        assert done is not None
+        return Done(done.lsn, length)
+
+
+def _parts(source_offset: int, offset: int, length: int) -> list[tuple[bool, int, int]]:
+    """What to do for a copy, in order: (share or copy, where in the range, how much)."""
+    if (source_offset - offset) % PAGE:
+        return [(False, at, min(_CHUNK, length - at)) for at in range(0, length, _CHUNK)]
+    head = min(-offset % PAGE, length)
+    whole = (length - head) // PAGE * PAGE
+    parts = [(False, 0, head), (True, head, whole), (False, head + whole, length - head - whole)]
+    return [part for part in parts if part[2]]

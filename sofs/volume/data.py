@@ -1,0 +1,108 @@
+"""The data of a volume's files: what the namespace half calls once it has checked rights, opens and locks.
+
+Every method that changes something ends in one batch (very large ones in several), to which the caller may have added
+operations of its own beforehand: then these take effect with the last. The answer is `Done`, at once or, when a page has to be fetched, room has to be
+made or an extent has to be written, through an awaitable. `Done.lsn` is the gate of the reply. The inode's size, pages,
+times and change follow in `apply`: read its record again afterwards.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from sofs.errors import FileTooLarge
+from sofs.log import Log
+from sofs.pool import Pool
+from sofs.runtime.ports import Clock
+from sofs.types import Inode, Time
+from sofs.volume.batch import Batch
+from sofs.volume.cleaning import Cleaner, Pace
+from sofs.volume.clones import Cloner
+from sofs.volume.compact import Compactor
+from sofs.volume.destage import Destager
+from sofs.volume.extents import Extents
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.mapping import APPLIERS, KEEP_MODIFIED
+from sofs.volume.pages import Done, Pages
+from sofs.volume.ranges import RangeChanges
+from sofs.volume.reader import Got, Reader
+from sofs.volume.settings import DataSettings
+from sofs.volume.space import Space, Usage
+from sofs.volume.writer import APPEND, LARGEST, Writer
+
+__all__ = ["APPEND", "APPLIERS", "KEEP_MODIFIED", "LARGEST", "Data", "DataSettings", "Done", "Got", "Usage"]
+
+
+class Data:
+    """One volume's data, at its coordinator. The key space must have been made with `APPLIERS`."""
+
+    def __init__(
+        self, keyspace: KeySpace, log: Log, pool: Pool, clock: Clock, settings: DataSettings
+    ) -> None:
+        pause = Pace(clock)
+        self.keyspace = keyspace
+        self.settings = settings
+        self.extents = Extents(settings.volume, keyspace, pool)
+        self.space = Space(keyspace, pool, settings)
+        self.reader = Reader(keyspace, log, pool, self.extents)
+        self.cleaner = Cleaner(
+            clock,
+            keyspace,
+            log,
+            Destager(keyspace, log, self.extents, self.reader, settings, pause),
+            Compactor(keyspace, pool, self.extents, settings, pause),
+            self.extents,
+            settings,
+        )
+        pages = Pages(keyspace, log, self.reader, self.cleaner.room)
+        writer = Writer(pages, self.extents, self.space, settings)
+        ranges = RangeChanges(pages, self.space, pause)
+        cloner = Cloner(pages, writer, self.space, pause)
+        self._ranges = ranges
+        self._service: asyncio.Task[None] | None = None
+        # The hot path is one call shorter without a method of ours in between; the signatures are these:
+        #   read(inode, offset, into) -> Got | Awaitable[Got]
+        #   write(inode, offset or APPEND, data, now, batch=None, flags=0) -> Done | Awaitable[Done]
+        self.read = self.reader.read
+        self.write = writer.write
+        self.truncate = ranges.truncate
+        self.punch = ranges.punch
+        self.allocate = ranges.allocate
+        self.ranges = ranges.ranges
+        self.clone = cloner.clone
+        self.copy = cloner.copy
+
+    # Removal
+
+    def small(self, inode: Inode) -> bool:
+        """Whether a file's pages can be dropped in one batch."""
+        return self._ranges.small(inode)
+
+    def drop(self, batch: Batch, inode: Inode) -> None:
+        """Adds the dropping of all pages to the batch that, further on, deletes the inode's record."""
+        self._ranges.drop(batch, inode)
+
+    def trim(self, inode: Inode) -> Awaitable[None]:
+        """Drops a nameless file's pages in slices, until it is `small`. Whoever cuts it off may call it again."""
+        return self._ranges.trim(inode, Time(0))
+
+    # The rest
+
+    def check_size(self, size: int) -> None:
+        """Raises `FileTooLarge` for a size that no file can have."""
+        if size > LARGEST:
+            raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+
+    def usage(self) -> Usage:
+        """Total and free bytes, for GetSpace."""
+        return self.space.usage()
+
+    def start(self) -> None:
+        """Begins to clean in the background."""
+        self._service = asyncio.ensure_future(self.cleaner.run())
+
+    async def close(self) -> None:
+        """Ends the background work."""
+        if self._service is not None:
+            self._service.cancel()
+            await asyncio.gather(self._service, return_exceptions=True)
+            self._service = None

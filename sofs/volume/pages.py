@@ -1,0 +1,121 @@
+"""What every change of a file's data needs: its size, a page's old content, the log's room, the commit.
+
+A change is made by an *attempt*: a function that looks at the records and either commits and returns `Done`, without a wait in between, or
+returns something to wait for (a page that must be fetched, room in the log) and is then called again from the start. What was
+fetched is kept with the name of the page, so the next attempt uses it only if it is still that page.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from sofs.errors import Stale
+from sofs.log import Log
+from sofs.runtime.ports import Buffer
+from sofs.types import PAGE, Inode, Lsn
+from sofs.volume.batch import Batch
+from sofs.volume.keys import HOLE, INODE, LEAF, LEAF_PAGES
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.reader import Reader
+
+__all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]
+
+ZEROS = memoryview(bytes(PAGE))
+
+SLACK = 8 << 20
+"""Bytes of the log that writers leave free (an eighth of a small log); reaching it, they wait for destaging."""
+
+
+class Done(NamedTuple):
+    """A change was appended at this position of the log; `length` bytes were written."""
+
+    lsn: Lsn
+    length: int = 0
+
+
+Known = dict[int, tuple[int, memoryview]]
+"""Pages that were fetched for an attempt: by number, the name under which each was found and its content."""
+
+Attempt = Callable[[], Done | Awaitable[object]]
+
+
+class Pages:
+    """Access to the pages of one volume's files for those who change them."""
+
+    def __init__(
+        self, keyspace: KeySpace, log: Log, reader: Reader, room: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.keyspace = keyspace
+        self.reader = reader
+        self._get = keyspace.get
+        self._log = log
+        self._room = room
+        """Waits until destaging has made room in the log."""
+
+    def inode(self, inode: Inode) -> bytes:
+        """The inode's record. Raises `Stale`."""
+        record = self._get(INODE + inode.to_bytes(8))
+        if record is None:
+            raise Stale(f"inode {inode} is gone")
+        return record
+
+    def size(self, inode: Inode) -> int:
+        return int.from_bytes(self.inode(inode)[20:28], "little")
+
+    def name(self, inode: Inode, page: int) -> int:
+        """The name of a file's page, HOLE or RESERVED."""
+        leaf = self._get(LEAF + inode.to_bytes(8) + (page // LEAF_PAGES).to_bytes(8))
+        if leaf is None:
+            return HOLE
+        at = page % LEAF_PAGES * 8
+        return int.from_bytes(leaf[at : at + 8], "little")
+
+    def old(self, inode: Inode, page: int, known: Known) -> memoryview | Awaitable[None]:
+        """A page's content, or something to wait for, after which it is in `known`."""
+        name = self.name(inode, page)
+        found = known.get(page)
+        if found is not None and found[0] == name:
+            return found[1]
+        content = memoryview(bytearray(PAGE))
+        waiting = self.reader.pages(inode.to_bytes(8), page, 1, content)
+        if waiting is None:
+            return content
+
+        async def fetch() -> None:
+            await waiting
+            known[page] = name, content
+
+        return fetch()
+
+    def full(self, size: int) -> Awaitable[None] | None:
+        """Something to wait for if the log cannot take a payload of `size` bytes now."""
+        log = self._log
+        if log.end - log.start + size + min(SLACK, log.capacity >> 3) > log.capacity:
+            return self._room()
+        return None
+
+    def commit(
+        self, batch: Batch, payload: Sequence[Buffer] = (), length: int = 0, reserved: bool = False
+    ) -> Done:
+        return Done(self.keyspace.commit(batch, payload, reserved), length)
+
+
+def attempted(attempt: Attempt) -> Done | Awaitable[Done]:
+    """Makes an attempt until it is done; at once if nothing has to be waited for."""
+    result = attempt()
+    if isinstance(result, Done):
+        return result
+    return _again(attempt, result)
+
+
+async def _again(attempt: Attempt, result: Done | Awaitable[object]) -> Done:
+    while not isinstance(result, Done):
+        await result
+        result = attempt()
+    return result
+
+
+def page_sums(data: memoryview) -> list[int]:
+    """The CRC32C of each whole page."""
+    return [crc32c(data[at : at + PAGE]) for at in range(0, len(data), PAGE)]

@@ -1,0 +1,278 @@
+"""Writing a file's data.
+
+Data goes into the log as the batch's payload, gathered from the caller's buffer without a copy, each page under its own CRC32C. A write that begins or
+ends within a page is completed to whole pages: from the page's old content, or with zeros behind the file's end, where a page is
+always zero. A large write puts its whole pages into extents first; then only their names are logged.
+"""
+
+import struct
+from collections.abc import Awaitable
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from sofs.errors import FileTooLarge
+from sofs.pool import Placement
+from sofs.runtime.ports import Buffer
+from sofs.types import PAGE, Inode, Lsn, Time
+from sofs.volume import mapping
+from sofs.volume.batch import Batch, Operation
+from sofs.volume.extents import EXTENT_LIMIT, Extents
+from sofs.volume.keys import EXTENT_BORN, EXTENT_SHIFT, PLACES
+from sofs.volume.pages import ZEROS, Done, Known, Pages, attempted, page_sums
+from sofs.volume.settings import DataSettings
+from sofs.volume.space import Space
+from sofs.volume.windows import Place, encode_places, pieces
+
+__all__ = ["APPEND", "LARGEST", "Writer"]
+
+APPEND = -1
+"""The offset that means the file's end."""
+
+LARGEST = (1 << 63) - (1 << 18)
+"""The largest size of a file."""
+
+_PAGE_MASK = PAGE - 1
+
+
+class _Extent(NamedTuple):
+    """Whole pages of a write that lie in an extent already."""
+
+    placement: Placement
+    first: int
+    """Page of the file."""
+    sums: bytes
+
+
+class Writer:
+    """Writes to one volume's files."""
+
+    def __init__(self, pages: Pages, extents: Extents, space: Space, settings: DataSettings) -> None:
+        self._pages = pages
+        self._extents = extents
+        self._space = space
+        self._settings = settings
+        self._threshold = settings.direct_threshold
+
+    def write(
+        self,
+        inode: Inode,
+        offset: int,
+        data: memoryview,
+        now: Time,
+        batch: Batch | None = None,
+        flags: int = 0,
+    ) -> Done | Awaitable[Done]:
+        """Writes `data` at `offset` (or `APPEND`) in one batch, to which the caller may have added operations.
+
+        `data` must not change until the batch is committed. Raises `Stale`, `FileTooLarge`, `NoSpace`, `Damaged`.
+        """
+        length = len(data)
+        if batch is None:
+            batch = Batch()
+        if length >= self._threshold and offset != APPEND:
+            return self._write_direct(inode, offset, data, now, batch, flags)
+        size = self._pages.size(inode)
+        at = size if offset == APPEND else offset
+        if not (at | length) & _PAGE_MASK and length and self._pages.full(length) is None:
+            return self._write_aligned(inode, at, data, now, batch, flags, size)
+        known: Known = {}
+        return attempted(lambda: self._attempt(inode, offset, data, now, batch, flags, known))
+
+    def _write_aligned(
+        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int
+    ) -> Done:
+        length = len(data)
+        end = offset + length
+        if end > LARGEST:
+            raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+        self._space.admit(length >> 12)
+        if length == PAGE:
+            sums = crc32c(data).to_bytes(4, "little")
+        else:
+            sums = _packed(page_sums(data))
+        batch.raw(
+            Operation.WRITE,
+            mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags),
+        )
+        return self._pages.commit(batch, (data,), length)
+
+    def _attempt(
+        self,
+        inode: Inode,
+        offset: int,
+        data: memoryview,
+        now: Time,
+        batch: Batch,
+        flags: int,
+        known: Known,
+    ) -> Done | Awaitable[object]:
+        """A write through the log, of any alignment."""
+        pages = self._pages
+        size = pages.size(inode)
+        if offset == APPEND:
+            offset = size
+        end = offset + len(data)
+        if end > LARGEST:
+            raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+        if not data:
+            return pages.commit(batch) if batch.count else Done(Lsn(0))
+        if (full := pages.full(len(data) + 2 * PAGE)) is not None:
+            return full
+        edges = self._edges(inode, offset, end, size, known)
+        if not isinstance(edges, tuple):
+            return edges
+        before, behind = edges
+        sums = _sums_of_gather(before, data, behind)
+        self._space.admit(len(sums))
+        batch.raw(
+            Operation.WRITE,
+            mapping.write(inode, offset // PAGE, _packed(sums), 0, max(end, size), now, flags),
+        )
+        return pages.commit(batch, [part for part in (before, data, behind) if part], len(data))
+
+    def _edges(
+        self, inode: Inode, offset: int, end: int, size: int, known: Known
+    ) -> tuple[memoryview, memoryview] | Awaitable[None]:
+        """What completes a write to whole pages, before and behind it."""
+        before = behind = ZEROS[:0]
+        first, last = offset // PAGE, end // PAGE
+        head, tail = offset % PAGE, end % PAGE
+        if head:
+            page = self._pages.old(inode, first, known)
+            if not isinstance(page, memoryview):
+                return page
+            before = page[:head]
+        if tail:
+            if end >= size:
+                behind = ZEROS[tail:]
+            else:
+                page = self._pages.old(inode, last, known)
+                if not isinstance(page, memoryview):
+                    return page
+                behind = page[tail:]
+        return before, behind
+
+    # Large writes
+
+    async def _write_direct(
+        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int
+    ) -> Done:
+        """Whole pages go into extents, what is left of the edges into the log, and the names of both into one batch."""
+        self._pages.size(inode)
+        end = offset + len(data)
+        if end > LARGEST:
+            raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+        count = len(data) // PAGE + 2
+        self._space.admit(count)
+        self._space.begin(count)
+        written: list[_Extent] = []
+        try:
+            await self._fill_extents(offset, data, written)
+            known: Known = {}
+            result = attempted(
+                lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known)
+            )
+            return result if isinstance(result, Done) else await result
+        except BaseException:
+            for extent in written:
+                await self._extents.abandon(extent.placement)
+            raise
+        finally:
+            self._space.end(count)
+            for extent in written:
+                self._extents.done(extent.placement.id.number)
+
+    async def _fill_extents(self, offset: int, data: memoryview, written: list[_Extent]) -> None:
+        at = -offset % PAGE
+        whole_end = len(data) - (offset + len(data)) % PAGE
+        while at < whole_end:
+            chunk = data[at : min(at + EXTENT_LIMIT, whole_end)]
+            sums = _packed(page_sums(chunk))
+            number = await self._extents.take()
+            try:
+                names = [window for window, _, _ in pieces(_name(number), len(chunk) // PAGE)]
+                placement = await self._extents.write(number, [chunk], self._settings.policy, names)
+            except BaseException:
+                self._extents.done(number)
+                raise
+            written.append(_Extent(placement, (offset + at) // PAGE, sums))
+            at += len(chunk)
+
+    def _attempt_direct(
+        self,
+        inode: Inode,
+        offset: int,
+        data: memoryview,
+        now: Time,
+        batch: Batch,
+        flags: int,
+        written: list[_Extent],
+        known: Known,
+    ) -> Done | Awaitable[object]:
+        pages = self._pages
+        size = pages.size(inode)
+        end = offset + len(data)
+        if (full := pages.full(2 * PAGE)) is not None:
+            return full
+        edges = self._edges(inode, offset, end, size, known)
+        if not isinstance(edges, tuple):
+            return edges
+        before, behind = edges
+        size = max(end, size)
+        for extent in written:
+            self._add_extent(batch, inode, extent, size, now, flags)
+        payload: list[Buffer] = []
+        for page, edge in (
+            (offset // PAGE, [before, data[: -offset % PAGE]] if before else []),
+            (end // PAGE, [data[len(data) - end % PAGE :], behind] if behind else []),
+        ):
+            if edge:
+                sums = crc32c(edge[1], crc32c(edge[0])).to_bytes(4, "little")
+                at = PAGE if payload else 0
+                batch.raw(Operation.WRITE, mapping.write(inode, page, sums, at, size, now, flags))
+                payload += edge
+        return pages.commit(batch, payload, len(data))
+
+    def _add_extent(
+        self, batch: Batch, inode: Inode, extent: _Extent, size: int, now: Time, flags: int
+    ) -> None:
+        number = extent.placement.id.number
+        name = _name(number)
+        names = pieces(name, len(extent.sums) // 4)
+        self._extents.record(
+            batch, extent.placement, [window for window, _, _ in names], len(extent.sums) // 4
+        )
+        at = 0
+        for window, start, count in names:
+            batch.put(
+                PLACES + window.to_bytes(8), encode_places([Place(start, count, at, number)])
+            )
+            at += count
+        batch.raw(
+            Operation.MAP,
+            mapping.map_pages(inode, extent.first, extent.sums, name, size, now, flags),
+        )
+
+
+def _name(number: int) -> int:
+    """The name of the first page born in an extent."""
+    return EXTENT_BORN | number << EXTENT_SHIFT
+
+
+def _packed(sums: list[int]) -> bytes:
+    return struct.pack(f"<{len(sums)}I", *sums)
+
+
+def _sums_of_gather(before: memoryview, data: memoryview, behind: memoryview) -> list[int]:
+    """The checksums of the pages that the three make up together."""
+    at = -len(before) % PAGE
+    length = len(data)
+    if length < at:
+        return [crc32c(behind, crc32c(data, crc32c(before)))]
+    sums = [crc32c(data[:at], crc32c(before))] if at else []
+    whole_end = length - (length - at) % PAGE
+    sums += page_sums(data[at:whole_end])
+    if whole_end < length:
+        sums.append(crc32c(behind, crc32c(data[whole_end:])))
+    return sums
