@@ -9,7 +9,7 @@ PAIRS = [(state, event) for state in State for event in Event]
 WISHES = {Event.DRAIN, Event.UNDRAIN, Event.EMPTIED}
 
 
-@pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("state", "event"), PAIRS, ids=str)
 def test_every_event_leads_somewhere_and_only_wishes_are_refused(state: State, event: Event) -> None:
     try:
         new = after(state, event)
