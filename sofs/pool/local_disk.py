@@ -87,34 +87,33 @@ class LocalDisk:
         place = self._recent.get(slot)
         if place is None or place.id != id:
             place = self._find_place(slot, id)
-        if sums is None and place.sums is None:
-            loading = self._load(place, slot)
-            if loading is not None:
-                return self._read_after(loading, slot, id, offset, into)
+        loading = self._load(place, slot) if sums is None and place.sums is None else None
+        if loading is not None:
+            return self._read_after(loading, place, slot, offset, into)
         assert offset >= 0 and offset + len(into) <= place.length, "a read beyond the extent"
         count = place.file.read(place.at + offset, (into,))
         if isinstance(count, int):
             self._verify(place, slot, offset, into, count, sums)
             return None
-        return self._read_rest(count, slot, id, offset, into, sums)
+        return self._read_rest(count, place, slot, offset, into, sums)
 
-    async def _read_after(self, loading: Awaitable[None], slot: int, id: ExtentId, offset: int, into: memoryview) -> None:
+    async def _read_after(
+        self, loading: Awaitable[None], place: _Place, slot: int, offset: int, into: memoryview
+    ) -> None:
+        # The place in hand is used even if it has been forgotten meanwhile: an extent's checksums never change.
         await loading
-        waiting = self.read(slot, id, offset, into)
-        if waiting is not None:
-            await waiting
+        assert offset >= 0 and offset + len(into) <= place.length, "a read beyond the extent"
+        count = place.file.read(place.at + offset, (into,))
+        if isinstance(count, int):
+            self._verify(place, slot, offset, into, count, None)
+        else:
+            await self._read_rest(count, place, slot, offset, into, None)
 
     async def _read_rest(
-        self, reading: Awaitable[int], slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None
+        self, reading: Awaitable[int], place: _Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None
     ) -> None:
         count = await reading
-        place = self._find_place(slot, id)
-        if sums is None and place.sums is None:
-            # Forgotten meanwhile: rare, and cheaper than holding on to it.
-            loading = self._load(place, slot)
-            if loading is not None:
-                await loading
-                place = self._find_place(slot, id)
+        self._entry(slot, place.id)
         self._verify(place, slot, offset, into, count, sums)
 
     def _verify(
