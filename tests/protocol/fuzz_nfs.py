@@ -95,7 +95,7 @@ def rpc(chance: Random) -> None:
     def serve(call: Call) -> None:
         held.append(call) if chance.random() < 0.2 else call.reply(bytes(call.data[call.at :]))
 
-    core = RpcConnection(link, {NFS: Program({3: Version({number: serve for number in range(22)})}), MOUNT: Program({})})
+    core = RpcConnection(link, {NFS: Program({3: Version(dict.fromkeys(range(22), serve))}), MOUNT: Program({})})
     try:
         for _ in range(chance.choice((1, 2, 5))):
             auth = chance.choice((bytes(16), sys_credential(1, 2, range(chance.randrange(20)))))
