@@ -36,6 +36,9 @@ class Layout(Protocol):
     def write_label(self, data: bytes) -> None:
         """Replaces the label, atomically and durably."""
 
+    def settle(self) -> None:
+        """Makes durable the names that a process which died may have left in memory only."""
+
     def others(self, labelled: bool) -> list[str]:
         """Names of what is here and does not belong to a disk of ours; a log does only where a label is."""
 
@@ -93,6 +96,11 @@ class DirectoryLayout:
 
     def write_label(self, data: bytes) -> None:
         self._replace("label", data)
+
+    def settle(self) -> None:
+        self._files.sync_directory(self.path)
+        if self._files.exists(self._at("arenas")):
+            self._files.sync_directory(self._at("arenas"))
 
     def others(self, labelled: bool) -> list[str]:
         names = self._files.list(self.path)

@@ -129,7 +129,10 @@ def open_disk(
             slots = _settle(layout, label, table, table_file, note)
             if distrusted:
                 table_file.write(0, [table.image])
-                table_file.sync_now()
+            # A process that died here may have left names and entries in the page cache only. What we build on them
+            # must not reach the disk before they do.
+            layout.settle()
+            table_file.sync_now()
             return LocalDisk(layout, label, lock, table, table_file, slots, _read_revoked(layout, label, note))
         except BaseException:
             table_file.close()
@@ -176,8 +179,6 @@ def _settle(layout: Layout, label: Label, table: SlotTable, file: File, note: No
     # In rising order: what a restored entry takes explains the damaged ones behind it.
     for slot in damaged:
         _restore(layout, label, table, file, slots, slot, slot // label.arena_slots in existing, note)
-    if damaged:
-        file.sync_now()
     return slots
 
 
