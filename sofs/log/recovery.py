@@ -6,14 +6,18 @@ longest copy wins, and a damaged record is repaired from another copy. Where no 
 unless that is damage:
 
 - A record further on says that more was stable. Stable records do not go missing; some disk lost or changed them.
-- A record further on is intact and the host has been running all the time. Then nothing that was written can be missing,
+- Every copy has an intact record further on, and the host has been running all the time. Then nothing that was written can be missing,
   because the page cache has it. (After a loss of power a hole before an intact record is a matter of course:
   what is not synced reaches the disk in any order.)
 
 Then recovery refuses with `Damaged` rather than forget what was acknowledged. What lies behind the end otherwise is never met again:
 each start of a log takes a new version, and a record of an older version does not fit behind one of a newer.
+
+Records that nothing shows to be stable are written again where they stand, before they are trusted: if a sync failed in the former
+process, the page cache has them and believes that the disk does, too. A further sync would say nothing about them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,16 +55,20 @@ def recover(
     """Follows the log from `start`, brings all replicas to one state, and gives each record with operations to `apply`.
 
     `version` is the configuration's; `unbroken`, asked when all has been applied, says whether the host has been running since the log was
-    last written, without an error of its disks. Raises `Damaged`, naming file, offset and remedy. Nothing is synced yet.
+    last written, without an error of its disks. Nothing is synced yet.
+
+    Raises `Damaged`, naming file, offset and remedy, and `DiskFailed` if no replica can be read.
     """
     run = _Recovery(replicas, start, version)
     while (found := run.next()) is not None:
         header, operations = found
         if operations:
             apply(header.lsn, operations, header.address)
-    run.check_end(unbroken())
+    if run.readers:
+        run.check_end(unbroken())
+        run.write_again()
     if not run.readers:
-        raise Damaged("no copy of the log could be read: " + "; ".join(run.failures))
+        raise DiskFailed("no copy of the log can be read: " + "; ".join(run.failures))
     return Recovered(run.at, [reader.replica for reader in run.readers], run.records, run.repaired)
 
 
@@ -73,6 +81,10 @@ class _Recovery:
         self.records = 0
         self.repaired = 0
         self.failures: list[str] = []
+        self._stable = start.lsn
+        """Records say that everything below is stable."""
+        self._unsure: deque[Header] = deque()
+        """The records from there on."""
         self._version = version
         self._size = replicas[0].segment_size
         self._logger = structlog.get_logger(component="log", place=replicas[0].place)
@@ -90,6 +102,7 @@ class _Recovery:
                         self._mend(reader, best, header)
                 self.at = Mark(header.end, header.checksum, header.version)
                 self.records += 1
+                self._note(header)
                 return record
         return None
 
@@ -124,16 +137,43 @@ class _Recovery:
         self.failures.append(str(error))
         self.readers.remove(reader)
 
+    def _note(self, header: Header) -> None:
+        self._unsure.append(header)
+        self._stable = max(self._stable, header.stable)
+        while self._unsure and self._unsure[0].lsn < self._stable:
+            self._unsure.popleft()
+
     # The end
 
     def check_end(self, unbroken: bool) -> None:
         """Raises `Damaged` if the chain ends where it must not have ended."""
+        evidence = []
         for reader in tuple(self.readers):
+            stray = None
             try:
-                for header in self._strays(reader):
-                    if header.stable > self.at.lsn or unbroken:
-                        raise Damaged(self._complaint(reader, header))
+                for stray in self._strays(reader):
+                    if stray.stable > self.at.lsn:
+                        raise Damaged(self._complaint(reader, stray))
             except DiskFailed as error:
+                self._give_up(reader, error)
+                continue
+            if stray is not None:
+                evidence.append((reader, stray))
+        # What only some of the copies got was never committed.
+        if unbroken and evidence and len(evidence) == len(self.readers):
+            raise Damaged(self._complaint(*evidence[0]))
+
+    def write_again(self) -> None:
+        """Has the page cache note once more that the records not known to be stable are to be written."""
+        for reader in tuple(self.readers):
+            reader.forget()
+            try:
+                for header in self._unsure:
+                    again, _ = reader.record(header.lsn)
+                    if again.checksum != header.checksum:
+                        raise Damaged(f"{reader.replica.where(header.lsn)}: reads differently the second time")
+                    reader.replica.write(header.lsn, [reader.view(header.lsn, header.end - header.lsn)])
+            except SofsError as error:
                 self._give_up(reader, error)
 
     def _complaint(self, reader: SegmentReader, header: Header) -> str:

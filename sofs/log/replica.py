@@ -108,12 +108,13 @@ class LocalReplica:
         self._log = log
         self._open: dict[int, File] = {}
         self._free: list[tuple[int, File]] = []
-        self._unsynced: set[int] = set()
-        self._unsynced_names = False
         for name in files.list(path):
             index = _index(name)
             if index is not None:
                 self._open[index] = self._verified(name)
+        # A process that died may have left in the page cache what it wrote last.
+        self._unsynced = set(self._open)
+        self._unsynced_names = True
 
     def _verified(self, name: str) -> File:
         path = f"{self.place}/{name}"

@@ -13,8 +13,9 @@ fails the log has failed: it takes nothing more and never calls whoever still wa
 import asyncio
 from bisect import insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -66,7 +67,7 @@ class LogSettings(NamedTuple):
 
 
 class ReplicatedLog:
-    """`sofs.log.Log` over replicas that all hold the same records up to `end`, which are stable (see `sofs.log.recovery`)."""
+    """`sofs.log.Log` over replicas that all hold the same records up to `end` (see `sofs.log.recovery`)."""
 
     def __init__(
         self,
@@ -76,9 +77,10 @@ class ReplicatedLog:
         configuration: Configuration,
         change: Callable[[Configuration], Awaitable[None]],
         end: Mark,
+        stable: Lsn,
         settings: LogSettings,
     ) -> None:
-        """`change` records a new configuration if the one before it is still in force, or raises."""
+        """`change` records a new configuration if the one before it is still in force, or raises. Records from `stable` on have yet to be synced."""
         self._clock = clock
         self._machine = machine
         self._replicas = list(replicas)
@@ -104,14 +106,16 @@ class ReplicatedLog:
         self._logger = structlog.get_logger(component="log", place=replicas[0].place)
         self.version = configuration.version
         self.capacity = settings.capacity
-        self.end = self.committed = self.stable = end.lsn
+        self.end = self.committed = end.lsn
+        self.stable = stable
         self.start = self._first_kept()
         self.failure: SofsError | None = None
         self.on_failure: Callable[[SofsError], None] | None = None
         """Called once, when the log has failed for good."""
         self.on_lost: Callable[[int], None] | None = None
         """Called with its id when a replica has been given up."""
-        self._tasks = {asyncio.ensure_future(self._sync_when_due())}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._start(self._sync_when_due())
 
     def _first_kept(self) -> Lsn:
         """The start of the unbroken row of segments that the end lies in."""
@@ -208,7 +212,12 @@ class ReplicatedLog:
     def _flush(self) -> None:
         """Writes what the tick appended, and commits it."""
         self._flush_due = False
-        self._write()
+        try:
+            self._write()
+        except Exception as error:
+            # Our own bug: nothing may be acknowledged any more.
+            self._fail(Unavailable(f"the log's own work failed: {error!r}"))
+            raise
         if not self._changing:
             self._commit()
         if self._segment_end - self.end < self._size // 2:
@@ -399,10 +408,18 @@ class ReplicatedLog:
         if self.on_failure is not None:
             self.on_failure(error)
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # Our own bug: nothing may be acknowledged any more.
+            self._fail(Unavailable(f"the log's own work failed: {error!r}"))
+            asyncio.get_running_loop().call_exception_handler({"message": "the log's own work failed", "exception": error})
 
     # Reading
 
@@ -445,6 +462,15 @@ class ReplicatedLog:
             except SofsError as error:
                 self._lose(replica, error)
         self.start = Lsn(index * self._size + FIRST)
+
+    @contextmanager
+    def overdraft(self) -> Iterator[None]:
+        """Within, appends may take one segment beyond the capacity: a full log must still be opened and closed."""
+        self.capacity += self._size
+        try:
+            yield
+        finally:
+            self.capacity -= self._size
 
     async def change(self, configuration: Configuration) -> None:
         """Records a configuration that differs in more than the lost replicas."""

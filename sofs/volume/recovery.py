@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
-from sofs.errors import ConfigError, Damaged, DiskFailed, NotFound, Unavailable
+from sofs.errors import ConfigError, Damaged, DiskFailed, NotFound, SofsError, Unavailable
 from sofs.log.recovery import recover
 from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, ReplicatedLog
@@ -115,9 +115,7 @@ class Store:
         try:
             if self.log.serving():
                 await self.checkpoints.run_once()
-                batch = Batch()
-                batch.put(INCARNATION, msgspec.structs.replace(self.incarnation, clean=True).encode())
-                self.keyspace.commit(batch, reserved=True)
+                _write_incarnation(self.keyspace, self.log, msgspec.structs.replace(self.incarnation, clean=True))
                 await self.checkpoints.run_once()
         finally:
             await self.log.close()
@@ -195,21 +193,22 @@ async def _open(
         return former is not None and former.boot == boot and not configuration.memory_broken
 
     recovered = recover([each.replica for each in opened], oldest.mark, configuration.version, unbroken, keyspace.apply)
-    survivors = [each for each in opened if each.replica in recovered.replicas]
+    survivors = [each for each in opened if each.replica in recovered.replicas and _has_room(each, recovered.end)]
+    if not survivors:
+        raise Unavailable("the volume cannot be opened: no copy of its log can be written to")
     if len(survivors) < len(opened):
         configuration = Configuration(configuration.version + 1, tuple(each.place.id for each in survivors), configuration.memory_broken)
         await change(configuration)
-    for each in survivors:
-        await each.replica.sync()
-    log = ReplicatedLog(clock, keyspace, recovered.replicas, configuration, change, recovered.end, settings.log)
+    if oldest not in survivors:
+        keyspace.overlay.records = survivors[0].records
+    replicas = [each.replica for each in survivors]
+    log = ReplicatedLog(clock, keyspace, replicas, configuration, change, recovered.end, oldest.mark.lsn, settings.log)
     keyspace.attach(log)
     records = {each.place.id: each.records for each in survivors}
     checkpoints = Checkpoints(clock, keyspace, log, records, oldest.mark, settings.checkpoint)
     log.on_lost = checkpoints.lost
     incarnation = _next_incarnation(_incarnation(keyspace), boot, configuration.memory_broken, random)
-    batch = Batch()
-    batch.put(INCARNATION, incarnation.encode())
-    keyspace.commit(batch, reserved=True)
+    _write_incarnation(keyspace, log, incarnation)
     await log.sync()
     if configuration.memory_broken:
         await log.change(Configuration(log.version + 1, log.replica_ids))
@@ -265,6 +264,16 @@ def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings
         raise
 
 
+def _has_room(opened: _Opened, end: Mark) -> bool:
+    """Whether the segment that the log ends in is there; normally it is."""
+    try:
+        opened.replica.prepare((end.lsn - 1) // opened.replica.segment_size)
+    except SofsError as error:
+        structlog.get_logger(component="volume").error("replica_lost", at=opened.place.path, error=str(error))
+        return False
+    return True
+
+
 def _let_go(opened: _Opened) -> None:
     opened.records.close()
     opened.replica.close()
@@ -274,6 +283,13 @@ def _let_go(opened: _Opened) -> None:
 def _incarnation(keyspace: KeySpace) -> Incarnation | None:
     value = keyspace.get(INCARNATION)
     return None if value is None else Incarnation.decode(value)
+
+
+def _write_incarnation(keyspace: KeySpace, log: ReplicatedLog, incarnation: Incarnation) -> None:
+    batch = Batch()
+    batch.put(INCARNATION, incarnation.encode())
+    with log.overdraft():
+        keyspace.commit(batch, reserved=True)
 
 
 def _next_incarnation(former: Incarnation | None, boot: bytes, memory_broken: bool, random: Random) -> Incarnation:

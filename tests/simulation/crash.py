@@ -1,0 +1,62 @@
+"""Crashes at random steps, in simulation: `python -m tests.simulation.crash --points 10000 --seed 1`.
+
+A scenario is one seed: a host, a workload, faults and a handful of crashes, each one a point. A scenario that breaks
+a promise prints the one command that replays it.
+"""
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+
+import structlog
+
+from tests.simulation import records
+
+__all__ = ["main", "replay", "run"]
+
+CRASHES = 5
+"""Per scenario."""
+
+SCENARIOS: dict[str, Callable[[int], None]] = {
+    "records": lambda seed: records.Scenario(seed).run(CRASHES),
+}
+
+
+def run(layer: str, seed: int) -> None:
+    """Runs one scenario. Raises what it found wrong."""
+    SCENARIOS[layer](seed)
+
+
+def replay(layer: str, seed: int) -> str:
+    """What to type to see a scenario again."""
+    return f"replay: python -m tests.simulation.crash --layer {layer} --seed {seed} --points 1"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=500, help="how many crashes, over all layers")
+    parser.add_argument("--seed", type=int, default=1, help="the first scenario's")
+    parser.add_argument("--layer", choices=sorted(SCENARIOS), action="append", help="only this one; may be repeated")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    layers = arguments.layer or sorted(SCENARIOS)
+    points = failed = 0
+    seed = arguments.seed
+    while points < arguments.points:
+        for layer in layers:
+            try:
+                run(layer, seed)
+            except Exception:
+                failed += 1
+                traceback.print_exc()
+                print(replay(layer, seed), flush=True)
+            points += CRASHES
+        seed += 1
+    print(f"crash simulation: {points} points, {failed} violations")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
