@@ -1,0 +1,36 @@
+"""Coordination: a small, strongly consistent store that decides who owns what; never asked per I/O.
+
+`store` is the port: get, range, atomic compare-and-set transactions, leases, and watches that miss nothing. Its adapters
+are `embedded` (in process, one file: a single node, and the simulator) and `etcd` (a cluster). `keys` is the table of all keys.
+While the store is down, whoever holds a volume goes on serving; only changes wait.
+"""
+
+from sofs.coordination.store import (
+    Change,
+    Condition,
+    Delete,
+    Entry,
+    Lease,
+    Listing,
+    OutcomeUnknown,
+    Put,
+    Seen,
+    Store,
+    Transacted,
+    Watch,
+)
+
+__all__ = [
+    "Change",
+    "Condition",
+    "Delete",
+    "Entry",
+    "Lease",
+    "Listing",
+    "OutcomeUnknown",
+    "Put",
+    "Seen",
+    "Store",
+    "Transacted",
+    "Watch",
+]

@@ -1,0 +1,65 @@
+"""A real etcd of Debian's, on free ports of the loopback, for one test."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class EtcdServer:
+    """One member; starts, stops, freezes and thaws."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.port, self._peer_port = free_ports(2)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
+        with open(self._directory / "etcd.log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "etcd", "--name=one", f"--data-dir={self._directory}/data", f"--listen-client-urls={client}",
+                    f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
+                    f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}", "--unsafe-no-fsync",
+                    "--heartbeat-interval=50", "--election-timeout=500", "--logger=zap", "--log-outputs=stderr",
+                ],
+                stdout=log, stderr=log, env={**os.environ, "ETCD_UNSUPPORTED_ARCH": ""},
+            )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self._process.poll() is None, (self._directory / "etcd.log").read_text()
+            time.sleep(0.02)
+        raise AssertionError((self._directory / "etcd.log").read_text())
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Lets it take connections and requests, and answer nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
