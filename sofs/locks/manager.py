@@ -66,6 +66,10 @@ class LockManager:
         self._become(inode, Step(state))
         return delete
 
+    def abandon(self, inode: Inode, id: OpenId) -> None:
+        """Takes back an open that came to nothing: as a close, but its delete-on-close has no effect. Raises `Closed`."""
+        self._become(inode, Step(transitions.abandon_open(self.state(inode), id)))
+
     def mark_delete(self, inode: Inode, id: OpenId, pending: bool, *, wait: bool = False) -> Awaitable[None] | None:
         """Marks the file for deletion at its last close, or takes the mark away. Raises `Closed`, `Delayed`."""
         return self._attempt(inode, lambda state: transitions.mark_delete(state, id, pending), wait)

@@ -136,6 +136,12 @@ def close_file(state: FileState, id: OpenId) -> tuple[FileState, bool]:
     return left, pending and not opens
 
 
+def abandon_open(state: FileState, id: OpenId) -> FileState:
+    """Without this open, as if it had never been: a close that deletes nothing."""
+    harmless = msgspec.structs.replace(state.opening(id), delete_on_close=False)
+    return close_file(_replace_open(state, harmless), id)[0]
+
+
 def disconnect(state: FileState, id: OpenId) -> FileState:
     """The open's connection is gone; its owner may come back."""
     return _replace_open(state, msgspec.structs.replace(state.opening(id), connected=False))

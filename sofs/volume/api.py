@@ -169,7 +169,9 @@ class Reply(msgspec.Struct, array_like=True, tag=True):
 
 
 class Lookup(Request):
-    """Finds a path; every directory on the way must grant EXECUTE (traverse). `fold` matches any case, the exact one first. Raises `NotFound` (last component), `PathNotFound`, `NotDirectory`, `SymlinkInPath`, `AccessDenied`.
+    """Finds a path; every directory on the way must grant EXECUTE (traverse). `fold` matches any case, the exact one first.
+
+    Raises `NotFound` (last component), `PathNotFound`, `NotDirectory`, `SymlinkInPath`, `AccessDenied`.
 
     An empty path is `at` itself. A symbolic link as the last component is found, not followed.
     """
@@ -211,16 +213,20 @@ class Make(Request):
 
 
 class Link(Request):
-    """One more name for a file. Raises `IsDirectory`, `Exists`. Answers `Found` (the file's attributes, the directory's)."""
+    """One more name for a file. Raises `IsDirectory`, `Exists` (with `fold` also for a name that differs in case only). Answers `Found`."""
 
     caller: Caller
     inode: Inode
     at: Inode
     name: bytes
+    fold: bool = False
 
 
 class Remove(Request):
-    """Takes a name away (NFS). `directory` says which of RMDIR and REMOVE it is, None takes either. Raises `NotEmpty`, `Delayed`, `SharingViolation`. Answers `Removed`."""
+    """Takes a name away (NFS). `directory` says which of RMDIR and REMOVE it is, None takes either.
+
+    Raises `NotEmpty`, `Delayed`, `SharingViolation`. Answers `Removed`.
+    """
 
     caller: Caller
     at: Inode
@@ -234,8 +240,9 @@ class Removed(Reply):
 
 
 class Rename(Request):
-    """Moves a name, replacing what stands there if `replace`. With `open` (SMB) the open's own name is moved and the source is not given; with `fold` names match in any case.
-    Answers `Renamed`."""
+    """Moves a name, replacing what stands there if `replace`. With `open` (SMB) the open's own name is moved and the source
+    is not given; with `fold` names match in any case. Answers `Renamed`.
+    """
 
     caller: Caller
     to: Inode
@@ -321,6 +328,8 @@ class Open(Request):
     """Who holds the open, as the gateway names it: the lease key or session for SMB, the open-owner for NFSv4."""
     guid: bytes = b""
     """CreateGuid; an open with the same one is answered, not opened again."""
+    mandatory: bool = True
+    """An SMB open: its byte ranges bind everybody's I/O, others' ranges bind its own, and it waits where an NFS one is `Delayed`."""
 
 
 class Opened(Reply):
@@ -515,7 +524,9 @@ class RangeList(Reply):
 
 
 class Clone(Request):
-    """Makes the target's range share the source's data (FSCTL_DUPLICATE_EXTENTS_TO_FILE, RFC 7862 15.13): instantly, page-aligned except at the source's end."""
+    """Makes the target's range share the source's data (FSCTL_DUPLICATE_EXTENTS_TO_FILE, RFC 7862 15.13): instantly, page-aligned
+    except at the source's end.
+    """
 
     source: Target
     source_offset: int
@@ -597,7 +608,9 @@ class Written(Reply):
 
 class Token(NamedTuple):
     """What makes a retry harmless. `key` names the retry (NFSv3: client, xid, procedure, argument checksum); a request whose key is
-    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed had no effect and leaves none."""
+    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed
+    had no effect and leaves none.
+    """
 
     key: bytes
     age_s: int = 600

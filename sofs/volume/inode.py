@@ -7,10 +7,15 @@ decoding the rest. A symbolic link's text, or the verifier of an exclusive NFSv3
 import struct
 from typing import Any, NamedTuple, Self
 
-from sofs.types import Inode, Kind, Time
+from sofs.types import Inode, Kind, Lsn, Time
 from sofs.volume.api import Attributes
+from sofs.volume.batch import Mutator
+from sofs.volume.keys import INODE
 
-__all__ = ["HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "InodeRecord", "attributes_of", "patch_data"]
+__all__ = [
+    "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "InodeRecord", "apply_patch", "attributes_of",
+    "encode_patch", "patch_data",
+]  # fmt: skip
 
 SHARES_PAGES = 1
 """Some page of this file may have more than one reference: look at the reference windows before freeing one."""
@@ -119,3 +124,28 @@ def patch_data(value: bytes, size: int, pages: int, modified: Time, changed: Tim
     _DATA.pack_into(record, _DATA_AT, size, pages)
     _STAMP.pack_into(record, _STAMP_AT, modified, changed, change)
     return bytes(record)
+
+
+_PATCH = struct.Struct("<QBHIIQQQQI")
+
+
+def encode_patch(inode: Inode, record: InodeRecord) -> bytes:
+    """The body of ATTRIBUTES: sets what is neither data nor names, so that it can be logged after a wait without undoing others' writes."""
+    return _PATCH.pack(
+        inode, record.marks & HAS_DESCRIPTOR, record.mode, record.uid, record.gid, record.created, record.accessed, record.modified,
+        record.changed, record.flags,
+    )  # fmt: skip
+
+
+def apply_patch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+    """The ATTRIBUTES operation's apply function."""
+    inode, marks, mode, uid, gid, created, accessed, modified, changed, flags = _PATCH.unpack(body)
+    key = INODE + inode.to_bytes(8)
+    value = records.get(key)
+    assert value is not None, f"attributes of inode {inode}, which does not exist"
+    old = InodeRecord.decode(value)
+    new = old._replace(
+        marks=old.marks & ~HAS_DESCRIPTOR | marks, mode=mode, uid=uid, gid=gid, created=created, accessed=accessed, modified=modified,
+        changed=changed, change=old.change + 1, flags=flags,
+    )  # fmt: skip
+    records.put(key, new.encode())

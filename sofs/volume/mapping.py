@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from sofs.types import PAGE, Inode, Lsn, Time
 from sofs.volume import leaves, windows
 from sofs.volume.batch import Apply, Mutator, Operation
-from sofs.volume.inode import SHARES_PAGES
+from sofs.volume.inode import SHARES_PAGES, apply_patch
 from sofs.volume.keys import (
     DESTAGED,
     EXTENT,
@@ -475,5 +475,6 @@ APPLIERS: Mapping[int, Apply] = {
     Operation.ALLOCATE: _apply_allocate,
     Operation.DROP: _apply_drop,
     Operation.FREE: _apply_free,
+    Operation.ATTRIBUTES: apply_patch,
 }
 """For `KeySpace`."""

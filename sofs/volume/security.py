@@ -214,6 +214,16 @@ def _encode_acl(acl: tuple[Ace, ...] | None) -> bytes:
     return _ACL.pack(2, size, len(aces)) + b"".join(aces)
 
 
+def parts_of(descriptor: Descriptor) -> int:
+    """Which parts there are in a descriptor that a client gave."""
+    return (
+        (OWNER_PART if descriptor.owner else 0)
+        | (GROUP_PART if descriptor.group else 0)
+        | (DACL_PART if descriptor.control & DACL_PRESENT else 0)
+        | (SACL_PART if descriptor.control & SACL_PRESENT else 0)
+    )
+
+
 def merge(old: Descriptor, new: Descriptor, parts: int) -> Descriptor:
     """`old` with the named `parts` from `new`; generic rights become those of files."""
     control = old.control
@@ -268,11 +278,11 @@ def rights_of_bits(bits: int, directory: bool, owner: bool) -> int:
     """The rights that one class's three bits of a mode stand for.
 
     A file that can be read can be executed as far as Windows is concerned, which knows no such bit (NFS asks `access.execute`). Its owner may do everything
-    to what he may read and write.
+    to what he may read and write. Whether a file may be deleted is its directory's to say, as Unix has it.
     """
     whole = 7 if directory else 6
     if owner and bits & whole == whole:
-        return int(Access.ALL)
+        return int(Access.ALL & ~Access.DELETE)
     rights = int(_ALWAYS | _OWNER if owner else _ALWAYS)
     if bits & 4:
         rights |= Access.READ_DATA | Access.READ_EA

@@ -1,0 +1,218 @@
+"""Requests about a file's attributes: GetAttributes, SetAttributes, CheckAccess.
+
+Who may set what: through an open (SMB) the open's rights decide; a stateless caller (NFS) is judged as POSIX judges,
+with those rights of an explicit descriptor beside it that say the same (WRITE_ATTRIBUTES, WRITE_DAC, WRITE_OWNER).
+"""
+
+from collections.abc import Awaitable
+
+from sofs.errors import AccessDenied, Changed, InvalidArgument, IsDirectory, NotPermitted
+from sofs.types import Inode, Kind, Lsn, Time
+from sofs.volume import keys, security
+from sofs.volume.access import SETGID, SETUID, execute, is_member, is_owner, is_superuser, require
+from sofs.volume.api import (
+    SETTABLE_FLAGS,
+    SPARSE_FILE,
+    Access,
+    Binding,
+    Caller,
+    Changes,
+    CheckAccess,
+    Found,
+    GetAttributes,
+    Rights,
+    SetAttributes,
+    Token,
+)
+from sofs.volume.batch import Batch, Operation
+from sofs.volume.core import Core, Subject
+from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
+from sofs.volume.mapping import KEEP_MODIFIED
+from sofs.volume.sharing import check_io
+
+__all__ = ["change", "check_access", "get_attributes", "set_attributes"]
+
+_LATEST = (1 << 63) - 1
+
+
+def get_attributes(core: Core, request: GetAttributes, token: Token | None, by: Binding) -> Found:
+    target = request.target
+    if isinstance(target, int):
+        opened = core.open_of(target)
+        # The right is not asked for: every open may be asked what an open's reply says anyway (MS-SMB2 3.3.5.9).
+        return Found(core.gate, core.attributes(opened.inode))
+    subject = core.subject(target)
+    return Found(core.gate, core.attributes(subject.inode))
+
+
+def check_access(core: Core, request: CheckAccess, token: Token | None, by: Binding) -> Rights:
+    inode, caller = request.inode, request.caller
+    record = core.record(inode)
+    rights = core.rights(inode, record, caller)
+    rights = execute(record, core.descriptor(inode, record), caller, rights)
+    return Rights(core.gate, rights & request.wanted, core.attributes(inode))
+
+
+def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: Binding) -> Found | Awaitable[Found]:
+    subject = core.subject(request.target)
+    inode, record, changes = subject.inode, subject.record, request.changes
+    if request.guard is not None and request.guard != record.changed:
+        raise Changed(f"inode {inode} has changed")
+    core.writable()
+    now = core.clock.now()
+    batch = Batch()
+    if changes.keep_times and subject.open is not None:
+        subject.open.keep_modified = True
+    if changes.size is not None:
+        _may_resize(core, subject, changes.size)
+    owner = inode
+    if record.marks & IS_STREAM:  # everything but a stream's size is its file's (MS-FSA 2.1.1.5)
+        owner = Inode(record.parent)
+        subject = subject._replace(inode=owner, record=core.record(owner))
+    after = subject.record
+    if changes != Changes(size=changes.size, keep_times=changes.keep_times):
+        _permit(subject, changes)
+        after = change(core, subject.record, changes, subject.caller, now)
+        after = _follow_descriptor(core, batch, owner, subject.record, after, changes.mode is not None)
+        # Not a PUT of the record: a change of size may have to wait, and others may write meanwhile.
+        batch.raw(Operation.ATTRIBUTES, encode_patch(owner, after))
+    if changes.size is not None:
+        return _resize(core, request, subject, record, batch, after, token, now)
+    reply = Found(core.gate, after.attributes(owner, core.delete_pending(inode)), before=record.before)
+    if batch.count:
+        core.commit(batch, reply, token)
+    if owner != inode:
+        reply.attributes = core.attributes(inode)
+    return reply
+
+
+def _permit(subject: Subject, changes: Changes) -> None:
+    """Raises unless the subject's caller may make these changes (the size apart)."""
+    record, caller, opened = subject.record, subject.caller, subject.open
+    owner = is_owner(caller, record) if opened is None else False
+    by_descriptor = subject.rights if opened is not None or record.marks & HAS_DESCRIPTOR else 0
+    refusal = AccessDenied if opened is not None else NotPermitted
+    if changes.mode is not None and not (owner or by_descriptor & Access.WRITE_DAC):
+        raise refusal(f"only its owner may set the mode of inode {subject.inode}")
+    if (changes.uid is not None or changes.gid is not None) and not (owner or by_descriptor & Access.WRITE_OWNER):
+        raise refusal(f"only its owner may give inode {subject.inode} away")
+    times = (changes.created, changes.accessed, changes.modified, changes.changed)
+    explicit = any(time is not None and time != -1 for time in times) or changes.flags is not None or changes.sparse is not None
+    if explicit and not (owner or by_descriptor & Access.WRITE_ATTRIBUTES):
+        # FSCTL_SET_SPARSE also takes the right to write (MS-FSA 2.1.5.9.32).
+        if not (changes.sparse is not None and by_descriptor & (Access.WRITE_DATA | Access.APPEND_DATA)):
+            raise refusal(f"attributes of inode {subject.inode} may not be set")
+    now = any(time == -1 for time in times)
+    if now and not explicit and not (owner or subject.rights & (Access.WRITE_DATA | Access.WRITE_ATTRIBUTES)):
+        raise AccessDenied(f"times of inode {subject.inode} may not be set")
+
+
+def change(core: Core, record: InodeRecord, changes: Changes, caller: Caller, now: Time) -> InodeRecord:
+    """The record with the changes made, except that of the size. Raises `NotPermitted` for what only the superuser may do."""
+    mode, uid, gid = record.mode, record.uid, record.gid
+    if changes.uid is not None or changes.gid is not None:
+        uid, gid, mode = _give_away(record, changes, caller)
+    if changes.mode is not None:
+        mode = changes.mode & 0o7777
+        if mode & SETGID and not is_superuser(caller) and not is_member(caller, gid) and record.kind != Kind.DIRECTORY:
+            mode &= ~SETGID
+    flags = record.flags
+    if changes.flags is not None:
+        flags = flags & ~SETTABLE_FLAGS | changes.flags & SETTABLE_FLAGS
+    if changes.sparse is not None:
+        flags = flags | SPARSE_FILE if changes.sparse else flags & ~SPARSE_FILE
+    return record._replace(
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        created=_time(changes.created, record.created, now),
+        accessed=_time(changes.accessed, record.accessed, now),
+        modified=_time(changes.modified, record.modified, now),
+        changed=_time(changes.changed, now, now),
+        change=record.change + 1,
+        flags=flags,
+    )
+
+
+def _give_away(record: InodeRecord, changes: Changes, caller: Caller) -> tuple[int, int, int]:
+    uid = record.uid if changes.uid is None else changes.uid
+    gid = record.gid if changes.gid is None else changes.gid
+    mode = record.mode
+    if not is_superuser(caller):
+        taking = uid == caller.uid  # through an open with WRITE_OWNER; `_permit` saw to that
+        if uid != record.uid and not taking:
+            raise NotPermitted("only the superuser gives files to others")
+        if gid != record.gid and not is_member(caller, gid):
+            raise NotPermitted(f"the caller is not in group {gid}")
+        if record.kind == Kind.FILE:
+            mode &= ~(SETUID | SETGID if mode & 0o010 else SETUID)
+    return uid, gid, mode
+
+
+def _time(wanted: Time | None, kept: int, now: Time) -> int:
+    if wanted is None:
+        return kept
+    if wanted == -1:
+        return now
+    if not 0 <= wanted <= _LATEST:
+        raise InvalidArgument(f"{wanted} is not a time")
+    return wanted
+
+
+def _follow_descriptor(
+    core: Core, batch: Batch, inode: Inode, before: InodeRecord, after: InodeRecord, mode_set: bool
+) -> InodeRecord:
+    """Brings an explicit descriptor in step with a new mode (RFC 8881 6.4.1) or owner; gives the record that goes with it."""
+    old = core.descriptor(inode, before)
+    if old is None:
+        return after
+    new: security.Descriptor | None = old
+    if before.uid != after.uid:
+        new = old._replace(owner=None)
+    if before.gid != after.gid:
+        new = old._replace(group=None) if new is old else new and new._replace(group=None)
+    if mode_set and new is not None:
+        owner, group = core.sids(after.uid, after.gid)
+        new = security.chmod(new, after.mode, after.kind == Kind.DIRECTORY, owner, group)
+    if new is None:
+        batch.delete(keys.descriptor(inode))
+        return after._replace(marks=after.marks & ~HAS_DESCRIPTOR)
+    if new is not old:
+        batch.put(keys.descriptor(inode), security.encode(new))
+    return after
+
+
+def _may_resize(core: Core, subject: Subject, size: int) -> None:
+    inode, record = subject.inode, subject.record
+    if record.kind == Kind.DIRECTORY:
+        raise IsDirectory(f"inode {inode} is a directory")
+    if record.kind != Kind.FILE:
+        raise InvalidArgument(f"inode {inode} has no size that could be set")
+    if not (subject.open is None and is_owner(subject.caller, record)):
+        require(subject.rights, Access.WRITE_DATA)
+    low, high = sorted((size, record.size))
+    check_io(core, subject, low, high - low, write=True)
+
+
+def _resize(
+    core: Core,
+    request: SetAttributes,
+    subject: Subject,
+    sized: InodeRecord,
+    batch: Batch,
+    after: InodeRecord,
+    token: Token | None,
+    now: Time,
+) -> Found | Awaitable[Found]:
+    """Sets the size, in one batch with the other changes. `sized` is the record of what has the size: the file or its stream."""
+    changes = request.changes
+    assert changes.size is not None
+    opened = subject.open
+    inode = subject.inode if opened is None else opened.inode
+    keep = changes.modified is not None or (opened is not None and opened.keep_modified)
+    expected = after._replace(size=changes.size, changed=now, change=after.change + 1, modified=after.modified if keep else now)
+    core.with_token(batch, token, Found(Lsn(0), expected.attributes(inode), before=sized.before), now)
+    return core.finish(
+        core.data.truncate(inode, changes.size, now, batch, KEEP_MODIFIED if keep else 0),
+        lambda done: Found(done.lsn, core.attributes(inode), before=sized.before),
+    )

@@ -1,0 +1,373 @@
+"""What all handlers of a volume's requests share: records, gates, rights, new inodes, and the one commit that ends a request.
+
+A handler runs without an await from its first look at a record to its commit, so it needs no locks of its own: whatever it saw still holds.
+While it runs, `gate` collects the position on which its answer rests; `LocalVolume.call` sets it to 0 before, and puts it
+into the error if the request fails.
+"""
+
+import struct
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from sofs.errors import (
+    Closed,
+    NotDirectory,
+    ReadOnly,
+    Stale,
+)
+from sofs.locks import LockManager
+from sofs.runtime.ports import Clock
+from sofs.types import Inode, Kind, Lsn, OpenId, Time
+from sofs.volume import keys, security
+from sofs.volume.access import SETGID, Judge, require
+from sofs.volume.api import (
+    ARCHIVE,
+    Attributes,
+    Binding,
+    Caller,
+    Opened,
+    Reply,
+    Stateless,
+    Target,
+    Token,
+    Upcalls,
+)
+from sofs.volume.batch import Batch
+from sofs.volume.data import Data
+from sofs.volume.directory import Place, Slot, find, look
+from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, attributes_of
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.names import NameHash, check
+from sofs.volume.pages import Done
+from sofs.volume.tokens import Tokens
+
+__all__ = ["Core", "OpenFile", "Settings", "Subject"]
+
+NUMBERS = keys.meta(b"inodes")
+"""Inode numbers below this value (u64) may be in use; those from it on are not."""
+_NUMBERS_AT_ONCE = 1024
+FILES = keys.counter(b"files")
+"""Counts the inodes in use."""
+_U64 = struct.Struct("<Q")
+
+R = TypeVar("R", bound=Reply)
+
+
+class Settings(NamedTuple):
+    """What an operator can choose for a volume."""
+
+    file_mode: int = 0o644
+    """For files that are made without a mode and inherit nothing (SMB)."""
+    directory_mode: int = 0o755
+    read_only: bool = False
+
+
+class OpenFile(msgspec.Struct):
+    """An open, in the coordinator's memory."""
+
+    id: OpenId
+    inode: Inode
+    base: Inode
+    """The file; the same as `inode` unless that is a stream."""
+    access: int
+    share: int
+    caller: Caller
+    by: Binding
+    owner: bytes
+    guid: bytes
+    parent: Inode
+    name: bytes
+    """The name through which it was opened, kept up when that is renamed."""
+    stream: bytes
+    kind: int
+    mandatory: bool
+    """An SMB open."""
+    delete_on_close: bool = False
+    keep_modified: bool = False
+    """Its writes leave the time of modification alone."""
+    answer: Opened | None = None
+    """What a retry of an open with a guid is answered."""
+
+
+class Wait(Exception):
+    """A handler has to wait before it can go on: raised to `LocalVolume.call`, which waits and then calls the handler again, from the start."""
+
+    def __init__(self, waiting: Awaitable[None], undo: Callable[[], None] | None = None) -> None:
+        """`undo` takes back what the wait's success has changed."""
+        super().__init__()
+        self.waiting = waiting
+        self.undo = undo
+
+
+class Subject(NamedTuple):
+    """What a request's target stands for."""
+
+    inode: Inode
+    record: InodeRecord
+    caller: Caller
+    open: OpenFile | None
+    rights: int
+    """Those of the open, or all that the stateless caller has."""
+
+
+class Core:
+    """A volume's parts, and what is done with them again and again."""
+
+    def __init__(
+        self,
+        keyspace: KeySpace,
+        data: Data,
+        locks: LockManager,
+        clock: Clock,
+        names: NameHash,
+        judge: Judge,
+        settings: Settings,
+        start: int,
+    ) -> None:
+        """`start` counts how often the volume was opened, from 1."""
+        self.keys = keyspace
+        self.get = keyspace.get
+        self.data = data
+        self.locks = locks
+        self.clock = clock
+        self.names = names
+        self.judge = judge
+        self.settings = settings
+        self.tokens = Tokens(keyspace)
+        self.gate = Lsn(0)
+        self.opens: dict[OpenId, OpenFile] = {}
+        self.by_inode: dict[Inode, list[OpenFile]] = {}
+        """Opens of each file, its streams' among them."""
+        self.by_guid: dict[bytes, OpenFile] = {}
+        self.doomed: dict[Inode, OpenFile] = {}
+        """Through which open each delete-pending file was marked: its name is the one to go."""
+        self.upcalls: list[Upcalls] = []
+        self.orphaned: Callable[[], None] = lambda: None
+        """Called when there is something for the background to remove."""
+        self._next_number = self._reserved_numbers()
+        self._last_open = start << 32
+
+    # Reading records
+
+    def note(self, bucket: bytes) -> None:
+        """The answer rests on this bucket's state."""
+        gate = self.keys.gate(bucket)
+        if gate > self.gate:
+            self.gate = gate
+
+    def value(self, inode: Inode) -> bytes:
+        """The inode record's bytes. Raises `Stale`."""
+        key = keys.INODE + inode.to_bytes(8)
+        self.note(key)
+        value = self.get(key)
+        if value is None:
+            raise Stale(f"there is no inode {inode}")
+        return value
+
+    def record(self, inode: Inode) -> InodeRecord:
+        return InodeRecord.decode(self.value(inode))
+
+    def directory(self, inode: Inode) -> InodeRecord:
+        """The record of what must be a directory, and one that still has a name."""
+        record = self.record(inode)
+        if record.kind != Kind.DIRECTORY:
+            raise NotDirectory(f"inode {inode} is not a directory")
+        if record.links == 0:
+            raise Stale(f"directory {inode} has been removed")
+        return record
+
+    def descriptor(self, inode: Inode, record: InodeRecord) -> security.Descriptor | None:
+        """The explicit security descriptor, if there is one."""
+        if not record.marks & HAS_DESCRIPTOR:
+            return None
+        key = keys.descriptor(inode)
+        self.note(key)
+        value = self.get(key)
+        assert value is not None, f"inode {inode} lacks its descriptor"
+        return security.decode(value)
+
+    def rights(self, inode: Inode, record: InodeRecord, caller: Caller) -> int:
+        """All rights of the caller to the file by itself; a stream's are those of its file."""
+        if record.marks & IS_STREAM:
+            inode = Inode(record.parent)
+            record = self.record(inode)
+        return self.judge.rights(record, self.descriptor(inode, record), caller)
+
+    def require(self, inode: Inode, record: InodeRecord, caller: Caller, wanted: int) -> None:
+        """Raises `AccessDenied` unless the caller has the rights `wanted`."""
+        if caller.uid:
+            require(self.rights(inode, record, caller), wanted)
+
+    def find(self, parent: Inode, name: bytes, fold: bool) -> Slot | None:
+        """The name's entry in a directory."""
+        index = keys.ENTRY + parent.to_bytes(8)
+        self.note(index)
+        return find(self.get, index, self.names.first(name), name, fold)
+
+    def look(self, parent: Inode, name: bytes, fold: bool) -> tuple[Slot | None, Place]:
+        """The same with the place for a new entry; the name is checked. Raises `InvalidName`, `NameTooLong`."""
+        check(name)
+        index = keys.ENTRY + parent.to_bytes(8)
+        self.note(index)
+        return look(self.get, index, self.names.first(name), name, fold)
+
+    def delete_pending(self, inode: Inode) -> bool:
+        """Whether the file is deleted at its last close."""
+        return inode in self.by_inode and self.locks.state(inode).delete_pending
+
+    def attributes(self, inode: Inode) -> Attributes:
+        """The newest attributes; a stream's are its own size and its file's everything else."""
+        value = self.value(inode)
+        found = attributes_of(value, inode)
+        if value[1] & IS_STREAM:
+            own = found
+            found = attributes_of(self.value(own.parent), own.parent)
+            found.inode, found.parent, found.size, found.allocated = inode, own.parent, own.size, own.allocated
+            found.modified = max(found.modified, own.modified)
+            found.change += own.change
+            found.delete_pending = self.delete_pending(own.parent) or self.locks.state(inode).delete_pending
+        elif inode in self.by_inode:
+            found.delete_pending = self.locks.state(inode).delete_pending
+        return found
+
+    # Targets
+
+    def open_of(self, number: OpenId) -> OpenFile:
+        found = self.opens.get(number)
+        if found is None:
+            raise Closed(f"open {number} has ended")
+        return found
+
+    def subject(self, target: Target) -> Subject:
+        """What the target stands for. Raises `Closed`, `Stale`."""
+        if isinstance(target, Stateless):
+            record = self.record(target.inode)
+            if target.generation and target.generation != record.generation:
+                raise Stale(f"inode {target.inode} is of another generation")
+            if record.links == 0:
+                raise Stale(f"the last name of inode {target.inode} has been removed")
+            return Subject(target.inode, record, target.caller, None, self.rights(target.inode, record, target.caller))
+        found = self.open_of(target)
+        return Subject(found.inode, self.record(found.inode), found.caller, found, found.access)
+
+    # Making
+
+    def _reserved_numbers(self) -> int:
+        value = self.get(NUMBERS)
+        assert value is not None, "a formatted volume reserves inode numbers"
+        number: int = _U64.unpack(value)[0]
+        return number
+
+    def new_open(self) -> OpenId:
+        """The number of an open: those of one start of the volume begin with a number of their own."""
+        self._last_open += 1
+        return OpenId(self._last_open)
+
+    def new_number(self, batch: Batch) -> Inode:
+        """An inode number that no file ever had; reserves more in the batch when they run out."""
+        number = self._next_number
+        limit = self._reserved_numbers()
+        if number >= limit:
+            batch.put(NUMBERS, _U64.pack(limit + _NUMBERS_AT_ONCE))
+        self._next_number = number + 1
+        return Inode(number)
+
+    def new_record(
+        self, parent: Inode, of: InodeRecord, kind: Kind, caller: Caller, mode: int | None, now: Time
+    ) -> tuple[InodeRecord, security.Descriptor | None]:
+        """The record of something new in directory `parent`, and the descriptor that it inherits.
+
+        The group is the directory's if that has the setgid bit, which new directories get too (as BSD and Linux do).
+        """
+        is_directory = kind == Kind.DIRECTORY
+        gid = caller.gid
+        default = self.settings.directory_mode if is_directory else self.settings.file_mode
+        bits = default if mode is None else mode & 0o7777
+        if of.mode & SETGID:
+            gid = of.gid
+            bits |= SETGID if is_directory else 0
+        inherited = None
+        above = self.descriptor(parent, of)
+        if above is not None:
+            owner, group = self.sids(caller.uid, gid)
+            inherited = security.inherit(above, is_directory, owner, group)
+            if inherited is not None and mode is not None:
+                inherited = security.chmod(inherited, bits, is_directory, owner, group)  # RFC 8881 6.4.3
+            elif inherited is not None:
+                bits = bits & ~0o777 | security.mode_of(inherited.dacl, owner, group)
+        record = InodeRecord(
+            kind=kind, marks=0, mode=bits, links=2 if is_directory else 1, uid=caller.uid, gid=gid, generation=1, size=0,
+            pages=0, created=now, accessed=now, modified=now, changed=now, change=1,
+            flags=ARCHIVE if kind == Kind.FILE else 0, major=0, minor=0, ea_size=0, parent=parent,
+        )  # fmt: skip
+        return record, inherited
+
+    def sids(self, uid: int, gid: int) -> tuple[bytes, bytes]:
+        """Owner and group as SIDs."""
+        known = self.judge.identities
+        return security.sid_bytes(known.sid_of_uid(uid)), security.sid_bytes(known.sid_of_gid(gid))
+
+    @staticmethod
+    def put_record(batch: Batch, inode: Inode, record: InodeRecord) -> None:
+        batch.put(keys.INODE + inode.to_bytes(8), record.encode())
+
+    def put_new(self, batch: Batch, inode: Inode, record: InodeRecord, descriptor: security.Descriptor | None) -> InodeRecord:
+        """Writes a new inode with its explicit descriptor, if it has one; gives the record as written."""
+        if descriptor is not None:
+            batch.put(keys.descriptor(inode), security.encode(descriptor))
+            record = record._replace(marks=record.marks | HAS_DESCRIPTOR)
+        self.put_record(batch, inode, record)
+        batch.add(FILES, 1)
+        return record
+
+    @staticmethod
+    def delete_record(batch: Batch, inode: Inode) -> None:
+        batch.delete(keys.INODE + inode.to_bytes(8))
+        batch.add(FILES, -1)
+
+    # Ending a request
+
+    def writable(self) -> None:
+        """Raises `ReadOnly` if nothing may be changed."""
+        if self.settings.read_only:
+            raise ReadOnly("the volume is read-only")
+
+    def commit(self, batch: Batch, reply: R, token: Token | None = None, reserved: bool = False) -> R:
+        """Commits the batch, with the reply under the token if there is one, and gives the reply its gate.
+
+        `reserved`: the batch gives space back, so it may use what is kept for that in a full log.
+        """
+        self.writable()
+        if token is not None:
+            self.tokens.store(batch, token, reply, self.clock.now())
+        reply.gate = self.keys.commit(batch, reserved=reserved)
+        return reply
+
+    def with_token(self, batch: Batch, token: Token | None, reply: Reply, now: Time) -> Batch:
+        """The batch for a data operation, with the reply that a retry will get: it foretells what the operation does."""
+        self.writable()
+        if token is not None:
+            self.tokens.store(batch, token, reply, now)
+        return batch
+
+    def finish(self, done: Done | Awaitable[Done], answer: Callable[[Done], R]) -> R | Awaitable[R]:
+        """What `answer` makes of a data operation's outcome, now or later; its gate is the operation's."""
+        if isinstance(done, Done):
+            reply = answer(done)
+            reply.gate = done.lsn
+            return reply
+        return self._finish_later(done, answer)
+
+    @staticmethod
+    async def _finish_later(waiting: Awaitable[Done], answer: Callable[[Done], R]) -> R:
+        done = await waiting
+        reply = answer(done)
+        reply.gate = done.lsn
+        return reply
+
+    def changed(self, parent: Inode, name: bytes, action: int) -> None:
+        """Tells the gateways that a directory's entry changed."""
+        for upcalls in self.upcalls:
+            upcalls.changed(parent, name, action)

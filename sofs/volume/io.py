@@ -1,0 +1,281 @@
+"""Data requests: who may, whether others' locks allow it, and then the data half does it.
+
+Read and write are the hot path. Through an open they cost a look-up of the open, a test of its rights, and a look-up in the lock
+engine that ends there for a file without byte ranges and grants. A stateless caller (NFSv3) is judged anew each time; a file's owner may
+always read and write it, since NFS checks rights when the client opens, and the mode may have changed since (RFC 1813 4.4).
+"""
+
+from collections.abc import Awaitable
+
+from sofs.errors import AccessDenied, Closed, InvalidArgument, IsDirectory
+from sofs.types import Inode, Kind, Lsn, OpenId
+from sofs.volume import keys
+from sofs.volume.access import SETGID, SETUID, is_owner, is_superuser, require
+from sofs.volume.api import (
+    SPARSE_FILE,
+    Access,
+    Allocate,
+    Binding,
+    Clone,
+    Copied,
+    Copy,
+    Flush,
+    GetSpace,
+    Punch,
+    RangeList,
+    Ranges,
+    Read,
+    Reply,
+    SpaceReply,
+    Stateless,
+    Token,
+    Written,
+)
+from sofs.volume.batch import Batch, Operation
+from sofs.volume.core import FILES, Core, OpenFile, Subject
+from sofs.volume.data import APPEND, KEEP_MODIFIED, Done, Got
+from sofs.volume.inode import IS_STREAM, encode_patch
+from sofs.volume.sharing import check_io
+
+__all__ = ["allocate", "clone", "copy", "flush", "get_space", "punch", "ranges", "read", "read_stateless", "write", "write_stateless"]
+
+_MAY_READ = int(Access.READ_DATA | Access.EXECUTE)
+"""Execution reads (MS-SMB2 3.3.5.12, RFC 1813 4.4)."""
+_MAY_WRITE = int(Access.WRITE_DATA | Access.APPEND_DATA)
+
+
+def not_a_file(kind: int) -> IsDirectory | InvalidArgument:
+    return IsDirectory("a directory has no data") if kind == Kind.DIRECTORY else InvalidArgument("this kind of file has no data")
+
+
+# Reading
+
+
+def read(core: Core, number: OpenId, offset: int, into: memoryview) -> Read | Awaitable[Read]:
+    """Through an open."""
+    opened = core.opens.get(number)
+    if opened is None:
+        raise Closed(f"open {number} has ended")
+    if not opened.access & _MAY_READ:
+        raise AccessDenied("the open does not allow reading")
+    if opened.kind != Kind.FILE:
+        raise not_a_file(opened.kind)
+    inode = opened.inode
+    waiting = core.locks.may_read(inode, number, offset, len(into), wait=opened.mandatory)
+    if waiting is not None:
+        return _read_later(core, inode, offset, into, waiting)
+    got = core.data.read(inode, offset, into)
+    if isinstance(got, Got):
+        return Read(got.length, got.end, core.keys.gate(keys.INODE + inode.to_bytes(8)))
+    return _read_later(core, inode, offset, into, None, got)
+
+
+async def _read_later(
+    core: Core, inode: Inode, offset: int, into: memoryview, locked: Awaitable[None] | None, reading: Awaitable[Got] | None = None
+) -> Read:
+    if locked is not None:
+        await locked
+    got = core.data.read(inode, offset, into) if reading is None else await reading
+    if not isinstance(got, Got):
+        got = await got
+    return Read(got.length, got.end, core.keys.gate(keys.INODE + inode.to_bytes(8)))
+
+
+def read_stateless(core: Core, target: Stateless, offset: int, into: memoryview) -> Read | Awaitable[Read]:
+    subject = core.subject(target)
+    record, inode = subject.record, subject.inode
+    if record.kind != Kind.FILE:
+        raise not_a_file(record.kind)
+    if not (subject.rights & _MAY_READ or is_owner(target.caller, record)):
+        raise AccessDenied(f"inode {inode} may not be read")
+    core.locks.may_read(inode, OpenId(0), offset, len(into))
+    got = core.data.read(inode, offset, into)
+    if isinstance(got, Got):
+        return Read(got.length, got.end, core.gate, record.attributes(inode))
+    return _stateless_later(core, inode, got)
+
+
+async def _stateless_later(core: Core, inode: Inode, reading: Awaitable[Got]) -> Read:
+    got = await reading
+    return Read(got.length, got.end, core.keys.gate(keys.INODE + inode.to_bytes(8)), core.attributes(inode))
+
+
+# Writing
+
+
+def write(core: Core, number: OpenId, offset: int, data: memoryview, token: Token | None) -> Written | Awaitable[Written]:
+    """Through an open."""
+    opened = core.opens.get(number)
+    if opened is None:
+        raise Closed(f"open {number} has ended")
+    if not opened.access & _MAY_WRITE:
+        raise AccessDenied("the open does not allow writing")
+    if opened.kind != Kind.FILE:
+        raise not_a_file(opened.kind)
+    inode = opened.inode
+    if not opened.access & Access.WRITE_DATA or offset == APPEND:
+        offset = _at_end(core, opened, offset)
+    waiting = core.locks.may_write(inode, number, offset, len(data), wait=opened.mandatory)
+    if waiting is not None:
+        return _write_later(core, opened, offset, data, token, waiting)
+    done = _write(core, opened, offset, data, token)
+    if isinstance(done, Done):
+        return Written(done.lsn, done.length)
+    return _written_later(done)
+
+
+def _at_end(core: Core, opened: OpenFile, offset: int) -> int:
+    """Where an append goes. An open that may only append may write nowhere else (MS-FSA 2.1.5.3)."""
+    size = core.record(opened.inode).size
+    if offset != APPEND and offset < size and not opened.access & Access.WRITE_DATA:
+        raise AccessDenied("the open allows appending only")
+    return size if offset == APPEND else offset
+
+
+def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: Token | None) -> Done | Awaitable[Done]:
+    now = core.clock.now()
+    batch = None
+    if token is not None or core.settings.read_only:
+        batch = core.with_token(Batch(), token, Written(Lsn(0), len(data)), now)
+    return core.data.write(opened.inode, offset, data, now, batch, KEEP_MODIFIED if opened.keep_modified else 0)
+
+
+async def _write_later(
+    core: Core, opened: OpenFile, offset: int, data: memoryview, token: Token | None, waiting: Awaitable[None]
+) -> Written:
+    await waiting
+    done = _write(core, opened, offset, data, token)
+    if not isinstance(done, Done):
+        done = await done
+    return Written(done.lsn, done.length)
+
+
+async def _written_later(waiting: Awaitable[Done]) -> Written:
+    done = await waiting
+    return Written(done.lsn, done.length)
+
+
+def write_stateless(
+    core: Core, target: Stateless, offset: int, data: memoryview, token: Token | None
+) -> Written | Awaitable[Written]:
+    subject = core.subject(target)
+    record, inode, caller = subject.record, subject.inode, target.caller
+    if record.kind != Kind.FILE:
+        raise not_a_file(record.kind)
+    if not (subject.rights & Access.WRITE_DATA or is_owner(caller, record)):
+        raise AccessDenied(f"inode {inode} may not be written")
+    at = record.size if offset == APPEND else offset
+    core.locks.may_write(inode, OpenId(0), at, len(data))
+    now = core.clock.now()
+    batch = core.with_token(Batch(), token, Written(Lsn(0), len(data), None, record.before), now)
+    if record.mode & (SETUID | SETGID) and not is_superuser(caller):
+        # Whoever changes a program loses what it was trusted with.
+        cleared = record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0)
+        batch.raw(Operation.ATTRIBUTES, encode_patch(inode, record._replace(mode=cleared)))
+    done = core.data.write(inode, offset, data, now, batch)
+    return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), record.before))
+
+
+# The rest
+
+
+def flush(core: Core, request: Flush, token: Token | None, by: Binding) -> Reply:
+    subject = core.subject(request.target)
+    if subject.open is not None and subject.open.kind == Kind.FILE and not subject.rights & _MAY_WRITE:
+        raise AccessDenied("the open does not allow writing")
+    if subject.record.marks & IS_STREAM:
+        core.note(keys.inode(Inode(subject.record.parent)))
+    return Reply(core.gate)
+
+
+def _to_change(core: Core, subject: Subject, offset: int, length: int) -> int:
+    """Raises unless the subject's caller may write these bytes; gives the flags for the data operation."""
+    if subject.record.kind != Kind.FILE:
+        raise not_a_file(subject.record.kind)
+    if not (subject.open is None and is_owner(subject.caller, subject.record)):
+        require(subject.rights, Access.WRITE_DATA)
+    check_io(core, subject, offset, length, write=True)
+    core.writable()
+    return KEEP_MODIFIED if subject.open is not None and subject.open.keep_modified else 0
+
+
+def _to_read(core: Core, subject: Subject, offset: int, length: int) -> None:
+    if subject.record.kind != Kind.FILE:
+        raise not_a_file(subject.record.kind)
+    if not (subject.rights & _MAY_READ or (subject.open is None and is_owner(subject.caller, subject.record))):
+        raise AccessDenied(f"inode {subject.inode} may not be read")
+    check_io(core, subject, offset, length, write=False)
+
+
+def _plain(done: Done) -> Reply:
+    return Reply(done.lsn)
+
+
+def allocate(core: Core, request: Allocate, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+    subject = core.subject(request.target)
+    flags = _to_change(core, subject, request.offset, request.length)
+    now = core.clock.now()
+    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    return core.finish(
+        core.data.allocate(subject.inode, request.offset, request.length, now, request.extend, batch, flags), _plain
+    )
+
+
+def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+    subject = core.subject(request.target)
+    flags = _to_change(core, subject, request.offset, request.length)
+    now = core.clock.now()
+    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    return core.finish(
+        core.data.punch(subject.inode, request.offset, request.length, now, batch, flags, request.deallocate), _plain
+    )
+
+
+def ranges(core: Core, request: Ranges, token: Token | None, by: Binding) -> RangeList:
+    subject = core.subject(request.target)
+    if subject.record.kind != Kind.FILE:
+        raise not_a_file(subject.record.kind)
+    if not (subject.rights & _MAY_READ or (subject.open is None and is_owner(subject.caller, subject.record))):
+        raise AccessDenied(f"inode {subject.inode} may not be read")
+    if request.offset < 0 or request.length < 0 or request.limit < 1:
+        raise InvalidArgument(f"a range of {request.length} bytes at {request.offset}")
+    found, end = core.data.ranges(subject.inode, request.offset, request.length, request.limit)
+    return RangeList(core.gate, found, end, subject.record.size)
+
+
+def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+    source, target = core.subject(request.source), core.subject(request.target)
+    _to_read(core, source, request.source_offset, request.length)
+    flags = _to_change(core, target, request.offset, request.length)
+    if source.record.flags & SPARSE_FILE and not target.record.flags & SPARSE_FILE and target.open is not None:
+        # MS-FSA 2.1.5.9.4: what holes a sparse source has, only a sparse target can take over.
+        raise InvalidArgument("the source is sparse, and the target is not")
+    now = core.clock.now()
+    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    return core.finish(
+        core.data.clone(
+            source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
+        ),
+        _plain,
+    )
+
+
+def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied | Awaitable[Copied]:
+    source, target = core.subject(request.source), core.subject(request.target)
+    _to_read(core, source, request.source_offset, request.length)
+    flags = _to_change(core, target, request.offset, request.length)
+    now = core.clock.now()
+    batch = core.with_token(Batch(), token, Copied(Lsn(0), request.length), now)
+    return core.finish(
+        core.data.copy(
+            source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
+        ),
+        lambda done: Copied(done.lsn, done.length),
+    )
+
+
+def get_space(core: Core, request: GetSpace, token: Token | None, by: Binding) -> SpaceReply:
+    total, free = core.data.usage()
+    value = core.get(FILES)
+    files = int.from_bytes(value, "little", signed=True) if value else 0
+    return SpaceReply(Lsn(0), total, free, files)  # usage never gates (DESIGN section 6)

@@ -1,0 +1,365 @@
+"""The Open request: finding or making the file, its rights, its place among other opens (MS-FSA 2.1.5.1).
+
+The order of checks is the document's where it can be observed: name, delete pending, kind, disposition, rights, sharing. Nothing is
+changed before all have passed. An open lives in the coordinator's memory and in the lock engine.
+"""
+
+from collections.abc import Awaitable
+from typing import NamedTuple
+
+from sofs.errors import (
+    AccessDenied,
+    CannotDelete,
+    DeletePending,
+    Exists,
+    InvalidArgument,
+    IsDirectory,
+    NotDirectory,
+    NotFound,
+    SofsError,
+)
+from sofs.locks import Opening
+from sofs.types import ROOT, Inode, Kind
+from sofs.volume import directory, keys, security
+from sofs.volume.access import is_superuser, require
+from sofs.volume.api import (
+    ARCHIVE,
+    HIDDEN,
+    READONLY,
+    SETTABLE_FLAGS,
+    SYSTEM,
+    Access,
+    Action,
+    Binding,
+    Disposition,
+    Open,
+    Opened,
+    ShareMode,
+    Token,
+)
+from sofs.volume.batch import Batch
+from sofs.volume.core import Core, OpenFile, Wait
+from sofs.volume.descriptors import with_security
+from sofs.volume.directory import Slot
+from sofs.volume.extended import clear, put_new
+from sofs.volume.inode import InodeRecord
+from sofs.volume.lookup import enter, symlink_in_path, walk
+from sofs.volume.make import adding, put_name
+from sofs.volume.removal import may_delete
+from sofs.volume.sharing import check_base, check_streams
+from sofs.volume.streams import find_stream, put_stream, remove_stream
+
+__all__ = ["open_file"]
+
+_CREATES = frozenset({Disposition.CREATE, Disposition.OPEN_IF, Disposition.SUPERSEDE, Disposition.OVERWRITE_IF})
+_OVERWRITES = frozenset({Disposition.SUPERSEDE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF})
+_WRITES = int(Access.WRITE_DATA | Access.APPEND_DATA)
+_RIGHTS = int(Access.ALL | Access.SYSTEM_SECURITY)
+_ALL = int(Access.ALL)
+
+
+class _Found(NamedTuple):
+    """Where the path led."""
+
+    parent: Inode
+    name: bytes
+    """As stored, or as it will be."""
+    stored: tuple[bytes, ...]
+    """The whole path."""
+    slot: Slot | None
+    place: directory.Place
+
+
+def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
+    if request.guid and (known := core.by_guid.get(request.guid)) and known.answer and known.caller == request.caller:
+        return known.answer
+    if not request.access & (_RIGHTS | Access.MAXIMUM_ALLOWED):
+        raise AccessDenied("an open asks for at least one right")
+    if request.disposition in _OVERWRITES and request.directory:
+        raise InvalidArgument("a directory cannot be overwritten")
+    found = _find(core, request)
+    if found.slot is not None:
+        return _open_existing(core, request, found, by)
+    if request.disposition not in _CREATES:
+        raise NotFound(f"there is no {found.name!r} in directory {found.parent}")
+    return _create(core, request, found, token, by)
+
+
+def _find(core: Core, request: Open) -> _Found:
+    path, caller, fold = request.path, request.caller, request.fold
+    if not path:
+        record = core.directory(request.at)
+        root = Slot(b"", request.at, record.kind, b"")
+        return _Found(Inode(record.parent or ROOT), b"", (), root, b"")
+    parent, stored = walk(core, caller, request.at, path[:-1], fold)
+    enter(core, caller, parent)
+    slot, place = core.look(parent, path[-1], fold)
+    if slot is None:
+        return _Found(parent, path[-1], (*stored, path[-1]), None, place)
+    if slot.kind == Kind.SYMLINK and request.follow:
+        raise symlink_in_path(core, slot, ())
+    return _Found(parent, slot.name, (*stored, slot.name), slot, place)
+
+
+# What exists
+
+
+def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Opened | Awaitable[Opened]:
+    slot = found.slot
+    assert slot is not None
+    inode, record = slot.inode, core.record(slot.inode)
+    _check_kind(core, request, found, record)
+    maximal = _maximal(core, request, found, inode, record)
+    stream: tuple[Slot | None, directory.Place] | None = None
+    if request.stream:
+        stream = find_stream(core, inode, request.stream)
+        if stream[0] is None and request.disposition not in _CREATES:
+            raise NotFound(f"{slot.name!r} has no stream {request.stream!r}")
+        if stream[0] is not None and request.disposition == Disposition.CREATE:
+            raise Exists(f"{slot.name!r} has a stream {request.stream!r} already")
+    elif request.disposition == Disposition.CREATE:
+        raise Exists(f"{slot.name!r} exists")
+    overwrite = request.disposition in _OVERWRITES and (stream is None or stream[0] is not None)
+    granted = _grant(request, record, maximal, overwrite)
+    if overwrite and stream is None and record.kind == Kind.DIRECTORY:
+        raise InvalidArgument("a directory cannot be overwritten")
+    if overwrite and stream is None and record.flags & (HIDDEN | SYSTEM) & ~request.flags:
+        raise AccessDenied("overwriting would lose the attributes HIDDEN or SYSTEM")
+    kind = record.kind if stream is None else Kind.FILE
+    opened = _opening(core, request, found, by, inode, kind, granted)
+    if stream is not None:
+        return _open_stream(core, request, found, opened, record, maximal, stream)
+    _share(core, opened, request, overwrite)
+    if not overwrite:
+        return _answer(core, opened, request, found, Action.OPENED, maximal)
+    return _overwrite(core, opened, request, found, maximal)
+
+
+def _check_kind(core: Core, request: Open, found: _Found, record: InodeRecord) -> None:
+    assert found.slot is not None
+    inode = found.slot.inode
+    if core.delete_pending(inode):
+        raise DeletePending(f"{found.name!r} is about to be deleted")
+    if request.disposition == Disposition.CREATE and not request.stream:
+        raise Exists(f"{found.name!r} exists")
+    is_directory = record.kind == Kind.DIRECTORY
+    if request.directory and not is_directory:
+        raise NotDirectory(f"{found.name!r} is not a directory")
+    if request.directory is False and is_directory and not request.stream:
+        raise IsDirectory(f"{found.name!r} is a directory")
+
+
+def _maximal(core: Core, request: Open, found: _Found, inode: Inode, record: InodeRecord) -> int:
+    """All rights that the caller has to the file, those that its directory gives among them."""
+    caller = request.caller
+    rights = core.rights(inode, record, caller)
+    if inode == ROOT or not found.name or (rights & Access.DELETE and rights & Access.READ_ATTRIBUTES):
+        return rights
+    parent = core.record(found.parent)
+    above = core.rights(found.parent, parent, caller)
+    if may_delete(core, caller, parent, above, inode, record):
+        rights |= Access.DELETE
+    if above & Access.READ_DATA:
+        rights |= Access.READ_ATTRIBUTES
+    return rights
+
+
+def _grant(request: Open, record: InodeRecord, maximal: int, overwrite: bool) -> int:
+    """The rights that the open gets. Raises `AccessDenied`, `CannotDelete`."""
+    wanted = request.access & _RIGHTS
+    needed = wanted
+    if overwrite:
+        needed |= Access.DELETE if request.disposition == Disposition.SUPERSEDE else Access.WRITE_DATA
+    read_only = record.flags & READONLY and record.kind != Kind.DIRECTORY
+    if read_only and (wanted & _WRITES or overwrite):
+        raise AccessDenied("the file is read-only")
+    require(maximal, needed)
+    granted = wanted
+    if request.access & Access.MAXIMUM_ALLOWED:
+        granted |= maximal & (_ALL & ~_WRITES if read_only else _ALL)
+    if request.delete_on_close:
+        if not granted & Access.DELETE:
+            raise AccessDenied("deletion at the close takes the right to delete")
+        if record.flags & READONLY:
+            raise CannotDelete("the file is read-only")
+    return granted
+
+
+# What is made
+
+
+def _create(core: Core, request: Open, found: _Found, token: Token | None, by: Binding) -> Opened:
+    parent, name = found.parent, found.name
+    kind = Kind.DIRECTORY if request.directory and not request.stream else Kind.FILE
+    above = core.directory(parent)
+    core.require(parent, above, request.caller, adding(kind))
+    if request.delete_on_close and request.flags & READONLY:
+        raise CannotDelete("a read-only file cannot be deleted at its close")
+    now = core.clock.now()
+    batch = Batch()
+    record, descriptor = core.new_record(parent, above, kind, request.caller, request.mode, now)
+    record = record._replace(flags=record.flags | request.flags & SETTABLE_FLAGS)
+    if request.security is not None:
+        given = security.decode(request.security)
+        parts = security.parts_of(given)
+        if not is_superuser(request.caller):
+            parts &= ~security.SACL_PART
+        record, descriptor = with_security(core, request.caller, record, descriptor, given, parts)
+    inode = core.new_number(batch)
+    record = put_new(batch, inode, record, request.attributes)
+    maximal = core.judge.rights(record, descriptor, request.caller) | Access.DELETE
+    granted = request.access & _RIGHTS
+    if request.access & Access.MAXIMUM_ALLOWED:
+        granted |= maximal & _ALL
+    require(maximal | _ALL, granted)  # who makes a file gets what he asks for; only SYSTEM_SECURITY is a privilege
+    if request.delete_on_close and not granted & Access.DELETE:
+        raise AccessDenied("deletion at the close takes the right to delete")
+    opened = _opening(core, request, found, by, inode, kind, granted)
+    if request.stream:
+        _, place = find_stream(core, inode, request.stream)
+        opened.inode, record = put_stream(core, batch, inode, record, place, request.stream, now)
+    core.put_new(batch, inode, record, descriptor)
+    put_name(core, batch, parent, above, found.place, inode, kind, name, now)
+    core.writable()
+    core.gate = core.keys.commit(batch)
+    _share(core, opened, request, False)
+    core.changed(parent, name, 1)
+    return _answer(core, opened, request, found, Action.CREATED, maximal)
+
+
+# Streams
+
+
+def _open_stream(
+    core: Core,
+    request: Open,
+    found: _Found,
+    opened: OpenFile,
+    file: InodeRecord,
+    maximal: int,
+    stream: tuple[Slot | None, directory.Place],
+) -> Opened | Awaitable[Opened]:
+    slot, place = stream
+    if slot is not None:
+        opened.inode, opened.stream = slot.inode, slot.name
+        overwrite = request.disposition in _OVERWRITES
+        _share(core, opened, request, overwrite)
+        if overwrite:
+            return _overwrite(core, opened, request, found, maximal)
+        return _answer(core, opened, request, found, Action.OPENED, maximal)
+    require(maximal, Access.WRITE_DATA)
+    batch = Batch()
+    now = core.clock.now()
+    opened.inode, file = put_stream(core, batch, opened.base, file, place, request.stream, now)
+    core.put_record(batch, opened.base, file)
+    _share(core, opened, request, False)
+    try:
+        core.writable()
+        core.gate = core.keys.commit(batch)
+    except SofsError:
+        _let_go(core, opened)
+        raise
+    return _answer(core, opened, request, found, Action.CREATED, maximal)
+
+
+# Sharing
+
+
+def _opening(core: Core, request: Open, found: _Found, by: Binding, inode: Inode, kind: int, access: int) -> OpenFile:
+    return OpenFile(
+        core.new_open(), inode, inode, access, request.share, request.caller, by, request.owner, request.guid, found.parent, found.name,
+        request.stream, kind, request.mandatory, request.delete_on_close,
+    )  # fmt: skip
+
+
+def _share(core: Core, opened: OpenFile, request: Open, overwrite: bool) -> None:
+    """Puts the open into the lock engine. Raises `SharingViolation`, `DeletePending`, `Delayed`, `Wait`."""
+    locks, base = core.locks, opened.base
+    if opened.stream:
+        check_base(core, base, opened.share)
+        # The file cannot go while its stream is open; otherwise the two do not know of each other.
+        locks.open(base, Opening(opened.id, int(Access.READ_ATTRIBUTES), int(ShareMode.ALL), opened.mandatory))
+    elif opened.access & Access.DELETE and base in core.by_inode:
+        check_streams(core, base)
+    access = opened.access | (Access.WRITE_DATA if overwrite else 0)
+    opening = Opening(opened.id, access, opened.share, opened.mandatory, opened.owner, opened.delete_on_close)
+    try:
+        waiting = locks.open(opened.inode, opening, overwrite=overwrite, wait=opened.mandatory)
+    except SofsError:
+        if opened.stream:
+            locks.close(base, opened.id)
+        raise
+    if waiting is not None:
+        if opened.stream:
+            locks.close(base, opened.id)
+        raise Wait(waiting, lambda: _let_go(core, opened, held=False))
+    if access != opened.access:
+        locks.change_open(opened.inode, opened.id, opened.access, opened.share)
+
+
+def _let_go(core: Core, opened: OpenFile, held: bool = True) -> None:
+    """Takes an open that is not going to be out of the lock engine, without the consequences of a close."""
+    core.locks.abandon(opened.inode, opened.id)
+    if opened.stream and held:
+        core.locks.abandon(opened.base, opened.id)
+
+
+def _answer(core: Core, opened: OpenFile, request: Open, found: _Found, action: Action, maximal: int) -> Opened:
+    core.opens[opened.id] = opened
+    core.by_inode.setdefault(opened.base, []).append(opened)
+    attributes = core.attributes(opened.inode)
+    reply = Opened(core.gate, opened.id, action, attributes, opened.access, maximal & _ALL, found.stored)
+    if opened.guid:
+        core.by_guid[opened.guid] = opened
+        opened.answer = reply
+    return reply
+
+
+# Overwriting
+
+
+def _overwrite(
+    core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int
+) -> Opened | Awaitable[Opened]:
+    """Empties the file; what is too large for one batch is cut off first, in the background's slices, under the open."""
+    if core.data.small(opened.inode):
+        try:
+            return _emptied(core, opened, request, found, maximal)
+        except SofsError:
+            _let_go(core, opened)
+            raise
+    return _overwrite_large(core, opened, request, found, maximal)
+
+
+async def _overwrite_large(core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int) -> Opened:
+    try:
+        while not core.data.small(opened.inode):
+            done = core.data.truncate(opened.inode, 0, core.clock.now())
+            if isinstance(done, Awaitable):
+                await done
+        return _emptied(core, opened, request, found, maximal)
+    except BaseException:
+        _let_go(core, opened)
+        raise
+
+
+def _emptied(core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int) -> Opened:
+    core.writable()
+    inode, now = opened.inode, core.clock.now()
+    record = core.record(inode)
+    batch = Batch()
+    core.data.drop(batch, inode)
+    record = record.stamped(now, size=0, pages=0, modified=now)
+    if not opened.stream:
+        record = record._replace(flags=record.flags & ~SETTABLE_FLAGS | request.flags & SETTABLE_FLAGS | ARCHIVE)
+        record = clear(core, batch, inode, record)
+        record = put_new(batch, inode, record, request.attributes)
+        used = {other.inode for other in core.by_inode.get(inode, ())}
+        for slot in directory.slots(core.keys, keys.bucket(keys.STREAM, inode)):
+            if slot.inode not in used:
+                remove_stream(core, batch, slot)
+    core.put_record(batch, inode, record)
+    core.gate = core.keys.commit(batch)
+    core.changed(found.parent, found.name, 3)
+    action = Action.SUPERSEDED if request.disposition == Disposition.SUPERSEDE else Action.OVERWRITTEN
+    return _answer(core, opened, request, found, action, maximal)

@@ -1,0 +1,72 @@
+"""Named streams: data beside a file's data, under names that belong to the file (MS-FSA 2.1.1.4).
+
+A stream is an inode of its own for its data; everything else (times, rights, attributes) is its file's. Its name stands in an index of the
+file that is laid out as a directory. Streams have no links, no parents but their file, and go with it.
+"""
+
+from sofs.types import Inode, Kind, Time
+from sofs.volume import directory, keys
+from sofs.volume.access import require
+from sofs.volume.api import Access, Binding, ListStreams, Streams, Token
+from sofs.volume.batch import Batch
+from sofs.volume.core import Core
+from sofs.volume.directory import Place, Slot
+from sofs.volume.inode import HAS_STREAMS, IS_STREAM, InodeRecord
+from sofs.volume.names import check_stream
+
+__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream"]
+
+
+def find_stream(core: Core, base: Inode, name: bytes) -> tuple[Slot | None, Place]:
+    """The stream of this name in any case, and the place for a new one. Raises `InvalidName`, `NameTooLong`."""
+    check_stream(name)
+    index = keys.bucket(keys.STREAM, base)
+    core.note(index)
+    return directory.look(core.get, index, core.names.first(name), name, True)
+
+
+def put_stream(
+    core: Core, batch: Batch, base: Inode, file: InodeRecord, place: Place, name: bytes, now: Time
+) -> tuple[Inode, InodeRecord]:
+    """Adds a new stream to the batch; gives its inode, and the file's record, which the caller writes."""
+    inode = core.new_number(batch)
+    record = InodeRecord(
+        kind=Kind.FILE, marks=IS_STREAM, mode=0, links=1, uid=file.uid, gid=file.gid, generation=1, size=0, pages=0, created=now,
+        accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=base,
+    )  # fmt: skip
+    core.put_new(batch, inode, record, None)
+    directory.put(batch, place, inode, Kind.FILE, name)
+    return inode, file.stamped(now, marks=file.marks | HAS_STREAMS)
+
+
+def remove_stream(core: Core, batch: Batch, slot: Slot) -> None:
+    """Adds a stream's removal to the batch; a large one goes in the background."""
+    directory.remove(batch, core.get, slot)
+    drop_stream(core, batch, slot.inode)
+
+
+def drop_stream(core: Core, batch: Batch, inode: Inode) -> None:
+    """The same for a stream whose entry is the caller's business."""
+    if core.data.small(inode):
+        core.data.drop(batch, inode)
+        core.delete_record(batch, inode)
+        return
+    core.put_record(batch, inode, core.record(inode)._replace(links=0))
+    batch.put(keys.orphan(inode), b"")
+    core.orphaned()
+
+
+def list_streams(core: Core, request: ListStreams, token: Token | None, by: Binding) -> Streams:
+    subject = core.subject(request.target)
+    if subject.open is None:
+        require(subject.rights, Access.READ_ATTRIBUTES)
+    base, record = subject.inode, subject.record
+    if record.marks & IS_STREAM:
+        base = Inode(record.parent)
+    index = keys.bucket(keys.STREAM, base)
+    core.note(index)
+    found = []
+    for slot in directory.slots(core.keys, index):
+        stream = core.record(slot.inode)
+        found.append((slot.name, stream.size, stream.pages << 12))
+    return Streams(core.gate, found)

@@ -1,0 +1,73 @@
+"""Tokens: what makes a retry harmless.
+
+The reply to a request that carried a token is stored in the request's own batch, under a hash of the token's key. So either both are there
+or neither, at every replica; a retry is answered with the first reply, whichever node it reaches. Only a request that changed
+something leaves a token: one that failed can be tried again as if for the first time.
+
+Keys are in generations of ten minutes by the time at which they expire, so that a whole generation goes at once, and a look-up asks two.
+"""
+
+import hashlib
+from typing import Union
+
+import msgspec
+
+from sofs.errors import InvalidArgument
+from sofs.types import Time
+from sofs.volume import api, keys
+from sofs.volume.batch import Batch
+from sofs.volume.keyspace import KeySpace
+
+__all__ = ["GENERATION_S", "Tokens"]
+
+GENERATION_S = 600
+_TICKS = 10_000_000 * GENERATION_S
+
+
+def _kinds(base: type[api.Reply]) -> list[type[api.Reply]]:
+    return [base, *(kind for subclass in base.__subclasses__() for kind in _kinds(subclass))]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[api.Reply] = msgspec.msgpack.Decoder(Union[tuple(_kinds(api.Reply))])  # noqa: UP007
+
+
+class Tokens:
+    """The tokens of one volume."""
+
+    def __init__(self, keyspace: KeySpace) -> None:
+        self._keys = keyspace
+
+    def store(self, batch: Batch, token: api.Token, reply: api.Reply, now: Time) -> None:
+        """Adds the token with its reply to the batch that carries the request out."""
+        if token.age_s > GENERATION_S:
+            raise InvalidArgument(f"a token that lasts {token.age_s} s; {GENERATION_S} is the most")
+        batch.put(keys.token(now // _TICKS + 1, _digest(token)), _encode(reply))
+
+    def replay(self, token: api.Token, now: Time) -> api.Reply | None:
+        """The reply of the first time, if there was one. Its gate is that of its batch or later."""
+        digest = _digest(token)
+        newest = now // _TICKS + 1
+        for generation in (newest, newest - 1):
+            value = self._keys.get(keys.token(generation, digest))
+            if value is not None:
+                reply = _decoder.decode(value)
+                reply.gate = self._keys.gate(keys.bucket(keys.TOKEN, generation))
+                return reply
+        return None
+
+    def expire(self, now: Time, limit: int = 1000) -> int:
+        """Removes up to `limit` tokens whose time is over; gives how many. Tokens of the last ten minutes are never among them."""
+        batch = Batch()
+        for key, _ in self._keys.walk(keys.TOKEN):
+            if int.from_bytes(key[1 : keys.BUCKET]) >= now // _TICKS or batch.count == limit:
+                break
+            batch.delete(key)
+        if batch.count:
+            self._keys.commit(batch, reserved=True)
+        return batch.count
+
+
+def _digest(token: api.Token) -> bytes:
+    # Keys name clients' addresses and identifiers: 128 bits keep them apart by chance and by intent.
+    return hashlib.blake2b(token.key, digest_size=16).digest()

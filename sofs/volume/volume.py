@@ -1,0 +1,270 @@
+"""The volume at its coordinator: what gateways call, put together.
+
+Each request has one handler, found by its type in one table; handlers stand in modules by what they are about. A handler answers at once, or with an
+awaitable when data has to be fetched or a client has to give something back first. Nothing is told to a client before the
+reply's gate has opened (`when`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from sofs.errors import ConfigError, Exists, SofsError
+from sofs.locks import LockManager
+from sofs.locks.state import Upcall
+from sofs.runtime.ports import Clock, Random
+from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
+from sofs.volume import (
+    api,
+    attributes,
+    closing,
+    descriptors,
+    extended,
+    io,
+    keys,
+    locking,
+    lookup,
+    make,
+    opens,
+    removal,
+    rename,
+    streams,
+)
+from sofs.volume.access import Judge
+from sofs.volume.api import Binding, Read, Reply, Request, Target, Token, Written
+from sofs.volume.batch import Batch
+from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
+from sofs.volume.data import Data
+from sofs.volume.inode import InodeRecord
+from sofs.volume.names import UPCASE_ID, NameHash
+from sofs.volume.recovery import Store
+from sofs.volume.removal import Reaper
+from sofs.volume.security import Identities, UnixIdentities
+
+__all__ = ["LocalVolume", "Settings", "make_volume"]
+
+FORMAT = keys.meta(b"format")
+FORMAT_VERSION = b"sofs-volume-1"
+SECRET = keys.meta(b"name secret")
+UPCASE = keys.meta(b"upcase")
+STARTS = keys.counter(b"starts")
+
+_BACKGROUND_S = 60.0
+"""Between two rounds of background duties, when nothing calls for one earlier."""
+
+Handler = Callable[[Core, Any, Token | None, Binding], Reply | Awaitable[Reply]]
+
+HANDLERS: dict[type[Request], Handler] = {
+    api.Lookup: lookup.lookup,
+    api.ReadDirectory: lookup.read_directory,
+    api.ReadLink: lookup.read_link,
+    api.Make: make.make,
+    api.Link: make.link,
+    api.Remove: removal.remove,
+    api.Rename: rename.rename,
+    api.Open: opens.open_file,
+    api.Close: closing.close,
+    api.SetDisposition: closing.set_disposition,
+    api.ListOpens: closing.list_opens,
+    api.GetAttributes: attributes.get_attributes,
+    api.SetAttributes: attributes.set_attributes,
+    api.CheckAccess: attributes.check_access,
+    api.GetSecurity: descriptors.get_security,
+    api.SetSecurity: descriptors.set_security,
+    api.GetExtended: extended.get_extended,
+    api.SetExtended: extended.set_extended,
+    api.ListStreams: streams.list_streams,
+    api.Flush: io.flush,
+    api.Allocate: io.allocate,
+    api.Punch: io.punch,
+    api.Ranges: io.ranges,
+    api.Clone: io.clone,
+    api.Copy: io.copy,
+    api.GetSpace: io.get_space,
+    api.Lock: locking.lock,
+    api.Unlock: locking.unlock,
+}
+
+
+async def make_volume(
+    store: Store, clock: Clock, random: Random, *, mode: int = 0o1777, uid: int = 0, gid: int = 0
+) -> None:
+    """Formats an empty store: the root directory with these rights, the secret of the names' hash, the tables' ids. Stable on return.
+
+    Raises `Exists` if it has been formatted already.
+    """
+    keyspace = store.keyspace
+    if keyspace.get(FORMAT) is not None:
+        raise Exists("the volume has been formatted already")
+    now = clock.now()
+    root = InodeRecord(
+        kind=Kind.DIRECTORY, marks=0, mode=mode & 0o7777, links=2, uid=uid, gid=gid, generation=1, size=0, pages=0, created=now,
+        accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=ROOT,
+    )  # fmt: skip
+    batch = Batch()
+    batch.put(FORMAT, FORMAT_VERSION)
+    batch.put(SECRET, random.bytes(32))
+    batch.put(UPCASE, UPCASE_ID)
+    batch.put(NUMBERS, (ROOT + 1).to_bytes(8, "little"))
+    batch.put(keys.inode(ROOT), root.encode())
+    batch.add(FILES, 1)
+    keyspace.commit(batch)
+    await store.log.sync()
+
+
+class LocalVolume:
+    """`sofs.volume.api.Volume`, at the volume's coordinator."""
+
+    def __init__(
+        self,
+        store: Store,
+        data: Data,
+        clock: Clock,
+        *,
+        id: VolumeId,
+        name: str,
+        settings: Settings = Settings(),  # noqa: B008  # an immutable value
+        identities: Identities | None = None,
+    ) -> None:
+        """Raises `ConfigError` for a volume that was never formatted, or by a release whose format is not this one's."""
+        self.id = id
+        self.name = name
+        self.verifier = int.from_bytes(store.incarnation.verifier)
+        self._store = store
+        self._log = store.log
+        self._clock = clock
+        keyspace = store.keyspace
+        secret = _checked_secret(name, keyspace.get)
+        batch = Batch()
+        batch.add(STARTS, 1)
+        keyspace.commit(batch, reserved=True)
+        starts = int.from_bytes(keyspace.get(STARTS) or b"", "little")
+        locks = LockManager(clock, self._tell)
+        judge = Judge(identities or UnixIdentities())
+        self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
+        self.core.orphaned = self._wake
+        self.reaper = Reaper(self.core, store.log.serving)
+        self._work = asyncio.Event()
+        self._service: asyncio.Task[None] | None = None
+        self._logger = structlog.get_logger(component="volume", volume=name)
+
+    # sofs.volume.api.Volume
+
+    def call(self, request: Request, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+        core = self.core
+        core.gate = Lsn(0)
+        try:
+            if token is not None and (known := core.tokens.replay(token, self._clock.now())) is not None:
+                return known
+            return HANDLERS[type(request)](core, request, token, by)
+        except Wait as wait:
+            return self._after(wait, request, token, by)
+        except SofsError as error:
+            error.gate = core.gate
+            raise
+
+    def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
+        core = self.core
+        core.gate = Lsn(0)
+        try:
+            if isinstance(target, int):
+                return io.read(core, target, offset, into)
+            return io.read_stateless(core, target, offset, into)
+        except SofsError as error:
+            error.gate = core.gate
+            raise
+
+    def write(
+        self, target: Target, offset: int, data: memoryview, token: Token | None, level: Level, by: Binding
+    ) -> Written | Awaitable[Written]:
+        core = self.core
+        core.gate = Lsn(0)
+        try:
+            if token is not None:
+                known = core.tokens.replay(token, self._clock.now())
+                if isinstance(known, Written):
+                    return known
+            if isinstance(target, int):
+                return io.write(core, target, offset, data, token)
+            return io.write_stateless(core, target, offset, data, token)
+        except SofsError as error:
+            error.gate = core.gate
+            raise
+
+    def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
+        self._log.when(gate, level, send)
+
+    def subscribe(self, upcalls: api.Upcalls) -> None:
+        self.core.upcalls.append(upcalls)
+
+    # Waiting
+
+    async def _after(self, wait: Wait, request: Request, token: Token | None, by: Binding) -> Reply:
+        """Waits, takes back what the wait's success changed, and calls again: the handler then finds nothing in its way."""
+        future = asyncio.ensure_future(wait.waiting)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None and wait.undo is not None:
+                wait.undo()
+            raise
+        if wait.undo is not None:
+            wait.undo()
+        reply = self.call(request, token, by)
+        return reply if isinstance(reply, Reply) else await reply
+
+    def _tell(self, inode: Inode, upcall: Upcall) -> None:
+        """The lock engine's upcalls. No grant is given in this release, so there is none to recall."""
+        self._logger.warning("upcall_without_grants", inode=inode, upcall=type(upcall).__name__)
+
+    # Background
+
+    def start(self) -> None:
+        """Begins background duties: the store's checkpoints, the data's cleaning, the removal of orphans, the expiry of tokens."""
+        self._store.start()
+        self.core.data.start()
+        self._work.set()  # what was orphaned before the last stop
+        self._service = asyncio.ensure_future(self._run())
+
+    async def close(self) -> None:
+        """Ends all of it, in order, and leaves everything stable. Opens are forgotten."""
+        if self._service is not None:
+            self._service.cancel()
+            await asyncio.gather(self._service, return_exceptions=True)
+            self._service = None
+        self.core.locks.stop()
+        await self.core.data.close()
+        await self._store.close()
+
+    def _wake(self) -> None:
+        self._work.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._work.wait(), _BACKGROUND_S)
+            except TimeoutError:
+                pass
+            self._work.clear()
+            try:
+                await self.run_once()
+            except SofsError as error:
+                self._logger.error("background_failed", error=str(error))
+                await self._clock.sleep(1.0)
+
+    async def run_once(self) -> None:
+        """Removes what is orphaned and the tokens that have expired."""
+        await self.reaper.run_once()
+        while self.core.tokens.expire(Time(self._clock.now())):
+            await self._clock.sleep(0)
+
+
+def _checked_secret(name: str, get: Callable[[bytes], bytes | None]) -> bytes:
+    found, upcase, secret = get(FORMAT), get(UPCASE), get(SECRET)
+    if found is None or secret is None:
+        raise ConfigError(f"volume {name} has not been formatted")
+    if found != FORMAT_VERSION or upcase != UPCASE_ID:
+        raise ConfigError(f"volume {name} has format {found!r} with names by {upcase!r}; this release knows {FORMAT_VERSION!r} with {UPCASE_ID!r}")
+    return secret
