@@ -49,7 +49,7 @@ class Latency:
 
 @dataclass(eq=False)
 class Fault:
-    """Makes `operation` fail below `path`: after `after` successes, `times` times (`None`: from then on)."""
+    """Makes `operation` fail below `path` (where the file was opened): after `after` successes, `times` times (`None`: from then on)."""
 
     operation: str
     """`read`, `write`, `sync`, `allocate`, `punch`, `open`, `name` (make, rename, remove, sync a directory) or `commit`."""
