@@ -196,5 +196,5 @@ class Operations(Protocol):
 
     def check(self, request: CheckRequest) -> AsyncIterator[Progress]: ...
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         """All figures in Prometheus' text form."""

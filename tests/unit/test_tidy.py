@@ -34,7 +34,7 @@ ADAPTERS = (
     "sofs/coordination/etcd",
     "sofs/admin/",
     "sofs/cli/",
-    "sofs/node",
+    "sofs/node.py",
     "sofs/service.py",
     "sofs/config.py",
     "gateways/server.py",

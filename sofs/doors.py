@@ -1,0 +1,134 @@
+"""The doors of a node: its gateways, with what they share, opened and closed together.
+
+Everything that both protocols need stands here once: the shares that are offered, the users, and this start's gateway incarnation, which
+no other start ever has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from gateways.exports import Share, Shares
+from gateways.identity import Identities, User
+from gateways.nfs.gateway import NfsGateway
+from gateways.nfs.portmap import PortMapper, registrations
+from gateways.server import Link, Server
+from gateways.smb.connection import Connection
+from gateways.smb.service import SmbService, SmbSettings
+from sofs.config import Config
+from sofs.errors import Unavailable
+from sofs.runtime.ports import Clock, Random
+
+log = structlog.get_logger("node")
+
+
+class Doors:
+    """The gateways. `open` begins to serve; until then nothing listens."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        shares: Shares,
+        identities: Identities,
+        clock: Clock,
+        random: Random,
+        *,
+        handle_key: bytes,
+        guid: bytes,
+    ) -> None:
+        self._config = config
+        self.shares = shares
+        self.identities = identities
+        self.incarnation = random.number(62) + 1
+        self._loop = asyncio.get_running_loop()
+        self._portmapper: PortMapper | None = None
+        self.endpoints: list[str] = []
+        """`smb://ADDRESS:PORT`, `nfs://ADDRESS:PORT`, once open."""
+        settings = SmbSettings(
+            name=name,
+            workgroup=config.smb.workgroup,
+            signing_required=config.smb.signing == "required",
+            encryption=config.smb.encryption,
+            guid=guid,
+        )
+        self._smb_server = Server("smb", self._loop, self._accept_smb)
+        self.smb = SmbService(
+            settings, shares, identities, clock, random, self.incarnation, self._smb_server.buffers
+        )
+        self._nfs = NfsGateway(
+            shares,
+            key=handle_key,
+            incarnation=self.incarnation,
+            groups=lambda uid: identities.groups_of(uid) or (),
+            loop=self._loop,
+        )
+
+    def _accept_smb(self, link: Link) -> Connection:
+        return self.smb.accept(link)
+
+    @property
+    def servers(self) -> list[Server]:
+        return [self._smb_server, self._nfs.server]
+
+    @property
+    def connections(self) -> int:
+        return sum(len(server.connections) for server in self.servers)
+
+    def offer(self, shares: Sequence[Share]) -> None:
+        self.shares.replace(shares)
+
+    def know(self, users: Sequence[User]) -> None:
+        self.identities.replace(users)
+
+    def clients(self) -> dict[int, tuple[str, str]]:
+        """Each SMB session's protocol and client: `user@address`."""
+        return {
+            number: ("smb", f"{session.user or 'anonymous'}@{session.connection.link.peer}")
+            for number, session in self.smb.sessions.items()
+        }
+
+    async def open(self) -> None:
+        """Listen. Raises `Unavailable`, naming address, port and remedy; then nothing is left listening."""
+        smb, nfs = self._config.smb, self._config.nfs
+        try:
+            if smb.enabled:
+                self._listen("smb", self._smb_server, smb.addresses, smb.port)
+            if nfs.enabled:
+                port = self._listen("nfs", self._nfs.server, nfs.addresses, nfs.port)
+                if nfs.portmap:
+                    self._portmapper = PortMapper(self._loop, registrations(port))
+                    log.info("portmap", how=await self._portmapper.start(nfs.addresses[0]))
+        except BaseException:
+            await self.close()
+            raise
+
+    def _listen(self, scheme: str, server: Server, addresses: Sequence[str], port: int) -> int:
+        for address in addresses:
+            try:
+                port = server.listen(address, port)
+            except OSError as error:
+                raise Unavailable(_refusal(scheme, address, port, error)) from None
+            host = f"[{address}]" if ":" in address else address
+            self.endpoints.append(f"{scheme}://{host}:{port}")
+        return port
+
+    async def close(self) -> None:
+        """Let requests in progress be answered, end sessions with their opens, close connections."""
+        self.endpoints = []
+        if self._portmapper is not None:
+            await self._portmapper.stop()
+        await asyncio.gather(self._smb_server.stop(), self._nfs.stop())
+        await self.smb.stop()
+
+
+def _refusal(scheme: str, address: str, port: int, error: OSError) -> str:
+    remedy = (
+        "ports below 1024 need CAP_NET_BIND_SERVICE (README, section on ports), or choose another"
+        if isinstance(error, PermissionError)
+        else f"end what listens there, or choose another port or address in [{scheme}]"
+    )
+    return f"{scheme}: cannot listen at {address} port {port} ({error.strerror}): {remedy}"

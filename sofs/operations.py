@@ -1,0 +1,330 @@
+"""What an operator asks of the node, answered: `sofs.admin.api.Operations` over the records, the host and the doors.
+
+Changes go to the coordination store first; what the node serves follows from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import TypeVar
+
+import msgspec
+
+from gateways.exports import Client, NfsOptions, Share, SmbOptions, Squash, check_name
+from gateways.identity import User
+from sofs.admin import api, metrics
+from sofs.coordination import keys
+from sofs.doors import Doors
+from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
+from sofs.hosting import Host, Hosted
+from sofs.pool.members import DiskStatus
+from sofs.records import Registry
+from sofs.runtime.ports import Clock
+from sofs.types import ROOT, Inode, Kind, OpenId
+from sofs.volume.api import (
+    Access,
+    Binding,
+    Caller,
+    Close,
+    Found,
+    GetSpace,
+    ListOpens,
+    Lookup,
+    OpenInfo,
+    OpenList,
+    Reply,
+    Request,
+    ShareMode,
+    SpaceReply,
+)
+from sofs.volume.volume import LocalVolume
+
+OPERATOR = Caller(0, 0, privileged=True)
+FIRST_UID = 1000
+R = TypeVar("R", bound=Reply)
+
+
+class NodeOperations:
+    """One node's."""
+
+    def __init__(self, registry: Registry, host: Host, doors: Doors, clock: Clock) -> None:
+        self._registry = registry
+        self._host = host
+        self._doors = doors
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._by = Binding(doors.incarnation, 0)
+
+    async def _ask(self, volume: LocalVolume, request: Request, kind: type[R]) -> R:
+        reply = volume.call(request, None, self._by)
+        if not isinstance(reply, Reply):
+            reply = await reply
+        assert isinstance(reply, kind)
+        return reply
+
+    # Looking
+
+    async def status(self) -> api.Status:
+        return api.Status(
+            node=self._host.name,
+            version=version("sofs"),
+            pid=os.getpid(),
+            uptime_s=self._clock.monotonic() - self._started,
+            endpoints=self._doors.endpoints,
+            connections=self._doors.connections,
+            opens=len(await self.opens()),
+            disks=await self.disks(),
+            pools=await self.pools(),
+            volumes=await self.volumes(),
+            shares=await self.shares(),
+        )
+
+    async def metrics(self) -> bytes:
+        traffic = {
+            server.name: {
+                "connections": len(server.connections),
+                "accepted": server.accepted,
+                "received": server.received_bytes,
+                "sent": server.sent_bytes,
+            }
+            for server in self._doors.servers
+        }
+        return metrics.render(await self.status(), traffic)
+
+    # Disks and pools
+
+    async def disks(self) -> list[api.Disk]:
+        return [_disk(status, pool.name) for pool in self._host.pools.values() for status in pool.disks()]
+
+    async def add_disk(self, request: api.NewDisk) -> api.Disk:
+        added = await self._host.add_disk(
+            request.path, request.tier, request.pool, request.size, request.force
+        )
+        return _disk(added, request.pool)
+
+    async def pools(self) -> list[api.Pool]:
+        result = []
+        for pool in self._host.pools.values():
+            disks = pool.disks()
+            total, free = pool.usage()
+            tiers = {tier: tuple(pool.usage(tier)) for tier in sorted({disk.tier for disk in disks})}
+            result.append(
+                api.Pool(
+                    pool.name, len(disks), total, free, msgspec.convert(tiers, dict[str, tuple[int, int]])
+                )
+            )
+        return result
+
+    async def create_pool(self, request: api.NewPool) -> api.Pool:
+        pool = await self._host.create_pool(request.name)
+        return api.Pool(pool.name, 0, 0, 0)
+
+    # Volumes
+
+    async def volumes(self) -> list[api.Volume]:
+        return [await self._volume(hosted) for hosted in self._host.volumes.values()]
+
+    async def volume(self, name: str) -> api.Volume:
+        return await self._volume(self._host.named(name))
+
+    async def create_volume(self, request: api.NewVolume) -> api.Volume:
+        hosted = await self._host.create_volume(request.name, request.pool, request.policy, request.force)
+        self._doors.shares.volumes_changed()
+        return await self._volume(hosted)
+
+    async def _volume(self, hosted: Hosted) -> api.Volume:
+        record = hosted.record
+        state, reason = hosted.state
+        shown = api.Volume(
+            id=f"{record.id:016x}",
+            name=record.name,
+            pool=record.pool,
+            policy=record.policy,
+            log_replicas=len(record.replicas),
+            state=state,
+            reason=reason,
+        )
+        if hosted.volume is not None and hosted.store is not None and state != "failed":
+            space = await self._ask(hosted.volume, GetSpace(OPERATOR), SpaceReply)
+            shown.total, shown.free, shown.files = space.total, space.free, space.inodes
+            shown.log_replicas = hosted.store.log.replicas
+            shown.figures = hosted.figures()
+        return shown
+
+    # Shares
+
+    async def shares(self) -> list[api.Share]:
+        names = {hosted.record.id: hosted.record.name for hosted in self._host.volumes.values()}
+        shares = await self._registry.shares()
+        return [_shown(share, names.get(share.volume, f"{share.volume:016x}")) for share in shares]
+
+    async def create_share(self, request: api.Share) -> api.Share:
+        hosted = self._host.named(request.volume)
+        if hosted.volume is None:
+            raise Unavailable(f"volume {request.volume} is not served: {hosted.reason}")
+        if unknown := set(request.protocols) - {"smb", "nfs"}:
+            raise InvalidArgument(f"protocols are smb and nfs, not {', '.join(sorted(unknown))}")
+        if request.squash not in set(Squash):
+            raise InvalidArgument(f"squash is one of {', '.join(Squash)}, not {request.squash}")
+        check_name(request.name)
+        root = await self._directory(hosted.volume, request.path)
+        share = Share(
+            name=request.name,
+            number=await self._registry.next_number("share"),
+            volume=hosted.volume.id,
+            root=root,
+            path="/" + request.path.strip("/"),
+            comment=request.comment,
+            read_only=request.read_only,
+            smb=SmbOptions(
+                enabled="smb" in request.protocols,
+                encrypt=request.encrypt,
+                continuously_available=request.continuously_available,
+            ),
+            nfs=NfsOptions(
+                enabled="nfs" in request.protocols,
+                clients=tuple(Client(network, squash=Squash(request.squash)) for network in request.clients),
+            ),
+        )
+        await self._registry.put(keys.share(share.name), share.encode(), what=f"share {share.name}")
+        self._doors.offer(await self._registry.shares())
+        return _shown(share, request.volume)
+
+    async def _directory(self, volume: LocalVolume, path: str) -> Inode:
+        """The inode of a share's root. Raises `NotFound` with the remedy."""
+        parts = tuple(part.encode() for part in path.split("/") if part)
+        if not parts:
+            return ROOT
+        try:
+            found = await self._ask(volume, Lookup(OPERATOR, ROOT, parts), Found)
+        except SofsError as error:
+            raise NotFound(
+                f"{path} in volume {volume.name}: {error or type(error).__name__}; make it first"
+            ) from None
+        if found.attributes.kind is not Kind.DIRECTORY:
+            raise NotDirectory(f"{path} in volume {volume.name} is not a directory")
+        return found.attributes.inode
+
+    async def delete_share(self, name: str) -> None:
+        await self._registry.delete(keys.share(name), f"share {name}")
+        self._doors.offer(await self._registry.shares())
+
+    # Users
+
+    async def users(self) -> list[api.User]:
+        return [_user(user) for user in await self._registry.users()]
+
+    async def add_user(self, request: api.NewUser) -> api.User:
+        if not request.password:
+            raise InvalidArgument(f"user {request.name} needs a password")
+        present = {user.name.lower(): user for user in await self._registry.users()}
+        old = present.get(request.name.lower())
+        if old is not None and not request.replace:
+            raise Exists(f"user {request.name} exists already; --replace changes the password")
+        uid = request.uid if request.uid is not None else old.uid if old else _free_uid(present)
+        gid = request.gid if request.gid is not None else old.gid if old else uid
+        groups = tuple(request.groups) or (old.groups if old else ())
+        user = User.new(request.name, request.password, uid, gid, groups)
+        key = keys.user(user.name)
+        await self._registry.put(key, user.encode(), what=f"user {user.name}", replace=request.replace)
+        self._doors.know(await self._registry.users())
+        return _user(user)
+
+    async def delete_user(self, name: str) -> None:
+        await self._registry.delete(keys.user(name), f"user {name}")
+        self._doors.know(await self._registry.users())
+
+    # Opens
+
+    async def opens(self) -> list[api.Opened]:
+        clients = self._doors.clients()
+        result = []
+        for hosted in self._host.volumes.values():
+            if hosted.volume is None or hosted.state[0] == "failed":
+                continue
+            listed = await self._ask(hosted.volume, ListOpens(), OpenList)
+            result += [_opened(hosted, info, clients) for info in listed.opens]
+        return result
+
+    async def close_open(self, name: str) -> None:
+        volume, _, number = name.partition("-")
+        try:
+            hosted = self._host.volumes[int(volume, 16)]
+            open_id = OpenId(int(number, 16))
+        except (ValueError, KeyError):
+            raise NotFound(f"there is no open {name}; `sofs open list` shows them") from None
+        if hosted.volume is None:
+            raise NotFound(f"volume {hosted.record.name} is not served")
+        await self._ask(hosted.volume, Close(open_id), Reply)
+
+    # Checking
+
+    async def check(self, request: api.CheckRequest) -> AsyncIterator[api.Progress]:
+        wanted = [self._host.named(request.volume)] if request.volume else list(self._host.volumes.values())
+        async for step in self._host.check(wanted, request.data):
+            yield step
+
+
+def _disk(status: DiskStatus, pool: str) -> api.Disk:
+    return api.Disk(
+        id=f"{status.id:016x}",
+        path=status.path,
+        tier=status.tier,
+        pool=pool,
+        state=str(status.state),
+        total=status.usage.total,
+        free=status.usage.free,
+    )
+
+
+def _shown(share: Share, volume: str) -> api.Share:
+    return api.Share(
+        name=share.name,
+        volume=volume,
+        path=share.path.strip("/"),
+        comment=share.comment,
+        protocols=[name for name, options in (("smb", share.smb), ("nfs", share.nfs)) if options.enabled],
+        read_only=share.read_only,
+        encrypt=share.smb.encrypt,
+        clients=[client.network for client in share.nfs.clients],
+        squash=str(share.nfs.clients[0].squash) if share.nfs.clients else "root",
+        continuously_available=share.smb.continuously_available,
+    )
+
+
+def _user(user: User) -> api.User:
+    return api.User(user.name, user.uid, user.gid, list(user.groups))
+
+
+def _free_uid(present: dict[str, User]) -> int:
+    return max([FIRST_UID - 1, *(user.uid for user in present.values())]) + 1
+
+
+def _opened(hosted: Hosted, info: OpenInfo, clients: dict[int, tuple[str, str]]) -> api.Opened:
+    protocol, client = clients.get(info.session, ("", f"uid {info.uid}"))
+    rights = [name for flag, name in _RIGHTS if info.access & flag]
+    shared = [
+        mode.name.lower()
+        for mode in (ShareMode.READ, ShareMode.WRITE, ShareMode.DELETE)
+        if info.share & mode and mode.name
+    ]
+    return api.Opened(
+        id=f"{hosted.record.id:016x}-{info.open:x}",
+        volume=hosted.record.name,
+        path=info.name.decode(errors="replace") or "/",
+        client=client,
+        protocol=protocol,
+        access=" ".join(rights) or "attributes",
+        share=" ".join(shared) or "nothing",
+    )
+
+
+_RIGHTS = (
+    (Access.READ_DATA, "read"),
+    (Access.WRITE_DATA, "write"),
+    (Access.APPEND_DATA, "append"),
+    (Access.EXECUTE, "execute"),
+    (Access.DELETE, "delete"),
+)

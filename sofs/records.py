@@ -1,0 +1,190 @@
+"""What the coordination store holds of disks, pools and volumes, and how it is read and changed.
+
+A record is JSON under its key (`sofs.coordination.keys`). Shares and users are values of the gateways (`gateways.exports.Share`,
+`gateways.identity.User`). A change is one compare-and-set transaction; when its outcome is unknown, a read tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self, TypeVar
+
+import msgspec
+
+from gateways.exports import Share
+from gateways.identity import User
+from sofs.coordination import Change, Condition, Delete, OutcomeUnknown, Put, Store, keys
+from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
+from sofs.runtime.ports import Random
+
+TRIES = 8
+"""Attempts at a change that other changes overtake, before the caller is told to try again."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the records here."""
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises `ConfigError`."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"{cls.__name__} in the coordination store: {error}") from None
+
+
+class DiskRecord(Record, frozen=True, kw_only=True):
+    id: int
+    path: str
+    """Relative to the data directory if it lies in it, so that the whole can be moved."""
+    tier: str
+    pool: str
+    host: str
+    state: str = "healthy"
+
+
+class PoolRecord(Record, frozen=True, kw_only=True):
+    name: str
+
+
+class ReplicaRecord(Record, frozen=True, kw_only=True):
+    """One copy of a volume's log, with its records beside it, on one disk."""
+
+    id: int
+    disk: int
+
+
+class VolumeRecord(Record, frozen=True, kw_only=True):
+    id: int
+    name: str
+    pool: str
+    policy: str
+    log_id: int
+    replicas: tuple[ReplicaRecord, ...]
+
+
+class ConfigurationRecord(Record, frozen=True, kw_only=True):
+    """Which replicas count (DESIGN section 7); changes only by compare-and-set on `version`."""
+
+    version: int
+    replicas: tuple[int, ...]
+    memory_broken: bool = False
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Registry:
+    """The records, typed, over a store."""
+
+    def __init__(self, store: Store, random: Random) -> None:
+        self.store = store
+        self._random = random
+
+    # Reading
+
+    async def _all(self, prefix: str, kind: type[R]) -> list[R]:
+        listing = await self.store.range(prefix)
+        return [kind.decode(entry.value) for entry in listing.entries if entry.key.count("/") == 1]
+
+    async def disks(self) -> list[DiskRecord]:
+        return await self._all(keys.DISKS, DiskRecord)
+
+    async def pools(self) -> list[PoolRecord]:
+        return await self._all(keys.POOLS, PoolRecord)
+
+    async def volumes(self) -> list[VolumeRecord]:
+        return sorted(await self._all(keys.VOLUMES, VolumeRecord), key=lambda volume: volume.name)
+
+    async def shares(self) -> list[Share]:
+        return [Share.decode(entry.value) for entry in (await self.store.range(keys.SHARES)).entries]
+
+    async def users(self) -> list[User]:
+        return [User.decode(entry.value) for entry in (await self.store.range(keys.USERS)).entries]
+
+    # Changing
+
+    async def put(self, key: str, value: bytes, *others: Change, what: str, replace: bool = False) -> None:
+        """Put a new record, and with it `others`. Raises `Exists` unless `replace`; `what` names it for people."""
+        for _ in range(TRIES):
+            present = await self.store.get(key)
+            if present is not None and not replace:
+                raise Exists(f"{what} exists already")
+            condition = Condition(key, present.revision if present else 0)
+            if await self._transact(condition, [Put(key, value), *others], key, value):
+                return
+        raise Unavailable(f"{what} is being changed by somebody else; try again")
+
+    async def delete(self, key: str, what: str) -> None:
+        """Raises `NotFound`."""
+        for _ in range(TRIES):
+            present = await self.store.get(key)
+            if present is None:
+                raise NotFound(f"there is no {what}")
+            if await self._transact(Condition(key, present.revision), [Delete(key)], key, None):
+                return
+        raise Unavailable(f"{what} is being changed by somebody else; try again")
+
+    async def _transact(
+        self, condition: Condition, changes: Sequence[Change], key: str, value: bytes | None
+    ) -> bool:
+        try:
+            return (await self.store.transact([condition], changes)).done
+        except OutcomeUnknown:
+            found = await self.store.get(key)
+            return (found.value if found else None) == value
+
+    async def secret(self, name: str, size: int) -> bytes:
+        """Random bytes that are made once and then stay."""
+        key = keys.secret(name)
+        for _ in range(TRIES):
+            present = await self.store.get(key)
+            if present is not None:
+                return present.value
+            value = self._random.bytes(size)
+            if await self._transact(Condition(key, 0), [Put(key, value)], key, value):
+                return value
+        raise Unavailable(f"the secret {name} could not be made; try again")
+
+    async def next_number(self, name: str, first: int = 1) -> int:
+        """A number that was never given out before under this name."""
+        key = keys.counter(name)
+        for _ in range(TRIES):
+            present = await self.store.get(key)
+            number = int(present.value) + 1 if present else first
+            try:
+                done = (
+                    await self.store.transact(
+                        [Condition(key, present.revision if present else 0)], [Put(key, b"%d" % number)]
+                    )
+                ).done
+            except OutcomeUnknown:
+                continue  # a number may be lost; none is given out twice
+            if done:
+                return number
+        raise Unavailable(f"the counter {name} is being changed by others; try again")
+
+    # A volume's configuration
+
+    async def configuration(self, volume: int) -> ConfigurationRecord:
+        entry = await self.store.get(keys.configuration(volume))
+        if entry is None:
+            raise ConfigError(f"volume {volume:016x} has no configuration in the coordination store")
+        return ConfigurationRecord.decode(entry.value)
+
+    async def change_configuration(self, volume: int, wanted: ConfigurationRecord) -> None:
+        """Put `wanted` in force if it follows the one that is. Raises `Fenced`, `Unavailable`."""
+        key = keys.configuration(volume)
+        entry = await self.store.get(key)
+        version = ConfigurationRecord.decode(entry.value).version if entry else 0
+        if wanted.version != version + 1:
+            raise Fenced(
+                f"volume {volume:016x} is at configuration {version}, so {wanted.version} cannot follow"
+            )
+        value = wanted.encode()
+        condition = Condition(key, entry.revision if entry else 0)
+        if not await self._transact(condition, [Put(key, value)], key, value):
+            raise Fenced(f"volume {volume:016x} got another configuration meanwhile")
