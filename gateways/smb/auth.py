@@ -1,0 +1,127 @@
+"""Logging on: SPNEGO with NTLMv2 inside, through pyspnego, MS-SMB2 3.3.5.5.
+
+pyspnego's NTLM reads the account's hash from the file that NTLM_USER_FILE names, once the client's last message is there, and compares the
+domain that the client typed. A file server that stands alone accepts any domain. So the file is made for each logon, with one line for exactly the
+user and domain of that message, and lives in memory only (memfd): no hash is ever written to a disk by us. NTLMv1 and LM answers are refused.
+
+Anonymous logons are told apart before pyspnego sees them, as its acceptor has no word for them.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import spnego
+import structlog
+from spnego.exceptions import SpnegoError
+
+from gateways.identity import ANONYMOUS, EVERYONE, NETWORK, Identities
+from gateways.smb.status import Failure, Status
+from sofs.volume.api import Caller
+
+log = structlog.get_logger("smb")
+
+MAX_TOKEN = 16 << 10
+_AUTHENTICATE = b"NTLMSSP\0\x03\0\0\0"
+_FIELDS = struct.Struct("<HHIHHIHHIHHIHHIHHII")  # length, size, offset of LM, NT, domain, user, workstation, key; flags
+_UNICODE = 1
+
+
+class Principal(NamedTuple):
+    """Who has logged on."""
+
+    name: str
+    caller: Caller
+    session_key: bytes
+    anonymous: bool = False
+
+
+class _Names(NamedTuple):
+    domain: str
+    user: str
+    answered: bool
+
+
+def _names(token: bytes) -> _Names | None:
+    """Domain and user of the NTLM AUTHENTICATE_MESSAGE in a token (MS-NLMP 2.2.1.3); None if there is none."""
+    start = token.find(_AUTHENTICATE)
+    if start < 0 or len(token) < start + 12 + _FIELDS.size:
+        return None
+    message = token[start:]
+    fields = _FIELDS.unpack_from(message, 12)
+    encoding = "utf-16-le" if fields[18] & _UNICODE else "cp850"
+    domain, user = (
+        message[offset : offset + length].decode(encoding, "replace")
+        for length, offset in ((fields[6], fields[8]), (fields[9], fields[11]))
+    )
+    return _Names(domain, user, fields[3] > 0)
+
+
+@contextmanager
+def _account(line: str) -> Iterator[None]:
+    """Has pyspnego find exactly this account while the block runs; nothing else runs meanwhile, for the block does not wait."""
+    before = {name: os.environ.get(name) for name in ("NTLM_USER_FILE", "LM_COMPAT_LEVEL")}
+    handle = os.memfd_create("account")
+    try:
+        os.write(handle, line.encode())
+        os.environ["NTLM_USER_FILE"] = f"/proc/self/fd/{handle}"
+        os.environ["LM_COMPAT_LEVEL"] = "5"
+        yield
+    finally:
+        os.close(handle)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class Logon:
+    """One logon in progress: `step` takes the client's tokens until there is a `principal`."""
+
+    def __init__(self, identities: Identities, hostname: str) -> None:
+        self._identities = identities
+        self._hostname = hostname
+        self._context: spnego.ContextProxy | None = None
+        self.principal: Principal | None = None
+
+    @staticmethod
+    def hint() -> bytes:
+        """What NEGOTIATE offers: a NegTokenInit2 with our mechanisms."""
+        with _account(""):
+            return _acceptor("sofs").step(None) or b""
+
+    def step(self, token: bytes) -> bytes:
+        """The answer to the client's `token`. Raises `Failure` when the logon has failed."""
+        if not token or len(token) > MAX_TOKEN:
+            raise Failure(Status.INVALID_PARAMETER)
+        names = _names(token)
+        if names is not None and not names.user and not names.answered:
+            caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
+            self.principal = Principal("", caller, b"", anonymous=True)
+            return b""
+        user = self._identities.named(names.user) if names is not None else None
+        line = ""
+        if names is not None and user is not None and user.nt_hash:
+            account = f"{names.domain}\\{names.user}" if names.domain else names.user
+            line = f"{account}:{user.uid}:{'X' * 32}:{user.nt_hash.upper()}:[U          ]:LCT-00000000\n"
+        try:
+            with _account(line):
+                if self._context is None:
+                    self._context = _acceptor(self._hostname)
+                answer = self._context.step(token) or b""
+                complete = self._context.complete
+        except (SpnegoError, ValueError, struct.error, LookupError) as error:
+            log.info("logon_failed", user=names.user if names else "", known=user is not None, reason=str(error))
+            raise Failure(Status.LOGON_FAILURE) from None
+        if complete:
+            if user is None:
+                raise Failure(Status.LOGON_FAILURE)
+            self.principal = Principal(user.name, self._identities.caller(user), self._context.session_key)
+        return answer
+
+
+def _acceptor(hostname: str) -> spnego.ContextProxy:
+    return spnego.server(hostname=hostname, service="cifs", protocol="negotiate")

@@ -1,0 +1,29 @@
+"""CLOSE, MS-SMB2 3.3.5.10."""
+
+import struct
+
+from gateways.smb.exchange import Exchange
+from gateways.smb.info.attributes import allocation, file_attributes, file_size
+from sofs.volume.api import Close, ClosedReply
+
+_REQUEST = struct.Struct("<HHIQQ")  # structure size, flags, reserved, file id
+_REPLY = struct.Struct("<HHIQQQQQQI")  # structure size, flags, reserved, 4 times, allocation, size, attributes
+_WANT_ATTRIBUTES = 1
+
+
+async def handle(exchange: Exchange) -> bytes:
+    flags: int = exchange.unpack(_REQUEST)[1]
+    handle = exchange.handle
+    del exchange.session.handles[handle.number]
+    for task in list(handle.pending):
+        task.cancel()
+    if handle.pipe is not None:
+        return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    wanted = bool(flags & _WANT_ATTRIBUTES)
+    reply: ClosedReply = await exchange.call(Close(handle.id, wanted))
+    a = reply.attributes
+    if not wanted or a is None:
+        return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    return _REPLY.pack(
+        60, _WANT_ATTRIBUTES, 0, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a)
+    )

@@ -1,0 +1,87 @@
+"""IOCTL, MS-SMB2 3.3.5.15: the table of controls, and the message around them."""
+
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from gateways.smb.control import copy, misc, network, sparse
+from gateways.smb.exchange import BODY, Answer, Exchange
+from gateways.smb.handle import Handle
+from gateways.smb.header import ANY_FILE
+from gateways.smb.status import Failure, Status
+from gateways.smb.wire import part
+
+_REQUEST = struct.Struct("<HHIQQIIIIIIII")
+_REPLY = struct.Struct("<HHIQQIIIIII")
+_IS_FSCTL = 1
+_MAX = 8 << 20
+
+Control = Callable[[Exchange, memoryview, int], Coroutine[Any, Any, bytes]]
+
+
+class Rule(NamedTuple):
+    control: Control
+    file: bool = True
+    """It works on an open; else the FileId is not looked at."""
+    changes: bool = False
+    """Refused on a read-only share."""
+    pipe: bool = False
+
+
+CONTROLS: dict[int, Rule] = {
+    0x00140204: Rule(network.validate_negotiate, file=False),
+    0x0011C017: Rule(network.pipe_transceive, pipe=True),
+    0x00140078: Rule(copy.resume_key),
+    0x001440F2: Rule(copy.copychunk, changes=True),
+    0x001480F2: Rule(copy.copychunk_write, changes=True),
+    0x00098344: Rule(copy.duplicate, changes=True),
+    0x000983E8: Rule(copy.duplicate_ex, changes=True),
+    0x000900C4: Rule(sparse.set_sparse, changes=True),
+    0x000980C8: Rule(sparse.set_zero_data, changes=True),
+    0x000940CF: Rule(sparse.query_allocated_ranges),
+    0x0009003C: Rule(misc.get_compression),
+    0x0009C040: Rule(misc.set_compression, changes=True),
+    0x0009027C: Rule(misc.get_integrity),
+    0x000900A8: Rule(misc.get_reparse_point),
+    0x000900C0: Rule(misc.object_id),
+}
+_DFS_REFERRALS = (0x00060194, 0x000601B0)
+
+
+def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
+    (
+        _, _, code, persistent, volatile, input_at, input_length, max_input, _, _, room, flags, _,
+    ) = exchange.unpack(_REQUEST)  # fmt: skip
+    if flags != _IS_FSCTL:
+        raise Failure(Status.NOT_SUPPORTED)
+    if max(input_length, room, max_input) > _MAX or max(input_length, room + max_input) > (exchange.charge or 1) << 16:
+        raise Failure(Status.INVALID_PARAMETER)
+    data = part(exchange.message, input_at, input_length, "the control's input")
+    if code in _DFS_REFERRALS:
+        raise Failure(Status.FS_DRIVER_REQUIRED)
+    rule = CONTROLS.get(code)
+    if rule is None or rule.file:
+        exchange.handle = _file(exchange, persistent, volatile)
+        if rule is None or (exchange.handle.pipe is not None and not rule.pipe):
+            raise Failure(Status.INVALID_DEVICE_REQUEST if rule is None else Status.NOT_SUPPORTED)
+        if rule.changes and exchange.tree.read_only:
+            raise Failure(Status.MEDIA_WRITE_PROTECTED)
+    return _run(exchange, rule.control, code, persistent, volatile, data, room)
+
+
+def _file(exchange: Exchange, persistent: int, volatile: int) -> Handle:
+    before = exchange.related
+    if persistent == volatile == ANY_FILE and before is not None and hasattr(before, "handle"):
+        return before.handle
+    handle = exchange.session.handles.get(volatile)
+    if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
+        raise Failure(Status.FILE_CLOSED)
+    return handle
+
+
+async def _run(
+    exchange: Exchange, control: Control, code: int, persistent: int, volatile: int, data: memoryview, room: int
+) -> Answer:
+    output = await control(exchange, data, room)
+    at = BODY + _REPLY.size
+    return _REPLY.pack(49, 0, code, persistent, volatile, at, 0, at, len(output), 0, 0) + output

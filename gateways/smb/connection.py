@@ -1,0 +1,512 @@
+"""One client connection, MS-SMB2 3.3.5: the protocol proper, without I/O.
+
+A message comes in whole. It is decrypted if need be, split if it is a compound, and each request passes the same gate: its message id must be
+among those granted (3.3.5.2.3), its signature right (3.3.5.2.4), its session, tree and file known (3.3.5.2.9 to 11). Then its handler
+runs. Most answer at once; a handler that waits goes on as a task, and other requests overtake it. The client hears STATUS_PENDING when that
+takes long (3.3.4.2).
+
+A reply is captured first, signed, and leaves when the volume opens the gate it rests on. Replies leave in any order.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateways.eager import begin
+from gateways.server import Link
+from gateways.smb import dispatch
+from gateways.smb.credits import Window
+from gateways.smb.crypto import CipherId, Dialect, Preauth, SigningAlgorithm, verify
+from gateways.smb.exchange import BODY, Answer, Exchange
+from gateways.smb.handle import Handle, Session
+from gateways.smb.header import (
+    ANY_FILE,
+    ENCRYPTED,
+    FLAG_ASYNC,
+    FLAG_RELATED,
+    FLAG_REPLY,
+    FLAG_SIGNED,
+    HEADER,
+    HEADER_SIZE,
+    NEXT_COMMAND_AT,
+    NO_SIGNATURE,
+    PLAIN,
+    SMB1,
+    TRANSFORM,
+    TRANSFORM_SIZE,
+    Command,
+)
+from gateways.smb.status import Failure, Status, is_error, status_of
+from gateways.smb.wire import U32, DecodeError, padding
+from sofs.errors import PeerError, SofsError
+from sofs.runtime.ports import Buffer
+
+if TYPE_CHECKING:
+    from gateways.smb.service import SmbService
+
+log = structlog.get_logger("smb")
+
+MAX_MESSAGE = (8 << 20) + (64 << 10)
+MAX_STRANGER_MESSAGE = 128 << 10
+"""Before the first logon."""
+MAX_COMPOUND = 32
+MAX_SESSIONS = 64
+HELD = 48 << 20
+"""Bytes of requests and replies in progress beyond which a connection is not read from: credits alone would allow 512 MiB."""
+PENDING_AFTER_S = 0.5
+
+_ERROR_BODY = b"\x09\0\0\0\0\0\0\0\0"
+
+
+class Connection:
+    """A `Core` for the connection shell."""
+
+    def __init__(self, service: "SmbService", link: Link) -> None:
+        self.service = service
+        self.link = link
+        self.client = link.peer
+        self.sessions: dict[int, Session] = {}
+        self.window = Window()
+        self.dialect: Dialect | None = None
+        self.client_guid = bytes(16)
+        self.client_capabilities = 0
+        self.client_security_mode = 0
+        self.client_dialects: tuple[int, ...] = ()
+        self.signing = SigningAlgorithm.AES_CMAC
+        self.cipher: CipherId | None = None
+        self.preauth = Preauth()
+        self.authenticated = False
+        self._in_progress: dict[int, Exchange] = {}
+        self._next_async = 1
+        self._unanswered = 0
+        self._held = 0
+        self._paused = False
+        self._gone = False
+
+    # What the shell asks and tells
+
+    @property
+    def busy(self) -> bool:
+        return self._unanswered > 0
+
+    def size(self, header: int) -> int:
+        if header > (MAX_MESSAGE if self.authenticated else MAX_STRANGER_MESSAGE):
+            raise PeerError(f"a message of {header & 0xFFFFFF} bytes, type {header >> 24}")
+        return header
+
+    def received(self, header: int, message: memoryview) -> None:
+        magic = message[:4]
+        if magic == PLAIN:
+            self._take(message, None)
+        elif magic == ENCRYPTED:
+            self._take(*self._unseal(message))
+        elif magic == SMB1 and self.dialect is None:
+            self._smb1(message)
+        else:
+            raise PeerError(f"a message begins with {bytes(magic).hex()}")
+
+    def closed(self, reason: str) -> None:
+        self._gone = True
+        for exchange in list(self._in_progress.values()):
+            if exchange.task is not None:
+                exchange.task.cancel()
+        for session in list(self.sessions.values()):
+            self.service.end_session(session)
+        self.service.forget(self)
+
+    # Requests in
+
+    def _unseal(self, message: memoryview) -> tuple[memoryview, Session]:
+        if len(message) < TRANSFORM_SIZE + HEADER_SIZE:
+            raise DecodeError(f"an encrypted message of {len(message)} bytes")
+        session = self.sessions.get(TRANSFORM.unpack_from(message)[6])
+        if session is None or session.sealer is None:
+            raise PeerError("an encrypted message of a session without keys")
+        plain = session.sealer.open(message)
+        if plain[:4] != PLAIN:
+            raise PeerError("an encrypted message hides another kind of message")
+        return plain, session
+
+    def _take(self, message: memoryview, sealed: Session | None) -> None:
+        if len(message) < HEADER_SIZE:
+            raise DecodeError(f"a message of {len(message)} bytes")
+        (next_command,) = U32.unpack_from(message, NEXT_COMMAND_AT)
+        if next_command:
+            self._compound(message, next_command, sealed)
+            return
+        exchange = self._read_header(message, sealed)
+        if exchange.command == Command.CANCEL:
+            self._cancel(exchange)
+            return
+        answer: Answer
+        try:
+            self._admit(exchange)
+            result = exchange.rule.handler(exchange)
+            if isinstance(result, Coroutine):
+                running = begin(result)
+                if isinstance(running, asyncio.Task):
+                    self._await(exchange, running)
+                    return
+                answer = running
+            else:
+                answer = result
+        except SofsError as error:
+            answer = self._failure(exchange, error)
+        except DecodeError as error:
+            raise DecodeError(f"{exchange.rule.name}: {error}") from None
+        self._finish(exchange, answer)
+
+    def _read_header(self, message: memoryview, sealed: Session | None) -> Exchange:
+        """The request, its message id taken from the window. Raises `PeerError` where the connection must end."""
+        exchange = Exchange(self, message, sealed)
+        (
+            magic, size, exchange.charge, _, exchange.command, exchange.credits, exchange.flags, _, message_id, low, high,
+            exchange.session_id, _,
+        ) = HEADER.unpack_from(message)  # fmt: skip
+        if magic != PLAIN or size != HEADER_SIZE or exchange.flags & FLAG_REPLY:
+            raise DecodeError(f"a header of size {size} and flags {exchange.flags:#x}")
+        exchange.message_id = message_id
+        exchange.tree_id = high
+        exchange.rule = dispatch.rule(exchange.command)
+        if exchange.command == Command.CANCEL:
+            exchange.async_id = low | high << 32 if exchange.flags & FLAG_ASYNC else 0
+            return exchange
+        if not self.window.take(message_id, exchange.charge or 1):
+            raise PeerError(f"message id {message_id} (charge {exchange.charge}) was not granted or is used")
+        if (self.dialect is None) != (exchange.command == Command.NEGOTIATE):
+            raise PeerError(f"{exchange.rule.name} {'before' if self.dialect is None else 'after'} NEGOTIATE")
+        exchange.signed = bool(exchange.flags & FLAG_SIGNED)
+        return exchange
+
+    def _admit(self, exchange: Exchange) -> None:
+        """Finds what the request refers to, as its rule says. Raises `Failure`."""
+        rule = exchange.rule
+        before = exchange.related
+        if before is not None:
+            exchange.session_id, exchange.tree_id = before.session_id, before.tree_id
+        session = self.sessions.get(exchange.session_id)
+        if session is not None:
+            exchange.session = session
+            self._authenticate(exchange, session)
+        if rule.session and (session is None or not session.ready):
+            raise Failure(Status.USER_SESSION_DELETED)
+        if not rule.size:
+            raise Failure(Status.INVALID_PARAMETER)
+        message = exchange.message
+        # The structure size tells the fixed part, and one byte of the variable part if there is one.
+        if len(message) < BODY + (rule.size & ~1) or message[BODY] | message[BODY + 1] << 8 != rule.size:
+            raise DecodeError(f"{len(message) - BODY} bytes, structure size {bytes(message[BODY : BODY + 2]).hex()}")
+        if rule.tree:
+            assert session is not None
+            tree = session.trees.get(exchange.tree_id)
+            if tree is None:
+                raise Failure(Status.NETWORK_NAME_DELETED)
+            if tree.encrypt and exchange.sealed is None:
+                raise Failure(Status.ACCESS_DENIED)
+            exchange.tree = tree
+            if tree.durable:
+                exchange.stable()
+            if rule.file_at:
+                exchange.handle = self._handle(exchange, session)
+                if rule.changes and tree.read_only:
+                    raise Failure(Status.MEDIA_WRITE_PROTECTED)
+
+    def _authenticate(self, exchange: Exchange, session: Session) -> None:
+        if exchange.sealed is not None:
+            if exchange.sealed is not session:
+                raise PeerError("a message of one session, encrypted under another's key")
+            return
+        if exchange.signed:
+            if session.signer is not None and not verify(session.signer, exchange.message, exchange.message_id):
+                raise Failure(Status.ACCESS_DENIED)
+        elif session.signing and exchange.command != Command.SESSION_SETUP:
+            raise Failure(Status.ACCESS_DENIED)
+        if session.encrypt and exchange.command != Command.SESSION_SETUP:
+            raise Failure(Status.ACCESS_DENIED)
+
+    def _handle(self, exchange: Exchange, session: Session) -> Handle:
+        persistent, volatile = dispatch.FILE_ID.unpack_from(exchange.message, BODY + exchange.rule.file_at)
+        if volatile == ANY_FILE and persistent == ANY_FILE and exchange.related is not None:
+            before = exchange.related
+            if is_error(before.status) and not hasattr(before, "handle"):
+                raise Failure(Status(before.status))
+            if hasattr(before, "handle"):
+                volatile, persistent = before.handle.number, before.handle.persistent
+        handle = session.handles.get(volatile)
+        if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
+            raise Failure(Status.FILE_CLOSED)
+        return handle
+
+    # Compounds, MS-SMB2 3.3.5.2.7
+
+    def _compound(self, message: memoryview, next_command: int, sealed: Session | None) -> None:
+        exchanges: list[Exchange] = []
+        while True:
+            if next_command and (next_command & 7 or next_command < HEADER_SIZE or next_command > len(message)):
+                raise DecodeError(f"the next command of a compound at {next_command} of {len(message)}")
+            one = message[:next_command] if next_command else message
+            if len(one) < HEADER_SIZE or len(exchanges) == MAX_COMPOUND:
+                raise DecodeError(f"command {len(exchanges) + 1} of a compound has {len(one)} bytes")
+            exchange = self._read_header(one, sealed)
+            if exchange.command in (Command.CANCEL, Command.NEGOTIATE):
+                raise PeerError(f"{exchange.rule.name} in a compound")
+            exchanges.append(exchange)
+            if not next_command:
+                break
+            message = message[next_command:]
+            if len(message) < HEADER_SIZE:
+                raise DecodeError("a compound ends in the middle of a header")
+            (next_command,) = U32.unpack_from(message, NEXT_COMMAND_AT)
+        running = begin(self._run_compound(exchanges))
+        if isinstance(running, asyncio.Task):
+            self._hold(exchanges[0], len(message))
+            self._in_progress[-id(running)] = exchanges[-1]
+            exchanges[-1].task = running
+            running.add_done_callback(partial(self._compound_done, exchanges[0], len(message)))
+
+    def _compound_done(self, exchange: Exchange, size: int, task: "asyncio.Task[None]") -> None:
+        self._release(size)
+        self._in_progress.pop(-id(task), None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken(exchange, error)
+
+    async def _run_compound(self, exchanges: list[Exchange]) -> None:
+        answers: list[tuple[Exchange, Answer]] = []
+        for place, exchange in enumerate(exchanges):
+            if exchange.flags & FLAG_RELATED and place:
+                exchange.related = exchanges[place - 1]
+            answer: Answer
+            try:
+                if exchange.flags & FLAG_RELATED and not place:
+                    raise Failure(Status.INVALID_PARAMETER)
+                self._admit(exchange)
+                result = exchange.rule.handler(exchange)
+                running = begin(result) if isinstance(result, Coroutine) else result
+                if isinstance(running, asyncio.Task):
+                    if exchange.rule.waits and exchange is exchanges[-1]:
+                        # It may take for ever: the others' replies do not wait for it.
+                        self._deliver(answers)
+                        self._await(exchange, running)
+                        return
+                    answer = await running
+                else:
+                    answer = running
+            except SofsError as error:
+                answer = self._failure(exchange, error)
+            answers.append((exchange, answer))
+        self._deliver(answers)
+
+    def _deliver(self, answers: list[tuple[Exchange, Answer]]) -> None:
+        """Sends a compound's replies together, once every gate is open."""
+        if not answers or self._gone:
+            return
+        last = len(answers) - 1
+        replies = [self._assemble(exchange, answer, place == last) for place, (exchange, answer) in enumerate(answers)]
+        buffers: list[Buffer] = list(replies)
+        sealer = self._sealer(answers[0][0])
+        if sealer is not None:
+            buffers = sealer.seal(b"".join(replies))
+        total = sum(map(len, buffers))
+        self._unanswered += 1
+        self._held += total
+        send: Callable[[], None] = partial(self._send, [_frame(total), *buffers], total)
+        for exchange, _ in answers:
+            if exchange.volume is not None:
+                send = partial(exchange.volume.when, exchange.gate, exchange.level, send)
+        send()
+
+    # Requests that wait
+
+    def _await(self, exchange: Exchange, task: "asyncio.Task[Any]") -> None:
+        exchange.task = task
+        size = len(exchange.message) + (exchange.charge << 16)
+        self._in_progress[exchange.message_id] = exchange
+        self._hold(exchange, size)
+        if exchange.rule.waits:
+            self._tell_pending(exchange)
+        else:
+            self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
+        task.add_done_callback(partial(self._ready, exchange, size))
+
+    def _ready(self, exchange: Exchange, size: int, task: "asyncio.Task[Any]") -> None:
+        self._release(size)
+        self._in_progress.pop(exchange.message_id, None)
+        if self._gone:
+            if not task.cancelled():
+                task.exception()
+            return
+        exchange.task = None
+        answer: Answer
+        try:
+            answer = task.result()
+        except asyncio.CancelledError:
+            answer = self._failure(exchange, Failure(Status.CANCELLED))
+        except SofsError as error:
+            answer = self._failure(exchange, error)
+        except Exception as error:
+            self._broken(exchange, error)
+            return
+        self._finish(exchange, answer)
+
+    def _broken(self, exchange: Exchange, error: BaseException) -> None:
+        """A task failed in a way no handler should."""
+        if isinstance(error, PeerError):
+            log.warning("connection_refused", peer=self.client, reason=f"{exchange.rule.name}: {error}")
+            self.link.close(f"the peer broke the protocol: {error}")
+        else:
+            log.error("request_failed", peer=self.client, command=exchange.rule.name, exc_info=error)
+            self.link.close("a bug of ours, see the log")
+
+    def _tell_pending(self, exchange: Exchange) -> None:
+        """The interim response, MS-SMB2 3.3.4.2; it brings the credits."""
+        if exchange.task is None or exchange.task.done() or self._gone or exchange.async_id:
+            return
+        exchange.async_id = self._next_async
+        self._next_async += 1
+        status, exchange.status = exchange.status, Status.PENDING
+        self._transmit(exchange, self._assemble(exchange, _ERROR_BODY, last=True))
+        exchange.status = status
+        exchange.credits = 0
+
+    def _cancel(self, exchange: Exchange) -> None:
+        """MS-SMB2 3.3.5.16: no reply of its own; what has finished meanwhile stays finished."""
+        session = self.sessions.get(exchange.session_id)
+        if session is not None:
+            exchange.session = session
+            if exchange.signed and session.signer is not None and exchange.sealed is None:
+                if not verify(session.signer, exchange.message, exchange.message_id, cancel=True):
+                    return
+        for other in self._in_progress.values():
+            found = (
+                other.async_id == exchange.async_id if exchange.flags & FLAG_ASYNC else other.message_id == exchange.message_id
+            )
+            if found and other.task is not None and other.session_id == exchange.session_id:
+                other.task.cancel()
+                return
+
+    def _hold(self, exchange: Exchange, size: int) -> None:
+        self._unanswered += 1
+        self._held += size
+        if self._held > HELD and not self._paused:
+            self._paused = True
+            self.link.pause()
+
+    def _release(self, size: int) -> None:
+        self._unanswered -= 1
+        self._held -= size
+        if self._paused and self._held < HELD // 2:
+            self._paused = False
+            self.link.resume()
+
+    # Replies out
+
+    def _failure(self, exchange: Exchange, error: SofsError) -> bytes:
+        """The body of an error response, MS-SMB2 2.2.2; the exchange gets its status and gate."""
+        exchange.status = status_of(error)
+        if error.gate > exchange.gate:
+            exchange.gate = error.gate
+        if error.gate and exchange.volume is None and hasattr(exchange, "tree"):
+            exchange.volume = exchange.tree.volume
+        if isinstance(error, Failure) and error.data:
+            contexts = int(exchange.status == Status.STOPPED_ON_SYMLINK and self.dialect is Dialect.SMB_3_1_1)
+            return b"\x09\0" + bytes([contexts, 0]) + U32.pack(len(error.data)) + error.data
+        return _ERROR_BODY
+
+    def _assemble(self, exchange: Exchange, answer: Answer, last: bool) -> bytearray | memoryview:
+        """The reply as a message, signed unless it will be encrypted."""
+        if type(answer) is bytes:
+            message: bytearray | memoryview = bytearray(HEADER_SIZE + len(answer))
+            message[HEADER_SIZE:] = answer
+        else:
+            message = answer  # type: ignore[assignment]
+        next_command = 0
+        if not last:
+            pad = padding(len(message))
+            message = bytearray(message) + pad if pad else message
+            next_command = len(message)
+        flags = FLAG_REPLY | (exchange.flags & FLAG_RELATED)
+        low, high = 0xFEFF, exchange.tree_id
+        if exchange.async_id:
+            flags |= FLAG_ASYNC
+            low, high = exchange.async_id & 0xFFFFFFFF, exchange.async_id >> 32
+        signer = None
+        if self._sealer(exchange) is None and exchange.status != Status.PENDING:
+            session = getattr(exchange, "session", None)
+            if session is not None and (exchange.signed or session.signing):
+                signer = session.signer
+        if signer is not None:
+            flags |= FLAG_SIGNED
+        granted = self.window.grant(exchange.credits, exchange.charge or 1, self.authenticated) if exchange.credits else 0
+        HEADER.pack_into(
+            message, 0, PLAIN, HEADER_SIZE, exchange.charge, exchange.status, exchange.command, granted, flags, next_command,
+            exchange.message_id, low, high, exchange.session_id, NO_SIGNATURE,
+        )  # fmt: skip
+        if signer is not None:
+            message[48:64] = signer.sign(message, exchange.message_id)
+        return message
+
+    def _sealer(self, exchange: Exchange) -> Any:
+        if exchange.sealed is not None:
+            return exchange.sealed.sealer
+        session = getattr(exchange, "session", None)
+        if session is not None and session.encrypt and session.ready and exchange.command != Command.SESSION_SETUP:
+            return session.sealer
+        return None
+
+    def _finish(self, exchange: Exchange, answer: Answer) -> None:
+        """Captures the reply, and sends it once what it tells may be told."""
+        message = self._assemble(exchange, answer, last=True)
+        if exchange.command <= Command.SESSION_SETUP:
+            self._hash_reply(exchange, message)
+        volume = exchange.volume
+        if volume is None:
+            self._transmit(exchange, message)
+            return
+        size = len(exchange.message) + len(message)
+        self._unanswered += 1
+        self._held += size
+        volume.when(exchange.gate, exchange.level, partial(self._opened, exchange, message, size))
+        if self._held > HELD and not self._paused:
+            self._paused = True
+            self.link.pause()
+
+    def _hash_reply(self, exchange: Exchange, message: bytearray | memoryview) -> None:
+        """Pre-authentication integrity: all but the last reply of a logon is hashed, MS-SMB2 3.3.5.4 and 3.3.5.5."""
+        if exchange.command == Command.NEGOTIATE:
+            self.preauth.add(message)
+        elif exchange.status == Status.MORE_PROCESSING_REQUIRED and exchange.session.preauth is not None:
+            exchange.session.preauth.add(message)
+
+    def _opened(self, exchange: Exchange, message: bytearray | memoryview, size: int) -> None:
+        self._unanswered -= 1
+        self._held -= size
+        if self._paused:
+            self._unanswered += 1
+            self._release(0)
+        self._transmit(exchange, message)
+
+    def _transmit(self, exchange: Exchange, message: bytearray | memoryview) -> None:
+        sealer = self._sealer(exchange)
+        buffers: list[Buffer] = [message] if sealer is None else sealer.seal(message)
+        total = len(message) if sealer is None else TRANSFORM_SIZE + len(message)
+        self.link.send([_frame(total), *buffers])
+
+    def _send(self, buffers: list[Buffer], total: int) -> None:
+        self._release(total)
+        self.link.send(buffers)
+
+    def _smb1(self, message: memoryview) -> None:
+        from gateways.smb.commands import negotiate
+
+        if not self.window.take(0, 1):
+            raise PeerError("a second SMB1 NEGOTIATE")
+        reply = negotiate.answer_smb1(self, message)
+        self.link.send([_frame(len(reply)), reply])
+
+
+def _frame(size: int) -> bytes:
+    """The direct TCP header, MS-SMB2 2.1."""
+    return size.to_bytes(4, "big")

@@ -1,0 +1,29 @@
+"""The SMB gateway as a node runs it: the service behind its listeners."""
+
+import asyncio
+
+from gateways.exports import Shares
+from gateways.identity import Identities
+from gateways.server import Server
+from gateways.smb.service import SmbService, SmbSettings
+from sofs.runtime.ports import Clock, Random
+
+
+class SmbGateway:
+    """`incarnation` is this start of this gateway: no number is used twice in a cluster's life."""
+
+    def __init__(
+        self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, incarnation: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:  # fmt: skip
+        self.service = SmbService(settings, shares, identities, clock, random, incarnation)
+        self.server = Server("smb", loop, self.service.accept)
+
+    def listen(self, address: str, port: int) -> int:
+        """Serves clients at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError`."""
+        return self.server.listen(address, port)
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Answers what is in progress, for at most `grace_s`, then ends all connections and closes all opens."""
+        await self.server.stop(grace_s)
+        await self.service.stop()

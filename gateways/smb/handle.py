@@ -1,0 +1,116 @@
+"""What a client holds: sessions, tree connects and opens. Values with little behaviour; commands change them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from gateways.exports import Share
+from gateways.smb.crypto import Sealer, Signer
+from sofs.types import Inode, OpenId
+from sofs.volume.api import Attributes, Binding, Caller, Volume
+
+if TYPE_CHECKING:
+    from gateways.smb.auth import Logon
+    from gateways.smb.connection import Connection
+    from gateways.smb.crypto import Preauth
+    from gateways.smb.rpc.pipe import Pipe
+
+MAX_TREES = 1024
+MAX_HANDLES = 16_384
+"""Of one session."""
+
+
+class Session:
+    """One logged-on user on one connection, MS-SMB2 3.3.1.8."""
+
+    def __init__(self, number: int, connection: Connection, binding: Binding) -> None:
+        self.number = number
+        self.connection = connection
+        self.binding = binding
+        self.logon: Logon | None = None
+        """While a logon, or a later one of the same session, is in progress."""
+        self.preauth: Preauth | None = None
+        self.ready = False
+        self.user = ""
+        self.caller = Caller(65534, 65534)
+        self.anonymous = False
+        self.signer: Signer | None = None
+        self.signing = False
+        """Unsigned messages are refused."""
+        self.sealer: Sealer | None = None
+        self.encrypt = False
+        """Unencrypted messages are refused."""
+        self.application_key = b""
+        self.trees: dict[int, Tree] = {}
+        self.handles: dict[int, Handle] = {}
+        self.next_tree = 1
+        self.created = 0.0
+
+
+class Tree:
+    """One share, connected, MS-SMB2 3.3.1.9. `volume` is None for IPC$."""
+
+    def __init__(self, number: int, session: Session, share: Share | None, volume: Volume | None) -> None:
+        self.number = number
+        self.session = session
+        self.share = share
+        self.volume = volume
+        self.root = share.root if share is not None else Inode(0)
+        self.encrypt = share is not None and share.smb.encrypt
+        self.durable = share is not None and share.smb.continuously_available
+        """Replies wait until what they tell is stable."""
+        self.read_only = share is not None and share.read_only
+
+
+class Listing:
+    """Where an open directory's enumeration stands, MS-SMB2 3.3.5.18."""
+
+    __slots__ = ("cookie", "dots", "ended", "given", "pattern")
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.dots = 0
+        """How many of `.` and `..` have been given."""
+        self.cookie = 0
+        self.ended = False
+        self.given = False
+        """Whether any entry has been given: the first failure is NO_SUCH_FILE, a later one NO_MORE_FILES."""
+
+
+class Handle:
+    """One open file, directory, stream or pipe, MS-SMB2 3.3.1.10."""
+
+    __slots__ = (
+        "access", "directory", "file", "id", "inode", "listing", "mode", "name", "number", "pending", "persistent", "pipe", "position",
+        "session", "stream", "tree", "volume", "write_through",
+    )  # fmt: skip
+
+    def __init__(self, number: int, tree: Tree, open_id: OpenId, access: int, name: tuple[bytes, ...]) -> None:
+        self.number = number
+        """The volatile half of the FileId; unique on this node."""
+        self.persistent = number
+        self.tree = tree
+        self.session = tree.session
+        assert tree.volume is not None or not open_id
+        self.volume: Volume = tree.volume  # type: ignore[assignment]  # None only for pipes, which no volume command reaches
+        self.id = open_id
+        self.access = access
+        """The rights granted."""
+        self.name = name
+        """As stored, from the share's root."""
+        self.stream = b""
+        self.inode = Inode(0)
+        self.directory = False
+        self.write_through = False
+        self.mode = 0
+        """Create options that FileModeInformation tells."""
+        self.position = 0
+        self.listing: Listing | None = None
+        self.pipe: Pipe | None = None
+        self.pending: set[asyncio.Task[Any]] = set()
+        """Requests that wait on this open, cancelled when it closes."""
+        self.file = True
+
+    def learn(self, attributes: Attributes) -> None:
+        self.inode = attributes.inode

@@ -1,0 +1,143 @@
+"""What all connections of the SMB gateway share: settings, shares, users, sessions, opens."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+
+from gateways.eager import begin
+from gateways.exports import Shares
+from gateways.identity import Identities
+from gateways.server import Buffers, Link
+from gateways.smb.connection import Connection
+from gateways.smb.handle import Handle, Session, Tree
+from sofs.errors import SofsError
+from sofs.runtime.ports import Clock, Random
+from sofs.volume.api import Binding, Close, Reply
+
+log = structlog.get_logger("smb")
+
+STRANGER_S = 60.0
+"""How long a connection may stay without a logon."""
+MAX_SESSIONS = 20_000
+
+
+@dataclass(frozen=True)
+class SmbSettings:
+    """The gateway's part of the node's configuration."""
+
+    name: str = "sofs"
+    """The server's name, as NetBIOS and RPC tell it."""
+    workgroup: str = "WORKGROUP"
+    signing_required: bool = True
+    encryption: str = "offered"
+    """off, offered, required."""
+    guid: bytes = field(default=bytes(16))
+    """ServerGuid: this node's, the same after each start."""
+    anonymous: bool = True
+    """Whether an anonymous client may connect to IPC$ and list shares."""
+
+
+class SmbService:
+    """Makes a `Connection` for every client (`accept`), and keeps what outlives a connection.
+
+    `gateway` is this gateway's incarnation: it is part of every session id, so that no session of an earlier start is mistaken for one of this.
+    """
+
+    def __init__(
+        self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, gateway: int
+    ) -> None:
+        self.settings = settings
+        self.shares = shares
+        self.identities = identities
+        self.clock = clock
+        self.random = random
+        self.gateway = gateway
+        self.buffers = Buffers()
+        self.started = clock.now()
+        self.connections: set[Connection] = set()
+        self.sessions: dict[int, Session] = {}
+        self._next_session = 1
+        self._next_handle = 1
+        self._closing: set[asyncio.Task[Any]] = set()
+
+    def accept(self, link: Link) -> Connection:
+        connection = Connection(self, link)
+        self.connections.add(connection)
+        self.clock.call_later(STRANGER_S, partial(self._drop_stranger, connection))
+        return connection
+
+    def _drop_stranger(self, connection: Connection) -> None:
+        if connection in self.connections and not connection.authenticated:
+            connection.link.close(f"no logon in {STRANGER_S:.0f} s")
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+
+    # Sessions
+
+    def new_session(self, connection: Connection) -> Session | None:
+        """A session that has yet to log on; None when there are too many."""
+        if len(self.sessions) >= MAX_SESSIONS:
+            return None
+        number = (self.gateway & 0xFFFFFFFF) << 32 | self._next_session << 8 | self.random.number(8)
+        self._next_session += 1
+        session = Session(number, connection, Binding(self.gateway, number))
+        session.created = self.clock.monotonic()
+        self.sessions[number] = session
+        connection.sessions[number] = session
+        return session
+
+    def end_session(self, session: Session) -> None:
+        """Closes everything the session holds. Its later requests are answered USER_SESSION_DELETED."""
+        session.ready = False
+        self.sessions.pop(session.number, None)
+        session.connection.sessions.pop(session.number, None)
+        for handle in list(session.handles.values()):
+            self.drop(handle)
+        session.trees.clear()
+
+    def end_tree(self, tree: Tree) -> None:
+        tree.session.trees.pop(tree.number, None)
+        for handle in [handle for handle in tree.session.handles.values() if handle.tree is tree]:
+            self.drop(handle)
+
+    # Opens
+
+    def next_handle(self) -> int:
+        number = self._next_handle
+        self._next_handle += 1
+        return number
+
+    def handles(self) -> Iterator[Handle]:
+        for session in self.sessions.values():
+            yield from session.handles.values()
+
+    def drop(self, handle: Handle) -> None:
+        """Closes an open whose client does not wait for the answer."""
+        handle.session.handles.pop(handle.number, None)
+        for task in list(handle.pending):
+            task.cancel()
+        if handle.pipe is None:
+            task_or_none = begin(self._close(handle))
+            if isinstance(task_or_none, asyncio.Task):
+                self._closing.add(task_or_none)
+                task_or_none.add_done_callback(self._closing.discard)
+
+    async def _close(self, handle: Handle) -> None:
+        try:
+            reply = handle.volume.call(Close(handle.id), None, handle.session.binding)
+            if not isinstance(reply, Reply):
+                await reply
+        except SofsError as error:
+            log.info("close_failed", open=handle.id, error=str(error) or type(error).__name__)
+
+    async def stop(self) -> None:
+        """Ends all sessions, and waits until their opens are closed."""
+        for session in list(self.sessions.values()):
+            self.end_session(session)
+        if self._closing:
+            await asyncio.wait(self._closing)
