@@ -28,7 +28,7 @@ class Trouble(NamedTuple):
 
     copy: Copy
     pages: tuple[int, ...]
-    """Which pages it did not give; another copy did."""
+    """Which pages it did not give, though another copy may have."""
     error: SofsError
 
 
@@ -46,9 +46,28 @@ async def read_copies(
         bad, error = await _ask(copy, id, missing, first, into, sums)
         if error is None:
             return troubles, copy
+        if isinstance(error, Damaged) and not isinstance(error, BadPages):
+            # No checksums of its own, but the data may be good, and the others' checksums are the same.
+            lender, lent = await _borrow(copies, id, copy)
+            if lender is not None:
+                bad, _ = await _ask(copy, id, missing, first, into, lent[first : first + len(into) // PAGE])
+                if not bad:
+                    return [*troubles, Trouble(copy, (), error)], lender
         troubles.append(Trouble(copy, tuple(bad), error))
         missing = bad
     return troubles, None
+
+
+async def _borrow(copies: Sequence[Copy], id: ExtentId, borrower: Copy) -> tuple[Copy | None, Sequence[int]]:
+    """The checksums of a copy whose header is good."""
+    for copy in copies:
+        if copy is not borrower:
+            try:
+                _, sums, _ = await copy.disk.describe(copy.slot, id)
+            except (Damaged, DiskFailed, ExtentGone):
+                continue
+            return copy, sums.pages
+    return None, ()
 
 
 async def _ask(
@@ -120,8 +139,7 @@ async def mend(trouble: Trouble, good: Copy, id: ExtentId, offset: int, data: me
     except (Damaged, DiskFailed):
         _, sums, names = await good.disk.describe(good.slot, id)
         await bad.mend_header(slot, id, sums, names)
-    if isinstance(trouble.error, BadPages | DiskFailed):
-        first = offset // PAGE
-        for start, stop in _stretches(list(trouble.pages)):
-            await bad.mend(slot, id, start, bytes(data[(start - first) * PAGE : (stop - first) * PAGE]))
+    first = offset // PAGE
+    for start, stop in _stretches(list(trouble.pages)):
+        await bad.mend(slot, id, start, bytes(data[(start - first) * PAGE : (stop - first) * PAGE]))
     return True

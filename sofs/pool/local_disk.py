@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 
 from crc32c import crc32c
 
-from sofs.errors import Damaged, DiskFailed, ExtentGone, Fenced, NoSpace, NotFound, SofsError
+from sofs.errors import Damaged, DiskFailed, DiskRefused, ExtentGone, Fenced, NoSpace, NotFound, SofsError
 from sofs.pool.disk import BadPages, Part
 from sofs.pool.extent import MIB, ExtentId, Usage, slots_for
 from sofs.pool.fragment import (
@@ -329,7 +329,7 @@ class LocalDisk:
         if text is None:
             raise NotFound(f"{self.path}: the label is gone")
         if decode_label(text, f"{self.path}/label") != self.label:
-            raise DiskFailed(f"{self.path}: its label has become another disk's")
+            raise DiskRefused(f"{self.path}: its label has become another disk's; mount the right disk there")
 
     async def close(self) -> None:
         """Waits for syncs under way, then lets go of the disk."""

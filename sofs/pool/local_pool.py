@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sofs.errors import Damaged, DiskFailed, InvalidArgument, NoSpace, NotSupported, SofsError
+from sofs.errors import Damaged, DiskFailed, ExtentGone, InvalidArgument, NoSpace, NotSupported, SofsError
 from sofs.pool.copies import Copy, Trouble, mend, read_copies, worst
 from sofs.pool.disk import BadPages, Part
 from sofs.pool.extent import EXTENT_LIMIT, MIB, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage, slots_for
@@ -258,6 +258,23 @@ class LocalPool:
             else:
                 problems += await check_fragment(disk, fragment.slot, at.id, at.length)
         return problems
+
+    async def mend(self, id: ExtentId, bad: Fragment) -> bool:
+        """Reads an extent from its copy at `bad` first, so that what is wrong with that one is mended from others; says whether it is
+        good then. Raises `ExtentGone`.
+        """
+        at = (await self._find(id.volume, range(id.number, id.number + 1))).get(id.number)
+        if at is None or bad not in at.fragments:
+            raise ExtentGone(f"extent {id.number} of volume {id.volume:x} is not there any more")
+        at = at._replace(fragments=(bad, *[each for each in at.fragments if each != bad]))
+        data = memoryview(bytearray(MIB))
+        for offset in range(0, at.length, MIB):
+            try:
+                await self._recover(at, offset, data[: min(MIB, at.length - offset)], None)
+            except (Damaged, DiskFailed) as error:
+                self._report("damaged extent", volume=f"{id.volume:x}", extent=id.number, offset=offset, error=str(error))
+        disk = self.members.readable(bad.disk)
+        return disk is not None and not await check_fragment(disk, bad.slot, id, at.length)
 
     # Capacity and disks
 

@@ -178,6 +178,25 @@ def test_a_damaged_header_is_written_again_from_the_other_copy(host: Host) -> No
     host.run(main())
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_copy_without_a_header_still_gives_the_page_that_the_other_lost(host: Host, first: int) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        at = await rig.write(1)
+        path, offset = rig.fragment_at(at, 0)
+        rig.spoil(path, offset + 30)
+        rig.spoil(*rig.page_at(at, 1, 85))
+        forget_checksums(rig)
+        turned = at._replace(fragments=at.fragments[::-1] if first else at.fragments)
+        assert await rig.read(turned) == content(1, MIB)
+        forget_checksums(rig)
+        assert await rig.read(turned._replace(fragments=turned.fragments[::-1])) == content(1, MIB)
+        assert await rig.pool.check(at) == []
+        await rig.pool.close()
+
+    host.run(main())
+
+
 def test_damage_without_a_good_copy_names_disk_extent_and_page(host: Host) -> None:
     async def main() -> None:
         rig = make_rig(host.files, host.random, host.root, 1)

@@ -1,0 +1,118 @@
+"""The pool's background duties, each a small service with `run_once`: timers, tests and an operator's "now" all call the same method.
+
+None of them knows time; whoever calls them decides how often, and so how much of a disk's bandwidth they may take.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError
+from sofs.pool.extent import Fragment
+from sofs.pool.local_disk import LocalDisk
+from sofs.pool.local_pool import LocalPool, check_fragment
+from sofs.pool.states import READABLE, Event, State
+from sofs.pool.table import Entry
+from sofs.types import PAGE, DiskId
+
+__all__ = ["GiveBack", "Probe", "Scrub", "ScrubReport"]
+
+_RUNS = 16
+_STEP = 1024  # slots looked up at a time: whole pages of the table
+
+
+class GiveBack:
+    """Punches the slots of freed fragments, so that their space returns to the file system."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+
+    async def run_once(self) -> None:
+        """Gives back all there is now, in slices: punching holds up the loop (some 50 us for a MiB)."""
+        for disk in self._pool.members.all_readable():
+            try:
+                more = True
+                while more:
+                    more = disk.give_back(_RUNS)
+                    await asyncio.sleep(0)
+            except SofsError as error:
+                self._pool.members.failed(disk.label.id, Event.WRITE_ERROR, error)
+
+
+class Probe:
+    """Finds out whether suspect disks can be trusted again, and whether missing and trusted ones are still what they were."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+
+    async def run_once(self) -> None:
+        members = self._pool.members
+        for member in list(members):
+            if member.state is State.MISSING:
+                await members.reopen(member.spec.id)
+            elif member.state in READABLE and member.disk is not None:
+                try:
+                    await member.disk.probe()
+                except (NotFound, DiskRefused) as error:
+                    members.happened(member, Event.ABSENT, str(error))
+                except SofsError as error:
+                    members.happened(member, Event.PROBE_FAILED, str(error))
+                else:
+                    members.happened(member, Event.PROBE_PASSED, "")
+
+
+class ScrubReport(NamedTuple):
+    """What one round of scrubbing did."""
+
+    fragments: int
+    bytes: int
+    bad: int
+    """Fragments that had something wrong."""
+    mended: int
+    complete: bool
+    """Whether this round came to the end of the disks; the next one begins anew."""
+
+
+class Scrub:
+    """Reads every fragment of every disk in turn, and mends what is bad from other copies.
+
+    It works from the slot tables, so that orphans and fragments on disks that returned are read too. What the page cache holds is
+    verified there: rot below it is found when the page has left memory.
+    """
+
+    def __init__(self, pool: LocalPool) -> None:
+        self._pool = pool
+        # Where the next round goes on: every disk below this id is done, and on it every slot below this one.
+        self._disk = DiskId(0)
+        self._slot = 0
+
+    async def run_once(self, limit: int = 1 << 60) -> ScrubReport:
+        """Goes on from where the last round ended, over at most `limit` bytes (and the rest of one fragment)."""
+        report = ScrubReport(0, 0, 0, 0, False)
+        for disk in sorted(self._pool.members.all_readable(), key=lambda disk: disk.label.id):
+            if disk.label.id < self._disk:
+                continue
+            if disk.label.id > self._disk:
+                self._disk, self._slot = disk.label.id, 0
+            while self._slot < disk.slots:
+                start = self._slot // _STEP * _STEP
+                for slot, entry in disk.entries(start, start + _STEP):
+                    if slot < self._slot:
+                        continue
+                    if report.bytes >= limit:
+                        return report
+                    self._slot = slot + 1
+                    report = await self._scrub(disk, slot, entry, report)
+                self._slot = start + _STEP
+        self._disk, self._slot = DiskId(0), 0
+        return report._replace(complete=True)
+
+    async def _scrub(self, disk: LocalDisk, slot: int, entry: Entry, report: ScrubReport) -> ScrubReport:
+        length = entry.scheme.fragment_length(entry.pages * PAGE)
+        report = report._replace(fragments=report.fragments + 1, bytes=report.bytes + length)
+        if not await check_fragment(disk, slot, entry.id, length):
+            return report
+        try:
+            good = await self._pool.mend(entry.id, Fragment(disk.label.id, slot))
+        except ExtentGone:
+            return report
+        return report._replace(bad=report.bad + 1, mended=report.mended + good)
