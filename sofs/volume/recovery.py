@@ -107,7 +107,7 @@ class Store:
     async def close(self) -> None:
         """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay.
 
-        After a failure of the log it only lets go of files.
+        After a failure of the log it only lets go of files. Raises what went wrong, having let go all the same.
         """
         if self._service is not None:
             self._service.cancel()
@@ -118,9 +118,11 @@ class Store:
                 _write_incarnation(self.keyspace, self.log, msgspec.structs.replace(self.incarnation, clean=True))
                 await self.checkpoints.run_once()
         finally:
-            await self.log.close()
-            for opened in self._opened:
-                _let_go(opened)
+            try:
+                await self.log.close()
+            finally:
+                for opened in self._opened:
+                    _let_go(opened)
 
 
 async def make_store(files: Files, places: Sequence[Place], log_id: int, settings: StoreSettings) -> None:
