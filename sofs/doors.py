@@ -15,9 +15,9 @@ from gateways.exports import Share, Shares
 from gateways.identity import Identities, User
 from gateways.nfs.gateway import NfsGateway
 from gateways.nfs.portmap import PortMapper, registrations
-from gateways.server import Link, Server
-from gateways.smb.connection import Connection
-from gateways.smb.service import SmbService, SmbSettings
+from gateways.server import Server
+from gateways.smb.gateway import SmbGateway
+from gateways.smb.service import SmbSettings
 from sofs.config import Config
 from sofs.errors import Unavailable
 from sofs.runtime.ports import Clock, Random
@@ -55,10 +55,7 @@ class Doors:
             encryption=config.smb.encryption,
             guid=guid,
         )
-        self._smb_server = Server("smb", self._loop, self._accept_smb)
-        self.smb = SmbService(
-            settings, shares, identities, clock, random, self.incarnation, self._smb_server.buffers
-        )
+        self._smb = SmbGateway(settings, shares, identities, clock, random, self.incarnation, self._loop)
         self._nfs = NfsGateway(
             shares,
             key=handle_key,
@@ -67,12 +64,9 @@ class Doors:
             loop=self._loop,
         )
 
-    def _accept_smb(self, link: Link) -> Connection:
-        return self.smb.accept(link)
-
     @property
     def servers(self) -> list[Server]:
-        return [self._smb_server, self._nfs.server]
+        return [self._smb.server, self._nfs.server]
 
     @property
     def connections(self) -> int:
@@ -88,7 +82,7 @@ class Doors:
         """Each SMB session's protocol and client: `user@address`."""
         return {
             number: ("smb", f"{session.user or 'anonymous'}@{session.connection.link.peer}")
-            for number, session in self.smb.sessions.items()
+            for number, session in self._smb.service.sessions.items()
         }
 
     async def open(self) -> None:
@@ -96,7 +90,7 @@ class Doors:
         smb, nfs = self._config.smb, self._config.nfs
         try:
             if smb.enabled:
-                self._listen("smb", self._smb_server, smb.addresses, smb.port)
+                self._listen("smb", self._smb.server, smb.addresses, smb.port)
             if nfs.enabled:
                 port = self._listen("nfs", self._nfs.server, nfs.addresses, nfs.port)
                 if nfs.portmap:
@@ -121,8 +115,7 @@ class Doors:
         self.endpoints = []
         if self._portmapper is not None:
             await self._portmapper.stop()
-        await asyncio.gather(self._smb_server.stop(), self._nfs.stop())
-        await self.smb.stop()
+        await asyncio.gather(self._smb.stop(), self._nfs.stop())
 
 
 def _refusal(scheme: str, address: str, port: int, error: OSError) -> str:
