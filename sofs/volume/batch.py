@@ -15,7 +15,7 @@ so bytes that do not decode are damage (or our bug), never a peer's doing.
 
 import struct
 from collections.abc import Callable, Iterator
-from enum import IntEnum
+from enum import IntEnum, unique
 from typing import Protocol
 
 from sofs.errors import Damaged
@@ -29,6 +29,7 @@ _KEY = struct.Struct("<H")
 _AMOUNT = struct.Struct("<q")
 
 
+@unique
 class Operation(IntEnum):
     """Codes are stored in logs: they are never given another meaning."""
 
@@ -42,8 +43,8 @@ class Operation(IntEnum):
     CLONE = 8
     ALLOCATE = 9
     DROP = 10
-    FREE = 11
     ATTRIBUTES = 11
+    FREE = 12
 
 
 class Mutator(Protocol):

@@ -30,6 +30,8 @@ _SLICE_S = 0.001
 _TICK_S = 0.25
 _ORPHANS_S = 3600.0
 _COMPACT_S = 30.0
+_NEARLY_ALL_LIVE = 0.95
+"""When space is short, whatever saves a MiB is worth compacting."""
 
 
 class Pace:
@@ -70,6 +72,8 @@ class Cleaner:
         self._settings = settings
         self._turn = asyncio.Lock()
         """One cleaning at a time: two destagings would move the same pages."""
+        self._barren = Lsn(0)
+        """The log's end when there was no dead space to be given back."""
         self._logger = structlog.get_logger(component="cleaning")
 
     @property
@@ -87,6 +91,25 @@ class Cleaner:
                 await self._shorten()
                 if self._log.start == start and self._destager.destaged == destaged:
                     raise NoSpace("the log is full and nothing in it can be moved: enlarge the log's limit")
+
+    async def reclaim(self, shortage: NoSpace) -> None:
+        """Gives some dead space back to the pool; raises `shortage` if there is none to be had."""
+        async with self._turn:
+            # A write that is refused appends nothing: nobody has to look again before anything has changed.
+            if self._log.end == self._barren:
+                raise shortage
+            await self._keyspace.checkpoint()
+            if await self._extents.delete_freed():
+                return
+            try:
+                compacted = await self._compactor.run_once(_NEARLY_ALL_LIVE)
+            except NoSpace:
+                compacted = 0
+            if not compacted:
+                self._barren = self._log.end
+                raise shortage
+            await self._keyspace.checkpoint()
+            await self._extents.delete_freed()
 
     async def _shorten(self) -> None:
         """Trims the log as far as destaging has come, with a checkpoint if one is needed for it."""
@@ -111,7 +134,7 @@ class Cleaner:
         """Compacts until nothing is worth it; gives how many extents were freed."""
         freed = 0
         async with self._turn:
-            while count := await self._compactor.run_once():
+            while count := await self._compactor.run_once(self._settings.compact_below):
                 freed += count
         return freed
 

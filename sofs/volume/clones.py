@@ -97,8 +97,8 @@ class Cloner:
             old = pages.old(target, end // PAGE, known[1])
             if not isinstance(old, memoryview):
                 return old
-            if (full := pages.full(PAGE)) is not None:
-                return full
+            if pages.full(PAGE):
+                return pages.room()
             self._space.admit(1)
             payload = [new[:tail], old[tail:]]
         size = max(size, end)

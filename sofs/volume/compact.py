@@ -11,19 +11,18 @@ from typing import NamedTuple
 
 import structlog
 
-from sofs.errors import Damaged, ExtentGone
+from sofs.errors import Damaged, ExtentGone, NoSpace
 from sofs.pool import Placement, Pool
 from sofs.types import PAGE
 from sofs.volume import keys, mapping, windows
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.extents import WINDOW_LIMIT, Extents, decode_extent, live
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.settings import DataSettings
+from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.windows import Place
 
 __all__ = ["Candidate", "Compactor", "choose"]
 
-MIB = 1 << 20
 _KEYS_A_SLICE = 500
 
 
@@ -84,12 +83,19 @@ class Compactor:
         """Extents that cannot be read as a whole."""
         self._logger = structlog.get_logger(component="compact")
 
-    async def run_once(self) -> int:
-        """Packs some extents into one; gives how many were freed, 0 if none is worth it.
+    async def run_once(self, below: float) -> int:
+        """Packs some extents of which less than this share is live into one; gives how many were freed, 0 if none is worth it.
 
         Raises `NoSpace`, `DiskFailed`; then nothing has changed.
         """
-        chosen = choose(await self._candidates(), self._settings.extent_size // PAGE)
+        try:
+            return await self._step(below, self._settings.extent_size)
+        except NoSpace:
+            # A pool that is nearly full may have no room for so much in a row.
+            return await self._step(below, MIB)
+
+    async def _step(self, below: float, size: int) -> int:
+        chosen = choose(await self._candidates(below), size // PAGE)
         # What was live when it was chosen may have died since; what is live can only become less.
         pieces = self._pieces(chosen)
         if not pieces:
@@ -106,7 +112,7 @@ class Compactor:
             await self._extents.abandon(placement)
         return len(chosen)
 
-    async def _candidates(self) -> list[Candidate]:
+    async def _candidates(self, below: float) -> list[Candidate]:
         found: list[Candidate] = []
         start = keys.EXTENT
         while True:
@@ -115,21 +121,21 @@ class Compactor:
                 start = key + b"\0"
                 count += 1
                 if len(key) == keys.BUCKET:
-                    self._consider(found, int.from_bytes(key[1:]), value)
+                    self._consider(found, int.from_bytes(key[1:]), value, below)
                 if count == _KEYS_A_SLICE:
                     break
             if count < _KEYS_A_SLICE:
                 return found
             await self._pause()
 
-    def _consider(self, found: list[Candidate], number: int, value: bytes) -> None:
+    def _consider(self, found: list[Candidate], number: int, value: bytes, below: float) -> None:
         if number in self._damaged:
             return
         placement, named = decode_extent(self._extents.volume, number, value)
         count = self._keyspace.get(keys.live_pages(number))
         assert count is not None, f"extent {number} has no count"
         pages = live(count)
-        if pages * PAGE < placement.length * self._settings.compact_below:
+        if pages * PAGE < placement.length * below:
             found.append(Candidate(pages, number, placement, named))
 
     def _pieces(self, chosen: list[Candidate]) -> list[_Piece]:

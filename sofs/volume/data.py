@@ -53,7 +53,7 @@ class Data:
             self.extents,
             settings,
         )
-        pages = Pages(keyspace, log, self.reader, self.cleaner.room)
+        pages = Pages(keyspace, log, self.reader, self.cleaner.room, self.cleaner.reclaim)
         writer = Writer(pages, self.extents, self.space, settings)
         ranges = RangeChanges(pages, self.space, pause)
         cloner = Cloner(pages, writer, self.space, pause)

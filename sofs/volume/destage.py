@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 from crc32c import crc32c
 
-from sofs.errors import Damaged
+from sofs.errors import Damaged, NoSpace
 from sofs.log import Log
 from sofs.pool import Placement, Policy
 from sofs.types import PAGE, Lsn
@@ -24,7 +24,7 @@ from sofs.volume.extents import WINDOW_LIMIT, Extents
 from sofs.volume.keys import DESTAGED, LEAF, LEAF_PAGES, LOG_PAGES, PLACES, REFERENCES
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.reader import Reader, mend_log_page
-from sofs.volume.settings import DataSettings
+from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.windows import WINDOW, Place
 
 __all__ = ["Destager", "tier_policy"]
@@ -86,13 +86,20 @@ class Destager:
 
         Raises `NoSpace`, `DiskFailed`; then nothing has changed.
         """
+        try:
+            return await self._step(self._settings.extent_size)
+        except NoSpace:
+            # A pool that is nearly full may have no room for so much in a row.
+            return await self._step(MIB)
+
+    async def _step(self, size: int) -> int:
         start = self.destaged
-        found = await self._collect(start)
+        found = await self._collect(start, size // PAGE)
         if found.end <= start:
             return 0
         written: list[tuple[Placement, list[_Run]]] = []
         try:
-            for runs in _chunks(found.runs, self._settings.extent_size // PAGE):
+            for runs in _chunks(found.runs, size // PAGE):
                 written.append((await self._write(runs), runs))
             unused = self._commit(written, found.end)
         except BaseException:
@@ -106,9 +113,8 @@ class Destager:
             await self._extents.abandon(placement)
         return found.end - start
 
-    async def _collect(self, start: Lsn) -> _Found:
-        """Live pages from `start` on, until an extent is full."""
-        limit = self._settings.extent_size // PAGE
+    async def _collect(self, start: Lsn, limit: int) -> _Found:
+        """Live pages from `start` on, as many as fill an extent of `limit` pages."""
         runs: list[_Run] = []
         touched: set[int] = set()
         pages = 0

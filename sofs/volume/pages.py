@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from sofs.errors import Stale
+from sofs.errors import NoSpace, Stale
 from sofs.log import Log
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Lsn
@@ -44,14 +44,21 @@ class Pages:
     """Access to the pages of one volume's files for those who change them."""
 
     def __init__(
-        self, keyspace: KeySpace, log: Log, reader: Reader, room: Callable[[], Awaitable[None]]
+        self,
+        keyspace: KeySpace,
+        log: Log,
+        reader: Reader,
+        room: Callable[[], Awaitable[None]],
+        reclaim: Callable[[NoSpace], Awaitable[None]],
     ) -> None:
         self.keyspace = keyspace
         self.reader = reader
         self._get = keyspace.get
         self._log = log
-        self._room = room
+        self.room = room
         """Waits until destaging has made room in the log."""
+        self.reclaim = reclaim
+        """Waits until dead space has been given back to the pool; raises the error that it is given if there is none."""
 
     def inode(self, inode: Inode) -> bytes:
         """The inode's record. Raises `Stale`."""
@@ -88,12 +95,10 @@ class Pages:
 
         return fetch()
 
-    def full(self, size: int) -> Awaitable[None] | None:
-        """Something to wait for if the log cannot take a payload of `size` bytes now."""
+    def full(self, size: int) -> bool:
+        """Whether the log cannot take a payload of `size` bytes now: then wait for `room`."""
         log = self._log
-        if log.end - log.start + size + min(SLACK, log.capacity >> 3) > log.capacity:
-            return self._room()
-        return None
+        return log.end - log.start + size + min(SLACK, log.capacity >> 3) > log.capacity
 
     def commit(
         self, batch: Batch, payload: Sequence[Buffer] = (), length: int = 0, reserved: bool = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sofs.pool import Policy
 from sofs.types import VolumeId
 
-__all__ = ["DataSettings"]
+__all__ = ["MIB", "DataSettings"]
 
 MIB = 1 << 20
 

@@ -12,7 +12,7 @@ from sofs.pool import Pool
 from sofs.types import PAGE
 from sofs.volume.keys import LOG_PAGES, RESERVED_PAGES
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.settings import DataSettings
+from sofs.volume.settings import MIB, DataSettings
 
 __all__ = ["Space", "Usage"]
 
@@ -33,6 +33,7 @@ class Space:
         self._keyspace = keyspace
         self._pool = pool
         self._reserve = settings.reserve
+        self._extent_size = settings.extent_size
         self._copies = settings.policy.tolerates + 1
         text = settings.policy.text
         self._tier = text[-3:] if text.endswith(_TIERS) else None
@@ -43,7 +44,7 @@ class Space:
         """Raises `NoSpace` unless so many more pages can be taken."""
         self._balance -= pages
         if self._balance < 0:
-            self._balance = self._pages_left() - pages
+            self._balance = self._pages_left() - self._waste() - pages
             if self._balance < 0:
                 self._balance = 0
                 raise NoSpace(
@@ -62,6 +63,10 @@ class Space:
         free = self._pool.usage(self._tier).free // self._copies
         owed = self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way
         return (free - self._reserve) // PAGE - owed
+
+    def _waste(self) -> int:
+        """Pages that destaging may waste: an extent takes whole MiB of the pool."""
+        return self.counter(LOG_PAGES) * PAGE // self._extent_size * (MIB // PAGE)
 
     def counter(self, key: bytes) -> int:
         value = self._keyspace.get(key)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from sofs.errors import FileTooLarge
+from sofs.errors import FileTooLarge, NoSpace
 from sofs.pool import Placement
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Lsn, Time
@@ -74,8 +74,11 @@ class Writer:
             return self._write_direct(inode, offset, data, now, batch, flags)
         size = self._pages.size(inode)
         at = size if offset == APPEND else offset
-        if not (at | length) & _PAGE_MASK and length and self._pages.full(length) is None:
-            return self._write_aligned(inode, at, data, now, batch, flags, size)
+        if not (at | length) & _PAGE_MASK and length and not self._pages.full(length):
+            try:
+                return self._write_aligned(inode, at, data, now, batch, flags, size)
+            except NoSpace:
+                pass  # perhaps only until dead space has been given back
         known: Known = {}
         return attempted(lambda: self._attempt(inode, offset, data, now, batch, flags, known))
 
@@ -117,14 +120,17 @@ class Writer:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
         if not data:
             return pages.commit(batch) if batch.count else Done(Lsn(0))
-        if (full := pages.full(len(data) + 2 * PAGE)) is not None:
-            return full
+        if pages.full(len(data) + 2 * PAGE):
+            return pages.room()
         edges = self._edges(inode, offset, end, size, known)
         if not isinstance(edges, tuple):
             return edges
         before, behind = edges
         sums = _sums_of_gather(before, data, behind)
-        self._space.admit(len(sums))
+        try:
+            self._space.admit(len(sums))
+        except NoSpace as error:
+            return pages.reclaim(error)
         batch.raw(
             Operation.WRITE,
             mapping.write(inode, offset // PAGE, _packed(sums), 0, max(end, size), now, flags),
@@ -164,7 +170,7 @@ class Writer:
         if end > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
         count = len(data) // PAGE + 2
-        self._space.admit(count)
+        await self._admit(count)
         self._space.begin(count)
         written: list[_Extent] = []
         try:
@@ -182,6 +188,14 @@ class Writer:
             self._space.end(count)
             for extent in written:
                 self._extents.done(extent.placement.id.number)
+
+    async def _admit(self, pages: int) -> None:
+        while True:
+            try:
+                self._space.admit(pages)
+                return
+            except NoSpace as error:
+                await self._pages.reclaim(error)
 
     async def _fill_extents(self, offset: int, data: memoryview, written: list[_Extent]) -> None:
         at = -offset % PAGE
@@ -213,8 +227,8 @@ class Writer:
         pages = self._pages
         size = pages.size(inode)
         end = offset + len(data)
-        if (full := pages.full(2 * PAGE)) is not None:
-            return full
+        if pages.full(2 * PAGE):
+            return pages.room()
         edges = self._edges(inode, offset, end, size, known)
         if not isinstance(edges, tuple):
             return edges
