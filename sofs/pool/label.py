@@ -32,11 +32,11 @@ FORMAT = 1
 LABEL_SIZE = 4096
 """No label is longer: it fits into a device's first block."""
 
-_FIRST_LINE = re.compile(r"sofs disk, format (\d{1,9})\n")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_FIRST_LINE = re.compile(r"sofs disk, format ([0-9]{1,9})\n")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _LINES = re.compile(
-    r"sofs disk, format \d+\nid (?P<id>[0-9a-f]{16})\npool (?P<pool>\S+)\ntier (?P<tier>ssd|hdd)\nhost (?P<host>\S+)\n"
-    r"arenas (?P<arenas>[1-9]\d{0,8})\narena-slots (?P<slots>[1-9]\d{0,5})\ncrc32c (?P<crc>[0-9a-f]{8})\n"
+    rf"sofs disk, format {FORMAT}\nid (?P<id>[0-9a-f]{{16}})\npool (?P<pool>{_NAME})\ntier (?P<tier>ssd|hdd)\nhost (?P<host>{_NAME})\n"
+    r"arenas (?P<arenas>[1-9][0-9]{0,8})\narena-slots (?P<slots>[1-9][0-9]{0,5})\ncrc32c (?P<crc>[0-9a-f]{8})\n"
 )
 
 
@@ -71,7 +71,7 @@ def encode_label(label: Label) -> bytes:
 
 def check_name(what: str, name: str) -> None:
     """Raises `DiskRefused` for a pool's or host's name that a label cannot hold."""
-    if _NAME.fullmatch(name) is None:
+    if re.fullmatch(_NAME, name) is None:
         raise DiskRefused(f"{name!r} cannot be a {what}'s name: letters, digits and . _ : - only, at most 128")
 
 

@@ -40,6 +40,7 @@ _CRC = struct.Struct("<I")
 ENTRY_SIZE = 32
 assert _ENTRY.size + _CRC.size == ENTRY_SIZE
 _FREE, _USED = 0xF0, 0xA1
+_FREE_HEAD = bytes([_FREE]).ljust(_ENTRY.size, b"\0")
 _PAGE_ENTRIES = 128
 
 
@@ -60,8 +61,7 @@ def seed_of(disk: DiskId) -> int:
 
 
 def free_entry(seed: int) -> bytes:
-    head = _ENTRY.pack(_FREE, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    return head + _CRC.pack(crc32c(head, seed))
+    return _FREE_HEAD + _CRC.pack(crc32c(_FREE_HEAD, seed))
 
 
 def encode_entry(slot: int, entry: Entry, seed: int) -> bytes:
@@ -78,7 +78,7 @@ def decode_entry(data: bytes, slot: int, seed: int) -> Entry | str | None:
     if crc32c(head, seed) != _CRC.unpack_from(data, _ENTRY.size)[0]:
         return "wrong checksum"
     state, slots, part, redundancy, fragments, extra, pages, volume, number, own = _ENTRY.unpack(head)
-    if state == _FREE:
+    if head == _FREE_HEAD:
         return None
     scheme = scheme_from_code(redundancy, fragments, extra)
     if state != _USED or scheme is None or own != slot or not (slots and pages and part < scheme.width):

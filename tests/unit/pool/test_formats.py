@@ -86,6 +86,13 @@ def test_a_label_takes_no_name_that_it_could_not_give_back(name: str) -> None:
         encode_label(LABEL._replace(pool=name))
 
 
+def test_a_sealed_label_with_a_name_that_we_would_not_write_is_refused() -> None:
+    for name in (b"a\x01b", b"-x", b"x" * 129):
+        body = encode_label(LABEL).replace(b"default", name).rpartition(b"crc32c ")[0]
+        with pytest.raises(DiskRefused, match="damaged or was edited"):
+            decode_label(body + b"crc32c %08x\n" % crc32c(body), "label")
+
+
 @given(st.binary(max_size=LABEL_SIZE))
 def test_any_bytes_are_a_label_or_refused(data: bytes) -> None:
     with pytest.raises(DiskRefused):
@@ -125,6 +132,11 @@ def test_any_bytes_are_an_entry_or_not(data: bytes, slot: int) -> None:
     entry = decode_entry(head + crc32c(head, SEED).to_bytes(4, "little"), slot, SEED)
     if isinstance(entry, Entry):
         assert entry.pages and entry.slots and entry.part < entry.scheme.width
+
+
+def test_a_sealed_free_entry_that_says_more_is_no_entry() -> None:
+    head = b"\xf0" + b"\1" * 27
+    assert decode_entry(head + crc32c(head, SEED).to_bytes(4, "little"), 3, SEED) == "impossible contents"
 
 
 def test_a_scan_gives_what_is_not_free_and_nothing_else() -> None:
