@@ -16,15 +16,14 @@ T = TypeVar("T")
 def _rest(started: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
     """Goes on with a coroutine that has handed out `waiting`."""
     while True:
+        raised: BaseException | None = None
+        value: Any = None
         try:
             value = yield waiting
         except BaseException as error:
-            step = started.throw
-            argument: Any = error
-        else:
-            step, argument = started.send, value
+            raised = error
         try:
-            waiting = step(argument)
+            waiting = started.send(value) if raised is None else started.throw(raised)
         except StopIteration as done:
             result: T = done.value
             return result

@@ -4,17 +4,24 @@ pyspnego's NTLM reads the account's hash from the file that NTLM_USER_FILE names
 domain that the client typed. A file server that stands alone accepts any domain. So the file is made for each logon, with one line for exactly the
 user and domain of that message, and lives in memory only (memfd): no hash is ever written to a disk by us. NTLMv1 and LM answers are refused.
 
+pyspnego also checks the client's NTLMv2 answer against a blob that it builds anew, with the four zero bytes of MS-NLMP 3.3.2 at its end. Samba's
+client leaves those out. So the one function that computes the answer is replaced, while pyspnego checks, by one that takes the
+blob as the client sent it.
+
 Anonymous logons are told apart before pyspnego sees them, as its acceptor has no word for them.
 """
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import spnego
+import spnego._ntlm
 import structlog
+from cryptography.hazmat.primitives.hashes import MD5
+from cryptography.hazmat.primitives.hmac import HMAC
 from spnego.exceptions import SpnegoError
 
 from gateways.identity import ANONYMOUS, EVERYONE, NETWORK, Identities
@@ -41,7 +48,8 @@ class Principal(NamedTuple):
 class _Names(NamedTuple):
     domain: str
     user: str
-    answered: bool
+    answer: bytes
+    """The NTLMv2 response: a proof of 16 bytes and the blob it is over."""
 
 
 def _names(token: bytes) -> _Names | None:
@@ -56,20 +64,41 @@ def _names(token: bytes) -> _Names | None:
         message[offset : offset + length].decode(encoding, "replace")
         for length, offset in ((fields[6], fields[8]), (fields[9], fields[11]))
     )
-    return _Names(domain, user, fields[3] > 0)
+    return _Names(domain, user, message[fields[5] : fields[5] + fields[3]])
+
+
+def _hmac_md5(key: bytes, data: bytes) -> bytes:
+    mac = HMAC(key, MD5())
+    mac.update(data)
+    return mac.finalize()
+
+
+def _answer_over(blob: bytes) -> Callable[[bytes, bytes, bytes, object, object], tuple[bytes, bytes, bytes]]:
+    """MS-NLMP 3.3.2's ComputeResponse for the blob that a client sent: the expected answer, none for LM, and the session's base key."""
+
+    def compute(key: bytes, server_challenge: bytes, *_: object) -> tuple[bytes, bytes, bytes]:
+        proof = _hmac_md5(key, server_challenge + blob)
+        return proof + blob, b"", _hmac_md5(key, proof)
+
+    return compute
 
 
 @contextmanager
-def _account(line: str) -> Iterator[None]:
-    """Has pyspnego find exactly this account while the block runs; nothing else runs meanwhile, for the block does not wait."""
+def _account(line: str, answer: bytes = b"") -> Iterator[None]:
+    """Has pyspnego find exactly this account, and check this answer, while the block runs; nothing else runs meanwhile, for the block does not wait."""
     before = {name: os.environ.get(name) for name in ("NTLM_USER_FILE", "LM_COMPAT_LEVEL")}
+    ntlm: Any = spnego._ntlm
+    compute = ntlm.compute_response_v2
     handle = os.memfd_create("account")
     try:
         os.write(handle, line.encode())
         os.environ["NTLM_USER_FILE"] = f"/proc/self/fd/{handle}"
         os.environ["LM_COMPAT_LEVEL"] = "5"
+        if answer:
+            ntlm.compute_response_v2 = _answer_over(answer[16:])
         yield
     finally:
+        ntlm.compute_response_v2 = compute
         os.close(handle)
         for name, value in before.items():
             if value is None:
@@ -98,7 +127,7 @@ class Logon:
         if not token or len(token) > MAX_TOKEN:
             raise Failure(Status.INVALID_PARAMETER)
         names = _names(token)
-        if names is not None and not names.user and not names.answered:
+        if names is not None and not names.user and not names.answer:
             caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
             self.principal = Principal("", caller, b"", anonymous=True)
             return b""
@@ -106,9 +135,9 @@ class Logon:
         line = ""
         if names is not None and user is not None and user.nt_hash:
             account = f"{names.domain}\\{names.user}" if names.domain else names.user
-            line = f"{account}:{user.uid}:{'X' * 32}:{user.nt_hash.upper()}:[U          ]:LCT-00000000\n"
+            line = f"{account}:{user.uid}:{'0' * 32}:{user.nt_hash.upper()}:[U          ]:LCT-00000000\n"
         try:
-            with _account(line):
+            with _account(line, names.answer if names is not None else b""):
                 if self._context is None:
                     self._context = _acceptor(self._hostname)
                 answer = self._context.step(token) or b""

@@ -29,12 +29,12 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         unpack(_ELEMENT, exchange.message, HEADER_SIZE + _REQUEST.size + place * _ELEMENT.size)[:3] for place in range(count)
     ]
     if elements[0][2] == _UNLOCK:
-        return _unlock(exchange, elements)  # type: ignore[arg-type]
+        return _unlock(exchange, elements)
     if any(flags not in _LOCKS for _, _, flags in elements):
         raise Failure(Status.INVALID_PARAMETER)
     if count > 1 and any(not flags & _FAIL_IMMEDIATELY for _, _, flags in elements):
         raise Failure(Status.INVALID_PARAMETER)
-    return _lock(exchange, elements)  # type: ignore[arg-type]
+    return _lock(exchange, elements)
 
 
 def _check_range(offset: int, length: int) -> None:
