@@ -123,9 +123,9 @@ async def serve(config: Config, path: Path | None, ready: Callable[[Node], Await
     node = await Node.open(config)
     watch: ConfigWatch | None = None
     try:
-        await ready(node)
-        if path is not None:
+        if path is not None:  # before anybody is told that it runs, and may then change the file
             watch = ConfigWatch(path, lambda: reload(node, path))
+        await ready(node)
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")
