@@ -45,9 +45,12 @@ def enter(core: Core, caller: Caller, inode: Inode) -> None:
 
 
 def walk(core: Core, caller: Caller, at: Inode, path: tuple[bytes, ...], fold: bool) -> tuple[Inode, tuple[bytes, ...]]:
-    """Follows directories; gives the last one and the names as they are stored. Raises `PathNotFound`, `SymlinkInPath`."""
+    """Follows a path's directories, all but the last component; gives the last of them, and the names as they are stored.
+
+    Raises `PathNotFound`, `SymlinkInPath`, and what `enter` raises.
+    """
     stored = []
-    for index, name in enumerate(path):
+    for index, name in enumerate(path[:-1]):
         enter(core, caller, at)
         slot = core.find(at, name, fold)
         if slot is None:
@@ -73,7 +76,7 @@ def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Fou
     if not path:
         return Found(core.gate, core.attributes(request.at))
     caller, fold = request.caller, request.fold
-    at, stored = walk(core, caller, request.at, path[:-1], fold) if len(path) > 1 else (request.at, ())
+    at, stored = walk(core, caller, request.at, path, fold) if len(path) > 1 else (request.at, ())
     enter(core, caller, at)
     slot = core.find(at, path[-1], fold)
     if slot is None:

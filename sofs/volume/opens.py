@@ -91,7 +91,7 @@ def _find(core: Core, request: Open) -> _Found:
         record = core.directory(request.at)
         root = Slot(b"", request.at, record.kind, b"")
         return _Found(Inode(record.parent or ROOT), b"", (), root, b"")
-    parent, stored = walk(core, caller, request.at, path[:-1], fold)
+    parent, stored = walk(core, caller, request.at, path, fold)
     enter(core, caller, parent)
     slot, place = core.look(parent, path[-1], fold)
     if slot is None:
