@@ -5,7 +5,6 @@ So the cookie verifier is always 0, and a listing can be resumed at any time and
 """
 
 import struct
-from collections.abc import Sequence
 
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import HANDLE_SIZE, Place
@@ -14,6 +13,7 @@ from gateways.nfs.v3.attributes import OK
 from gateways.nfs.v3.messages import ReadDirectoryArgs, ReadDirectoryPlusArgs
 from gateways.nfs.xdr import pad
 from sofs.errors import BufferTooSmall
+from sofs.types import Inode, Kind
 from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory
 
 __all__ = ["Pieces", "dots", "listing", "plain_piece", "readdir", "readdirplus"]
@@ -59,12 +59,12 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
 
     def answer(found: Entries) -> bytes:
         pieces = Pieces(room, max(args.directory_limit, 512))
-        complete = True
-        for inode, name, cookie in dots(args.cookie, *_around(place, found.directory)):
-            piece = plain_piece(inode, name, cookie)
-            complete = complete and pieces.add(piece + layout.NO_WCC, len(piece))
-        if complete:
-            complete = _add_full(place, fsid, pieces, found.entries)
+        own = found.directory
+        for inode, name, cookie in dots(args.cookie, *_around(place, own)):
+            known = own if inode == own.inode else None
+            if not _add_full(place, fsid, pieces, Entry(cookie, name, Inode(inode), Kind.DIRECTORY, known)):
+                return listing(own, fsid, pieces, False)
+        complete = all(_add_full(place, fsid, pieces, entry) for entry in found.entries)
         return listing(found.directory, fsid, pieces, found.end and complete)
 
     limit = min(_limit(room, SMALLEST + PLUS), max(args.directory_limit, 512) // SMALLEST + 1)
@@ -72,18 +72,16 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
     return Ask(place.volume, request, answer)
 
 
-def _add_full(place: Place, fsid: int, pieces: "Pieces", entries: Sequence[Entry]) -> bool:
-    for entry in entries:
-        piece = plain_piece(entry.inode, entry.name, entry.cookie)
-        size = len(piece)
-        of = entry.attributes
-        if of is None:
-            piece += layout.NO_WCC
-        else:
-            piece += layout.post_op(of, fsid) + _HANDLE.pack(1, HANDLE_SIZE, place.handle(of))
-        if not pieces.add(piece, size):
-            return False
-    return True
+def _add_full(place: Place, fsid: int, pieces: "Pieces", entry: Entry) -> bool:
+    """An entryplus3, if it still fits."""
+    piece = plain_piece(entry.inode, entry.name, entry.cookie)
+    size = len(piece)
+    of = entry.attributes
+    if of is None:
+        piece += layout.NO_WCC
+    else:
+        piece += layout.post_op(of, fsid) + _HANDLE.pack(1, HANDLE_SIZE, place.handle(of))
+    return pieces.add(piece, size)
 
 
 class Pieces:

@@ -1,0 +1,95 @@
+"""A real volume on real files, served by the NFS gateway in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateways.exports import Client, NfsOptions, Share, Shares, Squash
+from gateways.nfs.gateway import NfsGateway
+from sofs.log.replicated import Configuration, LogSettings
+from sofs.pool.local_pool import LocalPool
+from sofs.pool.members import DiskSpec
+from sofs.pool.opening import make_disk
+from sofs.pool.policy import parse_policy
+from sofs.pool.states import State
+from sofs.runtime.system_clock import SystemClock, SystemRandom
+from sofs.runtime.system_files import SystemFiles
+from sofs.types import DiskId, VolumeId
+from sofs.volume.data import APPLIERS, Data, DataSettings
+from sofs.volume.recovery import Place, StoreSettings, make_store, open_store
+from sofs.volume.volume import LocalVolume, make_volume
+
+VOLUME = VolumeId(0x5105)
+MIB = 1 << 20
+OPEN = NfsOptions(clients=(Client(squash=Squash.NONE),))
+
+
+@asynccontextmanager
+async def volume_on(path: Path) -> AsyncIterator[LocalVolume]:
+    """The volume in directory `path`, made if it is not there; closed cleanly at the end."""
+    files, clock, random = SystemFiles(4), SystemClock(), SystemRandom()
+    disk, places = str(path / "disk"), [Place(1, str(path / "log"))]
+    settings = StoreSettings(log=LogSettings(segment_size=4 * MIB, capacity=64 * MIB))
+    fresh = not path.exists()
+    if fresh:
+        path.mkdir()
+        make_disk(files, random, disk, pool="p", tier="ssd", host="h", capacity=1 << 30)
+        await make_store(files, places, 7, settings)
+        (path / "version").write_text("1")
+
+    async def change(wanted: Configuration) -> None:
+        (path / "version").write_text(str(wanted.version))
+
+    pool = LocalPool("p", files, random, lambda event, **fields: None)
+    pool.open([]) if fresh else pool.open([DiskSpec(disk, _disk_id(path), "ssd", "h", State.HEALTHY)])
+    if fresh:
+        spec = pool.members.add(disk)
+        (path / "disk-id").write_text(str(spec.id))
+    configuration = Configuration(int((path / "version").read_text()), (1,), False)
+    store = await open_store(
+        files, clock, random, places, configuration, change, log_id=7, boot=b"b", appliers=APPLIERS, settings=settings
+    )
+    if fresh:
+        await make_volume(store, clock, random)
+    data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=VOLUME, policy=parse_policy("simple")))
+    volume = LocalVolume(store, data, clock, id=VOLUME, name="v")
+    volume.start()
+    try:
+        yield volume
+    finally:
+        await volume.close()
+        await pool.close()
+        files.close()
+
+
+def _disk_id(path: Path) -> DiskId:
+    return DiskId(int((path / "disk-id").read_text()))
+
+
+@dataclass
+class Served:
+    volume: LocalVolume
+    shares: Shares
+    gateway: NfsGateway
+    port: int
+
+
+@asynccontextmanager
+async def nfs_on(
+    path: Path, shares: Callable[[], Sequence[Share]] | None = None, incarnation: int = 1
+) -> AsyncIterator[Served]:
+    """The volume in `path` behind an NFS gateway at a free port; by default as the export `/data`, root not squashed."""
+    async with volume_on(path) as volume:
+        offered = Shares(lambda number: volume if number == VOLUME else None)
+        offered.replace(shares() if shares else [Share("data", 1, VOLUME, nfs=OPEN)])
+        loop = asyncio.get_running_loop()
+        gateway = NfsGateway(offered, key=bytes(range(32)), incarnation=incarnation, groups=lambda uid: (), loop=loop)
+        port = gateway.listen("127.0.0.1", 0)
+        try:
+            yield Served(volume, offered, gateway, port)
+        finally:
+            await gateway.stop()
