@@ -80,10 +80,13 @@ class Checkpoints:
         keyspace.checkpointed = done.lsn
         keyspace.checkpoint = self.run_once
 
+    @property
+    def current(self) -> bool:
+        """Whether the last checkpoint holds everything."""
+        return self._log.end == self._done.lsn
+
     def due(self, since: float) -> bool:
-        """`since` is the time of the last checkpoint, by the monotonic clock."""
-        if self._log.end == self._done.lsn:
-            return False
+        """`since` is when the last checkpoint last held everything, by the monotonic clock."""
         settings = self._settings
         return (
             self._clock.monotonic() - since >= settings.interval_s
@@ -97,14 +100,15 @@ class Checkpoints:
         pause = min(0.25, self._settings.interval_s / 4)
         while self._log.failure is None:
             await self._clock.sleep(pause)
-            if not self.due(last):
-                continue
-            try:
-                await self.run_once()
-            except SofsError as error:
-                # Nothing is lost: the log keeps what it has. It fills up, though, and then says so.
-                self._logger.error("checkpoint_failed", error=str(error))
-            last = self._clock.monotonic()
+            if not self.current and self.due(last):
+                try:
+                    await self.run_once()
+                except SofsError as error:
+                    # Nothing is lost: the log keeps what it has. It fills up, though, and then says so.
+                    self._logger.error("checkpoint_failed", error=str(error))
+                last = self._clock.monotonic()
+            elif self.current:
+                last = self._clock.monotonic()
 
     async def run_once(self) -> None:
         """Completes when all that was appended before the call is in the records of every replica.
@@ -112,7 +116,7 @@ class Checkpoints:
         Raises `NoSpace` (the records' configured size is reached), `DiskFailed`, `Unavailable`; then nothing has changed.
         """
         async with self._one_at_a_time:
-            if self._log.end != self._done.lsn:
+            if not self.current:
                 await self._checkpoint()
 
     async def _checkpoint(self) -> None:
