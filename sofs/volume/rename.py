@@ -61,6 +61,7 @@ def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Ren
             return _unchanged(core, at, source_parent, to, target_parent)
     elif slot is not None and slot.inode == source.inode and not request.fold:
         return _unchanged(core, at, source_parent, to, target_parent)  # two names of one file: nothing to do (POSIX rename)
+    place = place if slot is None else slot.place
     move = _Move(at, source, to, request.to_name, place, slot)
     _check_source(core, request, opened, move, moved, source_parent)
     if to != at or slot is not None or _hash(place) != _hash(source.place):
