@@ -107,8 +107,10 @@ def open_file(state: FileState, wanted: Opening, overwrite: bool = False) -> Ste
 
 
 def change_open(state: FileState, id: OpenId, access: int, share: int) -> Step:
-    """Other rights and share mode for an open (NFSv4 OPEN of the same owner, OPEN_DOWNGRADE). Raises like `open_file`."""
+    """Other rights and share mode for an open (NFSv4 OPEN of the same owner, OPEN_DOWNGRADE). Raises like `open_file`, unless it asks for less."""
     held = state.opening(id)
+    if not access & ~held.access and not held.share & ~share:
+        return Step(_replace_open(state, msgspec.structs.replace(held, access=access, share=share)))
     rest = msgspec.structs.replace(state, opens=tuple(other for other in state.opens if other.id != id))
     changed = msgspec.structs.replace(held, access=access, share=share)
     step = open_file(rest, changed)
