@@ -369,7 +369,7 @@ class Connection:
         status, exchange.status = exchange.status, Status.PENDING
         self._transmit(exchange, self._assemble(exchange, _ERROR_BODY, last=True))
         exchange.status = status
-        exchange.credits = 0
+        exchange.credits = -1
 
     def _cancel(self, exchange: Exchange) -> None:
         """MS-SMB2 3.3.5.16: no reply of its own; what has finished meanwhile stays finished."""
@@ -439,7 +439,7 @@ class Connection:
                 signer = session.signer
         if signer is not None:
             flags |= FLAG_SIGNED
-        granted = self.window.grant(exchange.credits, exchange.charge or 1, self.authenticated) if exchange.credits else 0
+        granted = self.window.grant(exchange.credits, exchange.charge or 1, self.authenticated) if exchange.credits >= 0 else 0
         HEADER.pack_into(
             message, 0, PLAIN, HEADER_SIZE, exchange.charge, exchange.status, exchange.command, granted, flags, next_command,
             exchange.message_id, low, high, exchange.session_id, NO_SIGNATURE,
