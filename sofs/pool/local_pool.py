@@ -25,6 +25,7 @@ from sofs.types import PAGE, DiskId, VolumeId
 __all__ = ["LocalPool"]
 
 T = TypeVar("T")
+_PUNCHED = 8  # runs of slots punched in one go
 
 
 class LocalPool:
@@ -38,6 +39,7 @@ class LocalPool:
         self._report = report
         self._ready = self.members.ready
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._returning: asyncio.Task[None] | None = None
 
     def open(self, disks: Sequence[DiskSpec]) -> None:
         """Opens the pool's disks; see `Members.open` for what is raised and what makes it degraded."""
@@ -200,6 +202,22 @@ class LocalPool:
                 raise result
             elif disk.empty:
                 self.members.emptied(disk.label.id)
+        if self._returning is None or self._returning.done():
+            self._returning = self._start(self.give_back())
+
+    async def give_back(self) -> None:
+        """Punches the slots of freed fragments, so that their space returns to the file systems. Runs by itself after
+        deletions; at start nobody knows what was left unpunched, and all free slots are.
+        """
+        for disk in self.members.all_readable():
+            try:
+                # In slices: punching holds up the loop, for some 50 us a MiB.
+                more = True
+                while more:
+                    more = disk.give_back(_PUNCHED)
+                    await asyncio.sleep(0)
+            except SofsError as error:
+                self.members.failed(disk.label.id, Event.WRITE_ERROR, error)
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
         stored = False
@@ -302,10 +320,13 @@ class LocalPool:
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` to its end even if whoever waits for it is cancelled: its slots are in use until then."""
+        return await asyncio.shield(self._start(work))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
 
 
 async def check_fragment(disk: LocalDisk, slot: int, id: ExtentId, length: int) -> list[str]:

@@ -1,9 +1,11 @@
 """The pool's background duties, each a small service with `run_once`: timers, tests and an operator's "now" all call the same method.
 
-None of them knows time; whoever calls them decides how often, and so how much of a disk's bandwidth they may take.
+Only `Upkeep`, which runs them, knows time: it decides how often, and so how much of the disks' bandwidth they take.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError
@@ -12,30 +14,12 @@ from sofs.pool.local_disk import LocalDisk
 from sofs.pool.local_pool import LocalPool, check_fragment
 from sofs.pool.states import READABLE, Event, State
 from sofs.pool.table import Entry
+from sofs.runtime.ports import Clock
 from sofs.types import PAGE, DiskId
 
-__all__ = ["GiveBack", "Probe", "Scrub", "ScrubReport"]
+__all__ = ["Probe", "Scrub", "ScrubReport", "Upkeep"]
 
-_RUNS = 16
 _STEP = 1024  # slots looked up at a time: whole pages of the table
-
-
-class GiveBack:
-    """Punches the slots of freed fragments, so that their space returns to the file system."""
-
-    def __init__(self, pool: LocalPool) -> None:
-        self._pool = pool
-
-    async def run_once(self) -> None:
-        """Gives back all there is now, in slices: punching holds up the loop (some 50 us for a MiB)."""
-        for disk in self._pool.members.all_readable():
-            try:
-                more = True
-                while more:
-                    more = disk.give_back(_RUNS)
-                    await asyncio.sleep(0)
-            except SofsError as error:
-                self._pool.members.failed(disk.label.id, Event.WRITE_ERROR, error)
 
 
 class Probe:
@@ -116,3 +100,34 @@ class Scrub:
         except ExtentGone:
             return report
         return report._replace(bad=report.bad + 1, mended=report.mended + good)
+
+
+class Upkeep:
+    """Runs a pool's duties as long as the node serves."""
+
+    def __init__(
+        self, pool: LocalPool, clock: Clock, *, probe_interval_s: float = 10.0, scrub_interval_s: float = 60.0,
+        scrub_bytes: int = 64 << 20,
+    ) -> None:  # fmt: skip
+        """Every `scrub_interval_s` seconds `scrub_bytes` are scrubbed: by default a MiB a second, 90 GB a day."""
+        self.scrub = Scrub(pool)
+        self.probe = Probe(pool)
+        self._pool = pool
+        self._clock = clock
+        self._every = ((probe_interval_s, self.probe.run_once), (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins; what earlier deletions left unpunched is given back first."""
+        self._tasks = [asyncio.create_task(self._pool.give_back())]
+        self._tasks += [asyncio.create_task(self._repeat(interval, duty)) for interval, duty in self._every]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, interval: float, duty: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await self._clock.sleep(interval)
+            await duty()
