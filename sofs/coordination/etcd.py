@@ -9,6 +9,7 @@ A transaction is sent once: it is `Unavailable` while no member can be reached, 
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),
 )
 _RETRY_AFTER = 0.1
+_UNREAD = 100
+"""How far a watch reads ahead of its user."""
 
 
 class EtcdStore:
@@ -53,6 +56,7 @@ class EtcdStore:
             rpc.insecure_channel(f"{_bracketed(host)}:{port}", options=_OPTIONS) for host, port in endpoints
         ]
         self._current = 0
+        self._closed = False
         self._watches: set[EtcdWatch] = set()
 
     # The port
@@ -94,6 +98,7 @@ class EtcdStore:
         return watch
 
     async def close(self) -> None:
+        self._closed = True
         for watch in list(self._watches):
             await watch.close()
         for channel in self._channels:
@@ -199,6 +204,8 @@ class EtcdStore:
     async def _ready(self) -> Any:
         """A channel that is connected; waits until there is one."""
         while True:
+            if self._closed:
+                raise Unavailable("the coordination store is closed")
             channel = self._channels[self._current]
             try:
                 async with asyncio.timeout(self.timeout / len(self._channels)):
@@ -255,26 +262,31 @@ class EtcdWatch:
         self._store = store
         self._prefix = prefix
         self._known = after or None
-        self._seen: asyncio.Queue[Seen | None] = asyncio.Queue(maxsize=100)
+        self._seen: deque[Seen] = deque()
+        self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._listen())
+        self._task.add_done_callback(lambda _: self._changed.set())
 
     def __aiter__(self) -> "EtcdWatch":
         return self
 
     async def __anext__(self) -> Seen:
-        seen = await self._seen.get()
-        if seen is None:
-            self._seen.put_nowait(None)
-            raise StopAsyncIteration
-        return seen
+        while not self._seen:
+            if self._task.cancelled():
+                raise StopAsyncIteration
+            if self._task.done():
+                self._task.result()  # raises what ended it: a fault of this program
+            self._changed.clear()
+            await self._changed.wait()
+        self._taken.set()
+        return self._seen.popleft()
 
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
+        self._seen.clear()
         self._store.forget(self)
-        while self._seen.full():
-            self._seen.get_nowait()
-        self._seen.put_nowait(None)
 
     async def _listen(self) -> None:
         while True:
@@ -282,11 +294,18 @@ class EtcdWatch:
                 async for seen, known in self._store.listen(self._prefix, self._known):
                     self._known = known or None
                     if seen is not None:
-                        await self._seen.put(seen)
+                        await self._keep(seen)
             except SofsError:
                 pass  # down: it is tried again
             self._store.fail_over()
             await asyncio.sleep(_RETRY_AFTER)
+
+    async def _keep(self, seen: Seen) -> None:
+        self._seen.append(seen)
+        self._changed.set()
+        while len(self._seen) > _UNREAD:
+            self._taken.clear()
+            await self._taken.wait()
 
 
 def _passing(error: rpc.AioRpcError) -> bool:

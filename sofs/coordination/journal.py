@@ -77,8 +77,9 @@ class Journal:
             missing = set(range(last.first, last.number)) - records.keys()
             if missing or min(records) < last.first:
                 raise Damaged(f"{path}: both copies of record {min(missing, default=0)} are damaged; restore it from a backup")
-            # A record that a dying process left in the page cache counts from now on, so it has to be durable.
+            # A record or a rename that a dying process left in the page cache counts from now on, so it has to be durable.
             file.sync_now()
+            files.sync_directory(_directory_of(path))
         except BaseException:
             file.close()
             raise
@@ -98,7 +99,7 @@ class Journal:
         file.write(0, frames)
         file.sync_now()
         files.rename(fresh, path)
-        files.sync_directory(path.rpartition("/")[0] or "/")
+        files.sync_directory(_directory_of(path))
         return cls(files, path, file, number, number + 1, end)
 
     def reserve(self, length: int) -> None:
@@ -123,6 +124,10 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _directory_of(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
 
 
 def _padded(length: int) -> int:

@@ -46,7 +46,7 @@ class LockManager:
         self._upcall = upcall
         self._recall_timeout = recall_timeout
         self._files: dict[Inode, FileState] = {}
-        self._contended: dict[Inode, FileState] = {}  # those with ranges or grants: only there can an open's I/O run into anything
+        self._contended: set[Inode] = set()  # where an open's own reads and writes can run into anything at all
         self._queues: dict[Inode, deque[_Waiter]] = {}
         self._timers: dict[tuple[Inode, bytes], Timer] = {}
 
@@ -241,10 +241,10 @@ class LockManager:
                 self._files.pop(inode, None)
             else:
                 self._files[inode] = state
-            if state.ranges or state.grants:
-                self._contended[inode] = state
+            if state.ranges or any(held.key != opening.key for held in state.grants for opening in state.opens):
+                self._contended.add(inode)
             else:
-                self._contended.pop(inode, None)
+                self._contended.discard(inode)
             if state.grants or old.grants:
                 self._watch(inode, state)
             if inode in self._queues:

@@ -133,7 +133,10 @@ class Files(Protocol):
         """Opens `path` (created if need be) and holds it exclusively until closed; raises `Unavailable` if another process has it."""
 
     def records(self, path: str, size: int) -> "Records":
-        """Opens (or makes) an ordered record environment in directory `path`, growing to at most `size` bytes."""
+        """Opens (or makes) an ordered record environment in directory `path`, growing to at most `size` bytes.
+
+        What it holds then is durable, as is the name `path` in its directory; the directories above are the caller's.
+        """
 
 
 class Records(Protocol):

@@ -302,11 +302,11 @@ class SimulatedFiles:
         if node is None:
             node = RecordSet(self._mount_of(path))
             self.disk.change((directory, "data", node))
-            self.disk.sync(directory)
-            self.disk.sync(self._parent(path)[0])
             self.step("create", path)
         assert isinstance(node, RecordSet)
         node.recover(self.random)
+        self.disk.sync(directory)
+        self.disk.sync(self._parent(path)[0])
         return SimulatedRecords(self, path, size, node)
 
     # Paths

@@ -32,6 +32,9 @@ class SystemRecords:
             self._environment = lmdb.open(path, map_size=size, max_dbs=0, metasync=True, sync=True, lock=True)
             # A process that died left its reader slot; its snapshot would keep pages from reuse.
             self._environment.reader_check()
+            # A process killed within its last commit may have left that in the page cache alone. Once it has been
+            # seen, others build on it (a log is trimmed, say), so it must not be lost with the power.
+            self._environment.sync(True)
             self._reader = self._environment.begin(buffers=False)
         except lmdb.Error as error:
             raise _meaning(error, path) from error

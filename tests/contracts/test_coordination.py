@@ -217,6 +217,40 @@ def test_a_watch_resumes_where_its_reader_left_off(harness: Harness) -> None:
     using(harness, test)
 
 
+def test_a_watch_whose_reader_gives_up_waiting_misses_nothing(harness: Harness) -> None:
+    async def test(store: Store) -> None:
+        watch = store.watch("w/")
+        await next_of(watch)
+        for n in range(5):
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await anext(aiter(watch))
+            await put(store, "w/a", b"%d" % n)
+            assert (await next_of(watch)).entries[0].value == b"%d" % n
+        await watch.close()
+
+    using(harness, test)
+
+
+def test_a_closed_store_is_unavailable(harness: Harness) -> None:
+    async def main() -> None:
+        store = await harness.connect()
+        await put(store, "a", b"1")
+        watch = store.watch("")
+        await next_of(watch)
+        waiting = asyncio.ensure_future(next_of(watch))
+        await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+        for call in (store.get("a"), store.range(""), store.transact([], [Put("a", b"")]), store.lease(5)):
+            with pytest.raises(Unavailable):
+                await call
+
+    harness.run(main())
+
+
 def test_a_watch_gets_a_full_listing_for_changes_that_are_forgotten(harness: Harness) -> None:
     async def test(store: Store) -> None:
         first = await put(store, "w/a", b"1")

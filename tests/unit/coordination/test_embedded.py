@@ -90,6 +90,27 @@ def test_a_crash_at_any_step_loses_nothing_acknowledged_and_halves_nothing(
             assert found == {"a": b"%d" % n, "leased": b"%d" % n, **expected}
 
 
+def test_what_a_restart_builds_on_after_the_death_of_a_process_survives_a_loss_of_power(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_COMPACT_AT", 40_000)
+    files = new_files()
+    simulate(workload(files, []))
+    for step in range(1, files.steps + 1):
+        for seed in range(4):
+            files, acknowledged = new_files(seed), list[int]()
+            files.crash_at = files.steps + step
+            try:
+                simulate(workload(files, acknowledged))
+            except Crash:
+                pass
+            restarted = files.after_process_death()
+            on(restarted, lambda store: store.transact([], [Put("later", b"")]))
+            found = on(restarted.after_power_loss(), contents)
+            assert "later" in found
+            assert not acknowledged or int(found["a"]) >= acknowledged[-1]
+
+
 def test_what_a_crash_cut_off_is_overwritten_and_stays_away() -> None:
     for seed in range(30):
         files = new_files(seed)
