@@ -34,6 +34,8 @@ MAX_TOKEN = 16 << 10
 _AUTHENTICATE = b"NTLMSSP\0\x03\0\0\0"
 _FIELDS = struct.Struct("<HHIHHIHHIHHIHHIHHII")  # length, size, offset of LM, NT, domain, user, workstation, key; flags
 _UNICODE = 1
+_ACCEPTED = bytes.fromhex("a1073005a0030a0100")
+"""A NegTokenResp that says accept-completed, RFC 4178 4.2.2."""
 
 
 class Principal(NamedTuple):
@@ -130,7 +132,7 @@ class Logon:
         if names is not None and not names.user and not names.answer:
             caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
             self.principal = Principal("", caller, b"", anonymous=True)
-            return b""
+            return b"" if token.startswith(_AUTHENTICATE) else _ACCEPTED
         user = self._identities.named(names.user) if names is not None else None
         line = ""
         if names is not None and user is not None and user.nt_hash:

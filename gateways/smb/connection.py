@@ -197,7 +197,7 @@ class Connection:
             raise Failure(Status.INVALID_PARAMETER)
         message = exchange.message
         # The structure size tells the fixed part, and one byte of the variable part if there is one.
-        if len(message) < BODY + (rule.size & ~1) or message[BODY] | message[BODY + 1] << 8 != rule.size:
+        if len(message) < BODY + (rule.least or rule.size & ~1) or message[BODY] | message[BODY + 1] << 8 != rule.size:
             raise DecodeError(f"{len(message) - BODY} bytes, structure size {bytes(message[BODY : BODY + 2]).hex()}")
         if rule.tree:
             assert session is not None
@@ -210,7 +210,7 @@ class Connection:
             if tree.durable:
                 exchange.stable()
             if rule.file_at:
-                exchange.handle = self._handle(exchange, session)
+                exchange.handle = self.handle(exchange, *dispatch.FILE_ID.unpack_from(message, BODY + rule.file_at))
                 if rule.changes and tree.read_only:
                     raise Failure(Status.MEDIA_WRITE_PROTECTED)
 
@@ -227,15 +227,16 @@ class Connection:
         if session.encrypt and exchange.command != Command.SESSION_SETUP:
             raise Failure(Status.ACCESS_DENIED)
 
-    def _handle(self, exchange: Exchange, session: Session) -> Handle:
-        persistent, volatile = dispatch.FILE_ID.unpack_from(exchange.message, BODY + exchange.rule.file_at)
-        if volatile == ANY_FILE and persistent == ANY_FILE and exchange.related is not None:
-            before = exchange.related
-            if is_error(before.status) and not hasattr(before, "handle"):
-                raise Failure(Status(before.status))
+    @staticmethod
+    def handle(exchange: Exchange, persistent: int, volatile: int) -> Handle:
+        """The open that a FileId stands for; in a related compound, all ones stand for that of the request before. Raises `Failure`."""
+        before = exchange.related
+        if volatile == ANY_FILE and persistent == ANY_FILE and before is not None:
             if hasattr(before, "handle"):
                 volatile, persistent = before.handle.number, before.handle.persistent
-        handle = session.handles.get(volatile)
+            elif is_error(before.status):
+                raise Failure(Status(before.status))
+        handle = exchange.session.handles.get(volatile)
         if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
             raise Failure(Status.FILE_CLOSED)
         return handle
@@ -280,9 +281,9 @@ class Connection:
                 exchange.related = exchanges[place - 1]
             answer: Answer
             try:
+                self._admit(exchange)
                 if exchange.flags & FLAG_RELATED and not place:
                     raise Failure(Status.INVALID_PARAMETER)
-                self._admit(exchange)
                 result = exchange.rule.handler(exchange)
                 running = begin(result) if isinstance(result, Coroutine) else result
                 if isinstance(running, asyncio.Task):

@@ -42,6 +42,8 @@ class Rule(NamedTuple):
     tree: bool = True
     file_at: int = 0
     """Where in the body the FileId of the open stands that it needs; 0: needs none."""
+    least: int = 0
+    """Bytes that a body must have; 0: as many as its structure size says."""
     changes: bool = False
     """Refused on a read-only share."""
     waits: bool = False
@@ -67,7 +69,7 @@ RULES: dict[int, Rule] = {
     Command.FLUSH: Rule("FLUSH", flush.handle, 24, file_at=8),
     Command.READ: Rule("READ", read.handle, 49, file_at=16),
     Command.WRITE: Rule("WRITE", write.handle, 49, file_at=16, changes=True),
-    Command.LOCK: Rule("LOCK", lock.handle, 48, file_at=8, waits=True),
+    Command.LOCK: Rule("LOCK", lock.handle, 48, file_at=8, least=24, waits=True),
     Command.IOCTL: Rule("IOCTL", ioctl.handle, 57),
     Command.CANCEL: Rule("CANCEL", _never, 4, session=False, tree=False),
     Command.ECHO: Rule("ECHO", echo.handle, 4, session=False, tree=False),

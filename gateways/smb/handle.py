@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gateways.exports import Share
 from gateways.smb.crypto import Sealer, Signer
 from sofs.types import Inode, OpenId
-from sofs.volume.api import Attributes, Binding, Caller, Volume
+from sofs.volume.api import Binding, Caller, Volume
 
 if TYPE_CHECKING:
     from gateways.smb.auth import Logon
@@ -82,7 +81,7 @@ class Handle:
     """One open file, directory, stream or pipe, MS-SMB2 3.3.1.10."""
 
     __slots__ = (
-        "access", "directory", "file", "id", "inode", "listing", "mode", "name", "number", "pending", "persistent", "pipe", "position",
+        "access", "directory", "id", "inode", "listing", "mode", "name", "number", "persistent", "pipe", "position",
         "session", "stream", "tree", "volume", "write_through",
     )  # fmt: skip
 
@@ -108,9 +107,3 @@ class Handle:
         self.position = 0
         self.listing: Listing | None = None
         self.pipe: Pipe | None = None
-        self.pending: set[asyncio.Task[Any]] = set()
-        """Requests that wait on this open, cancelled when it closes."""
-        self.file = True
-
-    def learn(self, attributes: Attributes) -> None:
-        self.inode = attributes.inode

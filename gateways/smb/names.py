@@ -116,7 +116,9 @@ def parse_path(text: str) -> Path:
 
 def check_component(component: str) -> None:
     """Raises `Failure` for what cannot name a file on the wire."""
-    if component in ("", ".", "..") or _FORBIDDEN.search(component) is not None or ":" in component:
+    if component in (".", ".."):
+        raise Failure(Status.OBJECT_PATH_SYNTAX_BAD)
+    if not component or _FORBIDDEN.search(component) is not None or ":" in component:
         raise Failure(Status.OBJECT_NAME_INVALID)
     if len(component) > 255:
         raise Failure(Status.OBJECT_NAME_INVALID)

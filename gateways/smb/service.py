@@ -37,7 +37,7 @@ class SmbSettings:
     """off, offered, required."""
     guid: bytes = field(default=bytes(16))
     """ServerGuid: this node's, the same after each start."""
-    anonymous: bool = True
+    anonymous: bool = False
     """Whether an anonymous client may connect to IPC$ and list shares."""
 
 
@@ -119,8 +119,6 @@ class SmbService:
     def drop(self, handle: Handle) -> None:
         """Closes an open whose client does not wait for the answer."""
         handle.session.handles.pop(handle.number, None)
-        for task in list(handle.pending):
-            task.cancel()
         if handle.pipe is None:
             task_or_none = begin(self._close(handle))
             if isinstance(task_or_none, asyncio.Task):

@@ -3,7 +3,7 @@
 import struct
 
 from gateways.smb.exchange import Exchange
-from gateways.smb.info.attributes import allocation, file_attributes, file_size
+from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
 from sofs.volume.api import Close, ClosedReply
 
 _REQUEST = struct.Struct("<HHIQQ")  # structure size, flags, reserved, file id
@@ -15,15 +15,13 @@ async def handle(exchange: Exchange) -> bytes:
     flags: int = exchange.unpack(_REQUEST)[1]
     handle = exchange.handle
     del exchange.session.handles[handle.number]
-    for task in list(handle.pending):
-        task.cancel()
     if handle.pipe is not None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     wanted = bool(flags & _WANT_ATTRIBUTES)
     reply: ClosedReply = await exchange.call(Close(handle.id, wanted))
-    a = reply.attributes
-    if not wanted or a is None:
+    if not wanted or reply.attributes is None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    a = as_opened(reply.attributes, handle.stream)
     return _REPLY.pack(
         60, _WANT_ATTRIBUTES, 0, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a)
     )

@@ -13,13 +13,13 @@ from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import MAX_HANDLES, Handle
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.info import extended
-from gateways.smb.info.attributes import DIRECTORY, allocation, file_attributes, file_size
+from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
 from gateways.smb.names import Path, parse_path, to_wire
 from gateways.smb.rpc.pipe import open_pipe
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text
 from sofs.errors import SymlinkInPath
-from sofs.types import OpenId
+from sofs.types import Kind, OpenId
 from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Disposition, Open, Opened
 
 _REQUEST = struct.Struct("<HBBIQQIIIIIHHII")
@@ -162,11 +162,11 @@ def _stopped(error: SymlinkInPath, path: Path) -> Failure:
 
 def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, extras: dict[bytes, bytes]) -> bytes:
     service = exchange.connection.service
-    a = opened.attributes
+    a = as_opened(opened.attributes, path.stream)
     handle = Handle(service.next_handle(), exchange.tree, opened.open, opened.access, opened.path)
     handle.stream = path.stream
     handle.inode = a.inode
-    handle.directory = bool(file_attributes(a) & DIRECTORY)
+    handle.directory = a.kind is Kind.DIRECTORY
     handle.write_through = bool(options & WRITE_THROUGH)
     handle.mode = options & _MODE_OPTIONS
     if not exchange.session.ready:

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from gateways.smb.control import copy, misc, network, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
-from gateways.smb.handle import Handle
-from gateways.smb.header import ANY_FILE
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import part
 
@@ -61,22 +59,12 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         raise Failure(Status.FS_DRIVER_REQUIRED)
     rule = CONTROLS.get(code)
     if rule is None or rule.file:
-        exchange.handle = _file(exchange, persistent, volatile)
+        exchange.handle = exchange.connection.handle(exchange, persistent, volatile)
         if rule is None or (exchange.handle.pipe is not None and not rule.pipe):
             raise Failure(Status.INVALID_DEVICE_REQUEST if rule is None else Status.NOT_SUPPORTED)
         if rule.changes and exchange.tree.read_only:
             raise Failure(Status.MEDIA_WRITE_PROTECTED)
     return _run(exchange, rule.control, code, persistent, volatile, data, room)
-
-
-def _file(exchange: Exchange, persistent: int, volatile: int) -> Handle:
-    before = exchange.related
-    if persistent == volatile == ANY_FILE and before is not None and hasattr(before, "handle"):
-        return before.handle
-    handle = exchange.session.handles.get(volatile)
-    if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
-        raise Failure(Status.FILE_CLOSED)
-    return handle
 
 
 async def _run(

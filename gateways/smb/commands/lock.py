@@ -8,7 +8,7 @@ from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import unpack
-from sofs.errors import LockConflict, SofsError
+from sofs.errors import Closed, LockConflict, SofsError
 from sofs.volume.api import Lock, Unlock
 
 _REQUEST = struct.Struct("<HHIQQ")  # structure size, lock count, lock sequence, file id
@@ -67,6 +67,9 @@ async def _lock(exchange: Exchange, elements: list[Element]) -> Answer:
                 failure = Failure(Status.LOCK_NOT_GRANTED)
                 failure.gate = error.gate
                 raise failure from None
+            except Closed:
+                # The open went while its lock was waiting (3.3.5.10).
+                raise Failure(Status.RANGE_NOT_LOCKED) from None
             taken.append((offset, length, flags))
     except SofsError:
         for offset, length, _ in reversed(taken):

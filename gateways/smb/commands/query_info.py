@@ -8,6 +8,7 @@ from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import Handle
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.info import extended, file, filesystem
+from gateways.smb.info.attributes import as_opened
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U32, part
 from sofs.errors import NotSupported
@@ -85,7 +86,7 @@ async def _file(exchange: Exchange, number: int, room: int, given: memoryview, f
     found: Found = await exchange.call(GetAttributes(handle.id))
     if form is not None:
         facts = file.Facts(
-            found.attributes, handle.volume.id, handle.access, handle.mode, handle.position, handle.name, handle.stream
+            as_opened(found.attributes, handle.stream), handle.volume.id, handle.access, handle.mode, handle.position, handle.name, handle.stream
         )
         return _fit(exchange, form.encode(facts), form.fixed, room)
     if number == file.ALTERNATE_NAME:

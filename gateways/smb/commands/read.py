@@ -6,7 +6,7 @@ from typing import Any
 
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.status import Failure, Status
-from sofs.volume.api import Read
+from sofs.volume.api import Access, Read
 
 MAX_READ = 8 << 20
 _REQUEST = struct.Struct("<HBBIQQQIIIHH")  # size, padding, flags, length, offset, file id, minimum, channel, remaining, channel info
@@ -15,6 +15,7 @@ _DATA_AT = 80
 _POOLED = 60 << 10
 """Replies from this size on are built in buffers that are used again."""
 _MAX_OFFSET = (1 << 63) - 1
+_READERS = Access.READ_DATA | Access.EXECUTE
 
 
 def handle(exchange: Exchange) -> Answer | Coroutine[Any, Any, Answer]:
@@ -26,8 +27,13 @@ def handle(exchange: Exchange) -> Answer | Coroutine[Any, Any, Answer]:
         return _pipe(exchange, length)
     if handle.directory:
         raise Failure(Status.INVALID_DEVICE_REQUEST)
-    if offset > _MAX_OFFSET or offset + length > _MAX_OFFSET:
+    if offset + length > _MAX_OFFSET:
         raise Failure(Status.INVALID_PARAMETER)
+    if not length:
+        if not handle.access & _READERS:
+            raise Failure(Status.ACCESS_DENIED)
+        return _REPLY.pack(17, _DATA_AT, 0, 0, 0, 0)  # no byte is read, so no lock is in the way
+    handle.position = offset + length
     size = _DATA_AT + length
     buffer = exchange.connection.service.buffers.take(size) if size > _POOLED else bytearray(size)
     view = memoryview(buffer)
@@ -46,7 +52,7 @@ async def _later(exchange: Exchange, view: memoryview, result: Awaitable[Read], 
 def _answer(exchange: Exchange, view: memoryview, result: Read, length: int, minimum: int) -> Answer:
     count, _, gate, _ = result
     exchange.gate = gate
-    if (not count and length) or count < minimum:
+    if not count or count < minimum:
         raise Failure(Status.END_OF_FILE)
     _REPLY.pack_into(view, 64, 17, _DATA_AT, 0, count, 0, 0)
     return view[: _DATA_AT + count]

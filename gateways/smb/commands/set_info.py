@@ -7,7 +7,7 @@ from typing import Any
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import Handle
 from gateways.smb.info import extended, file
-from gateways.smb.info.attributes import DIRECTORY, NORMAL
+from gateways.smb.info.attributes import DIRECTORY, NORMAL, TEMPORARY
 from gateways.smb.names import parse_path
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U32, U64, part, text
@@ -84,7 +84,7 @@ async def _basic(exchange: Exchange, handle: Handle, data: memoryview) -> None:
     _need(handle, Access.WRITE_ATTRIBUTES)
     if min(created, accessed, modified, changed) < -2:
         raise Failure(Status.INVALID_PARAMETER)
-    if flags & DIRECTORY and not handle.directory:
+    if flags & (TEMPORARY if handle.directory else DIRECTORY):
         raise Failure(Status.INVALID_PARAMETER)
     changes = Changes(
         created=_time(created),

@@ -14,7 +14,6 @@ MAX_WRITE = 8 << 20
 _REQUEST = struct.Struct("<HHIQQQIIHHI")  # size, data offset, length, offset, file id, channel, remaining, channel info, flags
 _REPLY = struct.Struct("<HHIIHHB")  # structure size, reserved, count, remaining, channel info, one byte of nothing
 _WRITE_THROUGH = 1
-_APPEND = 0xFFFFFFFF_FFFFFFFF
 _MAX_OFFSET = (1 << 63) - 1
 
 
@@ -32,12 +31,11 @@ def handle(exchange: Exchange) -> Answer | Coroutine[Any, Any, Answer]:
         return _REPLY.pack(17, 0, length, 0, 0, 0, 0)
     if handle.directory:
         raise Failure(Status.INVALID_DEVICE_REQUEST)
-    if offset == _APPEND:
-        offset = -1
-    elif offset + length > _MAX_OFFSET:
+    if offset + length > _MAX_OFFSET:
         raise Failure(Status.INVALID_PARAMETER)
     if flags & _WRITE_THROUGH or handle.write_through:
         exchange.level = Level.STABLE
+    handle.position = offset + length
     volume = handle.volume
     exchange.volume = volume
     result = volume.write(handle.id, offset, data, None, exchange.level, exchange.session.binding)

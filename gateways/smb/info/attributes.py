@@ -1,5 +1,7 @@
 """A file's attributes as SMB sees them."""
 
+import msgspec
+
 from sofs.types import Kind
 from sofs.volume.api import Attributes
 
@@ -21,6 +23,13 @@ def file_attributes(attributes: Attributes) -> int:
     elif kind is not Kind.FILE:
         flags |= REPARSE_POINT
     return flags or NORMAL
+
+
+def as_opened(attributes: Attributes, stream: bytes) -> Attributes:
+    """The attributes of a stream as its open shows them: data of its own, even on a directory, and the file's id."""
+    if not stream:
+        return attributes
+    return msgspec.structs.replace(attributes, kind=Kind.FILE, inode=attributes.parent)
 
 
 def reparse_tag(attributes: Attributes) -> int:

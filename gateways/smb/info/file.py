@@ -99,13 +99,13 @@ CLASSES: dict[int, Class] = {
     POSITION: Class(lambda facts: U64.pack(facts.position), 8),
     MODE: Class(lambda facts: U32.pack(facts.mode), 4),
     ALIGNMENT: Class(lambda facts: U32.pack(0), 4),
-    ALL: Class(_all, 100, Access.READ_ATTRIBUTES),
+    ALL: Class(_all, 104, Access.READ_ATTRIBUTES),
     COMPRESSION: Class(lambda facts: _COMPRESSION.pack(file_size(facts.attributes), 0, 0, 0, 0), 16),
     NETWORK_OPEN: Class(_network_open, 56, Access.READ_ATTRIBUTES),
     ATTRIBUTE_TAG: Class(
         lambda facts: struct.pack("<II", file_attributes(facts.attributes), reparse_tag(facts.attributes)), 8, Access.READ_ATTRIBUTES
     ),
-    NORMALIZED_NAME: Class(lambda facts: _named(facts.path[1:]), 4),
+    NORMALIZED_NAME: Class(lambda facts: _named(facts.path[1:]), 8),
     ID: Class(lambda facts: struct.pack("<QQQ", facts.volume, facts.attributes.inode, 0), 24),
 }
 

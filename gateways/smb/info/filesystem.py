@@ -62,10 +62,10 @@ class Class(NamedTuple):
 
 
 CLASSES: dict[int, Class] = {
-    VOLUME: Class(_volume, 18),
+    VOLUME: Class(_volume, 24),
     SIZE: Class(_size, 24),
     DEVICE: Class(lambda facts: struct.pack("<II", _DISK_DEVICE, _MOUNTED), 8),
-    ATTRIBUTE: Class(_attribute, 12),
+    ATTRIBUTE: Class(_attribute, 16),
     # Neither quotas nor thresholds: "no limit" is all ones (MS-FSCC 2.5.2).
     CONTROL: Class(lambda facts: struct.pack("<QQQQQII", 0, 0, 0, 2**64 - 1, 2**64 - 1, 0, 0), 48),
     FULL_SIZE: Class(_full_size, 32),
