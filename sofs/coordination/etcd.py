@@ -177,7 +177,7 @@ class EtcdStore:
                 while True:
                     channel = await self._ready()
                     try:
-                        return await call(channel)
+                        return await self._send(call, channel)
                     except (rpc.AioRpcError, ConnectionResetError) as error:
                         if isinstance(error, rpc.AioRpcError) and not _passing(error):
                             raise _meaning(error) from error
@@ -194,12 +194,24 @@ class EtcdStore:
         except TimeoutError as error:
             raise Unavailable("etcd cannot be reached") from error
         try:
-            return await call(channel)
+            return await self._send(call, channel)
+        except ConnectionResetError as error:
+            raise OutcomeUnknown(str(error)) from error
         except rpc.AioRpcError as error:
             if not _passing(error):
                 raise _meaning(error) from error
             self.fail_over(channel)
             raise OutcomeUnknown(f"etcd: {error.details()}") from error
+
+    async def _send(self, call: Callable[[Any], Awaitable[T]], channel: Any) -> T:
+        try:
+            return await call(channel)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # Not the caller: a closing channel cancels what is under way in it.
+                raise ConnectionResetError("the coordination store was closed meanwhile") from None
+            raise
 
     async def _ready(self) -> Any:
         """A channel that is connected; waits until there is one."""

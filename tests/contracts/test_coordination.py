@@ -400,6 +400,29 @@ def test_a_change_that_is_not_answered_is_of_unknown_outcome_and_a_read_resolves
     asyncio.run(main())
 
 
+def test_calls_under_way_when_the_store_is_closed_end_with_an_outcome(etcd: EtcdServer) -> None:
+    async def main() -> None:
+        store = EtcdStore([("127.0.0.1", etcd.port)])
+        lease = await store.lease(10)
+        etcd.freeze()
+        reads = [asyncio.ensure_future(call) for call in (store.get("a"), lease.keep())]
+        change = asyncio.ensure_future(store.transact([], [Put("a", b"")]))
+        await asyncio.sleep(0.2)
+        await store.close()
+        for read in reads:
+            with pytest.raises(Unavailable):
+                await read
+        with pytest.raises(OutcomeUnknown):
+            await change
+        cancelled = asyncio.ensure_future(EtcdStore([("127.0.0.1", etcd.port)]).get("a"))
+        await asyncio.sleep(0.1)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+
+    asyncio.run(main())
+
+
 def test_calls_go_on_at_another_member_when_one_is_gone(etcd: EtcdServer, tmp_path: Path) -> None:
     async def main() -> None:
         # A port where nobody listens stands for the dead member.
