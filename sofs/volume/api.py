@@ -12,7 +12,7 @@ choice (DESIGN section 6: NFS metadata and everything on a continuously availabl
 """
 
 from collections.abc import Awaitable, Callable
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -54,8 +54,8 @@ Target = OpenId | Stateless
 """What a data request works on."""
 
 
-class Access(IntFlag):
-    """Access mask, MS-DTYP 2.4.3 and MS-SMB2 2.2.13.1."""
+class Access(IntEnum):
+    """Bits of an access mask, MS-DTYP 2.4.3 and MS-SMB2 2.2.13.1. Masks are plain integers: an `IntFlag` costs 0.5 us per operation."""
 
     READ_DATA = 0x1
     WRITE_DATA = 0x2
@@ -77,7 +77,7 @@ class Access(IntFlag):
     """Every right there is to a file; a gateway has mapped the generic rights already."""
 
 
-class ShareMode(IntFlag):
+class ShareMode(IntEnum):
     """What an open lets others do meanwhile, MS-SMB2 2.2.13."""
 
     READ = 1

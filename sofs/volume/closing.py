@@ -23,7 +23,7 @@ from sofs.volume.api import (
 )
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile, Wait
-from sofs.volume.inode import InodeRecord
+from sofs.volume.inode import is_nameless
 from sofs.volume.removal import release, take_away
 from sofs.volume.sharing import check_streams
 from sofs.volume.streams import remove_stream
@@ -47,7 +47,9 @@ def close(core: Core, request: Close, token: Token | None, by: Binding) -> Close
         marked = core.doomed.pop(base, None)
         if deleted and marked is not None:
             _delete(core, marked)
-        _finish_orphan(core, base)
+        value = core.get(keys.INODE + base.to_bytes(8))
+        if value is not None and is_nameless(value):
+            _finish_orphan(core, base)
     return ClosedReply(core.gate, attributes)
 
 
@@ -91,14 +93,8 @@ def _delete_stream(core: Core, opened: OpenFile) -> None:
 
 def _finish_orphan(core: Core, inode: Inode) -> None:
     """Removes a file that lost its last name while it was open; a large one is left to the background."""
-    value = core.get(keys.inode(inode))
-    if value is None:
-        return
-    record = InodeRecord.decode(value)
-    if record.links:
-        return
     batch = Batch()
-    if release(core, batch, inode, record):
+    if release(core, batch, inode, core.record(inode)):
         batch.delete(keys.orphan(inode))
         core.gate = core.keys.commit(batch, reserved=True)
     else:

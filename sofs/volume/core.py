@@ -129,6 +129,7 @@ class Core:
         """`start` counts how often the volume was opened, from 1."""
         self.keys = keyspace
         self.get = keyspace.get
+        self._gate = keyspace.gate
         self.data = data
         self.locks = locks
         self.clock = clock
@@ -153,7 +154,7 @@ class Core:
 
     def note(self, bucket: bytes) -> None:
         """The answer rests on this bucket's state."""
-        gate = self.keys.gate(bucket)
+        gate = self._gate(bucket)
         if gate > self.gate:
             self.gate = gate
 
@@ -297,11 +298,10 @@ class Core:
                 inherited = security.chmod(inherited, bits, is_directory, owner, group)  # RFC 8881 6.4.3
             elif inherited is not None:
                 bits = bits & ~0o777 | security.mode_of(inherited.dacl, owner, group)
+        links, flags = (2, 0) if is_directory else (1, ARCHIVE if kind == Kind.FILE else 0)
         record = InodeRecord(
-            kind=kind, marks=0, mode=bits, links=2 if is_directory else 1, uid=caller.uid, gid=gid, generation=1, size=0,
-            pages=0, created=now, accessed=now, modified=now, changed=now, change=1,
-            flags=ARCHIVE if kind == Kind.FILE else 0, major=0, minor=0, ea_size=0, parent=parent,
-        )  # fmt: skip
+            kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent
+        )
         return record, inherited
 
     def sids(self, uid: int, gid: int) -> tuple[bytes, bytes]:

@@ -14,7 +14,7 @@ from sofs.volume.keys import INODE
 
 __all__ = [
     "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "InodeRecord", "apply_patch", "attributes_of",
-    "encode_patch", "patch_data",
+    "encode_patch", "is_nameless", "patch_data",
 ]  # fmt: skip
 
 SHARES_PAGES = 1
@@ -75,9 +75,11 @@ class InodeRecord(NamedTuple):
 
     def touched(self, now: Time, entries: int = 0, directories: int = 0) -> Self:
         """A directory's record after names came or went: as many entries and subdirectories more (or fewer)."""
-        return self._replace(
-            size=self.size + entries, links=self.links + directories, modified=now, changed=now, change=self.change + 1
-        )
+        kind, marks, mode, links, uid, gid, generation, size, pages, created, accessed, _, _, change, *rest = self
+        return type(self)._make(
+            (kind, marks, mode, links + directories, uid, gid, generation, size + entries, pages, created, accessed, now, now,
+             change + 1, *rest)
+        )  # fmt: skip
 
     @property
     def before(self) -> tuple[int, Time, Time, int]:
@@ -106,6 +108,11 @@ class InodeRecord(NamedTuple):
             self.ea_size,
             delete_pending,
         )
+
+
+def is_nameless(value: bytes) -> bool:
+    """Whether the record says that the file's last name is gone."""
+    return value[4:8] == b"\0\0\0\0"
 
 
 def attributes_of(value: bytes, inode: Inode) -> Attributes:

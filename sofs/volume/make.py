@@ -29,6 +29,7 @@ MAX_LINKS = 1 << 20
 MAX_TARGET = 4095
 """Bytes of a symbolic link's text (PATH_MAX less its NUL)."""
 
+_NOTHING = Changes()
 _SPECIAL = (Kind.FIFO, Kind.SOCKET, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
@@ -122,9 +123,10 @@ def _new(core: Core, request: Make, parent: InodeRecord, now: Time) -> tuple[Ino
         core.data.check_size(changes.size)
         record = record._replace(size=changes.size)
     others = Changes(
-        uid=changes.uid, gid=changes.gid, created=changes.created, accessed=changes.accessed, modified=changes.modified, flags=changes.flags
+        None, changes.uid, changes.gid, None, changes.created, changes.accessed, changes.modified, None, changes.flags
     )
-    record = change(core, record, others, caller, now)._replace(changed=now, change=1)
+    if others != _NOTHING:
+        record = change(core, record, others, caller, now)._replace(changed=now, change=1)
     return record, descriptor
 
 

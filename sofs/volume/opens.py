@@ -131,7 +131,7 @@ def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Ope
         return _open_stream(core, request, found, opened, record, maximal, stream)
     _share(core, opened, request, overwrite)
     if not overwrite:
-        return _answer(core, opened, request, found, Action.OPENED, maximal)
+        return _answer(core, opened, request, found, Action.OPENED, maximal, record)
     return _overwrite(core, opened, request, found, maximal)
 
 
@@ -206,7 +206,8 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
             parts &= ~security.SACL_PART
         record, descriptor = with_security(core, request.caller, record, descriptor, given, parts)
     inode = core.new_number(batch)
-    record = put_new(batch, inode, record, request.attributes)
+    if request.attributes:
+        record = put_new(batch, inode, record, request.attributes)
     maximal = core.judge.rights(record, descriptor, request.caller) | Access.DELETE
     granted = request.access & _RIGHTS
     if request.access & Access.MAXIMUM_ALLOWED:
@@ -218,13 +219,13 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
     if request.stream:
         _, place = find_stream(core, inode, request.stream)
         opened.inode, record = put_stream(core, batch, inode, record, place, request.stream, now)
-    core.put_new(batch, inode, record, descriptor)
+    record = core.put_new(batch, inode, record, descriptor)
     put_name(core, batch, parent, above, found.place, inode, kind, name, now)
     core.writable()
     core.gate = core.keys.commit(batch)
     _share(core, opened, request, False)
     core.changed(parent, name, 1)
-    return _answer(core, opened, request, found, Action.CREATED, maximal)
+    return _answer(core, opened, request, found, Action.CREATED, maximal, None if request.stream else record)
 
 
 # Streams
@@ -304,10 +305,13 @@ def _let_go(core: Core, opened: OpenFile, held: bool = True) -> None:
         core.locks.abandon(opened.base, opened.id)
 
 
-def _answer(core: Core, opened: OpenFile, request: Open, found: _Found, action: Action, maximal: int) -> Opened:
+def _answer(
+    core: Core, opened: OpenFile, request: Open, found: _Found, action: Action, maximal: int, record: InodeRecord | None = None
+) -> Opened:
+    """The open is there; `record` is that of a file without a stream, where it is known."""
     core.opens[opened.id] = opened
     core.by_inode.setdefault(opened.base, []).append(opened)
-    attributes = core.attributes(opened.inode)
+    attributes = core.attributes(opened.inode) if record is None else record.attributes(opened.inode)
     reply = Opened(core.gate, opened.id, action, attributes, opened.access, maximal & _ALL, found.stored)
     if opened.guid:
         core.by_guid[opened.guid] = opened
