@@ -221,6 +221,12 @@ def test_delete_on_close_takes_effect_when_its_own_open_closes_and_can_be_taken_
     assert state.close_file(held, SECOND) == (FREE, False)
 
 
+def test_an_open_that_came_to_nothing_deletes_nothing() -> None:
+    held = opened(smb(FIRST), smb(SECOND, DELETE, delete_on_close=True))
+    assert state.abandon_open(held, SECOND) == opened(smb(FIRST))
+    assert state.abandon_open(opened(smb(FIRST, DELETE, delete_on_close=True)), FIRST) == FREE
+
+
 def test_what_is_closed_is_closed() -> None:
     for call in (
         lambda: state.close_file(FREE, FIRST),
