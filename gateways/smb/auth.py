@@ -144,14 +144,20 @@ class Logon:
                     self._context = _acceptor(self._hostname)
                 answer = self._context.step(token) or b""
                 complete = self._context.complete
-        except (SpnegoError, ValueError, struct.error, LookupError) as error:
-            log.info("logon_failed", user=names.user if names else "", known=user is not None, reason=str(error))
-            raise Failure(Status.LOGON_FAILURE) from None
+        except Exception as error:  # the token is a stranger's, and pyspnego's decoders raise whatever comes
+            log.info("logon_failed", user=names.user if names else "", known=user is not None, reason=_reason(error))
+            raise Failure(Status.LOGON_FAILURE if isinstance(error, SpnegoError) else Status.INVALID_PARAMETER) from None
         if complete:
             if user is None:
                 raise Failure(Status.LOGON_FAILURE)
             self.principal = Principal(user.name, self._identities.caller(user), self._context.session_key)
         return answer
+
+
+def _reason(error: Exception) -> str:
+    """pyspnego's messages speak of its file where the user is simply unknown."""
+    text = str(error)
+    return "no such user" if "NTLM_USER_FILE" in text else text or type(error).__name__
 
 
 def _acceptor(hostname: str) -> spnego.ContextProxy:

@@ -305,7 +305,7 @@ class Connection:
         if not answers or self._gone:
             return
         last = len(answers) - 1
-        replies = [self._assemble(exchange, answer, place == last) for place, (exchange, answer) in enumerate(answers)]
+        replies = [self._assemble(exchange, answer, place == last, last > 0) for place, (exchange, answer) in enumerate(answers)]
         buffers: list[Buffer] = list(replies)
         sealer = self._sealer(answers[0][0])
         if sealer is not None:
@@ -368,7 +368,7 @@ class Connection:
         exchange.async_id = self._next_async
         self._next_async += 1
         status, exchange.status = exchange.status, Status.PENDING
-        self._transmit(exchange, self._assemble(exchange, _ERROR_BODY, last=True))
+        self._transmit(exchange, self._assemble(exchange, _ERROR_BODY))
         exchange.status = status
         exchange.credits = -1
 
@@ -416,7 +416,7 @@ class Connection:
             return b"\x09\0" + bytes([contexts, 0]) + U32.pack(len(error.data)) + error.data
         return _ERROR_BODY
 
-    def _assemble(self, exchange: Exchange, answer: Answer, last: bool) -> bytearray | memoryview:
+    def _assemble(self, exchange: Exchange, answer: Answer, last: bool = True, padded: bool = False) -> bytearray | memoryview:
         """The reply as a message, signed unless it will be encrypted."""
         if type(answer) is bytes:
             message: bytearray | memoryview = bytearray(HEADER_SIZE + len(answer))
@@ -424,9 +424,9 @@ class Connection:
         else:
             message = answer  # type: ignore[assignment]
         next_command = 0
+        if padded and len(message) & 7:
+            message = bytearray(message) + padding(len(message))
         if not last:
-            pad = padding(len(message))
-            message = bytearray(message) + pad if pad else message
             next_command = len(message)
         flags = FLAG_REPLY | (exchange.flags & FLAG_RELATED)
         low, high = 0xFEFF, exchange.tree_id
@@ -459,7 +459,7 @@ class Connection:
 
     def _finish(self, exchange: Exchange, answer: Answer) -> None:
         """Captures the reply, and sends it once what it tells may be told."""
-        message = self._assemble(exchange, answer, last=True)
+        message = self._assemble(exchange, answer)
         if exchange.command <= Command.SESSION_SETUP:
             self._hash_reply(exchange, message)
         volume = exchange.volume

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gateways.smb.control import copy, misc, network, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
+from gateways.smb.header import ANY_FILE
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import part
 
@@ -58,6 +59,8 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     if code in _DFS_REFERRALS:
         raise Failure(Status.FS_DRIVER_REQUIRED)
     rule = CONTROLS.get(code)
+    if rule is None and persistent == volatile == ANY_FILE:
+        raise Failure(Status.NOT_SUPPORTED)
     if rule is None or rule.file:
         exchange.handle = exchange.connection.handle(exchange, persistent, volatile)
         if rule is None or (exchange.handle.pipe is not None and not rule.pipe):

@@ -32,6 +32,8 @@ def handle(exchange: Exchange) -> Answer | Coroutine[Any, Any, Answer]:
     if not length:
         if not handle.access & _READERS:
             raise Failure(Status.ACCESS_DENIED)
+        if minimum:
+            raise Failure(Status.END_OF_FILE)
         return _REPLY.pack(17, _DATA_AT, 0, 0, 0, 0)  # no byte is read, so no lock is in the way
     handle.position = offset + length
     size = _DATA_AT + length

@@ -5,9 +5,10 @@ import struct
 from gateways.smb.exchange import Exchange
 from gateways.smb.handle import Handle
 from gateways.smb.header import ANY_FILE
-from gateways.smb.status import Failure, Status
+from gateways.smb.status import Failure, Status, status_of
 from sofs.errors import SofsError
-from sofs.volume.api import Access, Attributes, Clone, Copied, Copy, Found, GetAttributes
+from sofs.types import PAGE
+from sofs.volume.api import SPARSE_FILE, Access, Attributes, Clone, Copied, Copy, Found, GetAttributes
 
 MAX_CHUNKS, MAX_CHUNK, MAX_TOTAL = 256, 1 << 20, 16 << 20
 """Windows' own limits (MS-SMB2 appendix A)."""
@@ -42,7 +43,7 @@ def _check_rights(source: Handle, target: Handle, read_target: bool) -> None:
         raise Failure(Status.INVALID_DEVICE_REQUEST)
     if not source.access & (Access.READ_DATA | Access.EXECUTE) or not target.access & Access.WRITE_DATA:
         raise Failure(Status.ACCESS_DENIED)
-    if read_target and not target.access & (Access.READ_DATA | Access.EXECUTE):
+    if read_target and not target.access & Access.READ_DATA:
         raise Failure(Status.ACCESS_DENIED)
     if source.tree.volume is not target.tree.volume:
         raise Failure(Status.NOT_SAME_DEVICE)
@@ -80,9 +81,10 @@ async def _copy(exchange: Exchange, data: memoryview, room: int, read_target: bo
             break
         try:
             copied: Copied = await exchange.call(Copy(source.id, source_offset, target.id, offset, length))
-        except SofsError:
+        except SofsError as error:
             if not done:
-                raise
+                exchange.status = status_of(error)
+            exchange.wait_for(target.volume, error.gate)
             break
         total += copied.length
         done += 1
@@ -117,7 +119,17 @@ async def _clone(exchange: Exchange, persistent: int, volatile: int, source_offs
             raise Failure(Status.INVALID_HANDLE)
         source = found
     _check_rights(source, target, read_target=False)
-    if length:
+    found_source: Found = await exchange.call(GetAttributes(source.id))
+    found_target: Found = await exchange.call(GetAttributes(target.id))
+    ours, theirs = found_target.attributes, found_source.attributes
+    # MS-FSCC 2.3.8: not from beyond the source's last cluster, not onto itself, and no holes into a file that has none.
+    if source_offset + length > -(-theirs.size // PAGE) * PAGE or theirs.flags & SPARSE_FILE & ~ours.flags:
+        raise Failure(Status.NOT_SUPPORTED)
+    if source.inode == target.inode and abs(source_offset - offset) < length:
+        raise Failure(Status.NOT_SUPPORTED)
+    # The target never grows: clients set its end first.
+    length = min(length, ours.size - offset)
+    if length > 0:
         await exchange.call(Clone(source.id, source_offset, target.id, offset, length))
     return b""
 
