@@ -11,7 +11,7 @@ from itertools import islice
 
 import lmdb
 
-from sofs.errors import DiskFailed, NoSpace, SofsError, Unavailable
+from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.runtime.system_errors import outcome
 from sofs.runtime.system_threads import Threads
 
@@ -19,6 +19,8 @@ __all__ = ["SystemRecords"]
 
 _SLICE = 64
 """Keys per call into LMDB: between calls the thread lets the loop have the interpreter."""
+
+_DAMAGE = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.VersionMismatchError)
 
 Change = tuple[bytes, bytes | None]
 
@@ -117,6 +119,8 @@ def _meaning(error: lmdb.Error, path: str) -> SofsError:
         return NoSpace(f"{path}: the volume's metadata has reached its configured size; raise it and restart")
     if isinstance(error, lmdb.LockError):
         return Unavailable(f"{path}: {error}")
+    if isinstance(error, _DAMAGE):
+        return Damaged(f"{path}: {error}")
     if error.code > 0:  # LMDB's own codes are negative, the rest are errnos
         return outcome(OSError(error.code, os.strerror(error.code)), path)
     return DiskFailed(f"{path}: {error}")

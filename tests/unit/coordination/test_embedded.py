@@ -277,6 +277,30 @@ def test_a_caller_that_is_cancelled_does_not_undo_what_is_under_way() -> None:
     simulate(main)
 
 
+def test_a_lease_that_cannot_be_ended_on_a_full_disk_ends_when_there_is_room() -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        files = new_files()
+        store = open_store(files, loop)
+        lease = await store.lease(10)
+        await store.transact([], [Put("a", b"", lease.id)])
+        full = files.fail("write", "/d", NoSpace)
+        await asyncio.sleep(11)
+        files.faults.remove(full)
+        with pytest.raises(Unavailable):
+            await store.get("a")  # a failed write stops the store: it must be opened again
+        await store.close()
+        store = open_store(files, loop)
+        full = files.fail("allocate", "/d", NoSpace)
+        with pytest.raises(NoSpace):
+            await store.transact([], [Put("big", bytes(500_000))])
+        await asyncio.sleep(20)
+        assert await store.get("a") is None
+        files.faults.remove(full)
+        await store.close()
+
+    simulate(main)
+
+
 def test_leases_are_counted_anew_after_a_restart() -> None:
     async def main(loop: SimulatedLoop) -> None:
         files = new_files()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sofs.errors import DiskFailed, NoSpace, NotFound, ReadOnly, SofsError
+from sofs.errors import Damaged, DiskFailed, NoSpace, NotFound, ReadOnly, SofsError
 from sofs.runtime.system_errors import outcome
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_threads import Threads
@@ -39,6 +39,66 @@ def test_a_full_device_is_no_space() -> None:
         file.write(0, [b"x"])
     file.close()
     files.close()
+
+
+def test_every_failing_operation_is_an_outcome(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = SystemFiles()
+        full, memory = files.open("/dev/full"), files.open("/proc/self/mem")
+        buffer = [memoryview(bytearray(10))]
+        for call in (
+            lambda: full.write(0, [b"x"] * 2000),
+            lambda: full.allocate(0, 10),
+            lambda: full.punch(0, 10),
+            lambda: full.truncate(10),
+            lambda: memory.read_now(0, buffer),
+            memory.sync_now,
+            lambda: files.list("/dev/full"),
+            lambda: files.make_directory("/dev/full/x"),
+            lambda: files.rename(str(tmp_path), "/dev/full/x"),
+            lambda: files.remove("/proc/self/mem"),
+            lambda: files.sync_directory("/dev/full"),
+            lambda: files.space("/dev/full/x"),
+        ):
+            with pytest.raises(SofsError, match="/"):
+                call()
+        with pytest.raises(SofsError):
+            reading = memory.read(0, buffer)
+            assert not isinstance(reading, int)
+            await reading
+        with pytest.raises(NoSpace):
+            await full.write_out(0, [b"x"])
+        full.close()
+        memory.close()
+        files.close()
+
+    asyncio.run(main())
+
+
+def test_records_that_are_no_lmdb_are_damaged_and_a_second_opening_is_refused(tmp_path: Path) -> None:
+    files = SystemFiles()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "data.mdb").write_bytes(b"something else" * 1000)
+    with pytest.raises(Damaged, match=str(tmp_path)):
+        files.records(str(tmp_path / "r"), 1 << 20)
+    records = files.records(str(tmp_path / "s"), 1 << 20)
+    with pytest.raises(SofsError):
+        files.records(str(tmp_path / "s"), 1 << 20)
+    records.close()
+    files.close()
+
+
+def test_a_copy_of_records_needs_a_place_of_its_own(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = SystemFiles()
+        records = files.records(str(tmp_path / "r"), 1 << 20)
+        for taken in (str(tmp_path), str(tmp_path / "no" / "such")):
+            with pytest.raises(SofsError):
+                await records.copy(taken)
+        records.close()
+        files.close()
+
+    asyncio.run(main())
 
 
 def test_a_file_closed_during_a_sync_keeps_its_descriptor_until_the_sync_is_done(tmp_path: Path) -> None:
