@@ -7,7 +7,6 @@ knows of gateways or commands.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +14,14 @@ import structlog
 
 from sofs.config import MIB, Config
 from sofs.coordination import keys
-from sofs.errors import Exists, InvalidArgument, NotFound, NotSupported, SofsError, Unavailable
+from sofs.errors import Exists, InvalidArgument, NotFound, SofsError, Unavailable
 from sofs.log.replicated import Configuration, LogSettings
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec, DiskStatus
 from sofs.pool.opening import make_disk
 from sofs.pool.policy import Policy, parse_policy
 from sofs.pool.states import WRITABLE, State
+from sofs.pool.upkeep import Upkeep
 from sofs.records import ConfigurationRecord, DiskRecord, PoolRecord, Registry, ReplicaRecord, VolumeRecord
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.types import DiskId, VolumeId
@@ -68,6 +68,12 @@ class Hosted:
             return "degraded", f"its log has {self.store.log.replicas} of {wanted} replicas"
         return "serving", ""
 
+    def opened_store(self) -> Store:
+        """Raises `Unavailable` for a volume that could not be opened."""
+        if self.store is None:
+            raise Unavailable(self.reason)
+        return self.store
+
     def figures(self) -> dict[str, int]:
         """Its own counters, for operators."""
         if self.store is None:
@@ -85,7 +91,7 @@ class Hosted:
 
 @dataclass
 class Host:
-    """All of them. `name` is this host's, the fault domain of its disks."""
+    """All of them. `name` is this host's, the fault domain of its disks. Made on a running loop."""
 
     name: str
     data_dir: Path
@@ -96,6 +102,7 @@ class Host:
     random: Random
     identities: Identities
     pools: dict[str, LocalPool] = field(default_factory=dict)
+    upkeep: list[Upkeep] = field(default_factory=list)
     volumes: dict[int, Hosted] = field(default_factory=dict)
 
     # Start and end
@@ -106,6 +113,7 @@ class Host:
         for record in await self.registry.pools():
             pool = self._pool(record.name)
             pool.open([self._spec(disk) for disk in disks if disk.pool == record.name])
+            self._keep_up(pool)
         for volume in await self.registry.volumes():
             hosted = self.volumes[volume.id] = Hosted(volume)
             try:
@@ -125,6 +133,8 @@ class Host:
             except SofsError as error:
                 log.error("volume.close_failed", volume=hosted.record.name, reason=str(error))
                 failures.append(error)
+        for upkeep in self.upkeep:
+            await upkeep.close()
         for pool in self.pools.values():
             await pool.close()
         if failures:
@@ -160,7 +170,14 @@ class Host:
         await self.registry.put(keys.pool(name), PoolRecord(name=name).encode(), what=f"pool {name}")
         pool = self._pool(name)
         pool.open([])
+        self._keep_up(pool)
         return pool
+
+    def _keep_up(self, pool: LocalPool) -> None:
+        """Begin the pool's background duties: probing, scrubbing, giving space back."""
+        upkeep = Upkeep(pool, self.clock)
+        upkeep.start()
+        self.upkeep.append(upkeep)
 
     async def add_disk(self, path: str, tier: str, pool_name: str, size: int, force: bool) -> DiskStatus:
         """Make the directory a disk and take it in; its pool is made if it is the first. Raises `DiskRefused`, ..."""
@@ -226,7 +243,7 @@ class Host:
             log_id=self.random.number(63),
             replicas=replicas,
         )
-        await make_store(self.files, self._places(record), record.log_id, self._store_settings(record))
+        await make_store(self.files, self.places(record), record.log_id, self._store_settings(record))
         # The record comes last: a volume whose making was cut short is none, and leaves only unused directories.
         first = ConfigurationRecord(version=1, replicas=tuple(replica.id for replica in replicas))
         await self.registry.change_configuration(record.id, first)
@@ -241,7 +258,7 @@ class Host:
         pool = self.pools.get(record.pool)
         if pool is None:
             raise Unavailable(f"its pool {record.pool} is not in the records")
-        places = [place for place in self._places(record) if self.files.exists(place.path)]
+        places = [place for place in self.places(record) if self.files.exists(place.path)]
         if not places:
             raise Unavailable("no disk with a replica of its log is present; bring one back and start again")
         current = await self.registry.configuration(record.id)
@@ -288,11 +305,7 @@ class Host:
         hosted.store = store
         log.info("volume.opened", volume=record.name, replayed=store.replayed, replicas=store.log.replicas)
 
-    async def check(self, wanted: list[Hosted], data: bool) -> AsyncIterator[object]:
-        raise NotSupported("checking a volume is not finished yet")
-        yield
-
-    def _places(self, record: VolumeRecord) -> list[Place]:
+    def places(self, record: VolumeRecord) -> list[Place]:
         """Where the log's replicas lie: beside the arenas of their disks."""
         paths = {status.id: status.path for status in self.pools[record.pool].disks()}
         return [
@@ -303,7 +316,7 @@ class Host:
 
     def _store_settings(self, record: VolumeRecord) -> StoreSettings:
         smallest = min(
-            self.files.space(Path(place.path).parents[1].as_posix()).total for place in self._places(record)
+            self.files.space(Path(place.path).parents[1].as_posix()).total for place in self.places(record)
         )
         capacity = min(self.config.volume.log_limit_mib * MIB, smallest // LOG_SHARE)
         capacity = max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT

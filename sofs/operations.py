@@ -15,6 +15,7 @@ import msgspec
 from gateways.exports import Client, NfsOptions, Share, SmbOptions, Squash, check_name
 from gateways.identity import User
 from sofs.admin import api, metrics
+from sofs.checking import check_volumes
 from sofs.coordination import keys
 from sofs.doors import Doors
 from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
@@ -91,7 +92,8 @@ class NodeOperations:
             }
             for server in self._doors.servers
         }
-        return metrics.render(await self.status(), traffic)
+        counters = {name: dict(pool.counters) for name, pool in self._host.pools.items()}
+        return metrics.render(await self.status(), traffic, counters)
 
     # Disks and pools
 
@@ -263,7 +265,7 @@ class NodeOperations:
 
     async def check(self, request: api.CheckRequest) -> AsyncIterator[api.Progress]:
         wanted = [self._host.named(request.volume)] if request.volume else list(self._host.volumes.values())
-        async for step in self._host.check(wanted, request.data):
+        async for step in check_volumes(self._host, wanted, request.data):
             yield step
 
 

@@ -17,10 +17,14 @@ DISK_STATES = ("healthy", "suspect", "missing", "failed", "draining", "retired")
 VOLUME_STATES = ("serving", "degraded", "failed")
 
 
+Counted = Mapping[str, Mapping[str, int]]
+
+
 class _Figures(Collector):
-    def __init__(self, status: Status, traffic: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, status: Status, traffic: Counted, pools: Counted) -> None:
         self._status = status
         self._traffic = traffic
+        self._pools = pools
 
     def collect(self) -> Iterable[Metric]:
         yield from self._node()
@@ -53,7 +57,13 @@ class _Figures(Collector):
             free.add_metric([disk.id, disk.tier, disk.pool], disk.free)
             for name in DISK_STATES:
                 state.add_metric([disk.id, name], name == disk.state)
-        yield from (total, free, state)
+        counted = CounterMetricFamily(
+            "sofs_pool_events", "What a pool has counted.", labels=["pool", "event"]
+        )
+        for pool, counters in self._pools.items():
+            for event, count in counters.items():
+                counted.add_metric([pool, event], count)
+        yield from (total, free, state, counted)
 
     def _volumes(self) -> Iterator[Metric]:
         labels = ["volume"]
@@ -75,8 +85,8 @@ class _Figures(Collector):
         yield from (total, free, files, state, figures)
 
 
-def render(status: Status, traffic: Mapping[str, Mapping[str, int]]) -> bytes:
-    """The figures of `status`, and per protocol connections, accepted, received and sent."""
+def render(status: Status, traffic: Counted, pools: Counted) -> bytes:
+    """The figures of `status`; of each protocol connections, accepted, received and sent; what each pool has counted."""
     registry = CollectorRegistry()
-    registry.register(_Figures(status, traffic))
+    registry.register(_Figures(status, traffic, pools))
     return generate_latest(registry)

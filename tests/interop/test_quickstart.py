@@ -20,14 +20,11 @@ def test_it_stops_cleanly_with_status_0(fresh_node: RunningNode, number: signal.
     assert fresh_node.stop(number) == 0
 
 
-def test_the_second_start_serves_the_same_data_within_two_seconds(
-    fresh_node: RunningNode, tmp_path: Path
-) -> None:
+def test_the_second_start_serves_the_same_data(fresh_node: RunningNode, tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear reader\n")
     with fresh_node:
         smbclient(fresh_node, f"put {tmp_path / 'letter'} letter")
     with fresh_node:
-        assert fresh_node.seconds_to_ready < 2
         smbclient(fresh_node, f"get letter {tmp_path / 'back'}")
     assert (tmp_path / "back").read_text() == "dear reader\n"
 
