@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ VOLUME = "default"
 DEFAULT_USER = "sofs"
 DEFAULT_SHARE = "share"
 TIERS = {"ssd0": "ssd", "hdd0": "hdd"}
+DISKS_SHARE = 0.9
+"""What of the free space the disks may take together."""
 WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -116,8 +119,10 @@ async def _provide(node: Node, wanted: Wanted) -> None:
     """Make what is missing, open the doors, and say so."""
     operations = node.operations
     if not await operations.disks():
+        # Both lie on one file system, so each gets its share, and the log and the rest of the host keep some.
+        size = int(shutil.disk_usage(wanted.data).free * DISKS_SHARE) // len(TIERS)
         for name, tier in TIERS.items():
-            await operations.add_disk(api.NewDisk(str(wanted.data / "disks" / name), tier, POOL))
+            await operations.add_disk(api.NewDisk(str(wanted.data / "disks" / name), tier, POOL, size))
     if VOLUME not in {volume.name for volume in await operations.volumes()}:
         await operations.create_volume(api.NewVolume(VOLUME, POOL, "simple"))
     share = await _provide_share(operations, wanted.share)

@@ -18,10 +18,10 @@ MOUNTS = {
 }
 
 FIO = """
-fio --name=verify --directory=/mnt/%(dir)s --size=48m --bsrange=512-128k --bs_unaligned=1 --rw=randrw \
+fio --name=verify --directory=/mnt/%(dir)s --size=12m --bsrange=512-128k --bs_unaligned=1 --rw=randrw \
     --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --end_fsync=1 --output-format=terse >/tmp/fio \
     || { cat /tmp/fio; fail fio; }
-fio --name=direct --directory=/mnt/%(dir)s --size=32m --bs=4k --rw=randrw --direct=1 --ioengine=libaio --iodepth=16 \
+fio --name=direct --directory=/mnt/%(dir)s --size=8m --bs=4k --rw=randrw --direct=1 --ioengine=libaio --iodepth=16 \
     --verify=crc32c --verify_fatal=1 --output-format=terse >/tmp/fio || { cat /tmp/fio; fail "fio direct"; }
 rm /mnt/%(dir)s/verify* /mnt/%(dir)s/direct*
 """
