@@ -22,6 +22,7 @@ import spnego._ntlm
 import structlog
 from cryptography.hazmat.primitives.hashes import MD5
 from cryptography.hazmat.primitives.hmac import HMAC
+from spnego._negotiate import NegotiateProxy
 from spnego.exceptions import SpnegoError
 
 from gateways.identity import ANONYMOUS, EVERYONE, NETWORK, Identities
@@ -160,5 +161,20 @@ def _reason(error: Exception) -> str:
     return "no such user" if "NTLM_USER_FILE" in text else text or type(error).__name__
 
 
+class _Acceptor(NegotiateProxy):
+    """SPNEGO with NTLM alone, and so without a choice that a mechListMIC would have to protect (RFC 4178 section 5).
+
+    One that a client sends is checked and answered; pyspnego by itself would wait for one from clients that never send it, such as impacket.
+    """
+
+    @classmethod
+    def available_protocols(cls, options: spnego.NegotiateOptions | None = None) -> list[str]:
+        return ["ntlm", "negotiate"]
+
+    @property
+    def _requires_mech_list_mic(self) -> bool:
+        return False
+
+
 def _acceptor(hostname: str) -> spnego.ContextProxy:
-    return spnego.server(hostname=hostname, service="cifs", protocol="negotiate")
+    return _Acceptor(hostname=hostname, service="cifs", usage="accept", protocol="negotiate")
