@@ -125,27 +125,27 @@ class Portmap:
     def datagram(self, data: bytes) -> bytes | None:
         """The answer to one datagram, without a record header; None for what is no call."""
         try:
-            header = read_call(memoryview(data))
+            xid, rpc_version, program, version, number, _, at = read_call(memoryview(data))
         except PeerError:
             return None
-        if header.rpc_version != 2:
-            return denied(header.xid, RPC_MISMATCH, struct.pack(">2I", 2, 2))[4:]
+        if rpc_version != 2:
+            return denied(xid, RPC_MISMATCH, struct.pack(">2I", 2, 2))[4:]
         status, results = SUCCESS, b""
-        table = self._tables().get(header.version)
-        if header.program != PROGRAM:
+        table = self._tables().get(version)
+        if program != PROGRAM:
             status = PROG_UNAVAIL
         elif table is None:
             status, results = PROG_MISMATCH, struct.pack(">2I", 2, 4)
-        elif header.procedure:
-            procedure = table.get(header.procedure)
+        elif number:
+            procedure = table.get(number)
             if procedure is None:
                 status = PROC_UNAVAIL
             else:
                 try:
-                    results = procedure(memoryview(data), header.arguments)
+                    results = procedure(memoryview(data), at)
                 except XdrError:
                     status = GARBAGE_ARGS
-        return accepted(header.xid, status, results)[4:]
+        return accepted(xid, status, results)[4:]
 
     def _tables(self) -> Mapping[int, Mapping[int, Callable[[memoryview, int], bytes]]]:
         newer = {SET: self._refuse4, UNSET: self._refuse4, GET: self._get_address, DUMP: self._dump4}

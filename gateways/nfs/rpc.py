@@ -26,6 +26,8 @@ FRAGMENTS = 1024
 """Fragments of one record: a client that sends single bytes makes us no work beyond this."""
 CALLS = 512
 """Calls of one connection that may be in progress before it is no longer read from."""
+CREDENTIALS = 1024
+"""Credentials remembered per connection."""
 BYTES = 64 << 20
 """Bytes of calls in progress, likewise."""
 
@@ -97,18 +99,9 @@ def denied(xid: int, status: int, detail: bytes) -> bytes:
     return _DENIED.pack(LAST_FRAGMENT | len(detail) + 16, xid, 1, 1, status) + detail
 
 
-class Header(NamedTuple):
-    """A call's header, RFC 5531 section 9."""
-
-    xid: int
-    rpc_version: int
-    program: int
-    version: int
-    procedure: int
-    authentication: bytes
-    """Credential and verifier as they came."""
-    arguments: int
-    """Offset of the arguments."""
+Header = tuple[int, int, int, int, int, bytes, int]
+"""A call's header, RFC 5531 section 9: xid, RPC version, program, version, procedure, credential and verifier as they came, and the offset of
+the arguments. A plain tuple: one is made for every call."""
 
 
 def read_call(data: memoryview) -> Header:
@@ -120,15 +113,15 @@ def read_call(data: memoryview) -> Header:
         if length > AUTH_LIMIT:
             raise PeerError(f"a credential of {length} bytes")
         verifier = 32 + (length + 3 & ~3)
-        (_, length) = _PAIR.unpack_from(data, verifier)
-        if length > AUTH_LIMIT:
-            raise PeerError(f"a verifier of {length} bytes")
+        _, length = _PAIR.unpack_from(data, verifier)
     except struct.error:
         raise PeerError("an RPC call cut short") from None
+    if length > AUTH_LIMIT:
+        raise PeerError(f"a verifier of {length} bytes")
     arguments = verifier + 8 + (length + 3 & ~3)
     if arguments > len(data):
         raise PeerError("an RPC call cut short")
-    return Header(xid, rpc_version, program, version, procedure, bytes(data[24:arguments]), arguments)
+    return xid, rpc_version, program, version, procedure, bytes(data[24:arguments]), arguments
 
 
 class RpcConnection:
@@ -138,8 +131,8 @@ class RpcConnection:
         self.link = link
         self.peer = link.peer
         self._programs = programs
-        self._routes: dict[tuple[int, int], Version] = {
-            (program, version): table
+        self._routes = {
+            (program, version): table.procedures
             for program, versions in programs.items()
             for version, table in versions.versions.items()
         }
@@ -190,32 +183,23 @@ class RpcConnection:
                 self.link.resume()
 
     def _record(self, data: memoryview) -> None:
-        header = read_call(data)
-        xid = header.xid
-        if header.rpc_version != 2:
-            self.link.send((denied(xid, RPC_MISMATCH, _TWO.pack(2, 2)),))
-            return
-        who = self._credentials.get(header.authentication)
-        if who is None:
-            try:
-                who = credential(header.authentication)
-            except Refused as refused:
-                self.link.send((denied(xid, AUTH_ERROR, refused.status.to_bytes(4)),))
+        xid, rpc_version, program, version, number, authentication, at = read_call(data)
+        who = self._credentials.get(authentication)
+        if rpc_version != 2 or who is None:
+            who = self._admit(xid, rpc_version, authentication)
+            if who is None:
                 return
-            if len(self._credentials) >= 1024:
-                self._credentials.clear()
-            self._credentials[header.authentication] = who
-        call = Call(self, xid, header.procedure, who, data, header.arguments)
+        call = Call(self, xid, number, who, data, at)
         self._calls += 1
         self._bytes += len(data)
-        if not self._paused and (self._calls > CALLS or self._bytes > BYTES):
+        if (self._calls > CALLS or self._bytes > BYTES) and not self._paused:
             self._paused = True
             self.link.pause()
-        route = self._routes.get((header.program, header.version))
+        route = self._routes.get((program, version))
         if route is None:
-            self._no_route(call, header.program)
+            self._no_route(call, program)
             return
-        procedure = route.procedures.get(header.procedure)
+        procedure = route.get(number)
         if procedure is None:
             call.refuse(PROC_UNAVAIL)
             return
@@ -223,6 +207,21 @@ class RpcConnection:
             procedure(call)
         except XdrError:
             call.refuse(GARBAGE_ARGS)
+
+    def _admit(self, xid: int, rpc_version: int, authentication: bytes) -> Credential | None:
+        """The credential of a call whose like has not been seen; None when the call has been denied."""
+        if rpc_version != 2:
+            self.link.send((denied(xid, RPC_MISMATCH, _TWO.pack(2, 2)),))
+            return None
+        try:
+            who = credential(authentication)
+        except Refused as refused:
+            self.link.send((denied(xid, AUTH_ERROR, refused.status.to_bytes(4)),))
+            return None
+        if len(self._credentials) >= CREDENTIALS:
+            self._credentials.clear()
+        self._credentials[authentication] = who
+        return who
 
     def _no_route(self, call: Call, program: int) -> None:
         known = self._programs.get(program)

@@ -6,7 +6,6 @@ of the buffer it was received into, which the connection leaves alone as long as
 
 import struct
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from gateways.nfs.ask import Performer
 from gateways.nfs.handles import Place
@@ -36,18 +35,10 @@ POOLED = 64 << 10
 Fail = Callable[[SofsError], None]
 
 
-class ReadCall(NamedTuple):
-    handle: bytes
-    offset: int
-    length: int
-
-
-class WriteCall(NamedTuple):
-    handle: bytes
-    offset: int
-    stable: int
-    length: int
-    data: memoryview
+ReadCall = tuple[bytes, int, int]
+"""Handle, offset, length. Tuples without names, as one is made for every call."""
+WriteCall = tuple[bytes, int, int, int, memoryview]
+"""Handle, offset, how stable, length, data."""
 
 
 def _handle(data: memoryview, at: int) -> tuple[bytes, int]:
@@ -62,7 +53,8 @@ def read_arguments(data: memoryview, at: int) -> ReadCall:
     """READ3args. Raises `XdrError`."""
     try:
         handle, at = _handle(data, at)
-        return ReadCall(handle, *_READ.unpack_from(data, at))
+        offset, length = _READ.unpack_from(data, at)
+        return handle, offset, length
     except struct.error:
         raise XdrError("READ3args is cut short") from None
 
@@ -77,16 +69,18 @@ def write_arguments(data: memoryview, at: int) -> WriteCall:
     at += _WRITE.size
     if length > TRANSFER or at + length > len(data):
         raise XdrError(f"{length} bytes to write announced, {len(data) - at} there")
-    return WriteCall(handle, offset, stable, count, data[at : at + length])
+    return handle, offset, stable, count, data[at : at + length]
 
 
 def read(performer: Performer, take: Callable[[int], bytearray], call: Call, place: Place, args: ReadCall, fail: Fail) -> None:
     """At most 1 MiB; the answer tells how much there was, and whether the file ends there."""
-    count = min(args.length, TRANSFER)
+    _, offset, count = args
+    if count > TRANSFER:
+        count = TRANSFER
     size = HEAD + count + 3
     buffer = take(size) if size >= POOLED else bytearray(size)
     view = memoryview(buffer)
-    result = place.volume.read(place.target, args.offset, view[HEAD : HEAD + count], performer.by)
+    result = place.volume.read(place.target, offset, view[HEAD : HEAD + count], performer.by)
     if isinstance(result, Read):
         _send_read(call, place, view, result)
     else:
@@ -118,10 +112,11 @@ def _send_read(call: Call, place: Place, view: memoryview, result: Read) -> None
 
 def write(performer: Performer, call: Call, place: Place, args: WriteCall, fail: Fail) -> None:
     """UNSTABLE data is answered when every replica has it in memory: the verifier changes if it is lost after all (3.3.7)."""
-    if args.length != len(args.data):
+    _, offset, stable, count, data = args
+    if count != len(data):
         raise InvalidArgument("count and data differ")
-    level = Level.COMMITTED if args.stable == Stable.UNSTABLE else Level.STABLE
-    result = place.volume.write(place.target, args.offset, args.data, None, level, performer.by)
+    level = Level.COMMITTED if stable == Stable.UNSTABLE else Level.STABLE
+    result = place.volume.write(place.target, offset, data, None, level, performer.by)
     if isinstance(result, Written):
         _send_written(call, place, result, level)
     else:

@@ -4,6 +4,7 @@
 """
 
 import struct
+from functools import lru_cache
 
 from sofs.types import UNIX_EPOCH, Kind, Time
 from sofs.volume.api import Attributes
@@ -39,8 +40,9 @@ def type_of(kind: Kind) -> int:
     return _TYPES[kind]
 
 
+@lru_cache(4096)
 def moment(time: Time) -> tuple[int, int]:
-    """(seconds, nanoseconds) since 1970, held within what nfstime3 can say."""
+    """(seconds, nanoseconds) since 1970, held within what nfstime3 can say. Most times are asked for again and again."""
     seconds, ticks = divmod(min(max(time, UNIX_EPOCH), _LATEST) - UNIX_EPOCH, 10_000_000)
     return seconds, ticks * 100
 
@@ -69,18 +71,11 @@ def wcc(before: Before, after: Attributes | None, fsid: int) -> bytes:
 
 def _fields(of: Attributes, fsid: int) -> tuple[int, ...]:
     """The numbers of a fattr3, in order."""
+    major, minor = of.device
+    accessed, accessed_ns = moment(of.accessed)
+    modified, modified_ns = moment(of.modified)
+    changed, changed_ns = moment(of.changed)
     return (
-        _TYPES[of.kind],
-        of.mode,
-        of.links,
-        of.uid,
-        of.gid,
-        of.size,
-        of.allocated,
-        *of.device,
-        fsid,
-        of.inode,
-        *moment(of.accessed),
-        *moment(of.modified),
-        *moment(of.changed),
-    )
+        _TYPES[of.kind], of.mode, of.links, of.uid, of.gid, of.size, of.allocated, major, minor, fsid, of.inode,
+        accessed, accessed_ns, modified, modified_ns, changed, changed_ns,
+    )  # fmt: skip

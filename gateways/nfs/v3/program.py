@@ -140,7 +140,7 @@ class Nfs3:
             self._fail(call, _READ_FAILURE, place, error)
 
         try:
-            place = self._places.at(args.handle, call.credential)
+            place = self._places.at(args[0], call.credential)
             if place is None:
                 call.reply(_failure(_READ_FAILURE, Status.ISDIR, b""))
                 return
@@ -159,7 +159,7 @@ class Nfs3:
             self._fail(call, _WRITE_FAILURE, place, error)
 
         try:
-            place = self._places.at(args.handle, call.credential)
+            place = self._places.at(args[0], call.credential)
             if place is None or place.read_only:
                 raise ReadOnly("the export is read-only")
             data.write(self._performer, call, place, args, fail)
