@@ -233,6 +233,10 @@ class Connection:
             while out:
                 sent = self._sock.sendmsg(out[:GATHER] if len(out) > GATHER else out)
                 self._server.sent_bytes += sent
+                if sent == self._unsent:
+                    self._unsent = 0
+                    out.clear()
+                    break
                 self._unsent -= sent
                 if self._drop_sent(sent):
                     break

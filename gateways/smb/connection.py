@@ -9,6 +9,7 @@ A reply is captured first, signed, and leaves when the volume opens the gate it 
 """
 
 import asyncio
+import struct
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ from gateways.smb.header import (
     Command,
 )
 from gateways.smb.status import Failure, Status, is_error, status_of
-from gateways.smb.wire import U32, DecodeError, padding
+from gateways.smb.wire import U16, U32, DecodeError, padding
 from sofs.errors import PeerError, SofsError
 from sofs.runtime.ports import Buffer
 
@@ -57,6 +58,8 @@ MAX_SESSIONS = 64
 HELD = 48 << 20
 """Bytes of requests and replies in progress beyond which a connection is not read from: credits alone would allow 512 MiB."""
 PENDING_AFTER_S = 0.5
+_FRAME = struct.Struct(">I")
+"""The direct TCP header, MS-SMB2 2.1."""
 
 _ERROR_BODY = b"\x09\0\0\0\0\0\0\0\0"
 
@@ -178,7 +181,6 @@ class Connection:
             raise PeerError(f"message id {message_id} (charge {exchange.charge}) was not granted or is used")
         if (self.dialect is None) != (exchange.command == Command.NEGOTIATE):
             raise PeerError(f"{exchange.rule.name} {'before' if self.dialect is None else 'after'} NEGOTIATE")
-        exchange.signed = bool(exchange.flags & FLAG_SIGNED)
         return exchange
 
     def _admit(self, exchange: Exchange) -> None:
@@ -197,7 +199,7 @@ class Connection:
             raise Failure(Status.INVALID_PARAMETER)
         message = exchange.message
         # The structure size tells the fixed part, and one byte of the variable part if there is one.
-        if len(message) < BODY + (rule.least or rule.size & ~1) or message[BODY] | message[BODY + 1] << 8 != rule.size:
+        if len(message) < rule.least or U16.unpack_from(message, BODY)[0] != rule.size:
             raise DecodeError(f"{len(message) - BODY} bytes, structure size {bytes(message[BODY : BODY + 2]).hex()}")
         if rule.tree:
             assert session is not None
@@ -210,7 +212,11 @@ class Connection:
             if tree.durable:
                 exchange.stable()
             if rule.file_at:
-                exchange.handle = self.handle(exchange, *dispatch.FILE_ID.unpack_from(message, BODY + rule.file_at))
+                persistent, volatile = dispatch.FILE_ID.unpack_from(message, rule.file_at)
+                handle = session.handles.get(volatile)
+                if handle is None or handle.persistent != persistent or handle.tree is not tree:
+                    handle = self.handle(exchange, persistent, volatile)
+                exchange.handle = handle
                 if rule.changes and tree.read_only:
                     raise Failure(Status.MEDIA_WRITE_PROTECTED)
 
@@ -219,12 +225,17 @@ class Connection:
             if exchange.sealed is not session:
                 raise PeerError("a message of one session, encrypted under another's key")
             return
-        if exchange.signed:
-            if session.signer is not None and not verify(session.signer, exchange.message, exchange.message_id):
+        signer = session.signer
+        if exchange.flags & FLAG_SIGNED:
+            exchange.signer = signer
+            if signer is not None and not verify(signer, exchange.message, exchange.message_id):
                 raise Failure(Status.ACCESS_DENIED)
-        elif session.signing and exchange.command != Command.SESSION_SETUP:
-            raise Failure(Status.ACCESS_DENIED)
+        elif session.signing:
+            exchange.signer = signer
+            if exchange.command != Command.SESSION_SETUP:
+                raise Failure(Status.ACCESS_DENIED)
         if session.encrypt and exchange.command != Command.SESSION_SETUP:
+            exchange.sealer = session.sealer
             raise Failure(Status.ACCESS_DENIED)
 
     @staticmethod
@@ -307,13 +318,13 @@ class Connection:
         last = len(answers) - 1
         replies = [self._assemble(exchange, answer, place == last, last > 0) for place, (exchange, answer) in enumerate(answers)]
         buffers: list[Buffer] = list(replies)
-        sealer = self._sealer(answers[0][0])
+        sealer = answers[0][0].sealer
         if sealer is not None:
             buffers = sealer.seal(b"".join(replies))
         total = sum(map(len, buffers))
         self._unanswered += 1
         self._held += total
-        send: Callable[[], None] = partial(self._send, [_frame(total), *buffers], total)
+        send: Callable[[], None] = partial(self._send, [_FRAME.pack(total), *buffers], total)
         for exchange, _ in answers:
             if exchange.volume is not None:
                 send = partial(exchange.volume.when, exchange.gate, exchange.level, send)
@@ -377,7 +388,7 @@ class Connection:
         session = self.sessions.get(exchange.session_id)
         if session is not None:
             exchange.session = session
-            if exchange.signed and session.signer is not None and exchange.sealed is None:
+            if exchange.flags & FLAG_SIGNED and session.signer is not None and exchange.sealed is None:
                 if not verify(session.signer, exchange.message, exchange.message_id, cancel=True):
                     return
         for other in self._in_progress.values():
@@ -433,11 +444,8 @@ class Connection:
         if exchange.async_id:
             flags |= FLAG_ASYNC
             low, high = exchange.async_id & 0xFFFFFFFF, exchange.async_id >> 32
-        signer = None
-        if self._sealer(exchange) is None and exchange.status != Status.PENDING:
-            session = getattr(exchange, "session", None)
-            if session is not None and (exchange.signed or session.signing):
-                signer = session.signer
+        # An interim response need not be signed (3.3.4.1.1); who signs it with the request's id would sign twice with one nonce.
+        signer = exchange.signer if exchange.sealer is None and exchange.status != Status.PENDING else None
         if signer is not None:
             flags |= FLAG_SIGNED
         granted = self.window.grant(exchange.credits, exchange.charge or 1, self.authenticated) if exchange.credits >= 0 else 0
@@ -448,14 +456,6 @@ class Connection:
         if signer is not None:
             message[48:64] = signer.sign(message, exchange.message_id)
         return message
-
-    def _sealer(self, exchange: Exchange) -> Any:
-        if exchange.sealed is not None:
-            return exchange.sealed.sealer
-        session = getattr(exchange, "session", None)
-        if session is not None and session.encrypt and session.ready and exchange.command != Command.SESSION_SETUP:
-            return session.sealer
-        return None
 
     def _finish(self, exchange: Exchange, answer: Answer) -> None:
         """Captures the reply, and sends it once what it tells may be told."""
@@ -490,10 +490,11 @@ class Connection:
         self._transmit(exchange, message)
 
     def _transmit(self, exchange: Exchange, message: bytearray | memoryview) -> None:
-        sealer = self._sealer(exchange)
-        buffers: list[Buffer] = [message] if sealer is None else sealer.seal(message)
-        total = len(message) if sealer is None else TRANSFORM_SIZE + len(message)
-        self.link.send([_frame(total), *buffers])
+        sealer = exchange.sealer
+        if sealer is None:
+            self.link.send((_FRAME.pack(len(message)), message))
+        else:
+            self.link.send((_FRAME.pack(TRANSFORM_SIZE + len(message)), *sealer.seal(message)))
 
     def _send(self, buffers: list[Buffer], total: int) -> None:
         self._release(total)
@@ -505,9 +506,4 @@ class Connection:
         if not self.window.take(0, 1):
             raise PeerError("a second SMB1 NEGOTIATE")
         reply = negotiate.answer_smb1(self, message)
-        self.link.send([_frame(len(reply)), reply])
-
-
-def _frame(size: int) -> bytes:
-    """The direct TCP header, MS-SMB2 2.1."""
-    return size.to_bytes(4, "big")
+        self.link.send([_FRAME.pack(len(reply)), reply])

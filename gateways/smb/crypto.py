@@ -8,6 +8,7 @@ messages, and signatures take message id, direction and command.
 import struct
 from collections.abc import Callable
 from enum import IntEnum
+from hmac import compare_digest
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -15,11 +16,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher as RawCipher
 from cryptography.hazmat.primitives.ciphers import algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
 from cryptography.hazmat.primitives.cmac import CMAC
-from cryptography.hazmat.primitives.constant_time import bytes_eq
 from cryptography.hazmat.primitives.hashes import SHA256, SHA512, Hash
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from gateways.smb.header import ENCRYPTED, TRANSFORM, TRANSFORM_ENCRYPTED, TRANSFORM_SIZE
+from gateways.smb.header import ENCRYPTED, NO_SIGNATURE, TRANSFORM, TRANSFORM_ENCRYPTED, TRANSFORM_SIZE
 from gateways.smb.wire import DecodeError
 from sofs.runtime.ports import Buffer
 
@@ -127,9 +127,10 @@ def signer(algorithm: SigningAlgorithm, key: bytes) -> Signer:
 
 def verify(signer: Signer, message: memoryview, message_id: int, cancel: bool = False) -> bool:
     """Whether a client's `message` bears the right signature; the field is zero afterwards."""
-    given = bytes(message[48:64])
-    message[48:64] = bytes(16)
-    return bytes_eq(given, signer.sign(message, message_id, cancel, False))
+    field = message[48:64]
+    given = field.tobytes()
+    field[:] = NO_SIGNATURE
+    return compare_digest(given, signer.sign(message, message_id, cancel, False))
 
 
 class Sealer:

@@ -26,7 +26,7 @@ from gateways.smb.commands import (
     tree_connect,
     write,
 )
-from gateways.smb.exchange import Answer, Exchange
+from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import Command
 from gateways.smb.status import Failure, Status
 
@@ -41,9 +41,9 @@ class Rule(NamedTuple):
     session: bool = True
     tree: bool = True
     file_at: int = 0
-    """Where in the body the FileId of the open stands that it needs; 0: needs none."""
+    """Where in the message the FileId of the open stands that it needs; 0: needs none."""
     least: int = 0
-    """Bytes that a body must have; 0: as many as its structure size says."""
+    """Bytes that the message must have; 0 stands for the header and as many as the structure size says."""
     changes: bool = False
     """Refused on a read-only share."""
     waits: bool = False
@@ -69,7 +69,7 @@ RULES: dict[int, Rule] = {
     Command.FLUSH: Rule("FLUSH", flush.handle, 24, file_at=8),
     Command.READ: Rule("READ", read.handle, 49, file_at=16),
     Command.WRITE: Rule("WRITE", write.handle, 49, file_at=16, changes=True),
-    Command.LOCK: Rule("LOCK", lock.handle, 48, file_at=8, least=24, waits=True),
+    Command.LOCK: Rule("LOCK", lock.handle, 48, file_at=8, least=BODY + 24, waits=True),
     Command.IOCTL: Rule("IOCTL", ioctl.handle, 57),
     Command.CANCEL: Rule("CANCEL", _never, 4, session=False, tree=False),
     Command.ECHO: Rule("ECHO", echo.handle, 4, session=False, tree=False),
@@ -79,6 +79,11 @@ RULES: dict[int, Rule] = {
     Command.SET_INFO: Rule("SET_INFO", set_info.handle, 33, file_at=16, changes=True),
     Command.OPLOCK_BREAK: Rule("OPLOCK_BREAK", oplock_break.handle, 24),
 }
+for _command, _rule in RULES.items():
+    # The structure size counts one byte of the variable part where there is one.
+    RULES[_command] = _rule._replace(
+        least=_rule.least or BODY + (_rule.size & ~1), file_at=BODY + _rule.file_at if _rule.file_at else 0
+    )
 _UNKNOWN = Rule("unknown command", _unknown, 0, session=False, tree=False)
 
 

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+from gateways.smb.crypto import Sealer, Signer
 from gateways.smb.handle import Handle, Session, Tree
 from gateways.smb.header import HEADER_SIZE
-from gateways.smb.status import Status
 from gateways.smb.wire import DecodeError
 from sofs.types import Level, Lsn
 from sofs.volume.api import Reply, Request, Volume
@@ -22,6 +22,7 @@ Answer = bytes | bytearray | memoryview
 """What a handler gives: `bytes` are a body; a `bytearray` or `memoryview` is a whole message with room for the header in front."""
 
 BODY = HEADER_SIZE
+_NO_GATE, _COMMITTED = Lsn(0), Level.COMMITTED
 
 
 class Exchange:
@@ -32,7 +33,7 @@ class Exchange:
 
     __slots__ = (
         "async_id", "charge", "command", "connection", "credits", "flags", "gate", "handle", "level", "message", "message_id", "related",
-        "rule", "sealed", "session", "session_id", "signed", "status", "task", "tree", "tree_id", "volume",
+        "rule", "sealed", "sealer", "session", "session_id", "signer", "status", "task", "tree", "tree_id", "volume",
     )  # fmt: skip
 
     connection: Connection
@@ -55,10 +56,13 @@ class Exchange:
         """The whole request, header first: offsets on the wire count from there."""
         self.sealed = sealed
         """The session under whose keys it came encrypted."""
-        self.signed = False
-        self.status: int = Status.SUCCESS
-        self.gate = Lsn(0)
-        self.level = Level.COMMITTED
+        self.sealer: Sealer | None = None if sealed is None else sealed.sealer
+        """Encrypts the reply; then it is not signed."""
+        self.signer: Signer | None = None
+        """Signs the reply."""
+        self.status: int = 0
+        self.gate = _NO_GATE
+        self.level = _COMMITTED
         self.volume: Volume | None = None
         self.async_id = 0
         self.task: asyncio.Task[Any] | None = None

@@ -80,7 +80,7 @@ def _complete(exchange: Exchange, session: Session, principal: Principal, mode: 
         _derive(exchange, session, principal)
         required = mode | connection.client_security_mode
         session.signing = settings.signing_required or bool(required & SIGNING_REQUIRED)
-        exchange.signed = True
+        exchange.signer = session.signer
         if settings.encryption == "required":
             if session.sealer is None:
                 service.end_session(session)
