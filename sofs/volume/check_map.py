@@ -151,8 +151,7 @@ class MapCheck:
                 self.freed[number] = decode_freed(self._volume, number, value)[1]
             except Damaged as error:
                 self._note(f"extent {number}", str(error))
-                continue
-            self._slots(slots, self.freed[number])
+            # Its slots may hold another extent already: deletion from the pool comes before the record goes.
 
     def _slots(self, slots: dict[tuple[int, int], int], placement: Placement) -> None:
         for fragment in placement.fragments:

@@ -13,7 +13,7 @@ lists what its disks hold, and what no record knows is deleted.
 import struct
 from collections.abc import Sequence
 
-from sofs.errors import Damaged
+from sofs.errors import Damaged, ExtentGone
 from sofs.pool import ExtentId, Fragment, Placement, Policy, Pool
 from sofs.runtime.ports import Buffer
 from sofs.types import DiskId, Lsn, VolumeId
@@ -99,11 +99,12 @@ class Extents:
     # Reading
 
     def placement(self, number: int) -> Placement:
-        """Where an extent lies. Remembered: a number's placement never changes."""
+        """Where an extent lies. Remembered: a number's placement never changes. Raises `ExtentGone`."""
         known = self._placements.get(number)
         if known is None:
             value = self._keyspace.get(keys.bucket(keys.EXTENT, number))
-            assert value is not None, f"no extent {number}"
+            if value is None:
+                raise ExtentGone(f"extent {number} has been freed")
             known, _ = decode_extent(self.volume, number, value)
             if len(self._placements) >= 65536:
                 self._placements.clear()

@@ -86,6 +86,11 @@ class Rig:
             self.specs.append(DiskSpec(path, label.id, "ssd", f"h{number}"))
         for place in self.places:
             self.files.make_directory(place.path)
+            parent = place.path.rpartition("/")[0]
+            while parent != self.root:
+                self.files.sync_directory(parent)
+                parent = parent.rpartition("/")[0]
+            self.files.sync_directory(parent or "/")
         await make_store(self.files, self.places, LOG_ID, self.settings)
         self.configuration = Configuration(1, tuple(place.id for place in self.places))
         await self.open()

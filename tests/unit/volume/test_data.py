@@ -185,6 +185,21 @@ def test_clones_share_pages_until_one_side_changes() -> None:
     run(scenario)
 
 
+def test_destaging_moves_pages_that_only_a_clone_still_names() -> None:
+    async def scenario(rig: Rig) -> None:
+        source, target = rig.make_file(2), rig.make_file(3)
+        data = pattern(10 * PAGE)
+        await rig.write(source, 0, data)
+        await done(rig.data.clone(source, 0, target, 5 * PAGE, len(data), NOW))
+        await rig.write(source, PAGE, pattern(3 * PAGE, 4))
+        await rig.delete_file(source)
+        await rig.settle()
+        assert await rig.read(target, 5 * PAGE, len(data)) == data
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_overlapping_clones_in_one_file_take_what_was_there_before() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)
