@@ -84,6 +84,8 @@ def _source(core: Core, request: Rename, opened: OpenFile | None) -> tuple[Inode
             raise NotSupported("a stream cannot be renamed")
         if not opened.name:
             raise AccessDenied("the share's own directory cannot be renamed through it")
+        if core.delete_pending(opened.inode):
+            raise DeletePending(f"{opened.name!r} is about to be deleted")
     slot = core.find(at, name, request.fold and opened is None)
     if slot is None or (opened is not None and slot.inode != opened.inode):
         raise NotFound(f"there is no {name!r} in directory {at} any more")
@@ -99,8 +101,6 @@ def _check_source(
 ) -> None:
     if opened is not None:
         # DELETE access was granted, and shared by every other open, when it was opened.
-        if core.delete_pending(move.source.inode):
-            raise DeletePending(f"{move.source.name!r} is about to be deleted")
         if move.source.kind == Kind.DIRECTORY and _open_below(core, move.source.inode):
             raise AccessDenied(f"files below {move.source.name!r} are open")
         return
