@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.nfs import NfsFiles
 from bench.smb import SmbFiles
 
-__all__ = ["Ganesha", "Samba", "Server", "Sofs", "busy_s"]
+__all__ = ["Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
 
 HOST = "127.0.0.1"
 USER, PASSWORD, SHARE = "nobody", "Bench-Horse-9", "bench"
@@ -66,7 +66,7 @@ class Server(ABC):
     def cpu_s(self) -> float:
         """CPU time of the server's processes so far: those that live, and those of its children that have ended."""
         assert self._process is not None
-        return _tree_s(self._process.pid)
+        return tree_s(self._process.pid)
 
 
 def _listening(port: int) -> bool:
@@ -81,7 +81,7 @@ def _stat(pid: str) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _tree_s(root: int) -> float:
+def tree_s(root: int) -> float:
     """utime, stime, and cutime, cstime of a process and all below it."""
     stats: dict[int, list[str]] = {}
     for entry in os.listdir("/proc"):
