@@ -93,7 +93,7 @@ class Extents:
         self._pool = pool
         self._free_numbers: list[range] = []
         self._in_use: set[int] = set()
-        """Numbers taken and not yet recorded or given up."""
+        """Numbers taken and not yet recorded or given up, and the first of each range whose grant is not stable yet."""
         self._placements: dict[int, Placement] = {}
 
     # Reading
@@ -135,8 +135,13 @@ class Extents:
         batch.put(keys.bucket(keys.GRANTED, first), _GRANTED.pack(GRANT))
         batch.put(NEXT, (first + GRANT).to_bytes(8, "little"))
         lsn = keyspace.commit(batch, reserved=True)
-        await stable(keyspace.log, lsn)
-        self._free_numbers.append(range(first, first + GRANT))
+        # A collection of orphans that comes along meanwhile must leave the range alone.
+        self._in_use.add(first)
+        try:
+            await stable(keyspace.log, lsn)
+            self._free_numbers.append(range(first, first + GRANT))
+        finally:
+            self._in_use.discard(first)
 
     def done(self, number: int) -> None:
         """The number's extent has been recorded, or never will be."""
