@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sofs.pool import ExtentId, Placement, Policy, parse_policy
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE
@@ -24,6 +25,7 @@ def eid(number: int) -> ExtentId:
     return ExtentId(VOLUME, number)
 
 
+@lru_cache(maxsize=64)
 def content(number: int, length: int) -> bytes:
     """Bytes that name their extent and their page, so that no page can pass for another."""
     return b"".join(b"%016x%016x" % (number, page) * (PAGE // 32) for page in range(length // PAGE))

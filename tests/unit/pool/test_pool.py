@@ -594,6 +594,33 @@ def test_readers_never_see_another_extents_bytes_while_slots_are_reused(seed: in
     simulate(main)
 
 
+@pytest.mark.parametrize("known", ["fresh", "read before", "by the caller's checksums"])
+def test_a_read_that_waited_while_its_slot_was_reused_finds_the_extent_gone(known: str) -> None:
+    async def main(files: SimulatedFiles) -> None:
+        rig = make_rig(files, files.random, "/data", 1)
+        disk = rig.disk(rig.specs[0].id)
+        files.miss = 0
+        at = await rig.write(1, policy=SIMPLE)
+        if known == "read before":
+            await rig.read(at)
+        files.miss, files.latency = 1, Latency(1.0, 1e-3)
+        sums = checksum([content(1, MIB)]).pages if known == "by the caller's checksums" else None
+        into = memoryview(bytearray(MIB))
+        waiting = disk.read(at.fragments[0].slot, at.id, 0, into, sums)
+        assert waiting is not None
+        reading = asyncio.ensure_future(waiting)
+        await asyncio.sleep(0)
+        await rig.pool.delete(at)
+        other = await rig.write(2, policy=SIMPLE)
+        assert other.fragments == at.fragments
+        with pytest.raises(ExtentGone):
+            await reading
+        assert await rig.pool.check(other) == []
+        await rig.pool.close()
+
+    simulated(main)
+
+
 def test_a_cancelled_write_leaves_an_orphan_and_no_slot_in_doubt() -> None:
     async def main(files: SimulatedFiles) -> None:
         rig = make_rig(files, files.random, "/data")
