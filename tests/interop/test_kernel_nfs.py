@@ -33,7 +33,7 @@ echo 1 > once; (echo 2 > once) 2>/dev/null && fail "made twice"; [ "$(cat once)"
 chmod 640 once; [ "$(stat -c %%a once)" = 640 ]
 touch -d '2001-02-03 04:05:06.123456700' once; [ "$(stat -c %%y once | cut -c1-27)" = "2001-02-03 04:05:06.1234567" ]
 truncate -s 1T huge; [ "$(stat -c %%s huge)" = 1099511627776 ]
-mkdir many; for i in $(seq 2000); do : > many/$i; done; [ "$(ls many | wc -l)" = 2000 ]
+mkdir many; for i in $(seq 300); do : > many/$i; done; [ "$(ls many | wc -l)" = 300 ]
 rm -r many huge
 df /mnt | grep -q "$HOST" || fail df
 cd /
