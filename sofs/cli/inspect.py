@@ -55,8 +55,11 @@ def check(
         directory = data_directory(data)
         if node is not None or not (directory / "store").exists():
             raise
+        from sofs.config import LogConfig
         from sofs.node import check_offline  # everything a node has: only when needed
+        from sofs.service import set_up_logging
 
+        set_up_logging(LogConfig(level="warning"))
         last = _follow(check_offline(directory, request), json)
     if json:
         show.as_json({"problems": last.problems, "facts": last.facts})
