@@ -93,30 +93,57 @@ class Header(NamedTuple):
     """Data pages of this fragment."""
 
 
+class Checksummer:
+    """Computes the checksums of data that comes in pieces, so that a large extent need not hold up the loop."""
+
+    def __init__(self) -> None:
+        self._pages = _Grains(PAGE)
+        self._blocks = _Grains(BLOCK)
+
+    def feed(self, data: Buffer) -> None:
+        view = memoryview(data)
+        self._pages.feed(view)
+        self._blocks.feed(view)
+
+    def finish(self) -> Sums:
+        return Sums(self._pages.finish(), self._blocks.finish())
+
+
 def checksum(data: Sequence[Buffer]) -> Sums:
     """The checksums of the concatenation of `data`."""
-    return Sums(_grains(data, PAGE), _grains(data, BLOCK))
+    summer = Checksummer()
+    for piece in data:
+        summer.feed(piece)
+    return summer.finish()
 
 
-def _grains(data: Sequence[Buffer], grain: int) -> "array[int]":
-    sums = array("I")
-    crc, room = 0, grain
-    for buffer in data:
-        view = memoryview(buffer)
+class _Grains:
+    """The checksum of every `grain` bytes."""
+
+    def __init__(self, grain: int) -> None:
+        self._grain = grain
+        self._sums = array("I")
+        self._crc = 0
+        self._room = grain
+
+    def feed(self, view: memoryview) -> None:
+        grain = self._grain
         at, end = 0, len(view)
-        if room == grain:
+        if self._room == grain:
             at = end - end % grain
-            sums.extend([crc32c(view[place : place + grain], 0, 0) for place in range(0, at, grain)])
+            self._sums.extend([crc32c(view[place : place + grain], 0, 0) for place in range(0, at, grain)])
         while at < end:
-            step = min(room, end - at)
-            crc = crc32c(view[at : at + step], crc)
-            at, room = at + step, room - step
-            if room == 0:
-                sums.append(crc)
-                crc, room = 0, grain
-    if room != grain:
-        sums.append(crc)
-    return sums
+            step = min(self._room, end - at)
+            self._crc = crc32c(view[at : at + step], self._crc)
+            at, self._room = at + step, self._room - step
+            if self._room == 0:
+                self._sums.append(self._crc)
+                self._crc, self._room = 0, grain
+
+    def finish(self) -> "array[int]":
+        if self._room != self._grain:
+            self._sums.append(self._crc)
+        return self._sums
 
 
 def encode_meta(header: Header, sums: Sums, names: bytes) -> bytes:

@@ -13,7 +13,7 @@ from sofs.errors import Damaged, DiskFailed, ExtentGone, InvalidArgument, NoSpac
 from sofs.pool.copies import Copy, Trouble, mend, read_copies, worst
 from sofs.pool.disk import BadPages, Part
 from sofs.pool.extent import EXTENT_LIMIT, MIB, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage, slots_for
-from sofs.pool.fragment import checksum
+from sofs.pool.fragment import Checksummer, Sums
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.members import DiskSpec, DiskStatus, Members, Report
 from sofs.pool.policy import Policy
@@ -59,7 +59,7 @@ class LocalPool:
     async def _write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes) -> Placement:
         length = sum(map(len, data))
         _check_extent(length, names)
-        part = Part(id, policy.scheme, 0, length // PAGE, data, checksum(data), names)
+        part = Part(id, policy.scheme, 0, length // PAGE, data, await _checksum(data), names)
         size = slots_for(policy.scheme.fragment_length(length)) * MIB
         failed: dict[DiskId, SofsError] = {}
         full: set[DiskId] = set()
@@ -351,6 +351,21 @@ async def check_fragment(disk: LocalDisk, slot: int, id: ExtentId, length: int) 
             problems.append(str(error))
         await asyncio.sleep(0)
     return problems
+
+
+async def _checksum(data: Sequence[Buffer]) -> Sums:
+    """The checksums of an extent's data, with a turn of the loop after every MiB (which takes some 110 us)."""
+    summer = Checksummer()
+    done = 0
+    for piece in data:
+        view = memoryview(piece)
+        for at in range(0, len(view), MIB):
+            if done >= MIB:
+                await asyncio.sleep(0)
+                done = 0
+            summer.feed(view[at : at + MIB])
+            done += min(MIB, len(view) - at)
+    return summer.finish()
 
 
 def _check_extent(length: int, names: bytes) -> None:
