@@ -31,10 +31,10 @@ def mount_nfs(node: RunningNode, options: str = "") -> str:
     )
 
 
-def run_in_vm(node: RunningNode, script: str, *, timeout_s: float = 280, extra: tuple[str, ...] = ()) -> str:
+def run_in_vm(node: RunningNode, script: str, *, timeout_s: float = 500, extra: tuple[str, ...] = ()) -> str:
     """Run in a fresh guest; anything but status 0 fails the test with all that is known."""
     try:
-        outcome = run_script(PRELUDE + script, (), Options(timeout_s=timeout_s, extra=extra))
+        outcome = run_script(PRELUDE + script, (), Options(cpus=1, timeout_s=timeout_s, extra=extra))
     except Unusable as reason:
         pytest.fail(str(reason))
     assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
