@@ -18,7 +18,7 @@ JOBS ?= 2
 TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra iproute2 util-linux \
     qemu-system-x86 linux-image-cloud-amd64 busybox-static kmod cifs-utils nfs-common \
     fio xfsprogs attr acl strace keyutils
-BENCH_PACKAGES = samba smbclient nfs-ganesha nfs-ganesha-vfs libsmb2-4 libnfs13
+BENCH_PACKAGES = samba nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 util-linux
 
 .PHONY: run test lint bench crash fuzz clean .venv
 
