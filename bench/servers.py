@@ -45,7 +45,10 @@ class Server(ABC):
 
     def start(self) -> None:
         log = (self.home / "output").open("wb")
-        self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # A session of its own: smbd ends its whole process group when it is stopped.
+        self._process = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
         deadline = time.monotonic() + START_S
         for port in self.ports():
             while not _listening(port):
