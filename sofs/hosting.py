@@ -243,7 +243,8 @@ class Host:
             log_id=self.random.number(63),
             replicas=replicas,
         )
-        await make_store(self.files, self.places(record), record.log_id, self._store_settings(record))
+        places = self.places(record)
+        await make_store(self.files, places, record.log_id, self._store_settings(places))
         # The record comes last: a volume whose making was cut short is none, and leaves only unused directories.
         first = ConfigurationRecord(version=1, replicas=tuple(replica.id for replica in replicas))
         await self.registry.change_configuration(record.id, first)
@@ -283,7 +284,7 @@ class Host:
             log_id=record.log_id,
             boot=BOOT_ID.read_bytes().strip(),
             appliers=APPLIERS,
-            settings=self._store_settings(record),
+            settings=self._store_settings(places),
         )
         try:
             if fresh:
@@ -314,10 +315,9 @@ class Host:
             if DiskId(replica.disk) in paths
         ]
 
-    def _store_settings(self, record: VolumeRecord) -> StoreSettings:
-        smallest = min(
-            self.files.space(Path(place.path).parents[1].as_posix()).total for place in self.places(record)
-        )
+    def _store_settings(self, places: list[Place]) -> StoreSettings:
+        """For a log with replicas at `places`, whose disks are there."""
+        smallest = min(self.files.space(Path(place.path).parents[1].as_posix()).total for place in places)
         capacity = min(self.config.volume.log_limit_mib * MIB, smallest // LOG_SHARE)
         capacity = max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT
         return StoreSettings(

@@ -1,0 +1,84 @@
+"""What a node hosts, on real directories: starts with a disk missing, and with one that comes back stale."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gateways.identity import Identities, domain_sid
+from sofs.config import Config
+from sofs.coordination.embedded import EmbeddedStore
+from sofs.hosting import Host, Hosted
+from sofs.records import Registry
+from sofs.runtime.system_clock import SystemClock, SystemRandom
+from sofs.runtime.system_files import SystemFiles
+from sofs.volume import keys
+from sofs.volume.batch import Batch
+
+NOTE = keys.meta(b"a test's note")
+
+
+@asynccontextmanager
+async def hosted_on(data: Path) -> AsyncIterator[Host]:
+    """The host of a data directory, opened and closed as a node does it."""
+    files, clock, random = SystemFiles(2), SystemClock(), SystemRandom()
+    store = EmbeddedStore.open(files, clock, random, str(data / "store"))
+    registry = Registry(store, random)
+    host = Host("h", data, Config(), registry, files, clock, random, Identities(domain_sid(bytes(12)), []))
+    try:
+        await host.open()
+        yield host
+    finally:
+        await host.close()
+        await store.close()
+        files.close()
+
+
+async def make(data: Path) -> None:
+    """A mirrored volume over two disks."""
+    async with hosted_on(data) as host:
+        for number in range(2):
+            await host.add_disk(str(data / f"disk{number}"), "ssd", "p", 2 << 30, False)
+        await host.create_volume("v", "p", "mirror(2)", False)
+
+
+def note(hosted: Hosted, value: bytes) -> None:
+    batch = Batch()
+    batch.put(NOTE, value)
+    hosted.opened_store().keyspace.commit(batch)
+
+
+def noted(hosted: Hosted) -> bytes | None:
+    return hosted.opened_store().keyspace.get(NOTE)
+
+
+def test_a_volume_is_served_degraded_when_one_of_its_two_disks_is_missing(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk1", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            hosted = host.named("v")
+            assert hosted.state[0] == "degraded", hosted.state
+            note(hosted, b"while it was away")
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_comes_back_with_an_old_copy_of_the_log_is_not_believed(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk1", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            note(host.named("v"), b"while it was away")
+        shutil.move(tmp_path / "away", tmp_path / "disk1")
+        async with hosted_on(tmp_path) as host:
+            hosted = host.named("v")
+            assert hosted.state[0] == "degraded"
+            assert noted(hosted) == b"while it was away"
+        # Alone, it must not bring the volume back as it was before.
+        shutil.move(tmp_path / "disk0", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            assert host.named("v").state[0] == "failed"
+
+    asyncio.run(main())
