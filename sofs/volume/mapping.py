@@ -313,8 +313,11 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
             records.add(LOG_PAGES, 1)
         else:
             dropped = _Dropped(records)
-            _drop(records, dropped, (old,), inode[_MARKS_AT] & SHARES_PAGES != 0)
-            _settle(records, dropped, lsn, 1, 0)
+            shared = inode[_MARKS_AT] & SHARES_PAGES
+            if shared or not dropped.destaged <= old < EXTENT_BORN or old == RESERVED:
+                _drop(records, dropped, (old,), bool(shared))
+                _settle(records, dropped, lsn, 1, 0)
+            # Else a page in the log has taken the place of one in the log.
     else:
         dropped = _Dropped(records)
         names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))

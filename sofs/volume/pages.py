@@ -68,7 +68,10 @@ class Pages:
         return record
 
     def size(self, inode: Inode) -> int:
-        return int.from_bytes(self.inode(inode)[20:28], "little")
+        record = self._get(INODE + inode.to_bytes(8))
+        if record is None:
+            raise Stale(f"inode {inode} is gone")
+        return int.from_bytes(record[20:28], "little")
 
     def name(self, inode: Inode, page: int) -> int:
         """The name of a file's page, HOLE or RESERVED."""

@@ -2,7 +2,8 @@
 
 Data goes into the log as the batch's payload, gathered from the caller's buffer without a copy, each page under its own CRC32C. A write that begins or
 ends within a page is completed to whole pages: from the page's old content, or with zeros behind the file's end, where a page is
-always zero. A large write puts its whole pages into extents first; then only their names are logged.
+always zero. A large write puts what it has of whole MiB into extents first, since the pool gives space by the MiB; then only the names
+of those pages are logged, beside what is left at both ends.
 """
 
 import struct
@@ -20,7 +21,7 @@ from sofs.volume.batch import Batch, Operation
 from sofs.volume.extents import EXTENT_LIMIT, Extents
 from sofs.volume.keys import EXTENT_BORN, EXTENT_SHIFT, PLACES
 from sofs.volume.pages import ZEROS, Done, Known, Pages, attempted, page_sums
-from sofs.volume.settings import DataSettings
+from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.space import Space
 from sofs.volume.windows import Place, encode_places, pieces
 
@@ -53,6 +54,7 @@ class Writer:
         self._space = space
         self._settings = settings
         self._threshold = settings.direct_threshold
+        self._unit = min(MIB, settings.direct_threshold // PAGE * PAGE)
 
     def write(
         self,
@@ -164,17 +166,18 @@ class Writer:
     async def _write_direct(
         self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int
     ) -> Done:
-        """Whole pages go into extents, what is left of the edges into the log, and the names of both into one batch."""
+        """The middle goes into extents, what is left at both ends into the log, and the names of all of it into one batch."""
         self._pages.size(inode)
-        end = offset + len(data)
-        if end > LARGEST:
+        if offset + len(data) > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
-        count = len(data) // PAGE + 2
+        start = -offset % PAGE
+        length = (len(data) - start) // self._unit * self._unit
+        count = -(-length // MIB) * (MIB // PAGE) + (len(data) - length) // PAGE + 2
         await self._admit(count)
         self._space.begin(count)
         written: list[_Extent] = []
         try:
-            await self._fill_extents(offset, data, written)
+            await self._fill_extents((offset + start) // PAGE, data[start : start + length], written)
             known: Known = {}
             result = attempted(
                 lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known)
@@ -197,11 +200,9 @@ class Writer:
             except NoSpace as error:
                 await self._pages.reclaim(error)
 
-    async def _fill_extents(self, offset: int, data: memoryview, written: list[_Extent]) -> None:
-        at = -offset % PAGE
-        whole_end = len(data) - (offset + len(data)) % PAGE
-        while at < whole_end:
-            chunk = data[at : min(at + EXTENT_LIMIT, whole_end)]
+    async def _fill_extents(self, first: int, data: memoryview, written: list[_Extent]) -> None:
+        for at in range(0, len(data), EXTENT_LIMIT):
+            chunk = data[at : at + EXTENT_LIMIT]
             sums = _packed(page_sums(chunk))
             number = await self._extents.take()
             try:
@@ -210,8 +211,7 @@ class Writer:
             except BaseException:
                 self._extents.done(number)
                 raise
-            written.append(_Extent(placement, (offset + at) // PAGE, sums))
-            at += len(chunk)
+            written.append(_Extent(placement, first + at // PAGE, sums))
 
     def _attempt_direct(
         self,
@@ -227,7 +227,9 @@ class Writer:
         pages = self._pages
         size = pages.size(inode)
         end = offset + len(data)
-        if pages.full(2 * PAGE):
+        start = -offset % PAGE
+        stop = start + sum(len(extent.sums) // 4 for extent in written) * PAGE
+        if pages.full(len(data) - (stop - start) + 2 * PAGE):
             return pages.room()
         edges = self._edges(inode, offset, end, size, known)
         if not isinstance(edges, tuple):
@@ -237,15 +239,18 @@ class Writer:
         for extent in written:
             self._add_extent(batch, inode, extent, size, now, flags)
         payload: list[Buffer] = []
-        for page, edge in (
-            (offset // PAGE, [before, data[: -offset % PAGE]] if before else []),
-            (end // PAGE, [data[len(data) - end % PAGE :], behind] if behind else []),
+        at = 0
+        for page, parts in (
+            (offset // PAGE, (before, data[:start], ZEROS[:0])),
+            ((offset + stop) // PAGE, (ZEROS[:0], data[stop:], behind)),
         ):
-            if edge:
-                sums = crc32c(edge[1], crc32c(edge[0])).to_bytes(4, "little")
-                at = PAGE if payload else 0
-                batch.raw(Operation.WRITE, mapping.write(inode, page, sums, at, size, now, flags))
-                payload += edge
+            if parts[1]:
+                sums = _sums_of_gather(*parts)
+                batch.raw(
+                    Operation.WRITE, mapping.write(inode, page, _packed(sums), at, size, now, flags)
+                )
+                payload += [part for part in parts if part]
+                at += len(sums) * PAGE
         return pages.commit(batch, payload, len(data))
 
     def _add_extent(
