@@ -68,11 +68,14 @@ class LocalDisk:
         self._table_sync = GroupSync(table_file)
         self._slots = slots
         self.revoked = revoked
+        self._unsaved = False
         self._seed = seed_of(label.id)
         self._arenas: dict[int, tuple[File, int]] = {}
         self._recent: dict[int, _Place] = {}
         self._older: dict[int, _Place] = {}
         self._broken: DiskFailed | None = None
+        self._writing = 0
+        self._idle: asyncio.Future[None] | None = None
         # What may hold bytes of freed fragments; at start nobody knows, so all free slots of the arenas that exist.
         self._unpunched = list(slots.free_runs(layout.arenas()))
         space = layout.space()
@@ -189,6 +192,15 @@ class LocalDisk:
     # Writing
 
     async def write(self, part: Part) -> int:
+        self._writing += 1
+        try:
+            return await self._write(part)
+        finally:
+            self._writing -= 1
+            if self._idle is not None and not self._writing:
+                self._idle.set_result(None)
+
+    async def _write(self, part: Part) -> int:
         self._refuse(part.id)
         own_pages = len(part.sums.pages)
         entry = Entry(part.id, part.scheme, part.part, part.pages, slots_for(own_pages * PAGE))
@@ -238,12 +250,14 @@ class LocalDisk:
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
         self._check_usable()
-        if self.revoked.add(volume, ids):
+        if self.revoked.add(volume, ids) or self._unsaved:
             self.save_revoked()
 
     def save_revoked(self) -> None:
-        """Stores the revoked ids, durably."""
+        """Stores the revoked ids, durably. Raises `NoSpace`, `DiskFailed`."""
+        self._unsaved = True
         self._layout.write_revoked(self.revoked.encode(self._seed))
+        self._unsaved = False
 
     def _refuse(self, id: ExtentId) -> None:
         self._check_usable()
@@ -294,6 +308,8 @@ class LocalDisk:
 
     def give_back(self, limit: int) -> bool:
         """Punches up to `limit` runs of slots that are still free; says whether there may be more."""
+        if self._broken is not None:
+            return False
         for _ in range(min(limit, len(self._unpunched))):
             slot, count = self._unpunched.pop()
             arena = slot // self.label.arena_slots
@@ -332,7 +348,15 @@ class LocalDisk:
             raise DiskRefused(f"{self.path}: its label has become another disk's; mount the right disk there")
 
     async def close(self) -> None:
-        """Waits for syncs under way, then lets go of the disk."""
+        """Refuses what changes the disk, waits for what is under way, then lets go of it.
+
+        Whoever opens the disk next may take the slots that writes under way were given.
+        """
+        if self._broken is None:
+            self._broken = DiskFailed(f"disk {self.path} has been closed")
+        if self._writing:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
         await self._table_sync.close()
         self.release()
 

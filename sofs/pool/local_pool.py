@@ -79,11 +79,11 @@ class LocalPool:
                 break
             # What was written is freed, so the id is not used up and other disks can be tried.
             await self._free(id, done)
-            for disk, error in errors.items():
+            for disk, error in errors:
                 if isinstance(error, NoSpace):
-                    full.add(disk)
+                    full.add(disk.label.id)
                 elif isinstance(error, DiskFailed):
-                    failed[disk] = error
+                    failed[disk.label.id] = error
                     self.members.failed(disk, Event.WRITE_ERROR, error)
                 else:
                     raise error
@@ -92,19 +92,20 @@ class LocalPool:
         self.counters["extents_written"] += 1
         return Placement(id, length, policy.scheme.text, tuple(done))
 
-    async def _write_parts(self, part: Part, chosen: Sequence[DiskId]) -> tuple[list[Fragment], dict[DiskId, SofsError]]:
+    async def _write_parts(
+        self, part: Part, chosen: Sequence[DiskId]
+    ) -> tuple[list[Fragment], list[tuple[LocalDisk, SofsError]]]:
         """Writes a fragment to each disk, in parallel; gives what was written and what failed."""
         # A disk may go between being chosen and being written: nothing in between waits.
-        disks = [self.members.get(id).disk for id in chosen]
-        writes = [disk.write(part._replace(part=nth)) for nth, disk in enumerate(disks) if disk is not None]
-        assert len(writes) == len(chosen), "a disk that is not open was chosen"
+        disks = [self.members.writable(id) for id in chosen]
+        writes = [disk.write(part._replace(part=nth)) for nth, disk in enumerate(disks)]
         results = await asyncio.gather(*writes, return_exceptions=True)
-        done, errors = [], {}
-        for id, result in zip(chosen, results, strict=True):
+        done, errors = [], []
+        for disk, result in zip(disks, results, strict=True):
             if isinstance(result, int):
-                done.append(Fragment(id, result))
+                done.append(Fragment(disk.label.id, result))
             elif isinstance(result, SofsError):
-                errors[id] = result
+                errors.append((disk, result))
             else:
                 raise result
         return done, errors
@@ -162,31 +163,31 @@ class LocalPool:
         return copies + suspects
 
     def _blame(self, id: ExtentId, trouble: Trouble) -> None:
-        disk = trouble.copy.disk.label.id
+        disk = trouble.copy.disk
         if isinstance(trouble.error, DiskFailed):
             self.members.failed(disk, Event.READ_ERROR, trouble.error)
         elif isinstance(trouble.error, Damaged):
             self.counters["bad_pages"] += len(trouble.pages)
             self._report(
-                "bad pages", disk=f"{disk:016x}", slot=trouble.copy.slot, volume=f"{id.volume:x}", extent=id.number,
+                "bad pages", disk=f"{disk.label.id:016x}", slot=trouble.copy.slot, volume=f"{id.volume:x}", extent=id.number,
                 pages=trouble.pages, error=str(trouble.error),
             )  # fmt: skip
 
     async def _mend(self, id: ExtentId, trouble: Trouble, good: Copy, offset: int, data: memoryview) -> None:
         """Mends one copy; that it cannot be mended is told, and is no reason to fail whoever reads."""
-        disk = trouble.copy.disk.label.id
-        if self.members.readable(disk) is None:
+        disk, slot = trouble.copy
+        if self.members.readable(disk.label.id) is not disk:
             return
         try:
             mended = await mend(trouble, good, id, offset, data)
         except DiskFailed as error:
             self.members.failed(disk, Event.WRITE_ERROR, error)
         except SofsError as error:
-            self._report("not mended", disk=f"{disk:016x}", slot=trouble.copy.slot, extent=id.number, error=str(error))
+            self._report("not mended", disk=f"{disk.label.id:016x}", slot=slot, extent=id.number, error=str(error))
         else:
             if mended:
                 self.counters["mended"] += 1
-                self._report("mended", disk=f"{disk:016x}", slot=trouble.copy.slot, extent=id.number, pages=trouble.pages)
+                self._report("mended", disk=f"{disk.label.id:016x}", slot=slot, extent=id.number, pages=trouble.pages)
 
     async def delete(self, at: Placement) -> None:
         await self._finish(self._free(at.id, at.fragments))
@@ -197,7 +198,7 @@ class LocalPool:
         results = await asyncio.gather(*[disk.delete(slot, id) for disk, slot in present], return_exceptions=True)
         for (disk, _), result in zip(present, results, strict=True):
             if isinstance(result, SofsError):
-                self.members.failed(disk.label.id, Event.WRITE_ERROR, result)
+                self.members.failed(disk, Event.WRITE_ERROR, result)
             elif result is not None:
                 raise result
             elif disk.empty:
@@ -217,7 +218,7 @@ class LocalPool:
                     more = disk.give_back(_PUNCHED)
                     await asyncio.sleep(0)
             except SofsError as error:
-                self.members.failed(disk.label.id, Event.WRITE_ERROR, error)
+                self.members.failed(disk, Event.WRITE_ERROR, error)
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
         stored = False
@@ -228,7 +229,7 @@ class LocalPool:
                 stored = True
             except SofsError as error:
                 failure = error
-                self.members.failed(disk.label.id, Event.WRITE_ERROR, error)
+                self.members.failed(disk, Event.WRITE_ERROR, error)
         if not stored:
             raise failure or DiskFailed(f"the pool {self.name} has no disk on which ids could be revoked")
 

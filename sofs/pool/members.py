@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NotFound, ReadOnly, SofsError
+from sofs.pool.disk import Disk
 from sofs.pool.extent import Usage
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.opening import Note, open_disk
@@ -83,14 +84,25 @@ class Members:
         """Opens the disks that the node remembers. Raises `Unavailable` if another process has one, or `DiskRefused` if two specs name one
         disk; anything else leaves that disk missing or failed.
         """
-        for spec in specs:
-            if spec.id in self._members:
-                raise DiskRefused(f"disk {spec.id:016x} is to be at {self._members[spec.id].spec.path} and at {spec.path}: remove one")
-            state = spec.state if spec.state in (State.DRAINING, State.RETIRED) else State.HEALTHY
-            member = self._members[spec.id] = Member(spec, state)
-            if state is not State.RETIRED:
-                self._try_open(member, spec.state is State.FAILED)
+        try:
+            for spec in specs:
+                self._open(spec)
+        except BaseException:
+            for member in self:
+                if member.disk is not None:
+                    member.disk.release()
+            self._members.clear()
+            self.ready.clear()
+            raise
         self._share_revocations()
+
+    def _open(self, spec: DiskSpec) -> None:
+        if spec.id in self._members:
+            raise DiskRefused(f"disk {spec.id:016x} is to be at {self._members[spec.id].spec.path} and at {spec.path}: remove one")
+        state = spec.state if spec.state in (State.DRAINING, State.RETIRED) else State.HEALTHY
+        member = self._members[spec.id] = Member(spec, state)
+        if state is not State.RETIRED:
+            self._try_open(member, spec.state is State.FAILED)
 
     def _try_open(self, member: Member, distrusted: bool) -> None:
         spec, note = member.spec, self._noter(member.spec.path)
@@ -153,6 +165,12 @@ class Members:
         member = self._members.get(id)
         return member.disk if member is not None and member.state in READABLE else None
 
+    def writable(self, id: DiskId) -> LocalDisk:
+        """A disk that was just chosen among the `candidates`."""
+        disk = self._members[id].disk
+        assert disk is not None, "a disk that is not open was chosen"
+        return disk
+
     def state(self, id: DiskId) -> State | None:
         """A disk's state; `None` if the pool does not know it."""
         member = self._members.get(id)
@@ -195,10 +213,12 @@ class Members:
         if new is not old:
             self._report("disk state", disk=f"{member.spec.id:016x}", path=member.spec.path, old=str(old), new=str(new), reason=reason)
 
-    def failed(self, id: DiskId, event: Event, error: SofsError) -> None:
-        """A disk gave an error on reading or writing."""
-        member = self._members.get(id)
-        if member is not None:
+    def failed(self, disk: Disk, event: Event, error: SofsError) -> None:
+        """A disk gave an error on reading or writing. A full disk is none the worse for it; nor is one that has been opened
+        again for what its former opening says.
+        """
+        member = self._members.get(disk.label.id)
+        if member is not None and member.disk is disk and isinstance(error, DiskFailed):
             self.happened(member, event, str(error))
 
     def drain(self, id: DiskId, on: bool = True) -> State:
@@ -240,7 +260,7 @@ class Members:
                 try:
                     disk.save_revoked()
                 except SofsError as error:
-                    self.failed(disk.label.id, Event.WRITE_ERROR, error)
+                    self.failed(disk, Event.WRITE_ERROR, error)
 
     async def close(self) -> None:
         for member in self:

@@ -403,6 +403,28 @@ def test_a_full_file_system_is_no_failure_of_the_disk() -> None:
     simulated(main)
 
 
+def test_a_list_of_revoked_ids_that_finds_no_room_fails_no_disk() -> None:
+    async def main(files: SimulatedFiles) -> None:
+        rig = make_rig(files, files.random, "/data")
+        files.fail("write", "/data/d0/revoked.new", NoSpace)
+        await rig.pool.revoke(VOLUME, range(5))
+        assert [status.state for status in rig.pool.disks()] == [State.HEALTHY, State.HEALTHY]
+        files.fail("write", "/data/d1/revoked.new", NoSpace)
+        with pytest.raises(NoSpace):
+            await rig.pool.revoke(VOLUME, range(5, 10))
+        with pytest.raises(Fenced):
+            await rig.write(3)
+        files.faults.clear()
+        await rig.pool.revoke(VOLUME, range(5, 10))
+        await rig.pool.close()
+        for spec in rig.specs:
+            again = Rig(files, files.random, [spec])
+            assert again.disk(spec.id).revoked.covers(VOLUME, 9)
+            await again.pool.close()
+
+    simulated(main)
+
+
 def test_extents_leave_room_for_the_logs_on_their_file_system() -> None:
     async def main(files: SimulatedFiles) -> None:
         files.mount("/data", 100 * MIB)
@@ -619,6 +641,28 @@ def test_a_read_that_waited_while_its_slot_was_reused_finds_the_extent_gone(know
         await rig.pool.close()
 
     simulated(main)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_opening_a_disk_again_waits_for_the_writes_on_their_way_to_it(seed: int) -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        files = SimulatedFiles(SimulatedRandom(seed), latency=Latency(1e-3, 1e-2))
+        rig = make_rig(files, files.random, "/data", 1, arenas=1)
+        id = rig.specs[0].id
+        early = [asyncio.create_task(rig.write(number, policy=SIMPLE)) for number in range(4)]
+        await asyncio.sleep(files.random.fraction() * 0.02)
+        assert await rig.pool.members.reopen(id) is State.HEALTHY
+        late = [asyncio.create_task(rig.write(number, policy=SIMPLE)) for number in range(10, 14)]
+        results = await asyncio.gather(*early, *late, return_exceptions=True)
+        written = [at for at in results if not isinstance(at, BaseException)]
+        assert not any(isinstance(at, BaseException) for at in results[4:])
+        assert all(isinstance(each, DiskFailed) for each in results if isinstance(each, BaseException))
+        assert rig.pool.members.state(id) is State.HEALTHY
+        for at in written:
+            assert await rig.pool.check(at) == []
+        await rig.pool.close()
+
+    simulate(main)
 
 
 def test_a_cancelled_write_leaves_an_orphan_and_no_slot_in_doubt() -> None:
