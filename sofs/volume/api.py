@@ -324,6 +324,7 @@ class Open(Request):
     attributes: tuple[tuple[bytes, bytes], ...] = ()
     """Extended attributes for what is made."""
     allocation: int = 0
+    """The size that a new file will have, as its client announces; `NoSpace` if there is no room for so much. Nothing is reserved."""
     owner: bytes = b""
     """Who holds the open, as the gateway names it: the lease key or session for SMB, the open-owner for NFSv4."""
     guid: bytes = b""

@@ -41,8 +41,8 @@ def get_attributes(core: Core, request: GetAttributes, token: Token | None, by: 
         opened = core.open_of(target)
         # The right is not asked for: every open may be asked what an open's reply says anyway (MS-SMB2 3.3.5.9).
         return Found(core.gate, core.attributes(opened.inode))
-    subject = core.subject(target)
-    return Found(core.gate, core.attributes(subject.inode))
+    attributes = core.stateless(target)
+    return Found(core.gate, attributes)
 
 
 def check_access(core: Core, request: CheckAccess, token: Token | None, by: Binding) -> Rights:

@@ -87,6 +87,8 @@ class OpenFile(msgspec.Struct):
     delete_on_close: bool = False
     keep_modified: bool = False
     """Its writes leave the time of modification alone."""
+    sheds: bool = False
+    """Its first write takes the set-user-id and set-group-id bits away: the caller is not the superuser."""
     answer: Opened | None = None
     """What a retry of an open with a guid is answered."""
 
@@ -234,6 +236,18 @@ class Core:
         return found
 
     # Targets
+
+    def stateless(self, target: Stateless) -> Attributes:
+        """Attributes of a file reached by its handle. Raises `Stale` if it is another file by now, or has no name any more."""
+        inode = target.inode
+        found = attributes_of(self.value(inode), inode)
+        if target.generation and target.generation != found.generation:
+            raise Stale(f"inode {inode} is of another generation")
+        if found.links == 0:
+            raise Stale(f"the last name of inode {inode} has been removed")
+        if inode in self.by_inode:
+            found.delete_pending = self.locks.state(inode).delete_pending
+        return found
 
     def open_of(self, number: OpenId) -> OpenFile:
         found = self.opens.get(number)

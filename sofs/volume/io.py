@@ -16,6 +16,7 @@ from sofs.volume.api import (
     Access,
     Allocate,
     Binding,
+    Caller,
     Clone,
     Copied,
     Copy,
@@ -34,7 +35,7 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import FILES, Core, OpenFile, Subject
 from sofs.volume.data import APPEND, KEEP_MODIFIED, Done, Got
-from sofs.volume.inode import IS_STREAM, encode_patch
+from sofs.volume.inode import IS_STREAM, InodeRecord, encode_patch
 from sofs.volume.sharing import check_io
 
 __all__ = ["allocate", "clone", "copy", "flush", "get_space", "punch", "ranges", "read", "read_stateless", "write", "write_stateless"]
@@ -82,16 +83,16 @@ async def _read_later(
 
 
 def read_stateless(core: Core, target: Stateless, offset: int, into: memoryview) -> Read | Awaitable[Read]:
-    subject = core.subject(target)
-    record, inode = subject.record, subject.inode
-    if record.kind != Kind.FILE:
-        raise not_a_file(record.kind)
-    if not (subject.rights & _MAY_READ or is_owner(target.caller, record)):
+    attributes = core.stateless(target)
+    inode, caller = target.inode, target.caller
+    if attributes.kind != Kind.FILE:
+        raise not_a_file(attributes.kind)
+    if caller.uid and caller.uid != attributes.uid and not core.rights(inode, core.record(inode), caller) & _MAY_READ:
         raise AccessDenied(f"inode {inode} may not be read")
     core.locks.may_read(inode, OpenId(0), offset, len(into))
     got = core.data.read(inode, offset, into)
     if isinstance(got, Got):
-        return Read(got.length, got.end, core.gate, record.attributes(inode))
+        return Read(got.length, got.end, core.gate, attributes)
     return _stateless_later(core, inode, got)
 
 
@@ -135,8 +136,11 @@ def _at_end(core: Core, opened: OpenFile, offset: int) -> int:
 def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: Token | None) -> Done | Awaitable[Done]:
     now = core.clock.now()
     batch = None
-    if token is not None or core.settings.read_only:
+    if token is not None or opened.sheds or core.settings.read_only:
         batch = core.with_token(Batch(), token, Written(Lsn(0), len(data)), now)
+        if opened.sheds:
+            shed(batch, opened.inode, core.record(opened.inode))
+            opened.sheds = False
     return core.data.write(opened.inode, offset, data, now, batch, KEEP_MODIFIED if opened.keep_modified else 0)
 
 
@@ -168,12 +172,20 @@ def write_stateless(
     core.locks.may_write(inode, OpenId(0), at, len(data))
     now = core.clock.now()
     batch = core.with_token(Batch(), token, Written(Lsn(0), len(data), None, record.before), now)
-    if record.mode & (SETUID | SETGID) and not is_superuser(caller):
-        # Whoever changes a program loses what it was trusted with.
-        cleared = record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0)
-        batch.raw(Operation.ATTRIBUTES, encode_patch(inode, record._replace(mode=cleared)))
+    if sheds(record, caller):
+        shed(batch, inode, record)
     done = core.data.write(inode, offset, data, now, batch)
     return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), record.before))
+
+
+def sheds(record: InodeRecord, caller: Caller) -> bool:
+    """Whether a write by this caller takes set-id bits away: whoever changes a program loses what it was trusted with (POSIX write)."""
+    return bool(record.mode & (SETUID | SETGID)) and record.kind == Kind.FILE and not is_superuser(caller)
+
+
+def shed(batch: Batch, inode: Inode, record: InodeRecord) -> None:
+    cleared = record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0)
+    batch.raw(Operation.ATTRIBUTES, encode_patch(inode, record._replace(mode=cleared)))
 
 
 # The rest

@@ -14,6 +14,7 @@ from sofs.errors import (
     Exists,
     InvalidArgument,
     IsDirectory,
+    NoSpace,
     NotDirectory,
     NotFound,
     SofsError,
@@ -43,6 +44,7 @@ from sofs.volume.descriptors import with_security
 from sofs.volume.directory import Slot
 from sofs.volume.extended import clear, put_new
 from sofs.volume.inode import InodeRecord
+from sofs.volume.io import sheds
 from sofs.volume.lookup import enter, symlink_in_path, walk
 from sofs.volume.make import adding, put_name
 from sofs.volume.removal import may_delete
@@ -78,6 +80,9 @@ def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Op
     if request.disposition in _OVERWRITES and request.directory:
         raise InvalidArgument("a directory cannot be overwritten")
     found = _find(core, request)
+    if request.allocation > core.data.usage().free and request.disposition != Disposition.OPEN:
+        # The size is a client's announcement: nothing is reserved for it, but what cannot fit is refused before the first byte.
+        raise NoSpace(f"{request.allocation} bytes are more than there is room for")
     if found.slot is not None:
         return _open_existing(core, request, found, by)
     if request.disposition not in _CREATES:
@@ -127,6 +132,7 @@ def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Ope
         raise AccessDenied("overwriting would lose the attributes HIDDEN or SYSTEM")
     kind = record.kind if stream is None else Kind.FILE
     opened = _opening(core, request, found, by, inode, kind, granted)
+    opened.sheds = stream is None and bool(granted & _WRITES) and sheds(record, request.caller)
     if stream is not None:
         return _open_stream(core, request, found, opened, record, maximal, stream)
     _share(core, opened, request, overwrite)

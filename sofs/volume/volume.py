@@ -7,13 +7,13 @@ reply's gate has opened (`when`).
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from sofs.errors import ConfigError, Exists, SofsError
 from sofs.locks import LockManager
-from sofs.locks.state import Upcall
+from sofs.locks.state import Recall, Upcall
 from sofs.runtime.ports import Clock, Random
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
 from sofs.volume import (
@@ -53,6 +53,8 @@ STARTS = keys.counter(b"starts")
 
 _BACKGROUND_S = 60.0
 """Between two rounds of background duties, when nothing calls for one earlier."""
+
+R = TypeVar("R", bound=Reply)
 
 Handler = Callable[[Core, Any, Token | None, Binding], Reply | Awaitable[Reply]]
 
@@ -146,6 +148,7 @@ class LocalVolume:
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
         self.core.orphaned = self._wake
         self.reaper = Reaper(self.core, store.log.serving)
+        self._running: dict[bytes, asyncio.Future[Any]] = {}
         self._work = asyncio.Event()
         self._service: asyncio.Task[None] | None = None
         self._logger = structlog.get_logger(component="volume", volume=name)
@@ -156,9 +159,11 @@ class LocalVolume:
         core = self.core
         core.gate = Lsn(0)
         try:
-            if token is not None and (known := core.tokens.replay(token, self._clock.now())) is not None:
+            if token is None:
+                return HANDLERS[type(request)](core, request, None, by)
+            if (known := self._known(token)) is not None:
                 return known
-            return HANDLERS[type(request)](core, request, token, by)
+            return self._once(token, HANDLERS[type(request)](core, request, token, by))
         except Wait as wait:
             return self._after(wait, request, token, by)
         except SofsError as error:
@@ -183,12 +188,13 @@ class LocalVolume:
         core.gate = Lsn(0)
         try:
             if token is not None:
-                known = core.tokens.replay(token, self._clock.now())
-                if isinstance(known, Written):
-                    return known
+                if (known := self._known(token)) is not None:
+                    return known  # type: ignore[return-value]  # a token's key names the procedure too
             if isinstance(target, int):
-                return io.write(core, target, offset, data, token)
-            return io.write_stateless(core, target, offset, data, token)
+                done = io.write(core, target, offset, data, token)
+            else:
+                done = io.write_stateless(core, target, offset, data, token)
+            return done if token is None else self._once(token, done)
         except SofsError as error:
             error.gate = core.gate
             raise
@@ -200,6 +206,22 @@ class LocalVolume:
         self.core.upcalls.append(upcalls)
 
     # Waiting
+
+    def _known(self, token: Token) -> Reply | Awaitable[Reply] | None:
+        """What a request with this token was answered, or will be."""
+        running = self._running.get(token.key)
+        if running is not None:
+            return asyncio.shield(running)
+        return self.core.tokens.replay(token, self._clock.now())
+
+    def _once(self, token: Token, reply: R | Awaitable[R]) -> R | Awaitable[R]:
+        """Keeps what is under way by its token, so that a retry meanwhile waits for the same outcome."""
+        if isinstance(reply, Reply):
+            return reply
+        running: asyncio.Future[R] = asyncio.ensure_future(reply)
+        self._running[token.key] = running
+        running.add_done_callback(lambda _: self._running.pop(token.key, None))
+        return asyncio.shield(running)  # whoever goes away leaves it to the others
 
     async def _after(self, wait: Wait, request: Request, token: Token | None, by: Binding) -> Reply:
         """Waits, takes back what the wait's success changed, and calls again: the handler then finds nothing in its way."""
@@ -216,8 +238,13 @@ class LocalVolume:
         return reply if isinstance(reply, Reply) else await reply
 
     def _tell(self, inode: Inode, upcall: Upcall) -> None:
-        """The lock engine's upcalls. No grant is given in this release, so there is none to recall."""
-        self._logger.warning("upcall_without_grants", inode=inode, upcall=type(upcall).__name__)
+        """The lock engine's upcalls: recalls go to the gateways. Handles that outlive their connection, which others could drop, come with leases."""
+        if isinstance(upcall, Recall):
+            for number in upcall.opens:
+                for gateway in self.core.upcalls:
+                    gateway.recall(number, upcall.keep)
+        else:
+            self._logger.info("grant_ended", inode=inode, upcall=type(upcall).__name__)
 
     # Background
 
