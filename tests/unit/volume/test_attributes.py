@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from sofs.errors import AccessDenied, Changed, DeletePending, Exists, InvalidName, NameTooLong, NoData, NoSpace
+from sofs.errors import (
+    AccessDenied,
+    Changed,
+    DeletePending,
+    Exists,
+    InvalidName,
+    NameTooLong,
+    NoData,
+    NoSpace,
+)
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
 from sofs.types import ROOT, Kind, Level
 from sofs.volume.api import (
