@@ -107,6 +107,7 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
     inode = opened.inode
     record = core.record(opened.base)
     if request.delete:
+        core.writable()
         if not opened.name:
             raise CannotDelete("the share's own directory cannot be deleted through it")
         if record.flags & READONLY and not request.posix:

@@ -12,7 +12,6 @@ from sofs.types import Inode, Kind, Lsn, OpenId
 from sofs.volume import keys
 from sofs.volume.access import SETGID, SETUID, is_owner, is_superuser, require
 from sofs.volume.api import (
-    SPARSE_FILE,
     Access,
     Allocate,
     Binding,
@@ -259,9 +258,6 @@ def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply
     source, target = core.subject(request.source), core.subject(request.target)
     _to_read(core, source, request.source_offset, request.length)
     flags = _to_change(core, target, request.offset, request.length)
-    if source.record.flags & SPARSE_FILE and not target.record.flags & SPARSE_FILE and target.open is not None:
-        # MS-FSA 2.1.5.9.4: what holes a sparse source has, only a sparse target can take over.
-        raise InvalidArgument("the source is sparse, and the target is not")
     now = core.clock.now()
     batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
     return core.finish(

@@ -89,14 +89,17 @@ def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Fou
 
 
 def read_directory(core: Core, request: ReadDirectory, token: Token | None, by: Binding) -> Entries:
-    inode = request.directory
-    record = core.directory(inode) if request.open is None else core.record(inode)
-    if record.kind != Kind.DIRECTORY:
-        raise NotDirectory(f"inode {inode} is not a directory")
-    if request.open is not None:
-        require(core.open_of(request.open).access, Access.READ_DATA)
-    else:
+    if request.open is None:
+        inode = request.directory
+        record = core.directory(inode)
         core.require(inode, record, request.caller, Access.READ_DATA)
+    else:
+        opened = core.open_of(request.open)
+        inode = opened.inode
+        record = core.record(inode)
+        if record.kind != Kind.DIRECTORY:
+            raise NotDirectory(f"inode {inode} is not a directory")
+        require(opened.access, Access.READ_DATA)
     if request.limit < 1 or not 0 <= request.cookie < 1 << 63:
         raise InvalidArgument(f"at most {request.limit} entries behind {request.cookie}")
     index = keys.ENTRY + inode.to_bytes(8)

@@ -125,7 +125,7 @@ def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Ope
     elif request.disposition == Disposition.CREATE:
         raise Exists(f"{slot.name!r} exists")
     overwrite = request.disposition in _OVERWRITES and (stream is None or stream[0] is not None)
-    granted = _grant(request, record, maximal, overwrite)
+    granted = _grant(core, request, record, maximal, overwrite)
     if overwrite and stream is None and record.kind == Kind.DIRECTORY:
         raise InvalidArgument("a directory cannot be overwritten")
     if overwrite and stream is None and record.flags & (HIDDEN | SYSTEM) & ~request.flags:
@@ -170,8 +170,8 @@ def _maximal(core: Core, request: Open, found: _Found, inode: Inode, record: Ino
     return rights
 
 
-def _grant(request: Open, record: InodeRecord, maximal: int, overwrite: bool) -> int:
-    """The rights that the open gets. Raises `AccessDenied`, `CannotDelete`."""
+def _grant(core: Core, request: Open, record: InodeRecord, maximal: int, overwrite: bool) -> int:
+    """The rights that the open gets. Raises `AccessDenied`, `CannotDelete`, `ReadOnly`."""
     wanted = request.access & _RIGHTS
     needed = wanted
     if overwrite:
@@ -184,6 +184,7 @@ def _grant(request: Open, record: InodeRecord, maximal: int, overwrite: bool) ->
     if request.access & Access.MAXIMUM_ALLOWED:
         granted |= maximal & (_ALL & ~_WRITES if read_only else _ALL)
     if request.delete_on_close:
+        core.writable()
         if not granted & Access.DELETE:
             raise AccessDenied("deletion at the close takes the right to delete")
         if record.flags & READONLY:

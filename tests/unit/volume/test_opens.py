@@ -36,6 +36,7 @@ from sofs.volume.api import (
     ListStreams,
     Lock,
     Open,
+    ReadDirectory,
     Rename,
     SetDisposition,
     Stateless,
@@ -449,6 +450,24 @@ def test_an_open_with_the_same_guid_is_answered_not_repeated() -> None:
     run(scenario)
 
 
+def test_a_directory_is_listed_through_its_open_by_the_opens_rights() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        directory = rig.mkdir(b"d")
+        inner = rig.make_name(b"x", at=directory)
+        blind = rig.open_name(b"d", access=int(Access.READ_ATTRIBUTES))
+        with pytest.raises(AccessDenied):
+            rig.call(ReadDirectory(SUPER, directory, 0, 10, open=blind.open))
+        opened = rig.open_name(b"d", access=READ)
+        # The open says which directory it is, whatever else is given.
+        [entry] = rig.call(ReadDirectory(SUPER, ROOT, 0, 10, open=opened.open)).entries
+        assert entry.inode == inner
+        file = rig.open_name(b"f")
+        with pytest.raises(NotDirectory):
+            rig.call(ReadDirectory(SUPER, ROOT, 0, 10, open=file.open))
+
+    run(scenario)
+
+
 def test_operators_see_the_opens() -> None:
     async def scenario(rig: VolumeRig) -> None:
         opened = rig.open_name(b"x", stream=b"s", caller=ALICE)
@@ -483,6 +502,8 @@ def test_a_read_only_volume_changes_nothing() -> None:
             lambda: rig.set_attributes(file, size=1),
             lambda: rig.open_name(b"z"),
             lambda: rig.open_name(b"x", disposition=Disposition.OVERWRITE),
+            lambda: rig.open_name(b"x", delete_on_close=True),
+            lambda: rig.call(SetDisposition(opened.open, True)),
         ):
             with pytest.raises(ReadOnly):
                 attempt()
