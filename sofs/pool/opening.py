@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Callable
 
 from sofs.errors import Damaged, DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound
-from sofs.pool.extent import MIB
+from sofs.pool.extent import EXTENT_LIMIT, MIB
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE, decode_meta
 from sofs.pool.label import Label, check_name, decode_label, encode_label
 from sofs.pool.layout import Layout, open_layout
@@ -24,9 +24,9 @@ from sofs.types import DiskId
 __all__ = ["ARENA_SLOTS", "make_disk", "open_disk"]
 
 ARENA_SLOTS = (1 << 30) // SLOT_SIZE
-"""Slots in an arena of one GiB: 1016."""
-_LONGEST = 8
-"""Slots of the longest fragment: an entry that is lost may have stood for so many."""
+"""Slots in an arena of one GiB: 1016. Small disks have smaller arenas, so that rounding costs little."""
+_LONGEST = EXTENT_LIMIT // MIB
+"""Slots of the longest fragment: an arena has at least so many, and an entry that is lost may have stood for so many."""
 
 Note = Callable[[str, int], None]
 """Told what was found at a slot while opening: an event's name and the slot."""
@@ -41,14 +41,15 @@ def make_disk(
     tier: str,
     host: str,
     capacity: int | None = None,
-    arena_slots: int = ARENA_SLOTS,
+    arena_slots: int | None = None,
     force: bool = False,
 ) -> Label:
     """Makes the directory at `path` (created if need be) an empty disk of a pool and gives its label.
 
     `capacity` bounds the bytes of slots on it, by default the size of the file system; whoever makes two disks on one file
-    system gives each its share. Raises `DiskRefused` if another label or anybody's data is there, unless `force`, which removes the disk
-    that was there and leaves foreign files alone; `NotSupported` for a device, `Unavailable` if a process uses it, `NoSpace`, `ReadOnly`.
+    system gives each its share. `arena_slots` follows from that unless given. Raises `DiskRefused` if another label or
+    anybody's data is there, unless `force`, which removes the disk that was there and leaves foreign files alone;
+    `NotSupported` for a device, `Unavailable` if a process uses it, `InvalidArgument`, `NoSpace`, `ReadOnly`.
     """
     check_name("pool", pool)
     check_name("host", host)
@@ -62,12 +63,14 @@ def make_disk(
     lock = layout.lock()
     try:
         layout.clear()
-        room = min(capacity, layout.space().total) if capacity is not None else layout.space().total
-        arenas = room // (arena_slots * SLOT_SIZE)
+        total = layout.space().total
+        room = total if capacity is None else min(capacity, total)
+        in_arena = arena_slots or min(ARENA_SLOTS, max(_LONGEST, room // SLOT_SIZE // 16))
+        arenas = room // (in_arena * SLOT_SIZE)
         if arenas < 1:
-            needed = -(-arena_slots * SLOT_SIZE // MIB)
-            raise NoSpace(f"{path}: {room // MIB} MiB are too small for a disk; give at least {needed} MiB, or smaller arenas")
-        label = Label(DiskId(random.number(63)), pool, tier, host, arenas, arena_slots)
+            needed = -(-in_arena * SLOT_SIZE // MIB)
+            raise NoSpace(f"{path}: {room // MIB} MiB are too small for a disk; give at least {needed} MiB")
+        label = Label(DiskId(random.number(63)), pool, tier, host, arenas, in_arena)
         layout.make_table(SlotTable.blank(label.id, label.slots))
         layout.write_revoked(Revocations().encode(seed_of(label.id)))
         layout.write_label(encode_label(label))

@@ -311,9 +311,20 @@ def test_devices_small_disks_and_wrong_tiers_are_refused_with_the_remedy(host: H
     with pytest.raises(NotSupported, match="raw devices are not offered yet; make a file system"):
         make(host.files, host.random, "/dev/sdb")
     with pytest.raises(NoSpace, match="too small for a disk; give at least"):
-        make_disk(host.files, host.random, f"{host.root}/d", pool="p", tier="ssd", host="h", capacity=100 * MIB)
+        make_disk(host.files, host.random, f"{host.root}/d", pool="p", tier="ssd", host="h", capacity=8 * MIB)
     with pytest.raises(InvalidArgument, match="tiers are ssd and hdd"):
         make_disk(host.files, host.random, f"{host.root}/e", pool="p", tier="tape", host="h")
+
+
+@pytest.mark.parametrize(("capacity", "arena_slots"), [(9 * MIB, 8), (200 * MIB, 12), (1 << 30, 63), (100 << 30, 1016)])
+def test_small_disks_have_small_arenas(host: Host, capacity: int, arena_slots: int) -> None:
+    if isinstance(host.files, SimulatedFiles):
+        host.files.mount("/data", 1 << 40)
+    elif host.files.space(host.root).total < capacity:
+        pytest.skip("the file system of the temporary directory is smaller than the disk")
+    label = make_disk(host.files, host.random, f"{host.root}/d", pool="p", tier="ssd", host="h", capacity=capacity)
+    assert label.arena_slots == arena_slots
+    assert capacity * 0.85 < label.slots * SLOT_SIZE <= capacity
 
 
 def test_a_read_only_disk_is_failed_with_the_reason() -> None:
