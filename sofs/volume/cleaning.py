@@ -23,6 +23,7 @@ from sofs.volume.destage import Destager
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.settings import DataSettings
+from sofs.volume.space import Space
 
 __all__ = ["Cleaner", "Pace"]
 
@@ -61,6 +62,7 @@ class Cleaner:
         destager: Destager,
         compactor: Compactor,
         extents: Extents,
+        space: Space,
         settings: DataSettings,
     ) -> None:
         self._clock = clock
@@ -69,6 +71,7 @@ class Cleaner:
         self._destager = destager
         self._compactor = compactor
         self._extents = extents
+        self._space = space
         self._settings = settings
         self._turn = asyncio.Lock()
         """One cleaning at a time: two destagings would move the same pages."""
@@ -87,7 +90,7 @@ class Cleaner:
             while self.fill > self._settings.log_high:
                 start, destaged = self._log.start, self._destager.destaged
                 await self._log.sync()
-                await self._destager.run_once()
+                await self._destage_once()
                 await self._shorten()
                 if self._log.start == start and self._destager.destaged == destaged:
                     raise NoSpace("the log is full and nothing in it can be moved: enlarge the log's limit")
@@ -95,21 +98,35 @@ class Cleaner:
     async def reclaim(self, shortage: NoSpace) -> None:
         """Gives some dead space back to the pool; raises `shortage` if there is none to be had."""
         async with self._turn:
-            # A write that is refused appends nothing: nobody has to look again before anything has changed.
-            if self._log.end == self._barren:
-                raise shortage
-            await self._keyspace.checkpoint()
-            if await self._extents.delete_freed():
-                return
-            try:
-                compacted = await self._compactor.run_once(_NEARLY_ALL_LIVE)
-            except NoSpace:
-                compacted = 0
-            if not compacted:
-                self._barren = self._log.end
-                raise shortage
-            await self._keyspace.checkpoint()
-            await self._extents.delete_freed()
+            await self._reclaim(shortage)
+
+    async def _reclaim(self, shortage: NoSpace) -> None:
+        # A write that is refused appends nothing: nobody has to look again before anything has changed.
+        if self._log.end == self._barren:
+            raise shortage
+        await self._keyspace.checkpoint()
+        if await self._extents.delete_freed():
+            return
+        try:
+            compacted = await self._compactor.run_once(_NEARLY_ALL_LIVE)
+        except NoSpace:
+            compacted = 0
+        if not compacted:
+            self._barren = self._log.end
+            raise shortage
+        await self._keyspace.checkpoint()
+        await self._extents.delete_freed()
+
+    async def _destage_once(self) -> int:
+        """A step of destaging, for which space is reclaimed if need be."""
+        try:
+            return await self._destager.run_once()
+        except NoSpace as shortage:
+            await self._reclaim(shortage)
+            return await self._destager.run_once()
+        finally:
+            # Extents take whole MiB: what was admitted has to be reckoned anew.
+            self._space.forget()
 
     async def _shorten(self) -> None:
         """Trims the log as far as destaging has come, with a checkpoint if one is needed for it."""
@@ -127,7 +144,7 @@ class Cleaner:
     async def destage(self, fill: float = 0.0) -> None:
         """Destages and trims until the log is no fuller than this, as far as it is stable."""
         async with self._turn:
-            while self.fill > fill and await self._destager.run_once():
+            while self.fill > fill and await self._destage_once():
                 await self._shorten()
 
     async def compact(self) -> int:
@@ -163,7 +180,7 @@ class Cleaner:
                     await self.destage(self._settings.log_low)
                 elif idle and waiting >= self._settings.extent_size:
                     async with self._turn:
-                        await self._destager.run_once()
+                        await self._destage_once()
                 end = self._log.end
                 async with self._turn:
                     await self._shorten()

@@ -51,6 +51,7 @@ class Data:
             Destager(keyspace, log, self.extents, self.reader, settings, pause),
             Compactor(keyspace, pool, self.extents, settings, pause),
             self.extents,
+            self.space,
             settings,
         )
         pages = Pages(keyspace, log, self.reader, self.cleaner.room, self.cleaner.reclaim)

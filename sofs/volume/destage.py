@@ -256,6 +256,7 @@ class Destager:
         batch = Batch()
         moved = 0
         unused: list[Placement] = []
+        by_window: dict[int, list[Place]] = {}
         for extent in written:
             number = extent.placement.id.number
             dead = self._dead(extent.runs)
@@ -265,10 +266,12 @@ class Destager:
                 continue
             moved += pages
             self._extents.record(batch, extent.placement, sorted(extent.places), pages)
-            places = _places(extent.runs, number, dead) if dead else extent.places
-            for window, added in places.items():
-                key = PLACES + window.to_bytes(8)
-                batch.put(key, windows.merge(self._get(key), added))
+            # Two extents may have pages of one window.
+            for window, added in (_places(extent.runs, number, dead) if dead else extent.places).items():
+                by_window.setdefault(window, []).extend(added)
+        for window, added in by_window.items():
+            key = PLACES + window.to_bytes(8)
+            batch.put(key, windows.merge(self._get(key), added))
         if moved:
             batch.add(LOG_PAGES, -moved)
         batch.put(DESTAGED, end.to_bytes(8, "little"))

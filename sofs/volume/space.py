@@ -52,6 +52,10 @@ class Space:
                     f"{'' if self._tier is None else f' on {self._tier}'}: add a disk, or delete something"
                 )
 
+    def forget(self) -> None:
+        """The next admission looks at the pool: cleaning has changed it."""
+        self._balance = 0
+
     def begin(self, pages: int) -> None:
         """Pages are on their way into an extent: neither in the log nor yet taken from the pool."""
         self._under_way += pages

@@ -200,6 +200,19 @@ def test_destaging_moves_pages_that_only_a_clone_still_names() -> None:
     run(scenario)
 
 
+def test_a_record_larger_than_an_extent_is_destaged_into_several() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        data = pattern(220 * PAGE)
+        await rig.write(file, 0, data)
+        await rig.settle()
+        report = await rig.clean()
+        assert report.extents == 4
+        assert await rig.read(file, 0, len(data)) == data
+
+    run(scenario, direct_threshold=2 * MIB, extent_size=MIB // 4)
+
+
 def test_overlapping_clones_in_one_file_take_what_was_there_before() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)
