@@ -4,9 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sofs.errors import Damaged, DiskFailed, ExtentGone, Fenced, InvalidArgument, NoSpace
 from sofs.pool import NAMES_PER_MIB, parse_policy
+from sofs.pool.disk import BadPages
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE, checksum
 from sofs.pool.states import State
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
@@ -247,6 +250,52 @@ def test_the_callers_own_checksums_decide(host: Host) -> None:
         await rig.pool.close()
 
     host.run(main())
+
+
+def test_the_callers_checksums_suffice_where_a_headers_are_damaged(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root, 1)
+        at = await rig.write(1, policy=SIMPLE)
+        sums = list(checksum([content(1, MIB)]).pages)
+        path, offset = rig.fragment_at(at, 0)
+        rig.spoil(path, offset + 30)
+        assert await rig.read(at, sums=sums) == content(1, MIB)
+        with pytest.raises(Damaged, match="header"):
+            await rig.read(at)
+        await rig.pool.close()
+
+    host.run(main())
+
+
+@given(first=st.integers(0, 200), pages=st.integers(1, 56), wrong=st.sets(st.integers(0, 255), max_size=3), lie=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_page_is_bad_exactly_when_it_differs_from_what_the_caller_expects(
+    first: int, pages: int, wrong: set[int], lie: bool
+) -> None:
+    """`wrong` pages are spoilt on the disk; or, if `lie`, the caller expects something else there."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        files = SimulatedFiles(SimulatedRandom(1), miss=0.3)
+        rig = make_rig(files, files.random, "/data", 1)
+        at = await rig.write(1, policy=SIMPLE)
+        sums = list(checksum([content(1, MIB)]).pages)
+        for page in wrong:
+            if lie:
+                sums[page] ^= 1
+            else:
+                rig.spoil(*rig.page_at(at, 0, page))
+        disk, into = rig.disk(at.fragments[0].disk), memoryview(bytearray(pages * PAGE))
+        found: list[int] = []
+        try:
+            waiting = disk.read(at.fragments[0].slot, at.id, first * PAGE, into, sums[first : first + pages])
+            if waiting is not None:
+                await waiting
+        except BadPages as error:
+            found = error.pages
+        assert found == sorted(wrong & set(range(first, first + pages)))
+        await rig.pool.close()
+
+    simulate(main)
 
 
 # Failing disks
