@@ -8,6 +8,7 @@ only an orphan. Maps, clones and their checksums are untouched: a page keeps its
 A page is live if the leaf that it was written for still names it, or if it is listed as shared.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import NamedTuple
 
@@ -93,12 +94,35 @@ class Destager:
         self._reader = reader
         self._settings = settings
         self._pause = pause
+        self._stable = self.destaged
+        self._switched: deque[tuple[Lsn, Lsn]] = deque()
+        """Batches that may not be stable yet, and the `DESTAGED` of each."""
         self._logger = structlog.get_logger(component="destage")
+        self._switches: deque[tuple[Lsn, Lsn]] = deque()
+        """Batches that moved `destaged` and may not be stable yet: position, and where to."""
+        self._final = self.destaged
+
+    @property
+    def final(self) -> Lsn:
+        """As `destaged`, but as no recovery can undo: only below this may the log be trimmed.
+
+        A recovery that lacked the batch with the pages' new places would look for them in the log.
+        """
+        while self._switches and self._switches[0][0] < self._log.stable:
+            self._final = self._switches.popleft()[1]
+        return self._final
 
     @property
     def destaged(self) -> Lsn:
         """The position below which nothing live is left in the log."""
         return Lsn(max(self._reader.destaged, self._log.start))
+
+    @property
+    def stable(self) -> Lsn:
+        """The same as far as it survives a loss of power: what the log may be trimmed to."""
+        while self._switched and self._switched[0][0] < self._log.stable:
+            self._stable = self._switched.popleft()[1]
+        return self._stable
 
     async def run_once(self) -> int:
         """One step, of one extent as a rule; gives the bytes of log it dealt with, 0 if all that is stable is destaged.
@@ -275,7 +299,8 @@ class Destager:
         if moved:
             batch.add(LOG_PAGES, -moved)
         batch.put(DESTAGED, end.to_bytes(8, "little"))
-        self._keyspace.commit(batch, reserved=True)
+        lsn = self._keyspace.commit(batch, reserved=True)
+        self._switched.append((lsn, end))
         self._reader.refresh()
         return unused
 
