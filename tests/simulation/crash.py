@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from tests.simulation import records
+from tests.simulation import files, records
 
 __all__ = ["main", "replay", "run"]
 
@@ -20,6 +20,7 @@ CRASHES = 5
 """Per scenario."""
 
 SCENARIOS: dict[str, Callable[[int], None]] = {
+    "files": lambda seed: files.Scenario(seed).run(CRASHES),
     "records": lambda seed: records.Scenario(seed).run(CRASHES),
 }
 

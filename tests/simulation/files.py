@@ -1,0 +1,510 @@
+"""Files of a whole volume, changed through its real interface, crashed and checked against all states there ever were.
+
+Each of a few clients works in a directory of its own, one request after another, beside the volume's own work: checkpoints,
+destaging, compaction, removal. After each crash:
+
+- Every client's directory is exactly as after some request of that client: requests took effect whole, in order.
+- That request is not before the last one that was told to be stable; nor, when memory survived, committed.
+- `sofs check` finds nothing, and reads every page on every copy.
+- The verifier has changed if something was told to be committed and is lost, and has not if only the process died.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from sofs.errors import DiskFailed, NoSpace, Unavailable
+from sofs.log.replicated import LogSettings
+from sofs.runtime.simulated_files import Latency, SimulatedFiles
+from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.types import PAGE, Inode, Kind, Level, Lsn
+from sofs.volume.api import (
+    Allocate,
+    Changes,
+    Clone,
+    Copy,
+    Flush,
+    GetExtended,
+    Link,
+    Punch,
+    Reply,
+    Request,
+    SetAttributes,
+    SetExtended,
+    Stateless,
+)
+from sofs.volume.checkpoint import CheckpointSettings
+from sofs.volume.recovery import StoreSettings
+from tests.unit.volume.rig import done
+from tests.unit.volume.volume_rig import BY, SUPER, VolumeRig
+
+__all__ = ["Scenario"]
+
+KIB = 1 << 10
+_STUCK_S = 600.0
+"""Virtual seconds that a life may take; a fraction of a second is usual."""
+
+
+class File(NamedTuple):
+    """A file or (without content) a directory, as the model has it."""
+
+    content: bytes | None
+    mode: int
+    extended: bytes = b""
+
+
+@dataclass
+class State:
+    """One client's directory after some request."""
+
+    names: dict[bytes, int] = field(default_factory=dict)
+    files: dict[int, File] = field(default_factory=dict)
+
+    def copy(self) -> "State":
+        return State(dict(self.names), dict(self.files))
+
+    def visible(self) -> dict[bytes, tuple[File, frozenset[bytes]]]:
+        """By name: the file, and all names it has."""
+        groups: dict[int, list[bytes]] = {}
+        for name, number in self.names.items():
+            groups.setdefault(number, []).append(name)
+        return {name: (self.files[number], frozenset(groups[number])) for name, number in self.names.items()}
+
+
+Change = Callable[[State], None]
+
+
+class Client:
+    """One client: what it has done, and what it has been promised."""
+
+    def __init__(self, number: int, random: SimulatedRandom) -> None:
+        self.directory = b"client %d" % number
+        self.inode = Inode(0)
+        self.random = random
+        self.states = [State()]
+        self.first = self.committed = self.stable = 0
+        self.pending = False
+        """Whether the newest state is that of a request that has not been answered."""
+        self.inodes: dict[int, Inode] = {}
+        self.last = 0
+
+    @property
+    def newest(self) -> int:
+        return self.first + len(self.states) - 1
+
+    def restart(self, number: int, found: dict[bytes, Inode]) -> None:
+        self.states = [self.states[number - self.first].copy()]
+        self.first = self.committed = self.stable = number
+        self.pending = False
+        self.inodes = {self.states[0].names[name]: inode for name, inode in found.items()}
+
+    def acknowledge(self, level: Level, number: int) -> None:
+        self.committed = max(self.committed, number)
+        if level is Level.STABLE:
+            self.stable = max(self.stable, number)
+
+    # What it may do next: a request with its effect on the state
+
+    def next(self, rig: VolumeRig) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        state, random = self.states[-1], self.random
+        files = [number for number in state.names.values() if state.files[number].content is not None]
+        if not files or random.chance(0.1):
+            return self._make(rig, state)
+        number = files[random.below(len(files))]
+        choices = (
+            self._write, self._write, self._write, self._write, self._append, self._truncate, self._punch,
+            self._allocate, self._clone, self._copy, self._rename, self._remove, self._link, self._chmod, self._extended,
+        )  # fmt: skip
+        return choices[random.below(len(choices))](rig, state, number)
+
+    def _call(self, rig: VolumeRig, request: Request) -> Callable[[], Reply | Awaitable[Reply]]:
+        return lambda: rig.volume.call(request, None, BY)
+
+    def _target(self, number: int) -> Stateless:
+        return Stateless(self.inodes[number], SUPER)
+
+    def _name(self) -> bytes:
+        return b"name %d" % self.random.below(12)
+
+    def _make(self, rig: VolumeRig, state: State) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        free = [name for name in (b"name %d" % index for index in range(40)) if name not in state.names]
+        name = free[self.random.below(len(free))]
+        directory = self.random.chance(0.2)
+        self.last += 1
+        number = self.last
+
+        def make() -> Reply:
+            inode = rig.make_name(name, Kind.DIRECTORY if directory else Kind.FILE, self.inode, 0o640)
+            self.inodes[number] = inode
+            return Reply(rig.volume.core.gate if rig.volume.core.gate else Lsn(rig.store.log.end - 1))
+
+        def change(after: State) -> None:
+            after.names[name] = number
+            after.files[number] = File(None if directory else b"", 0o640)
+
+        return make, change
+
+    def _edit(self, number: int, edit: Callable[[bytes], bytes]) -> Change:
+        def change(after: State) -> None:
+            file = after.files[number]
+            assert file.content is not None
+            after.files[number] = file._replace(content=edit(file.content))
+
+        return change
+
+    def _write(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        random = self.random
+        if random.chance(0.5):
+            offset, length = random.below(40) * PAGE, (1 + random.below(4)) * PAGE
+        elif random.chance(0.7):
+            offset, length = random.below(100 * KIB), 1 + random.below(9000)
+        else:
+            offset, length = random.below(20) * PAGE, (20 + random.below(30)) * PAGE
+        return self._write_at(rig, number, offset, length)
+
+    def _append(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        content = state.files[number].content
+        assert content is not None
+        return self._write_at(rig, number, len(content), 1 + self.random.below(5000))
+
+    def _write_at(
+        self, rig: VolumeRig, number: int, offset: int, length: int
+    ) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        data = self.random.bytes(16) * (length // 16 + 1)
+        data = data[:length]
+        target = self._target(number)
+
+        def write() -> Reply | Awaitable[Reply]:
+            return rig.volume.write(target, offset, memoryview(data), None, Level.COMMITTED, BY)
+
+        return write, self._edit(number, lambda old: old[:offset].ljust(offset, b"\0") + data + old[offset + length :])
+
+    def _truncate(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        size = self.random.below(150 * KIB)
+        request = SetAttributes(self._target(number), Changes(size=size))
+        return self._call(rig, request), self._edit(number, lambda old: old[:size].ljust(size, b"\0"))
+
+    def _punch(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        offset, length = self.random.below(100 * KIB), 1 + self.random.below(50 * KIB)
+        request = Punch(self._target(number), offset, length)
+
+        def edit(old: bytes) -> bytes:
+            end = min(len(old), offset + length)
+            return old if offset >= end else old[:offset] + bytes(end - offset) + old[end:]
+
+        return self._call(rig, request), self._edit(number, edit)
+
+    def _allocate(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        offset, length = self.random.below(100 * KIB), 1 + self.random.below(50 * KIB)
+        extend = self.random.chance(0.5)
+        request = Allocate(self._target(number), offset, length, extend)
+        return self._call(rig, request), self._edit(number, lambda old: old.ljust(offset + length, b"\0") if extend else old)
+
+    def _other(self, state: State, number: int) -> int:
+        others = [each for each in state.names.values() if state.files[each].content is not None and each != number]
+        return others[self.random.below(len(others))] if others else number
+
+    def _clone(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        source = self._other(state, number)
+        content = state.files[source].content or b""
+        pages = len(content) // PAGE
+        if source == number or pages == 0:
+            return self._write(rig, state, number)
+        first = self.random.below(pages)
+        count = 1 + self.random.below(pages - first)
+        to = self.random.below(30) * PAGE
+        request = Clone(self._target(source), first * PAGE, self._target(number), to, count * PAGE)
+        piece = content[first * PAGE : (first + count) * PAGE]
+        return self._call(rig, request), self._edit(number, lambda old: old[:to].ljust(to, b"\0") + piece + old[to + len(piece) :])
+
+    def _copy(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        source = self._other(state, number)
+        content = state.files[source].content or b""
+        if source == number or not content:
+            return self._write(rig, state, number)
+        offset = self.random.below(len(content))
+        # Short, and so in one batch.
+        piece = content[offset : offset + 1 + self.random.below(3000)]
+        to = self.random.below(100 * KIB)
+        request = Copy(self._target(source), offset, self._target(number), to, len(piece))
+        return self._call(rig, request), self._edit(number, lambda old: old[:to].ljust(to, b"\0") + piece + old[to + len(piece) :])
+
+    def _name_of(self, state: State, number: int) -> bytes:
+        return next(name for name, each in state.names.items() if each == number)
+
+    def _rename(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        name, new = self._name_of(state, number), self._name()
+        old = state.names.get(new)
+        if old is not None and state.files[old].content is None:
+            return self._write(rig, state, number)
+
+        def change(after: State) -> None:
+            if old != number:  # two names of one file: POSIX leaves both
+                after.names[new] = after.names.pop(name)
+
+        return lambda: rig.rename(name, new, self.inode, self.inode), change
+
+    def _remove(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        name = list(state.names)[self.random.below(len(state.names))]
+
+        def change(after: State) -> None:
+            del after.names[name]
+
+        return lambda: rig.remove(name, self.inode), change
+
+    def _link(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        new = self._name()
+        if new in state.names:
+            return self._write(rig, state, number)
+
+        def change(after: State) -> None:
+            after.names[new] = number
+
+        return self._call(rig, Link(SUPER, self.inodes[number], self.inode, new)), change
+
+    def _chmod(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        mode = self.random.below(0o1000)
+
+        def change(after: State) -> None:
+            after.files[number] = after.files[number]._replace(mode=mode)
+
+        return self._call(rig, SetAttributes(self._target(number), Changes(mode=mode))), change
+
+    def _extended(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+        value = self.random.bytes(1 + self.random.below(200))
+
+        def change(after: State) -> None:
+            after.files[number] = after.files[number]._replace(extended=value)
+
+        return self._call(rig, SetExtended(self._target(number), ((b"user.test", value),))), change
+
+
+class Scenario:
+    """One host's life over several crashes, all of it decided by `seed`."""
+
+    def __init__(self, seed: int) -> None:
+        random = self.random = SimulatedRandom(seed)
+        segment = (256, 512, 1024)[random.below(3)] * KIB
+        log = LogSettings(segment, segment * (6 + random.below(6)), sync_interval_s=0.05 + random.fraction() * 0.1)
+        checkpoint = CheckpointSettings(0.05 + random.fraction() * 0.5, 50 + random.below(500), 2 * segment)
+        disks = 1 + random.below(2)
+        files = SimulatedFiles(random, latency=Latency(100e-6, 1e-3))
+        self.rig = VolumeRig(
+            files,
+            SimulatedClock(SimulatedLoop()),
+            random,
+            policy="simple" if disks == 1 else "mirror(2)",
+            disks=disks,
+            log_disks=disks,
+            disk_mib=32,
+            settings=StoreSettings(log, checkpoint, 1 << 28),
+            direct_threshold=(64, 128)[random.below(2)] * KIB,
+            extent_size=(256, 1024)[random.below(2)] * KIB,
+        )
+        self.clients = [Client(number, random) for number in range(1 + random.below(3))]
+        self.boots = 0
+        self.power_lost = self.memory_broken = False
+        self.verifier = 0
+        self.crashes = 0
+
+    def run(self, crashes: int) -> None:
+        """Raises AssertionError, or whatever escaped, when a promise is broken."""
+        simulate(self._make)
+        while self.crashes < crashes:
+            self._files.crash_at = self._files.steps + 1 + self.random.below(1500)
+            try:
+                simulate(self._live)
+            except Crash:
+                pass
+            self._crash()
+        simulate(self._verify_only)
+
+    @property
+    def _files(self) -> SimulatedFiles:
+        assert isinstance(self.rig.files, SimulatedFiles)
+        return self.rig.files
+
+    def _crash(self) -> None:
+        self.crashes += 1
+        if self.random.chance(0.6):
+            self.power_lost = True
+            self.boots += 1
+            self.rig.boot = b"boot %d" % self.boots
+            self.rig.files = self._files.after_power_loss()
+        else:
+            self.rig.files = self._files.after_process_death()
+        self._files.faults.clear()
+
+    async def _make(self, loop: SimulatedLoop) -> None:
+        self.rig.clock = SimulatedClock(loop)
+        await self.rig.make()
+        for client in self.clients:
+            client.inode = self.rig.mkdir(client.directory)
+        await self.rig.close()
+
+    async def _open(self, loop: SimulatedLoop) -> None:
+        self.rig.clock = SimulatedClock(loop)
+        await self.rig.open()
+        self.rig.store.log.on_failure = lambda error: self._note_failure()
+        self.rig.mount()
+
+    def _note_failure(self) -> None:
+        self.memory_broken = True
+
+    async def _verify_only(self, loop: SimulatedLoop) -> None:
+        self._files.crash_at = None
+        await self._open(loop)
+        await self._verify()
+        self.rig.volume.start()
+        await self.rig.close()
+
+    async def _live(self, loop: SimulatedLoop) -> None:
+        if self.random.chance(0.25):
+            self._arm_fault()
+        try:
+            await self._open(loop)
+        except (DiskFailed, NoSpace, Unavailable):
+            assert self._files.faults
+            raise Crash from None
+        await self._verify()
+        self.rig.volume.start()
+        disturbing = loop.create_task(self._disturb())
+        async with asyncio.timeout(_STUCK_S):
+            for task in [loop.create_task(self._work(client)) for client in self.clients]:
+                await task
+        disturbing.cancel()
+        await asyncio.gather(disturbing, return_exceptions=True)
+        if self.random.chance(0.3):
+            await self._close()
+        raise Crash
+
+    async def _close(self) -> None:
+        try:
+            await self.rig.close()
+        except (DiskFailed, NoSpace, Unavailable):
+            assert self._files.faults
+            return
+        if not self.memory_broken:
+            for client in self.clients:
+                client.committed = client.stable = client.newest - client.pending
+
+    def _arm_fault(self) -> None:
+        """Some fault of the log's part of a disk; what the pool makes of faults is its own tests' business."""
+        path = self.rig.places[self.random.below(self.rig.log_disks)].path
+        operation = ("sync", "write", "commit", "allocate")[self.random.below(4)]
+        error = NoSpace if operation == "allocate" else DiskFailed
+        self._files.fail(operation, path, error, after=self.random.below(200), times=1)
+
+    # Working
+
+    async def _work(self, client: Client) -> None:
+        for _ in range(self.random.below(60)):
+            call, change = client.next(self.rig)
+            before = client.states[-1]
+            after = before.copy()
+            change(after)
+            client.states.append(after)
+            client.pending = True
+            try:
+                reply = await done(call())
+            except NoSpace:
+                client.states.pop()
+            except (Unavailable, DiskFailed):
+                # Whether it took effect is for the next start to tell.
+                assert not self.rig.store.log.serving()
+                return
+            else:
+                self._await_answer(client, reply.gate)
+            client.pending = False
+            if self.random.chance(0.7):
+                await self.rig.clock.sleep(self.random.fraction() * (0.3 if self.random.chance(0.05) else 0.01))
+
+    async def _disturb(self) -> None:
+        """The volume's own work, more often than it would come by itself."""
+        cleaner, random = self.rig.data.cleaner, self.random
+        while True:
+            await self.rig.clock.sleep(random.fraction() * 0.1)
+            work = (cleaner.destage, cleaner.destage, cleaner.compact, cleaner.give_back, self.rig.store.keyspace.checkpoint)[random.below(5)]
+            try:
+                await work()
+                if random.chance(0.5):
+                    cleaner.trim()
+            except (NoSpace, Unavailable, DiskFailed):
+                assert self._files.faults or not self.rig.store.log.serving()
+
+    def _await_answer(self, client: Client, gate: Lsn) -> None:
+        number = client.newest
+        when = self.rig.volume.when
+        when(gate, Level.COMMITTED, partial(client.acknowledge, Level.COMMITTED, number))
+        if self.random.chance(0.3):
+            when(gate, Level.STABLE, partial(client.acknowledge, Level.STABLE, number))
+        elif self.random.chance(0.1):
+            flush = self.rig.call(Flush(Stateless(client.inode, SUPER)))
+            when(max(gate, flush.gate), Level.STABLE, partial(client.acknowledge, Level.STABLE, number))
+
+    # Verifying
+
+    async def _verify(self) -> None:
+        rig = self.rig
+        report = await rig.check(read_data=True)
+        assert not report.findings, "\n".join(map(str, report.findings[:20]))
+        broken = self.power_lost or self.memory_broken
+        lost = False
+        for client in self.clients:
+            found, inodes = await self._found(client)
+            number = self._matching(client, found)
+            assert number is not None, self._difference(client, found)
+            assert number >= client.stable, f"request {client.stable} was stable, but the state is that after {number}"
+            assert broken or number >= client.committed, f"request {client.committed} was committed, the state is that after {number}"
+            lost |= number < client.committed
+            client.restart(number, inodes)
+        assert not (lost and rig.volume.verifier == self.verifier), "the loss of a committed request went unannounced"
+        if not broken and self.verifier:
+            assert rig.volume.verifier == self.verifier, "the verifier changed although nothing can be lost"
+        self.verifier = rig.volume.verifier
+        self.power_lost = self.memory_broken = False
+
+    async def _found(self, client: Client) -> tuple[dict[bytes, tuple[File, frozenset[bytes]]], dict[bytes, Inode]]:
+        rig = self.rig
+        inodes = {entry.name: entry.inode for entry in rig.entries(rig.lookup(client.directory).inode)}
+        groups: dict[Inode, set[bytes]] = {}
+        for name, inode in inodes.items():
+            groups.setdefault(inode, set()).add(name)
+        found = {}
+        for name, inode in inodes.items():
+            attributes = rig.stat(inode)
+            content = None
+            if attributes.kind is Kind.FILE:
+                content = await rig.content(Stateless(inode, SUPER), 0, attributes.size)
+                assert attributes.links == len(groups[inode])
+            extended = dict(rig.call(GetExtended(Stateless(inode, SUPER))).attributes)
+            found[name] = (File(content, attributes.mode, extended.get(b"user.test", b"")), frozenset(groups[inode]))
+        return found, inodes
+
+    def _matching(self, client: Client, found: dict[bytes, tuple[File, frozenset[bytes]]]) -> int | None:
+        """The newest request after which the model looked as found; requests that change nothing to be seen may be more."""
+        for index in reversed(range(len(client.states))):
+            if client.states[index].visible() == found:
+                return client.first + index
+        return None
+
+    def _difference(self, client: Client, found: dict[bytes, tuple[File, frozenset[bytes]]]) -> str:
+        """What about the state is like none there ever was, compared to the newest."""
+        newest = client.states[-1].visible()
+        names = sorted(name for name in newest.keys() | found.keys() if newest.get(name) != found.get(name))
+        lines = [f"{client.directory!r} is as after no request ({client.first} to {client.newest}); compared to the newest:"]
+        for name in names:
+            lines.append(f"  {name!r}: expected {_brief(newest.get(name))}, found {_brief(found.get(name))}")
+        return "\n".join(lines)
+
+
+def _brief(entry: tuple[File, frozenset[bytes]] | None) -> str:
+    if entry is None:
+        return "nothing"
+    file, names = entry
+    size = "directory" if file.content is None else f"{len(file.content)} bytes, hash {hash(file.content) & 0xFFFF:04x}"
+    return f"{size}, mode {file.mode:o}, {len(file.extended)} extended, names {sorted(names)}"
+
+
