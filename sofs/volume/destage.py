@@ -98,19 +98,6 @@ class Destager:
         self._switched: deque[tuple[Lsn, Lsn]] = deque()
         """Batches that may not be stable yet, and the `DESTAGED` of each."""
         self._logger = structlog.get_logger(component="destage")
-        self._switches: deque[tuple[Lsn, Lsn]] = deque()
-        """Batches that moved `destaged` and may not be stable yet: position, and where to."""
-        self._final = self.destaged
-
-    @property
-    def final(self) -> Lsn:
-        """As `destaged`, but as no recovery can undo: only below this may the log be trimmed.
-
-        A recovery that lacked the batch with the pages' new places would look for them in the log.
-        """
-        while self._switches and self._switches[0][0] < self._log.stable:
-            self._final = self._switches.popleft()[1]
-        return self._final
 
     @property
     def destaged(self) -> Lsn:
