@@ -22,6 +22,7 @@ from sofs.volume.compact import Compactor
 from sofs.volume.destage import Destager
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.pages import full
 from sofs.volume.settings import DataSettings
 from sofs.volume.space import Space
 
@@ -84,14 +85,17 @@ class Cleaner:
         """The share of the log's capacity that is in use."""
         return (self._log.end - self._log.start) / self._log.capacity
 
-    async def room(self) -> None:
-        """Waits until the log has been emptied to its high-water mark. Raises `NoSpace` when the pool cannot take what is in it."""
+    async def room(self, size: int) -> None:
+        """Waits until the log has been emptied to its high-water mark, and further if a writer of `size` bytes needs that.
+
+        Raises `NoSpace` when the pool cannot take what is in it.
+        """
         async with self._turn:
-            while self.fill > self._settings.log_high:
+            while full(self._log, size) or self.fill > self._settings.log_high:
                 start, destaged = self._log.start, self._destager.destaged
                 await self._log.sync()
                 await self._destage_once()
-                await self._shorten()
+                await self._shorten(urgent=True)
                 if self._log.start == start and self._destager.destaged == destaged:
                     raise NoSpace("the log is full and nothing in it can be moved: enlarge the log's limit")
 
@@ -128,16 +132,18 @@ class Cleaner:
             # Extents take whole MiB: what was admitted has to be reckoned anew.
             self._space.forget()
 
-    async def _shorten(self) -> None:
+    async def _shorten(self, urgent: bool = False) -> None:
         """Trims the log as far as destaging has come, with a checkpoint if one is needed for it."""
         destaged = self._destager.destaged
-        if self._keyspace.checkpointed < destaged and self.fill > self._settings.log_low:
+        if self._keyspace.checkpointed < destaged and (urgent or self.fill > self._settings.log_low):
             await self._keyspace.checkpoint()
+        if urgent:
+            await self._log.sync()
         self.trim()
 
     def trim(self) -> None:
         """Gives back the log's segments that nothing needs any more."""
-        below = min(self._destager.destaged, self._keyspace.checkpointed)
+        below = min(self._destager.stable, self._keyspace.checkpointed)
         if below > self._log.start:
             self._log.trim(Lsn(below))
 

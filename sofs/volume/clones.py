@@ -98,7 +98,7 @@ class Cloner:
             if not isinstance(old, memoryview):
                 return old
             if pages.full(PAGE):
-                return pages.room()
+                return pages.room(PAGE)
             self._space.admit(1)
             payload = [new[:tail], old[tail:]]
         size = max(size, end)

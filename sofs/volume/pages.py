@@ -24,7 +24,7 @@ __all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]
 ZEROS = memoryview(bytes(PAGE))
 
 SLACK = 8 << 20
-"""Bytes of the log that writers leave free (an eighth of a small log); reaching it, they wait for destaging."""
+"""Bytes of the log that writers of data leave to changes of metadata (an eighth of a small log); reaching it, they wait for destaging."""
 
 
 class Done(NamedTuple):
@@ -48,7 +48,7 @@ class Pages:
         keyspace: KeySpace,
         log: Log,
         reader: Reader,
-        room: Callable[[], Awaitable[None]],
+        room: Callable[[int], Awaitable[None]],
         reclaim: Callable[[NoSpace], Awaitable[None]],
     ) -> None:
         self.keyspace = keyspace
@@ -56,7 +56,7 @@ class Pages:
         self._get = keyspace.get
         self._log = log
         self.room = room
-        """Waits until destaging has made room in the log."""
+        """Waits until destaging has made room in the log for so many bytes."""
         self.reclaim = reclaim
         """Waits until dead space has been given back to the pool; raises the error that it is given if there is none."""
 
@@ -100,13 +100,17 @@ class Pages:
 
     def full(self, size: int) -> bool:
         """Whether the log cannot take a payload of `size` bytes now: then wait for `room`."""
-        log = self._log
-        return log.end - log.start + size + min(SLACK, log.capacity >> 3) > log.capacity
+        return full(self._log, size)
 
     def commit(
         self, batch: Batch, payload: Sequence[Buffer] = (), length: int = 0, reserved: bool = False
     ) -> Done:
         return Done(self.keyspace.commit(batch, payload, reserved), length)
+
+
+def full(log: Log, size: int) -> bool:
+    """Whether the log is too full for a writer of `size` bytes."""
+    return size + min(SLACK, log.capacity >> 3) > log.room
 
 
 def attempted(attempt: Attempt) -> Done | Awaitable[Done]:

@@ -17,6 +17,8 @@ from sofs.volume.settings import MIB, DataSettings
 __all__ = ["Space", "Usage"]
 
 _TIERS = (" on ssd", " on hdd")
+_ADVANCE = (16 * MIB) // PAGE
+"""Pages admitted in advance: others take space from the same disks, which is noticed after so many."""
 
 
 class Usage(NamedTuple):
@@ -44,9 +46,9 @@ class Space:
         """Raises `NoSpace` unless so many more pages can be taken."""
         self._balance -= pages
         if self._balance < 0:
-            self._balance = self._pages_left() - self._waste() - pages
-            if self._balance < 0:
-                self._balance = 0
+            left = self._pages_left() - pages
+            self._balance = max(0, min(left, _ADVANCE))
+            if left < 0:
                 raise NoSpace(
                     f"the pool has no room for {pages * PAGE} more bytes"
                     f"{'' if self._tier is None else f' on {self._tier}'}: add a disk, or delete something"
@@ -66,7 +68,7 @@ class Space:
     def _pages_left(self) -> int:
         free = self._pool.usage(self._tier).free // self._copies
         owed = self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way
-        return (free - self._reserve) // PAGE - owed
+        return (free - self._reserve) // PAGE - owed - self._waste()
 
     def _waste(self) -> int:
         """Pages that destaging may waste: an extent takes whole MiB of the pool."""

@@ -58,11 +58,16 @@ class Place(NamedTuple):
 
 def pieces(address: int, pages: int) -> list[tuple[int, int, int]]:
     """Cuts a run of names at window bounds: (window, offset, pages) each."""
-    window, offset = address >> WINDOW_SHIFT, address & _MASK
-    fits = (WINDOW - offset + PAGE - 1) // PAGE
-    if pages <= fits:
-        return [(window, offset, pages)]
-    return [(window, offset, fits), *pieces(address + fits * PAGE, pages - fits)]
+    found = []
+    while True:
+        window, offset = address >> WINDOW_SHIFT, address & _MASK
+        fits = (WINDOW - offset + PAGE - 1) // PAGE
+        if pages <= fits:
+            found.append((window, offset, pages))
+            return found
+        found.append((window, offset, fits))
+        address += fits * PAGE
+        pages -= fits
 
 
 # Places

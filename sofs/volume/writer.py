@@ -78,20 +78,22 @@ class Writer:
         at = size if offset == APPEND else offset
         if not (at | length) & _PAGE_MASK and length and not self._pages.full(length):
             try:
-                return self._write_aligned(inode, at, data, now, batch, flags, size)
+                self._space.admit(length >> 12)
             except NoSpace:
                 pass  # perhaps only until dead space has been given back
+            else:
+                return self._write_aligned(inode, at, data, now, batch, flags, size)
         known: Known = {}
         return attempted(lambda: self._attempt(inode, offset, data, now, batch, flags, known))
 
     def _write_aligned(
         self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int
     ) -> Done:
+        """Writes whole pages that have been admitted."""
         length = len(data)
         end = offset + length
         if end > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
-        self._space.admit(length >> 12)
         if length == PAGE:
             sums = crc32c(data).to_bytes(4, "little")
         else:
@@ -123,7 +125,7 @@ class Writer:
         if not data:
             return pages.commit(batch) if batch.count else Done(Lsn(0))
         if pages.full(len(data) + 2 * PAGE):
-            return pages.room()
+            return pages.room(len(data) + 2 * PAGE)
         edges = self._edges(inode, offset, end, size, known)
         if not isinstance(edges, tuple):
             return edges
@@ -229,8 +231,9 @@ class Writer:
         end = offset + len(data)
         start = -offset % PAGE
         stop = start + sum(len(extent.sums) // 4 for extent in written) * PAGE
-        if pages.full(len(data) - (stop - start) + 2 * PAGE):
-            return pages.room()
+        logged = len(data) - (stop - start) + 2 * PAGE
+        if pages.full(logged):
+            return pages.room(logged)
         edges = self._edges(inode, offset, end, size, known)
         if not isinstance(edges, tuple):
             return edges

@@ -1,0 +1,82 @@
+"""A volume's data when something is short: a log that fills faster than it is emptied, a pool that is nearly full, very large requests."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from sofs.errors import NoSpace
+from sofs.log.replicated import LogSettings
+from sofs.types import PAGE
+from sofs.volume import keys, windows
+from sofs.volume.checkpoint import CheckpointSettings
+from sofs.volume.keys import WINDOW_SHIFT
+from sofs.volume.recovery import StoreSettings
+from tests.unit.volume.rig import MIB, Rig
+from tests.unit.volume.test_data import pattern, run
+
+SHORT_LOG = StoreSettings(LogSettings(MIB, 3 * MIB, 0.01), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28)
+"""Three segments, of which one is kept for what gives space back."""
+
+
+@pytest.mark.parametrize("skew", [0, 3])
+@pytest.mark.parametrize("size", [PAGE, MIB // 16, MIB * 3 // 4])
+def test_who_writes_faster_than_the_log_is_emptied_waits_and_is_not_refused(skew: int, size: int) -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        count = 6 * MIB // size
+        for number in range(count):
+            await rig.write(file, number % 8 * size + skew, pattern(size, number))
+        for number in range(count - 8, count):
+            assert await rig.read(file, number % 8 * size + skew, size) == pattern(size, number)
+        await rig.clean()
+
+    run(scenario, settings=SHORT_LOG, direct_threshold=MIB)
+
+
+def test_many_writers_at_a_full_log_all_get_through() -> None:
+    async def scenario(rig: Rig) -> None:
+        files = [rig.make_file(2 + number) for number in range(8)]
+        await asyncio.gather(*(rig.write(file, MIB // 4 * at, pattern(MIB // 4, file + at)) for at in range(8) for file in files))
+        for file in files:
+            for at in range(8):
+                assert await rig.read(file, MIB // 4 * at, MIB // 4) == pattern(MIB // 4, file + at)
+        await rig.clean()
+
+    run(scenario, settings=SHORT_LOG)
+
+
+def test_a_record_larger_than_an_extent_is_destaged_into_several() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        data = pattern(MIB * 3 // 4 + 70_000)
+        await rig.write(file, 0, data)
+        await rig.settle()
+        assert rig.store.keyspace.get(keys.LOG_PAGES) == bytes(8)
+        assert await rig.read(file, 0, len(data)) == data
+        await rig.clean()
+
+    run(scenario, direct_threshold=MIB, extent_size=MIB // 2)
+
+
+def test_a_run_of_any_length_is_cut_at_every_window() -> None:
+    # The names of consecutive extents of 8 MiB follow one another: a clone meets runs of as many pages as it has.
+    pieces = windows.pieces((5 << WINDOW_SHIFT) + 8, 100_000)
+    assert sum(count for _, _, count in pieces) == 100_000
+    assert pieces[0] == (5, 8, 64)
+    for (window, offset, count), (next_window, next_offset, _) in pairwise(pieces):
+        assert (window << WINDOW_SHIFT) + offset + count * PAGE == (next_window << WINDOW_SHIFT) + next_offset
+
+
+def test_space_taken_by_others_is_noticed_after_a_few_writes() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, pattern(PAGE))
+        # Another volume of the pool, or another owner of its disks, takes nearly everything.
+        left = rig.pool.usage().free // 2 - 3 * MIB
+        rig.data.space.begin(left // PAGE)
+        with pytest.raises(NoSpace):
+            for number in range(32):
+                await rig.write(file, number * MIB, pattern(MIB // 4))
+
+    run(scenario, disk_mib=256)
