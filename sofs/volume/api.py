@@ -252,6 +252,8 @@ class Rename(Request):
     name: bytes = b""
     open: OpenId | None = None
     fold: bool = False
+    stream: bytes | None = None
+    """The open is one of a stream, and this is its new name; `to` and `to_name` mean nothing then."""
 
 
 class Renamed(Reply):
@@ -317,7 +319,7 @@ class Open(Request):
     follow: bool = True
     """False opens a symbolic link itself (FILE_OPEN_REPARSE_POINT)."""
     mode: int | None = None
-    """For what is made; None: inherited rights, else the volume's default."""
+    """For what is made. SMB: only where nothing is inherited; NFS: also on top of that (RFC 8881 6.4.3). None: the volume's default."""
     flags: int = 0
     security: bytes | None = None
     """A self-relative security descriptor for what is made (MS-DTYP 2.4.6)."""
@@ -342,6 +344,8 @@ class Opened(Reply):
     maximal: int
     """The rights this caller could have had (MxAc)."""
     path: tuple[bytes, ...]
+    """As stored."""
+    stream: bytes = b""
     """As stored."""
 
 
@@ -408,8 +412,10 @@ class Changes(msgspec.Struct, array_like=True):
     """The settable ones (`SETTABLE_FLAGS`), all at once; SPARSE_FILE has its own field."""
     sparse: bool | None = None
     """FSCTL_SET_SPARSE: whether zeroed ranges give their space back, and how the file is shown."""
-    keep_times: bool = False
-    """From now on changes through this open leave `modified` alone (FILETIME -1, MS-FSCC 2.4.7)."""
+    keep_times: bool | None = None
+    """Whether from now on changes through this open leave `modified` alone (FILETIME -1 and -2, MS-FSCC 2.4.7).
+
+    A time that is set through an open stays what it was set to, whatever the open does later (MS-FSA 2.1.5.14.2)."""
 
 
 class GetAttributes(Request):

@@ -6,6 +6,8 @@ with those rights of an explicit descriptor beside it that say the same (WRITE_A
 
 from collections.abc import Awaitable
 
+import msgspec
+
 from sofs.errors import AccessDenied, Changed, InvalidArgument, IsDirectory, NotPermitted
 from sofs.types import Inode, Kind, Lsn, Time
 from sofs.volume import keys, security
@@ -25,7 +27,7 @@ from sofs.volume.api import (
     Token,
 )
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.core import Core, Subject
+from sofs.volume.core import Core, OpenFile, Subject
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.sharing import check_io
@@ -61,8 +63,9 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
     core.writable()
     now = core.clock.now()
     batch = Batch()
-    if changes.keep_times and subject.open is not None:
-        subject.open.keep_modified = True
+    opened = subject.open
+    if opened is not None:
+        changes = _stick(opened, changes, record)
     if changes.size is not None:
         _may_resize(core, subject, changes.size)
     owner = inode
@@ -70,20 +73,34 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
         owner = Inode(record.parent)
         subject = subject._replace(inode=owner, record=core.record(owner))
     after = subject.record
-    if changes != Changes(size=changes.size, keep_times=changes.keep_times):
+    if changes != Changes(size=changes.size):
         _permit(subject, changes)
         after = change(core, subject.record, changes, subject.caller, now)
         after = _follow_descriptor(core, batch, owner, subject.record, after, changes.mode is not None)
         # Not a PUT of the record: a change of size may have to wait, and others may write meanwhile.
         batch.raw(Operation.ATTRIBUTES, encode_patch(owner, after))
     if changes.size is not None:
-        return _resize(core, request, subject, record, batch, after, token, now)
+        return _resize(core, changes, subject, record, batch, after, token, now)
     reply = Found(core.gate, after.attributes(owner, core.delete_pending(inode)), before=record.before)
     if batch.count:
         core.commit(batch, reply, token)
     if owner != inode:
         reply.attributes = core.attributes(inode)
     return reply
+
+
+def _stick(opened: OpenFile, changes: Changes, record: InodeRecord) -> Changes:
+    """What a client has set through an open stays as it set it (MS-FSA 2.1.5.14.2); gives the changes that make it so."""
+    if changes.keep_times is not None:
+        opened.keep_modified = changes.keep_times
+    elif changes.modified is not None:
+        opened.keep_modified = True
+    changes = msgspec.structs.replace(changes, keep_times=None)
+    if changes.changed is not None:
+        opened.keep_changed = True
+    elif opened.keep_changed and changes != Changes(size=changes.size):
+        changes.changed = Time(record.changed)
+    return changes
 
 
 def _permit(subject: Subject, changes: Changes) -> None:
@@ -196,7 +213,7 @@ def _may_resize(core: Core, subject: Subject, size: int) -> None:
 
 def _resize(
     core: Core,
-    request: SetAttributes,
+    changes: Changes,
     subject: Subject,
     sized: InodeRecord,
     batch: Batch,
@@ -205,7 +222,6 @@ def _resize(
     now: Time,
 ) -> Found | Awaitable[Found]:
     """Sets the size, in one batch with the other changes. `sized` is the record of what has the size: the file or its stream."""
-    changes = request.changes
     assert changes.size is not None
     opened = subject.open
     inode = subject.inode if opened is None else opened.inode

@@ -87,6 +87,8 @@ class OpenFile(msgspec.Struct):
     delete_on_close: bool = False
     keep_modified: bool = False
     """Its writes leave the time of modification alone."""
+    keep_changed: bool = False
+    """The time of change was set through it, and stays."""
     sheds: bool = False
     """Its first write takes the set-user-id and set-group-id bits away: the caller is not the superuser."""
     answer: Opened | None = None
@@ -290,15 +292,25 @@ class Core:
         return Inode(number)
 
     def new_record(
-        self, parent: Inode, of: InodeRecord, kind: Kind, caller: Caller, mode: int | None, now: Time
+        self,
+        parent: Inode,
+        of: InodeRecord,
+        kind: Kind,
+        caller: Caller,
+        mode: int | None,
+        now: Time,
+        fallback: int | None = None,
     ) -> tuple[InodeRecord, security.Descriptor | None]:
         """The record of something new in directory `parent`, and the descriptor that it inherits.
 
-        The group is the directory's if that has the setgid bit, which new directories get too (as BSD and Linux do).
+        `mode` goes on top of what is inherited, `fallback` is for where nothing is. The group is the directory's if that has
+        the setgid bit, which new directories get too (as BSD and Linux do).
         """
         is_directory = kind == Kind.DIRECTORY
         gid = caller.gid
         default = self.settings.directory_mode if is_directory else self.settings.file_mode
+        if fallback is not None:
+            default = fallback & 0o7777
         bits = default if mode is None else mode & 0o7777
         if of.mode & SETGID:
             gid = of.gid

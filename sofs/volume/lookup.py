@@ -27,7 +27,7 @@ from sofs.volume.api import (
 )
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot, slots
-from sofs.volume.inode import KINDS, InodeRecord, attributes_of
+from sofs.volume.inode import HAS_DESCRIPTOR, KINDS, InodeRecord, attributes_of
 
 __all__ = ["enter", "lookup", "read_directory", "read_link", "walk"]
 
@@ -35,12 +35,16 @@ _MOST_ENTRIES = 20_000
 """In one answer, however many are asked for: it bounds the time on the loop to some 40 ms."""
 
 
-def enter(core: Core, caller: Caller, inode: Inode) -> None:
-    """Raises `NotDirectory` or `AccessDenied` unless names may be looked up in `inode` by the caller."""
+def enter(core: Core, caller: Caller, inode: Inode, fold: bool) -> None:
+    """Raises `NotDirectory` or `AccessDenied` unless names may be looked up in `inode` by the caller.
+
+    A directory with an NT descriptor is passed by SMB (`fold`) without the right to traverse it: Windows gives everybody
+    SeChangeNotifyPrivilege, and its descriptors are written with that in mind. Where the mode decides, it decides for both protocols.
+    """
     value = core.value(inode)
     if value[0] != Kind.DIRECTORY:
         raise NotDirectory(f"inode {inode} is not a directory")
-    if not is_superuser(caller):
+    if not is_superuser(caller) and not (fold and value[1] & HAS_DESCRIPTOR):
         require(core.rights(inode, InodeRecord.decode(value), caller), Access.EXECUTE)
 
 
@@ -51,7 +55,7 @@ def walk(core: Core, caller: Caller, at: Inode, path: tuple[bytes, ...], fold: b
     """
     stored = []
     for index, name in enumerate(path[:-1]):
-        enter(core, caller, at)
+        enter(core, caller, at, fold)
         slot = core.find(at, name, fold)
         if slot is None:
             raise PathNotFound(f"there is no {name!r} in directory {at}")
@@ -77,7 +81,7 @@ def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Fou
         return Found(core.gate, core.attributes(request.at))
     caller, fold = request.caller, request.fold
     at, stored = walk(core, caller, request.at, path, fold) if len(path) > 1 else (request.at, ())
-    enter(core, caller, at)
+    enter(core, caller, at, fold)
     slot = core.find(at, path[-1], fold)
     if slot is None:
         raise NotFound(f"there is no {path[-1]!r} in directory {at}")

@@ -20,7 +20,7 @@ from sofs.volume.attributes import change, set_attributes
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
-from sofs.volume.inode import IS_STREAM, InodeRecord
+from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
 from sofs.volume.security import Descriptor
 
 __all__ = ["MAX_LINKS", "adding", "link", "make", "put_name"]
@@ -33,9 +33,10 @@ _NOTHING = Changes()
 _SPECIAL = (Kind.FIFO, Kind.SOCKET, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
-def adding(kind: int) -> int:
-    """The rights on a directory that adding something of this kind takes: FILE_ADD_FILE or FILE_ADD_SUBDIRECTORY, and traversal."""
-    return Access.EXECUTE | (Access.APPEND_DATA if kind == Kind.DIRECTORY else Access.WRITE_DATA)
+def adding(kind: int, directory: InodeRecord, fold: bool = False) -> int:
+    """The rights that adding something of this kind to a directory takes: FILE_ADD_FILE or FILE_ADD_SUBDIRECTORY, and traversal as in `enter`."""
+    right = Access.APPEND_DATA if kind == Kind.DIRECTORY else Access.WRITE_DATA
+    return right if fold and directory.marks & HAS_DESCRIPTOR else right | Access.EXECUTE
 
 
 def make(core: Core, request: Make, token: Token | None, by: Binding) -> Found | Awaitable[Found]:
@@ -45,7 +46,7 @@ def make(core: Core, request: Make, token: Token | None, by: Binding) -> Found |
     if slot is not None:
         core.require(at, parent, request.caller, Access.EXECUTE)
         return _existing(core, request, parent, slot, token, by)
-    core.require(at, parent, request.caller, adding(kind))
+    core.require(at, parent, request.caller, adding(kind, parent))
     now = core.clock.now()
     batch = Batch()
     record, descriptor = _new(core, request, parent, now)
@@ -144,7 +145,7 @@ def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
     if record.links >= MAX_LINKS:
         raise TooManyLinks(f"inode {inode} has {record.links} names")
     parent = core.directory(at)
-    core.require(at, parent, request.caller, adding(Kind.FILE))
+    core.require(at, parent, request.caller, adding(Kind.FILE, parent, request.fold))
     slot, place = core.look(at, name, request.fold)
     if slot is not None:
         raise Exists(f"{slot.name!r} exists")

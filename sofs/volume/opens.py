@@ -97,7 +97,7 @@ def _find(core: Core, request: Open) -> _Found:
         root = Slot(b"", request.at, record.kind, b"")
         return _Found(Inode(record.parent or ROOT), b"", (), root, b"")
     parent, stored = walk(core, caller, request.at, path, fold)
-    enter(core, caller, parent)
+    enter(core, caller, parent, fold)
     slot, place = core.look(parent, path[-1], fold)
     if slot is None:
         return _Found(parent, path[-1], (*stored, path[-1]), None, place)
@@ -199,12 +199,13 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
     parent, name = found.parent, found.name
     kind = Kind.DIRECTORY if request.directory and not request.stream else Kind.FILE
     above = core.directory(parent)
-    core.require(parent, above, request.caller, adding(kind))
+    core.require(parent, above, request.caller, adding(kind, above, request.fold))
     if request.delete_on_close and request.flags & READONLY:
         raise CannotDelete("a read-only file cannot be deleted at its close")
     now = core.clock.now()
     batch = Batch()
-    record, descriptor = core.new_record(parent, above, kind, request.caller, request.mode, now)
+    mode, fallback = (None, request.mode) if request.mandatory else (request.mode, None)
+    record, descriptor = core.new_record(parent, above, kind, request.caller, mode, now, fallback)
     record = record._replace(flags=record.flags | request.flags & SETTABLE_FLAGS)
     if request.security is not None:
         given = security.decode(request.security)
@@ -319,7 +320,7 @@ def _answer(
     core.opens[opened.id] = opened
     core.by_inode.setdefault(opened.base, []).append(opened)
     attributes = core.attributes(opened.inode) if record is None else record.attributes(opened.inode)
-    reply = Opened(core.gate, opened.id, action, attributes, opened.access, maximal & _ALL, found.stored)
+    reply = Opened(core.gate, opened.id, action, attributes, opened.access, maximal & _ALL, found.stored, opened.stream)
     if opened.guid:
         core.by_guid[opened.guid] = opened
         opened.answer = reply

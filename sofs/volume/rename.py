@@ -18,11 +18,13 @@ from sofs.errors import (
     NotEmpty,
     NotFound,
     NotSupported,
+    SharingViolation,
 )
+from sofs.locks.sharing import clashes
 from sofs.types import ROOT, Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import READONLY, Access, Binding, Rename, Renamed, Token
+from sofs.volume.api import READONLY, Access, Binding, Rename, Renamed, ShareMode, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
@@ -31,8 +33,12 @@ from sofs.volume.make import adding
 from sofs.volume.names import NUMBER_BITS
 from sofs.volume.removal import drop_name, may_delete
 from sofs.volume.sharing import check_remove
+from sofs.volume.streams import rename_stream
 
 __all__ = ["rename"]
+
+
+_PARENT_ACCESS = Access.WRITE_DATA | Access.DELETE
 
 
 class _Move(NamedTuple):
@@ -49,6 +55,8 @@ class _Move(NamedTuple):
 
 def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Renamed:
     opened = None if request.open is None else core.open_of(request.open)
+    if opened is not None and request.stream is not None:
+        return rename_stream(core, opened, request.stream, request.replace, token)
     at, source = _source(core, request, opened)
     moved = core.record(source.inode)
     source_parent = core.directory(at)
@@ -65,7 +73,7 @@ def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Ren
     move = _Move(at, source, to, request.to_name, place, slot)
     _check_source(core, request, opened, move, moved, source_parent)
     if to != at or slot is not None or _hash(place) != _hash(source.place):
-        core.require(to, target_parent, request.caller, adding(source.kind))
+        core.require(to, target_parent, request.caller, adding(source.kind, target_parent, request.fold))
     if slot is not None:
         if not request.replace:
             raise Exists(f"{slot.name!r} exists")
@@ -81,7 +89,7 @@ def _source(core: Core, request: Rename, opened: OpenFile | None) -> tuple[Inode
     if opened is not None:
         require(opened.access, Access.DELETE)
         if opened.stream:
-            raise NotSupported("a stream cannot be renamed")
+            raise NotSupported("a stream stays with its file")
         if not opened.name:
             raise AccessDenied("the share's own directory cannot be renamed through it")
         if core.delete_pending(opened.inode):
@@ -103,6 +111,9 @@ def _check_source(
         # DELETE access was granted, and shared by every other open, when it was opened.
         if move.source.kind == Kind.DIRECTORY and _open_below(core, move.source.inode):
             raise AccessDenied(f"files below {move.source.name!r} are open")
+        # As if the directory were opened to add a name to it, sharing reads and writes (MS-FSA 2.1.5.14.11).
+        if any(clashes(held, _PARENT_ACCESS, ShareMode.READ | ShareMode.WRITE) for held in core.locks.state(move.to).opens):
+            raise SharingViolation("an open of the directory keeps names from being moved into it")
         return
     rights = core.rights(move.at, parent, request.caller)
     require(rights, Access.EXECUTE)

@@ -23,9 +23,9 @@ __all__ = [
 OWNER_PART, GROUP_PART, DACL_PART, SACL_PART, LABEL_PART = 1, 2, 4, 8, 0x10
 """MS-SMB2 2.2.37 AdditionalInformation."""
 
-DACL_PRESENT, SACL_PRESENT, DACL_AUTO_INHERITED, DACL_PROTECTED, SELF_RELATIVE = 0x4, 0x10, 0x400, 0x1000, 0x8000
+DACL_PRESENT, SACL_PRESENT, DACL_AUTO_INHERIT_REQ, DACL_AUTO_INHERITED, DACL_PROTECTED, SELF_RELATIVE = 0x4, 0x10, 0x100, 0x400, 0x1000, 0x8000
 _KEPT_CONTROL = 0x3F3F
-"""Control bits that are stored as given: all but the two AUTO_INHERIT_REQ bits and SELF_RELATIVE."""
+"""Control bits that mean something here; the two AUTO_INHERIT_REQ bits among them are requests, and not stored."""
 _DACL_CONTROL = DACL_PRESENT | 0x8 | DACL_AUTO_INHERITED | DACL_PROTECTED
 _SACL_CONTROL = SACL_PRESENT | 0x20 | 0x800 | 0x2000
 
@@ -235,6 +235,8 @@ def merge(old: Descriptor, new: Descriptor, parts: int) -> Descriptor:
     if parts & DACL_PART:
         dacl = None if new.dacl is None else tuple(ace._replace(mask=generic(ace.mask)) for ace in new.dacl)
         control = control & ~_DACL_CONTROL | new.control & _DACL_CONTROL | DACL_PRESENT
+        if not new.control & DACL_AUTO_INHERIT_REQ:
+            control &= ~DACL_AUTO_INHERITED  # it is kept only where inheritance was asked for (MS-DTYP 2.5.3.4)
     if parts & (SACL_PART | LABEL_PART):
         sacl = new.sacl
         control = control & ~_SACL_CONTROL | new.control & _SACL_CONTROL
@@ -278,11 +280,11 @@ def rights_of_bits(bits: int, directory: bool, owner: bool) -> int:
     """The rights that one class's three bits of a mode stand for.
 
     A file that can be read can be executed as far as Windows is concerned, which knows no such bit (NFS asks `access.execute`). Its owner may do everything
-    to what he may read and write. Whether a file may be deleted is its directory's to say, as Unix has it.
+    to what he may read and write, deletion included; NFS asks the directory for that, as Unix has it (`removal.may_delete`).
     """
     whole = 7 if directory else 6
     if owner and bits & whole == whole:
-        return int(Access.ALL & ~Access.DELETE)
+        return int(Access.ALL)
     rights = int(_ALWAYS | _OWNER if owner else _ALWAYS)
     if bits & 4:
         rights |= Access.READ_DATA | Access.READ_EA
@@ -354,23 +356,25 @@ def chmod(descriptor: Descriptor, mode: int, directory: bool, owner: bytes, grou
 def inherit(parent: Descriptor, directory: bool, owner: bytes, group: bytes) -> Descriptor | None:
     """What is made in a directory with this descriptor inherits; None if nothing."""
     aces: list[Ace] = []
+    # Only where inheritance is automatic do entries say that they were inherited.
+    mark = INHERITED if parent.control & DACL_AUTO_INHERITED else 0
     for ace in parent.dacl or ():
-        aces += _inherited(ace, directory, owner, group)
+        aces += _inherited(ace, directory, owner, group, mark)
     if not aces:
         return None
-    return Descriptor(DACL_PRESENT | DACL_AUTO_INHERITED, None, None, tuple(aces), None)
+    return Descriptor(DACL_PRESENT | parent.control & DACL_AUTO_INHERITED, None, None, tuple(aces), None)
 
 
-def _inherited(ace: Ace, directory: bool, owner: bytes, group: bytes) -> list[Ace]:
+def _inherited(ace: Ace, directory: bool, owner: bytes, group: bytes, mark: int) -> list[Ace]:
     passes_on = directory and not ace.flags & NO_PROPAGATE
     onward = ace.flags & (OBJECT_INHERIT | CONTAINER_INHERIT) if passes_on else 0
     effective = bool(ace.flags & (CONTAINER_INHERIT if directory else OBJECT_INHERIT))
     if not effective:
         # A directory carries what is meant for files only, without obeying it.
-        return [ace._replace(flags=onward | INHERIT_ONLY | INHERITED)] if onward & OBJECT_INHERIT else []
+        return [ace._replace(flags=onward | INHERIT_ONLY | mark)] if onward & OBJECT_INHERIT else []
     mask = generic(ace.mask)
     if ace.sid not in (CREATOR_OWNER, CREATOR_GROUP):
-        return [ace._replace(flags=onward | INHERITED, mask=mask)]
+        return [ace._replace(flags=onward | mark, mask=mask)]
     creator = owner if ace.sid == CREATOR_OWNER else group
-    own = Ace(ace.type, INHERITED, mask, creator, ace.rest)
-    return [own, ace._replace(flags=onward | INHERIT_ONLY | INHERITED)] if onward else [own]
+    own = Ace(ace.type, mark, mask, creator, ace.rest)
+    return [own, ace._replace(flags=onward | INHERIT_ONLY | mark)] if onward else [own]

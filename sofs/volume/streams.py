@@ -4,17 +4,18 @@ A stream is an inode of its own for its data; everything else (times, rights, at
 file that is laid out as a directory. Streams have no links, no parents but their file, and go with it.
 """
 
+from sofs.errors import AccessDenied, Exists, NotSupported
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import Access, Binding, ListStreams, Streams, Token
+from sofs.volume.api import Access, Binding, ListStreams, Renamed, Streams, Token
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core
+from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import HAS_STREAMS, IS_STREAM, InodeRecord
 from sofs.volume.names import check_stream
 
-__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream"]
+__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream", "rename_stream"]
 
 
 def find_stream(core: Core, base: Inode, name: bytes) -> tuple[Slot | None, Place]:
@@ -54,6 +55,41 @@ def drop_stream(core: Core, batch: Batch, inode: Inode) -> None:
     core.put_record(batch, inode, core.record(inode)._replace(links=0))
     batch.put(keys.orphan(inode), b"")
     core.orphaned()
+
+
+def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, token: Token | None) -> Renamed:
+    """Gives an open stream another name (MS-FSA 2.1.5.14.11.1). Raises `Exists`, and `AccessDenied` for a stream that is open."""
+    require(opened.access, Access.DELETE)
+    if not opened.stream:
+        raise NotSupported("a file's own data cannot be made a named stream")
+    index, base = keys.bucket(keys.STREAM, opened.base), opened.base
+    file = core.record(base)
+    source, _ = find_stream(core, base, opened.stream)
+    assert source is not None, "an open stream has a name"
+    target, place = find_stream(core, base, name)
+    now = core.clock.now()
+    batch = Batch()
+    if target is not None and target.inode != source.inode:
+        if not replace:
+            raise Exists(f"there is a stream {target.name!r} already")
+        if any(other.inode == target.inode for other in core.by_inode[base]):
+            raise AccessDenied(f"stream {target.name!r} is open")
+        drop_stream(core, batch, target.inode)
+        place = target.place
+    if core.names.first(name) == core.names.first(opened.stream):
+        place = source.place  # another case only
+    else:
+        directory.remove(batch, core.get, source)
+    directory.put(batch, place, source.inode, Kind.FILE, name)
+    assert place.startswith(index)
+    after = file.stamped(now)
+    core.put_record(batch, base, after)
+    reply = Renamed(core.gate, after.attributes(base), file.before, after.attributes(base), file.before)
+    core.commit(batch, reply, token)
+    for other in core.by_inode[base]:
+        if other.inode == source.inode:
+            other.stream = name
+    return reply
 
 
 def list_streams(core: Core, request: ListStreams, token: Token | None, by: Binding) -> Streams:

@@ -96,6 +96,22 @@ def test_an_open_can_keep_its_writes_from_showing() -> None:
     run(scenario)
 
 
+def test_a_time_that_was_set_through_an_open_stays() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        opened = rig.open_name(b"x")
+        rig.call(SetAttributes(opened.open, Changes(modified=5, changed=6)))
+        rig.call(SetAttributes(opened.open, Changes(flags=HIDDEN)))
+        found = rig.stat(opened.open, by_open=True)
+        assert (found.modified, found.changed, found.flags) == (5, 6, HIDDEN)
+        await rig.put(opened.open, 0, b"data")
+        assert rig.stat(opened.open, by_open=True).modified == 5
+        rig.call(SetAttributes(opened.open, Changes(keep_times=False)))
+        await rig.put(opened.open, 0, b"data")
+        assert rig.stat(opened.open, by_open=True).modified > 5
+
+    run(scenario)
+
+
 def test_what_an_open_may_not_set() -> None:
     async def scenario(rig: VolumeRig) -> None:
         opened = rig.open_name(b"x", access=int(Access.READ_DATA))

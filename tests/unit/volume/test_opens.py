@@ -345,6 +345,44 @@ def test_a_stream_has_data_of_its_own_and_the_rest_from_its_file() -> None:
     run(scenario)
 
 
+def test_a_stream_gets_another_name() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        opened = rig.open_name(b"x", stream=b"s")
+        await rig.put(opened.open, 0, b"data")
+        rig.close_open(rig.open_name(b"x", stream=b"taken"))
+        rig.call(Rename(SUPER, ROOT, b"", False, open=opened.open, stream=b"S"))
+        with pytest.raises(Exists):
+            rig.call(Rename(SUPER, ROOT, b"", False, open=opened.open, stream=b"TAKEN"))
+        rig.call(Rename(SUPER, ROOT, b"", True, open=opened.open, stream=b"TAKEN"))
+        assert rig.call(ListStreams(opened.open)).streams == [(b"TAKEN", 4, 4096)]
+        rig.call(SetDisposition(opened.open, True))
+        rig.close_open(opened)
+        assert rig.call(ListStreams(Stateless(rig.lookup(b"x").inode, SUPER))).streams == []
+
+    run(scenario)
+
+
+def test_an_open_of_the_directory_can_keep_names_from_being_moved_into_it() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        rig.mkdir(b"d")
+        access = int(Access.READ_DATA)
+        for held, share, refused in ((access | DELETE, 7, True), (access | DELETE, 3, True), (access, 7, False), (access, 3, True)):
+            parent = rig.open_name(b"d", access=held, share=share)
+            inode = parent.attributes.inode
+            opened = rig.open_name(b"x", disposition=Disposition.CREATE)
+            request = Rename(SUPER, inode, b"y", False, open=opened.open, fold=True)
+            if refused:
+                with pytest.raises(SharingViolation):
+                    rig.call(request)
+            else:
+                rig.call(request)
+            rig.call(SetDisposition(opened.open, True))
+            rig.close_open(opened)
+            rig.close_open(parent)
+
+    run(scenario)
+
+
 def test_streams_go_with_their_file_and_alone() -> None:
     async def scenario(rig: VolumeRig) -> None:
         stream = rig.open_name(b"x", stream=b"s")

@@ -11,6 +11,8 @@ from sofs.volume.security import (
     ALLOW,
     CONTAINER_INHERIT,
     CREATOR_OWNER,
+    DACL_AUTO_INHERIT_REQ,
+    DACL_AUTO_INHERITED,
     DACL_PART,
     DACL_PRESENT,
     DACL_PROTECTED,
@@ -33,6 +35,7 @@ from sofs.volume.security import (
     generic,
     granted,
     inherit,
+    merge,
     mode_of,
     sid_bytes,
     sid_text,
@@ -154,13 +157,27 @@ INHERITANCE = [
 
 @pytest.mark.parametrize(("flags", "directory", "expected"), INHERITANCE)
 def test_inheritance_goes_by_the_table(flags: int, directory: bool, expected: list[int]) -> None:
-    parent = Descriptor(DACL_PRESENT, None, None, (Ace(ALLOW, flags, READ, OTHER),), None)
-    child = inherit(parent, directory, OWNER, GROUP)
-    assert [ace.flags for ace in (child.dacl or ()) if child] == expected if child else expected == []
+    for automatic in (0, DACL_AUTO_INHERITED):
+        parent = Descriptor(DACL_PRESENT | automatic, None, None, (Ace(ALLOW, flags, READ, OTHER),), None)
+        child = inherit(parent, directory, OWNER, GROUP)
+        if child is None:
+            assert expected == []
+            continue
+        # Only automatic inheritance leaves its mark.
+        assert child.control & DACL_AUTO_INHERITED == automatic
+        assert [ace.flags for ace in child.dacl or ()] == [flag & ~(0 if automatic else INHERITED) for flag in expected]
+
+
+def test_automatic_inheritance_is_kept_only_where_it_was_asked_for() -> None:
+    old = Descriptor(DACL_PRESENT, None, None, (), None)
+    for asked, kept in ((DACL_AUTO_INHERITED, 0), (DACL_AUTO_INHERITED | DACL_AUTO_INHERIT_REQ, DACL_AUTO_INHERITED)):
+        new = Descriptor(DACL_PRESENT | asked, None, None, (), None)
+        assert merge(old, new, DACL_PART).control == DACL_PRESENT | kept
 
 
 def test_creator_owner_becomes_the_owner_and_is_passed_on() -> None:
-    parent = Descriptor(DACL_PRESENT, None, None, (Ace(ALLOW, 0xB, 0x10000000, CREATOR_OWNER),), None)
+    control = DACL_PRESENT | DACL_AUTO_INHERITED
+    parent = Descriptor(control, None, None, (Ace(ALLOW, 0xB, 0x10000000, CREATOR_OWNER),), None)
     child = inherit(parent, True, OWNER, GROUP)
     assert child is not None
     assert child.dacl == (
@@ -236,7 +253,7 @@ def test_what_is_made_in_a_directory_inherits() -> None:
         set_dacl(rig, directory, Ace(ALLOW, 3, ALL, EVERYONE), Ace(ALLOW, 3 | INHERIT_ONLY, READ, OTHER))
         opened = rig.open_name(b"x", at=directory, caller=ALICE)
         file = opened.attributes.inode
-        assert get(rig, file).dacl == (Ace(ALLOW, INHERITED, ALL, EVERYONE), Ace(ALLOW, INHERITED, READ, OTHER))
+        assert get(rig, file).dacl == (Ace(ALLOW, 0, ALL, EVERYONE), Ace(ALLOW, 0, READ, OTHER))
         assert opened.attributes.mode == 0o777
         inner = rig.mkdir(b"inner", at=directory, caller=ALICE, mode=0o700)
         aces = get(rig, inner).dacl or ()
@@ -245,6 +262,32 @@ def test_what_is_made_in_a_directory_inherits() -> None:
             Ace(ALLOW, 3 | INHERIT_ONLY, READ, OTHER),
         ]
         assert rig.call(CheckAccess(BOB, inner, READ)).granted == 0
+
+    run(scenario)
+
+
+def test_a_share_has_a_mode_for_where_nothing_is_inherited() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        assert rig.open_name(b"x", mode=0o600).attributes.mode == 0o600
+        directory = rig.mkdir(b"d", mode=0o777)
+        set_dacl(rig, directory, Ace(ALLOW, 3, READ, EVERYONE))
+        opened = rig.open_name(b"x", at=directory, mode=0o600)
+        assert get(rig, opened.attributes.inode).dacl == (Ace(ALLOW, 0, READ, EVERYONE),)
+
+    run(scenario)
+
+
+def test_smb_passes_directories_with_a_descriptor_and_nfs_does_not() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        directory = rig.mkdir(b"d", mode=0o700)
+        rig.make_name(b"x", at=directory, mode=0o666)
+        with pytest.raises(AccessDenied):
+            rig.open_name(b"d", b"x", access=READ, caller=BOB)  # the mode decides, for everybody
+        set_dacl(rig, directory, Ace(ALLOW, 0, WRITE, EVERYONE))
+        rig.open_name(b"d", b"x", access=READ, caller=BOB)
+        rig.open_name(b"d", b"new", access=READ, caller=BOB)
+        with pytest.raises(AccessDenied):
+            rig.lookup(b"d", b"x", caller=BOB)
 
     run(scenario)
 
