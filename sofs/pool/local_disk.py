@@ -349,12 +349,15 @@ class LocalDisk:
 
     async def probe(self) -> None:
         self._check_usable()
-        entry = bytearray(ENTRY_SIZE)
-        self._table_file.read_now(0, [memoryview(entry)])
-        at = self._table.get(0)
-        if isinstance(at, Entry) or at is None:
-            self._put(0, at)
+        self._table_file.read_now(0, [memoryview(bytearray(ENTRY_SIZE))])
+        entry = self._table.get(0)
+        if not isinstance(entry, str):
+            self._put(0, entry)
         await self._settle()
+        self.look()
+
+    def look(self) -> None:
+        """Whether the disk is still there; moves no disk out of its sleep. Raises `NotFound`, `DiskRefused`, `DiskFailed`."""
         text = self._layout.read_label()
         if text is None:
             raise NotFound(f"{self.path}: the label is gone")

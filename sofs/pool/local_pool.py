@@ -113,9 +113,11 @@ class LocalPool:
     def read(
         self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None
     ) -> Awaitable[None] | None:
-        fragment = at.fragments[0]
-        disk = self._ready.get(fragment.disk)
-        if disk is None:
+        for fragment in at.fragments:
+            disk = self._ready.get(fragment.disk)
+            if disk is not None:
+                break
+        else:
             return self._recover(at, offset, into, sums)
         try:
             waiting = disk.read(fragment.slot, at.id, offset, into, sums)

@@ -23,7 +23,7 @@ _STEP = 1024  # slots looked up at a time: whole pages of the table
 
 
 class Probe:
-    """Finds out whether suspect disks can be trusted again, and whether missing and trusted ones are still what they were."""
+    """Finds out whether suspect disks can be trusted again, and whether the others are still there, or there again."""
 
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
@@ -35,7 +35,10 @@ class Probe:
                 await members.reopen(member.spec.id)
             elif member.state in READABLE and member.disk is not None:
                 try:
-                    await member.disk.probe()
+                    if member.state is State.SUSPECT:
+                        await member.disk.probe()
+                    else:
+                        member.disk.look()
                 except (NotFound, DiskRefused) as error:
                     members.happened(member, Event.ABSENT, str(error))
                 except SofsError as error:

@@ -330,6 +330,21 @@ def test_a_read_error_makes_a_disk_suspect_and_the_other_copy_answers() -> None:
     simulated(main)
 
 
+def test_a_missing_first_copy_costs_no_wait_when_the_second_is_in_memory() -> None:
+    async def main(files: SimulatedFiles) -> None:
+        files.miss = 0
+        rig = make_rig(files, files.random, "/data")
+        at = await rig.write(1)
+        files.fail("sync", rig.fragment_at(at, 0)[0].replace("arenas/000000", "table"))
+        await rig.pool.delete(await rig.write(2))
+        assert rig.pool.members.state(at.fragments[0].disk) is State.FAILED
+        into = memoryview(bytearray(MIB))
+        assert rig.pool.read(at, 0, into) is None and into == content(1, MIB)
+        await rig.pool.close()
+
+    simulated(main)
+
+
 def test_a_sector_that_cannot_be_read_is_written_again() -> None:
     async def main(files: SimulatedFiles) -> None:
         rig = make_rig(files, files.random, "/data")
