@@ -287,7 +287,8 @@ class Core:
         number = self._next_number
         limit = self._reserved_numbers()
         if number >= limit:
-            batch.put(NUMBERS, _U64.pack(limit + _NUMBERS_AT_ONCE))
+            # From this number on, not from the limit: requests that failed may have used up more than the next reservation.
+            batch.put(NUMBERS, _U64.pack(number + _NUMBERS_AT_ONCE))
         self._next_number = number + 1
         return Inode(number)
 
