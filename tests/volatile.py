@@ -40,7 +40,7 @@ class VolatileLog:
 
     version = 1
     replicas = 1
-    capacity = 1 << 40
+    room = capacity = 1 << 40
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -61,6 +61,12 @@ class Log(Protocol):
     def replicas(self) -> int:
         """How many copies there are now."""
 
+    @property
+    def room(self) -> int:
+        """Bytes that may still be appended without `reserved` before the capacity is reached. What does not fit into the rest of
+        a segment leaves that unused.
+        """
+
     def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
         """Appends a batch, has the machine apply it, and returns its position.
 

@@ -130,6 +130,12 @@ class ReplicatedLog:
         return len(self._replicas)
 
     @property
+    def room(self) -> int:
+        # One segment is kept in hand, see `_next_segment`.
+        last = self.start // self._size + self.capacity // self._size - 1
+        return last * self._size - self.end
+
+    @property
     def replica_ids(self) -> tuple[int, ...]:
         return tuple(replica.id for replica in self._replicas)
 
