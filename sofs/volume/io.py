@@ -112,6 +112,8 @@ def write(core: Core, number: OpenId, offset: int, data: memoryview, token: Toke
         raise AccessDenied("the open does not allow writing")
     if opened.kind != Kind.FILE:
         raise not_a_file(opened.kind)
+    if not data:
+        return Written(Lsn(0), 0)  # wherever it would go (MS-FSA 2.1.5.4)
     inode = opened.inode
     if not opened.access & Access.WRITE_DATA or offset == APPEND:
         offset = _at_end(core, opened, offset)
@@ -199,23 +201,28 @@ def flush(core: Core, request: Flush, token: Token | None, by: Binding) -> Reply
     return Reply(core.gate)
 
 
-def _to_change(core: Core, subject: Subject, offset: int, length: int) -> int:
-    """Raises unless the subject's caller may write these bytes; gives the flags for the data operation."""
+def _to_change(core: Core, subject: Subject, offset: int, length: int, ranges: bool = True) -> int:
+    """Raises unless the subject's caller may write these bytes; gives the flags for the data operation.
+
+    Without `ranges` an SMB open does not mind byte ranges that others have locked.
+    """
     if subject.record.kind != Kind.FILE:
         raise not_a_file(subject.record.kind)
     if not (subject.open is None and is_owner(subject.caller, subject.record)):
         require(subject.rights, Access.WRITE_DATA)
-    check_io(core, subject, offset, length, write=True)
+    if ranges or subject.open is None or not subject.open.mandatory:
+        check_io(core, subject, offset, length, write=True)
     core.writable()
     return KEEP_MODIFIED if subject.open is not None and subject.open.keep_modified else 0
 
 
-def _to_read(core: Core, subject: Subject, offset: int, length: int) -> None:
+def _to_read(core: Core, subject: Subject, offset: int, length: int, ranges: bool = True) -> None:
     if subject.record.kind != Kind.FILE:
         raise not_a_file(subject.record.kind)
     if not (subject.rights & _MAY_READ or (subject.open is None and is_owner(subject.caller, subject.record))):
         raise AccessDenied(f"inode {subject.inode} may not be read")
-    check_io(core, subject, offset, length, write=False)
+    if ranges or subject.open is None or not subject.open.mandatory:
+        check_io(core, subject, offset, length, write=False)
 
 
 def _plain(done: Done) -> Reply:
@@ -256,8 +263,9 @@ def ranges(core: Core, request: Ranges, token: Token | None, by: Binding) -> Ran
 
 def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
     source, target = core.subject(request.source), core.subject(request.target)
-    _to_read(core, source, request.source_offset, request.length)
-    flags = _to_change(core, target, request.offset, request.length)
+    # Unlike copychunk this does not run into byte ranges in SMB (smbtorture smb2.ioctl.dup_extents_src_lock, as Windows does).
+    _to_read(core, source, request.source_offset, request.length, ranges=False)
+    flags = _to_change(core, target, request.offset, request.length, ranges=False)
     now = core.clock.now()
     batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
     return core.finish(

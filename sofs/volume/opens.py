@@ -175,7 +175,7 @@ def _grant(core: Core, request: Open, record: InodeRecord, maximal: int, overwri
     wanted = request.access & _RIGHTS
     needed = wanted
     if overwrite:
-        needed |= Access.DELETE if request.disposition == Disposition.SUPERSEDE else Access.WRITE_DATA
+        needed |= Access.WRITE_DATA | (Access.DELETE if request.disposition == Disposition.SUPERSEDE else 0)
     read_only = record.flags & READONLY and record.kind != Kind.DIRECTORY
     if read_only and (wanted & _WRITES or overwrite):
         raise AccessDenied("the file is read-only")

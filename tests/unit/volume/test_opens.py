@@ -30,6 +30,8 @@ from sofs.volume.api import (
     READONLY,
     Access,
     Action,
+    Clone,
+    Copy,
     Disposition,
     GetExtended,
     ListOpens,
@@ -445,6 +447,28 @@ def test_byte_ranges_bind_reads_and_writes() -> None:
         await waiting  # type: ignore[misc]
         with pytest.raises(LockConflict):
             await rig.put(first.open, 5, b"x")
+
+    run(scenario)
+
+
+def test_a_clone_passes_locked_bytes_and_a_copy_does_not() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        source, target, other = rig.open_name(b"source"), rig.open_name(b"target"), rig.open_name(b"source")
+        await rig.put(source.open, 0, b"x" * 8192)
+        rig.call(Lock(other.open, 0, 8192, True))
+        with pytest.raises(LockConflict):
+            await rig.later(Copy(source.open, 0, target.open, 0, 8192))
+        await rig.later(Clone(source.open, 0, target.open, 0, 8192))
+        assert await rig.content(target.open) == b"x" * 8192
+
+    run(scenario)
+
+
+def test_a_write_of_nothing_succeeds_wherever_it_is() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        opened = rig.open_name(b"x")
+        await rig.put(opened.open, (1 << 63) - 1, b"")
+        assert rig.stat(opened.open, by_open=True).size == 0
 
     run(scenario)
 

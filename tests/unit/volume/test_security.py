@@ -302,6 +302,18 @@ def test_a_file_made_with_a_descriptor_has_that_one() -> None:
     run(scenario)
 
 
+def test_replacing_a_files_data_takes_the_right_to_write_it() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"x", caller=ALICE)
+        set_dacl(rig, file, Ace(ALLOW, 0, READ, OWNER), caller=ALICE)
+        for disposition in (Disposition.SUPERSEDE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF):
+            with pytest.raises(AccessDenied):
+                rig.open_name(b"x", access=READ, disposition=disposition, caller=ALICE)
+        rig.open_name(b"x", access=READ, caller=ALICE)
+
+    run(scenario)
+
+
 def test_owners_are_taken_not_given() -> None:
     async def scenario(rig: VolumeRig) -> None:
         file = rig.make_name(b"x", mode=0o666, caller=ALICE)
