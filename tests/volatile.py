@@ -80,6 +80,9 @@ class VolatileLog:
     async def sync(self) -> None:
         pass
 
+    async def reach(self, lsn: Lsn) -> None:
+        pass
+
     def trim(self, below: Lsn) -> None:
         keep = [number for number, record in enumerate(self._records) if record.next > below]
         self._payloads = [self._payloads[number] for number in keep]

@@ -95,6 +95,9 @@ class Log(Protocol):
         Raises `Damaged`.
         """
 
+    def reach(self, lsn: Lsn) -> Awaitable[None]:
+        """Completes when the record at `lsn` is stable, for work that is not answered through gates. Raises `Unavailable` when the log fails first."""
+
     def sync(self) -> Awaitable[None]:
         """Completes when all appended so far is stable."""
 

@@ -102,7 +102,7 @@ class ReplicatedLog:
         self._waited = 0
         self._sync_due = asyncio.Event()
         self._timer_set = False
-        self._syncs: set[asyncio.Future[None]] = set()
+        self._awaited: set[asyncio.Future[None]] = set()
         self._logger = structlog.get_logger(component="log", place=replicas[0].place)
         self.version = configuration.version
         self.capacity = settings.capacity
@@ -287,14 +287,17 @@ class ReplicatedLog:
 
     def sync(self) -> Awaitable[None]:
         """Completes when all appended so far is stable. Raises `Unavailable` when the log fails first."""
+        # A record at `end - 1` would be the last one that is waited for.
+        return self.reach(Lsn(self.end - 1))
+
+    def reach(self, lsn: Lsn) -> Awaitable[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.failure is not None:
-            done.set_exception(Unavailable(str(self.failure)))
+            done.set_exception(Unavailable(f"the volume's log has failed: {self.failure}"))
             return done
-        self._syncs.add(done)
-        done.add_done_callback(self._syncs.discard)
-        # A record at `end - 1` would be the last one that is waited for.
-        self.when(Lsn(self.end - 1), Level.STABLE, lambda: None if done.done() else done.set_result(None))
+        self._awaited.add(done)
+        done.add_done_callback(self._awaited.discard)
+        self.when(lsn, Level.STABLE, lambda: None if done.done() else done.set_result(None))
         return done
 
     # Syncing
@@ -408,7 +411,7 @@ class ReplicatedLog:
         self.failure = error
         for waiting in self._waiting:
             waiting.clear()
-        for done in tuple(self._syncs):
+        for done in tuple(self._awaited):
             if not done.done():
                 done.set_exception(Unavailable(f"the volume's log has failed: {error}"))
         if self.on_failure is not None:

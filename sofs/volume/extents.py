@@ -20,7 +20,6 @@ from sofs.types import DiskId, Lsn, VolumeId
 from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.waiting import stable
 
 __all__ = ["WINDOW_LIMIT", "Extents", "decode_extent", "decode_freed", "encode_extent", "live"]
 
@@ -138,7 +137,7 @@ class Extents:
         # A collection of orphans that comes along meanwhile must leave the range alone.
         self._in_use.add(first)
         try:
-            await stable(keyspace.log, lsn)
+            await keyspace.log.reach(lsn)
             self._free_numbers.append(range(first, first + GRANT))
         finally:
             self._in_use.discard(first)

@@ -26,8 +26,10 @@ from sofs.volume.api import (
     Clone,
     Copy,
     Flush,
+    Found,
     GetExtended,
     Link,
+    Make,
     Punch,
     Reply,
     Request,
@@ -135,10 +137,12 @@ class Client:
         self.last += 1
         number = self.last
 
+        kind = Kind.DIRECTORY if directory else Kind.FILE
+
         def make() -> Reply:
-            inode = rig.make_name(name, Kind.DIRECTORY if directory else Kind.FILE, self.inode, 0o640)
-            self.inodes[number] = inode
-            return Reply(rig.volume.core.gate if rig.volume.core.gate else Lsn(rig.store.log.end - 1))
+            found: Found = rig.call(Make(SUPER, self.inode, name, kind, Changes(mode=0o640)))
+            self.inodes[number] = found.attributes.inode
+            return found
 
         def change(after: State) -> None:
             after.names[name] = number
