@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
-from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError
+from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError, Unavailable
 from sofs.pool.extent import Fragment
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.local_pool import LocalPool, check_fragment
@@ -32,7 +32,11 @@ class Probe:
         members = self._pool.members
         for member in list(members):
             if member.state is State.MISSING:
-                await members.reopen(member.spec.id)
+                try:
+                    await members.reopen(member.spec.id)
+                except Unavailable as error:
+                    # Another process has it, or writes of its former opening are on their way: the next round tries again.
+                    members.happened(member, Event.ABSENT, str(error))
             elif member.state in READABLE and member.disk is not None:
                 try:
                     if member.state is State.SUSPECT:

@@ -162,6 +162,28 @@ def test_a_probe_brings_back_a_disk_that_was_plugged_in_and_misses_one_that_was_
     host.run(main())
 
 
+def test_a_disk_that_another_process_holds_when_it_returns_is_tried_again_and_keeps_no_other_away(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        await rig.pool.close()
+        for name in ("d0", "d1"):
+            host.files.rename(f"{host.root}/{name}", f"{host.root}/{name}.pulled")
+        again = Rig(host.files, host.random, rig.specs)
+        for name in ("d0", "d1"):
+            host.files.rename(f"{host.root}/{name}.pulled", f"{host.root}/{name}")
+        lock = host.files.lock(f"{host.root}/d0/lock")
+        await Probe(again.pool).run_once()
+        states = [again.pool.members.state(spec.id) for spec in rig.specs]
+        assert states == [State.MISSING, State.HEALTHY]
+        assert "in use" in again.pool.disks()[0].reason
+        lock.close()
+        await Probe(again.pool).run_once()
+        assert again.pool.members.state(rig.specs[0].id) is State.HEALTHY
+        await again.pool.close()
+
+    host.run(main())
+
+
 def test_upkeep_runs_the_duties_in_time_and_stops_when_told() -> None:
     async def main(loop: SimulatedLoop) -> None:
         files = SimulatedFiles(SimulatedRandom(1), miss=0)
