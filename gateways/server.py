@@ -118,6 +118,7 @@ class Connection:
         self._unsent = 0
         self._batching = self._scheduled = self._writing = False
         self._holds = 0
+        self._held = False
         self._throttled = False
         self._closing = ""
         self.alive = True
@@ -146,9 +147,17 @@ class Connection:
         return sys.getrefcount(self._buffer)
 
     def _readable(self) -> None:
+        self._work(self._receive)
+
+    def _continue(self) -> None:
+        if self._held and self.alive and not self._holds:
+            self._work(self._deliver)
+
+    def _work(self, step: Callable[[], int]) -> None:
+        """Receives or delivers, then sends what was answered meanwhile."""
         self._batching = True
         try:
-            need = self._receive()
+            need = step()
             if need:
                 self._make_room(need)
         except PeerError as error:
@@ -165,29 +174,43 @@ class Connection:
             self._flush()
         elif self._closing:
             self.end(self._closing)
+        if self._held and not self._holds:
+            self._loop.call_soon(self._continue)
 
     def _receive(self) -> int:
-        """Takes what is there and hands on whole messages. Returns how many bytes the next one has, as far as that is known."""
-        core, buffer = self._core, self._buffer
-        assert core is not None
-        view = memoryview(buffer)
-        count = self._sock.recv_into(view[self._end : self._limit])
+        """Reads once and hands on. Returns how many bytes the next message has, as far as that is known."""
+        if self._held:
+            return self._deliver()
+        count = self._sock.recv_into(memoryview(self._buffer)[self._end : self._limit])
         if not count:
             self.end("the peer closed the connection")
             return 0
         self._server.received_bytes += count
-        start, end = self._start, self._end + count
+        self._end += count
+        return self._deliver()
+
+    def _deliver(self) -> int:
+        """Hands on whole messages. When the connection is paused meanwhile, or its replies become too many to hold, the rest waits;
+        then 0 is returned."""
+        core, buffer = self._core, self._buffer
+        assert core is not None
+        view = memoryview(buffer)
+        start, end = self._start, self._end
         need = 4
+        self._held = False
         while end - start >= 4:
             (header,) = _HEADER.unpack_from(buffer, start)
             need = 4 + core.size(header)
             if need > end - start:
                 break
+            if self._holds or self._unsent > HIGH:
+                self._start, self._held = start, True
+                return 0
             core.received(header, view[start + 4 : start + need])
             start, need = start + need, 4
             if self._closing or not self.alive:
                 return 0
-        self._start, self._end = start, end
+        self._start = start
         return need
 
     def _make_room(self, need: int) -> None:
@@ -289,6 +312,8 @@ class Connection:
         assert self._holds >= 0
         if not self._holds and self.alive:
             self._loop.add_reader(self._fd, self._readable)
+            if self._held and not self._batching:
+                self._loop.call_soon(self._continue)
 
     def close(self, reason: str) -> None:
         if not self.alive or self._closing:

@@ -167,3 +167,77 @@ def test_a_buffer_is_used_again_only_when_nobody_looks_at_it() -> None:
     assert third is not second
     del third
     assert len(buffers._classes[len(second)]) == 2
+
+
+class Generous:
+    """Answers a request of four bytes with a mebibyte; may pause itself at the third request of every batch."""
+
+    def __init__(self, link: Link, pausing: bool) -> None:
+        self.link = link
+        self.pausing = pausing
+        self.busy = False
+        self.handled = 0
+        self.payload = bytes(1 << 20)
+
+    def size(self, header: int) -> int:
+        return header
+
+    def received(self, header: int, message: memoryview) -> None:
+        self.handled += 1
+        if self.pausing:
+            self.link.send([message])
+            if self.handled % 3 == 0:
+                self.link.pause()
+        else:
+            self.link.send([self.payload])
+
+    def closed(self, reason: str) -> None:
+        pass
+
+
+def test_a_batch_of_requests_with_large_replies_does_not_make_us_hold_them_all() -> None:
+    async def main() -> None:
+        cores: list[Generous] = []
+
+        def accept(link: Link) -> Generous:
+            cores.append(Generous(link, False))
+            return cores[0]
+
+        server = Server("generous", asyncio.get_running_loop(), accept)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.listen("127.0.0.1", 0), limit=1 << 16)
+        writer.write(record(b"more") * 400)
+        await asyncio.sleep(0.3)
+        assert HIGH >> 20 <= cores[0].handled < (HIGH >> 20) + 40
+        for _ in range(400):
+            await reader.readexactly(1 << 20)
+        assert cores[0].handled == 400
+        writer.close()
+        await server.stop()
+
+    asyncio.run(main())
+
+
+def test_a_core_that_pauses_gets_no_further_message_of_the_same_batch() -> None:
+    async def main() -> None:
+        cores: list[Generous] = []
+
+        def accept(link: Link) -> Generous:
+            cores.append(Generous(link, True))
+            return cores[0]
+
+        server = Server("pausing", asyncio.get_running_loop(), accept)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.listen("127.0.0.1", 0))
+        messages = [number.to_bytes(4) for number in range(20)]
+        writer.write(b"".join(map(record, messages)))
+        seen = b""
+        for round in range(1, 7):
+            seen += await reader.readexactly(12)
+            await asyncio.sleep(0.02)
+            assert cores[0].handled == 3 * round
+            cores[0].link.resume()
+        seen += await reader.readexactly(8)
+        assert seen == b"".join(messages)
+        writer.close()
+        await server.stop()
+
+    asyncio.run(main())
