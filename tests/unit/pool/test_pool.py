@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sofs.errors import Damaged, DiskFailed, ExtentGone, Fenced, InvalidArgument, NoSpace
 from sofs.pool import NAMES_PER_MIB, parse_policy
-from sofs.pool.disk import BadPages
+from sofs.pool.disk import BadPages, Part
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE, checksum
 from sofs.pool.states import State
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
@@ -436,6 +436,33 @@ def test_entries_of_a_failed_sync_are_on_the_disk_after_it_was_opened_again() ->
         again = Rig(files.after_power_loss(seed), SimulatedRandom(seed), rig.specs)
         assert again.events == []
         assert {entry.id.number for entry in again.used()[rig.specs[0].id].values()} == {3}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_after_a_failed_sync_of_its_table_a_disk_accepts_nothing_more(seed: int) -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        files = SimulatedFiles(SimulatedRandom(seed), latency=Latency(1e-4, 2e-3))
+        rig = make_rig(files, files.random, "/data", 1)
+        disk = rig.disk(rig.specs[0].id)
+        files.fail("sync", "/data/d0/table", after=2, times=1)
+        outcomes: list[bool] = []
+
+        async def write(number: int) -> None:
+            await asyncio.sleep(files.random.fraction() * 0.01)
+            data = content(number, PAGE)
+            try:
+                await disk.write(Part(eid(number), SIMPLE.scheme, 0, 1, [data], checksum([data]), b""))
+            except DiskFailed:
+                outcomes.append(False)
+            else:
+                outcomes.append(True)
+
+        await asyncio.gather(*[write(number) for number in range(20)])
+        assert outcomes[0] and not outcomes[-1]
+        assert outcomes == sorted(outcomes, reverse=True), "a write was accepted after the failure"
+        await rig.pool.close()
+
+    simulate(main)
 
 
 def test_a_full_disk_is_avoided_and_a_full_pool_says_what_to_do(host: Host) -> None:
