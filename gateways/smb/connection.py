@@ -43,7 +43,7 @@ from gateways.smb.header import (
 from gateways.smb.status import Failure, Status, is_error, status_of
 from gateways.smb.wire import U16, U32, DecodeError, padding
 from sofs.errors import PeerError, SofsError
-from sofs.runtime.ports import Buffer
+from sofs.runtime.ports import Buffer, Timer
 
 if TYPE_CHECKING:
     from gateways.smb.service import SmbService
@@ -82,6 +82,8 @@ class Connection:
         self.cipher: CipherId | None = None
         self.preauth = Preauth()
         self.authenticated = False
+        self.deadline: Timer | None = None
+        """Ends the connection unless someone logs on."""
         self._in_progress: dict[int, Exchange] = {}
         self._next_async = 1
         self._unanswered = 0
@@ -340,12 +342,14 @@ class Connection:
         if exchange.rule.waits:
             self._tell_pending(exchange)
         else:
-            self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
+            exchange.timer = self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
         task.add_done_callback(partial(self._ready, exchange, size))
 
     def _ready(self, exchange: Exchange, size: int, task: "asyncio.Task[Any]") -> None:
         self._release(size)
         self._in_progress.pop(exchange.message_id, None)
+        if exchange.timer is not None:
+            exchange.timer.cancel()
         if self._gone:
             if not task.cancelled():
                 task.exception()

@@ -11,6 +11,7 @@ from gateways.smb.crypto import Sealer, Signer
 from gateways.smb.handle import Handle, Session, Tree
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.wire import DecodeError
+from sofs.runtime.ports import Timer
 from sofs.types import Level, Lsn
 from sofs.volume.api import Reply, Request, Volume
 
@@ -33,7 +34,7 @@ class Exchange:
 
     __slots__ = (
         "async_id", "charge", "command", "connection", "credits", "flags", "gate", "handle", "level", "message", "message_id", "related",
-        "rule", "sealed", "sealer", "session", "session_id", "signer", "status", "task", "tree", "tree_id", "volume",
+        "rule", "sealed", "sealer", "session", "session_id", "signer", "status", "task", "timer", "tree", "tree_id", "volume",
     )  # fmt: skip
 
     connection: Connection
@@ -66,6 +67,9 @@ class Exchange:
         self.volume: Volume | None = None
         self.async_id = 0
         self.task: asyncio.Task[Any] | None = None
+        """Set while its handler waits."""
+        self.timer: Timer | None = None
+        """Tells the client that it will take longer."""
         self.related: Exchange | None = None
         """The request before in a related compound."""
 

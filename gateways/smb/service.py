@@ -67,7 +67,7 @@ class SmbService:
     def accept(self, link: Link) -> Connection:
         connection = Connection(self, link)
         self.connections.add(connection)
-        self.clock.call_later(STRANGER_S, partial(self._drop_stranger, connection))
+        connection.deadline = self.clock.call_later(STRANGER_S, partial(self._drop_stranger, connection))
         return connection
 
     def _drop_stranger(self, connection: Connection) -> None:
@@ -76,6 +76,8 @@ class SmbService:
 
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        if connection.deadline is not None:
+            connection.deadline.cancel()
 
     # Sessions
 

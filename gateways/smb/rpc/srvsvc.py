@@ -93,11 +93,10 @@ def _share_enum(service: SmbService, session: Session, request: Any) -> Any:
     """NetrShareEnum, MS-SRVS 3.1.4.8: always complete, whatever length is preferred."""
     level = request["InfoStruct"]["Level"]
     answer = srvs.NetrShareEnumResponse()
-    answer["InfoStruct"]["Level"] = level
-    answer["InfoStruct"]["ShareInfo"]["tag"] = level
+    known = level in _ITEMS
+    answer["InfoStruct"]["Level"] = answer["InfoStruct"]["ShareInfo"]["tag"] = level if known else 1
     answer["ResumeHandle"] = NULL
-    if level not in _ITEMS:
-        answer["InfoStruct"]["Level"] = answer["InfoStruct"]["ShareInfo"]["tag"] = 1
+    if not known:
         answer["ErrorCode"] = _INVALID_LEVEL
         return answer
     rows = _rows(service)

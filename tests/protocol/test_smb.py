@@ -1,0 +1,537 @@
+"""The SMB gateway over a real volume, driven message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from gateways.smb.crypto import CipherId, Dialect, SigningAlgorithm
+from gateways.smb.header import Command
+from gateways.smb.service import SmbService, SmbSettings
+from gateways.smb.status import Status
+from sofs.errors import PeerError
+from tests.protocol import smb_client as smb
+from tests.protocol.smb_client import NOBODY, RELATED, Client
+from tests.served_smb import smb_on
+
+Test = Callable[[SmbService], Awaitable[None]]
+READ_ONLY_ACCESS = 0x120089
+DIRECTORY, NON_DIRECTORY, DELETE_ON_CLOSE = 0x1, 0x40, 0x1000
+
+
+def run(path: Path, test: Test, settings: SmbSettings = SmbSettings()) -> None:
+    async def main() -> None:
+        async with smb_on(path / "v", settings) as served:
+            await test(served.gateway.service)
+
+    asyncio.run(main())
+
+
+async def started(service: SmbService, share: str = "data", **options: object) -> Client:
+    client = Client(service)
+    await client.start(share, **options)  # type: ignore[arg-type]
+    return client
+
+
+# Setting up
+
+
+@pytest.mark.parametrize("cipher", [None, *CipherId])
+@pytest.mark.parametrize("signing", SigningAlgorithm)
+def test_3_1_1_agrees_on_signing_and_encryption(tmp_path: Path, cipher: CipherId | None, signing: SigningAlgorithm) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, cipher=cipher, signing=signing)
+        file = await client.open("x")
+        assert (await client.ask(Command.WRITE, smb.write(file, 0, b"hello"))).status == 0
+        client.sealed = cipher is not None
+        reply = await client.ask(Command.READ, smb.read(file, 0, 100))
+        assert reply.body[16:] == b"hello"
+        big = bytes(range(256)) * 1024
+        assert (await client.ask(Command.WRITE, smb.write(file, 3, big), charge=4)).status == 0
+        reply = await client.ask(Command.READ, smb.read(file, 3, len(big)), charge=4)
+        assert reply.body[16:] == big
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("dialect", [Dialect.SMB_3_0, Dialect.SMB_3_0_2])
+def test_older_dialects_sign_and_encrypt_and_validate_their_negotiation(tmp_path: Path, dialect: Dialect) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, dialect=dialect)
+        validate = struct.pack("<I16sHHH", 0x40, b"guid" * 4, 1, 1, dialect)
+        reply = await client.ask(Command.IOCTL, smb.ioctl(NOBODY, 0x00140204, validate))
+        assert reply.status == 0
+        assert struct.unpack_from("<I16sHH", reply.body, 48)[3] == dialect
+        client.sealed = True
+        await client.open("x")
+        client.sealed = False
+        forged = struct.pack("<I16sHHHH", 0x40, b"guid" * 4, 1, 2, dialect, 0x311)
+        with pytest.raises(PeerError):
+            await client.ask(Command.IOCTL, smb.ioctl(NOBODY, 0x00140204, forged))
+            raise PeerError(client.link.closed_for)
+
+    run(tmp_path, test)
+
+
+def test_clients_of_smb1_are_led_to_smb3_and_old_ones_are_refused(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        dialects = b"\x02NT LM 0.12\0\x02SMB 2.002\0\x02SMB 2.???\0"
+        smb1 = b"\xffSMB\x72" + bytes(27) + b"\0" + struct.pack("<H", len(dialects)) + dialects
+        client.deliver(smb1)
+        (reply,) = client.replies()
+        assert struct.unpack_from("<H", reply.body, 4) == (0x2FF,)
+        message = client.header(Command.NEGOTIATE, 1) + smb.negotiate(Dialect.SMB_3_1_1)
+        client.deliver(message)
+        assert struct.unpack_from("<H", (await client.final(1)).body, 4) == (0x311,)
+
+        old = Client(service)
+        with pytest.raises(PeerError, match="knows no SMB 3"):
+            old.deliver(b"\xffSMB\x72" + bytes(27) + b"\0" + struct.pack("<H", 12) + b"\x02NT LM 0.12\0")
+        older = Client(service)
+        older.deliver(older.header(Command.NEGOTIATE, 0) + smb.negotiate(0x210))
+        assert (await older.final(0)).status == Status.NOT_SUPPORTED
+
+    run(tmp_path, test)
+
+
+def test_wrong_passwords_unknown_users_and_unknown_shares_are_refused(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        for user, password in (("alice", "wrong"), ("nobody", "secret")):
+            client = Client(service)
+            await client.negotiate()
+            assert (await client.logon(user, password)).status == Status.LOGON_FAILURE
+        client = await started(service)
+        for share in ("nothing", "onlynfs"):
+            assert (await client.ask(Command.TREE_CONNECT, smb.tree_connect(share))).status == Status.BAD_NETWORK_NAME
+
+    run(tmp_path, test)
+
+
+def test_unsigned_and_wrongly_signed_requests_are_refused(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        number, client.next_id = client.next_id, client.next_id + 1
+        client.deliver(client.header(Command.ECHO, number) + b"\x04\0\0\0")
+        assert (await client.final(number)).status == Status.ACCESS_DENIED
+        number, client.next_id = client.next_id, client.next_id + 1
+        right = client.signed(client.header(Command.CREATE, number) + smb.create("x"), number)
+        client.deliver(right[:-2] + b"y\0")
+        assert (await client.final(number)).status == Status.ACCESS_DENIED
+
+    run(tmp_path, test)
+
+
+def test_an_encrypted_share_is_not_to_be_had_in_the_clear(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, "sealed")
+        assert (await client.ask(Command.CREATE, smb.create("x"))).status == Status.ACCESS_DENIED
+        client.sealed = True
+        await client.open("x")
+        plain = Client(service)
+        await plain.negotiate(cipher=None)
+        await plain.logon()
+        assert (await plain.connect("sealed")).status == Status.ACCESS_DENIED
+
+    run(tmp_path, test)
+
+
+def test_a_server_can_demand_encryption(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        await client.negotiate()
+        reply = await client.logon()
+        assert reply.status == 0
+        assert struct.unpack_from("<H", reply.body, 2) == (4,)
+        assert client.sealer is not None
+        client.sealer._session_id = client.session_id
+        assert (await client.ask(Command.TREE_CONNECT, smb.tree_connect("data"))).status == Status.ACCESS_DENIED
+        client.sealed = True
+        assert (await client.connect("data")).status == 0
+        plain = Client(service)
+        await plain.negotiate(cipher=None)
+        assert (await plain.logon()).status == Status.ACCESS_DENIED
+
+    run(tmp_path, test, SmbSettings(encryption="required"))
+
+
+def test_a_second_session_can_end_the_first_of_the_same_user(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        first = await started(service)
+        await first.open("x", share=0)
+        other = Client(service)
+        await other.negotiate()
+        await other.logon("bob", "hidden", previous=first.session_id)
+        assert first.session_id in service.sessions, "another user cannot"
+        second = Client(service)
+        await second.negotiate()
+        await second.logon(previous=first.session_id)
+        await second.connect("data")
+        await second.open("x", share=0)
+        number = first.request(Command.ECHO, b"\x04\0\0\0")
+        first.signer = None
+        assert (await first.final(number)).status == 0  # ECHO needs no session
+        number = first.request(Command.CREATE, smb.create("y"))
+        assert (await first.final(number)).status == Status.USER_SESSION_DELETED
+
+    run(tmp_path, test)
+
+
+# Credits
+
+
+def test_credits_pay_for_large_requests_and_used_ids_end_the_connection(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("x")
+        reply = await client.ask(Command.READ, smb.read(file, 0, 65537))
+        assert reply.status == Status.INVALID_PARAMETER
+        assert (await client.ask(Command.READ, smb.read(file, 0, 65537), charge=2)).status == Status.END_OF_FILE
+        assert (await client.ask(Command.READ, smb.read(file, 0, (8 << 20) + 1), charge=129)).status == Status.INVALID_PARAMETER
+        again = client.signed(client.header(Command.ECHO, client.next_id - 1) + b"\x04\0\0\0", client.next_id - 1)
+        with pytest.raises(PeerError, match="not granted or is used"):
+            client.deliver(again)
+
+    run(tmp_path, test)
+
+
+def test_8_mib_go_in_one_request(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        client.credits = 512
+        await client.ask(Command.ECHO, b"\x04\0\0\0")
+        file = await client.open("x")
+        data = bytes(range(256)) * (32 << 10)
+        reply = await client.ask(Command.WRITE, smb.write(file, 0, data), charge=128)
+        assert (reply.status, struct.unpack_from("<I", reply.body, 4)) == (0, (8 << 20,))
+        reply = await client.ask(Command.READ, smb.read(file, 0, 8 << 20), charge=128)
+        assert reply.message[80:] == data
+
+    run(tmp_path, test)
+
+
+# Files
+
+
+def test_compounds_pass_the_file_on(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        replies = await client.ask_all(
+            [
+                (Command.CREATE, smb.create("x"), 0),
+                (Command.WRITE, smb.write(NOBODY, 0, b"data"), RELATED),
+                (Command.READ, smb.read(NOBODY, 0, 4), RELATED),
+                (Command.QUERY_INFO, smb.query_info(NOBODY, 1, 5), RELATED),
+                (Command.CLOSE, smb.close(), RELATED),
+            ]
+        )
+        assert [reply.status for reply in replies] == [0] * 5
+        assert replies[2].body[16:20] == b"data"
+        failing = await client.ask_all(
+            [
+                (Command.CREATE, smb.create("none", disposition=1), 0),
+                (Command.QUERY_INFO, smb.query_info(NOBODY, 1, 18), RELATED),
+                (Command.CLOSE, smb.close(), RELATED),
+                (Command.CREATE, smb.create("x", disposition=1), 0),
+            ]
+        )
+        assert [reply.status for reply in failing] == [Status.OBJECT_NAME_NOT_FOUND] * 3 + [0]
+
+    run(tmp_path, test)
+
+
+def test_sharing_deletion_and_rename_as_windows_has_them(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        first = await client.open("a", share=1)
+        reply = await client.ask(Command.CREATE, smb.create("A", access=2))
+        assert reply.status == Status.SHARING_VIOLATION
+        name = "b".encode("utf-16-le")
+        rename = struct.pack("<B7xQI", 0, 0, len(name)) + name
+        assert (await client.ask(Command.SET_INFO, smb.set_info(first, 1, 10, rename))).status == 0
+        assert (await client.ask(Command.CREATE, smb.create("a", disposition=1))).status == Status.OBJECT_NAME_NOT_FOUND
+        assert (await client.ask(Command.SET_INFO, smb.set_info(first, 1, 13, b"\x01"))).status == 0
+        await client.ask(Command.CLOSE, smb.close(first))
+        assert (await client.ask(Command.CREATE, smb.create("b", disposition=1))).status == Status.OBJECT_NAME_NOT_FOUND
+        await client.open("d", options=DIRECTORY)
+        assert (await client.ask(Command.CREATE, smb.create("d", options=NON_DIRECTORY))).status == Status.FILE_IS_A_DIRECTORY
+        assert (await client.ask(Command.CREATE, smb.create("d\\", options=DIRECTORY))).status == 0
+        assert (await client.ask(Command.CREATE, smb.create("none\\x"))).status == Status.OBJECT_PATH_NOT_FOUND
+
+    run(tmp_path, test)
+
+
+def test_listings_come_in_pieces_and_match_patterns(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        for number in range(100):
+            await client.ask_all([(Command.CREATE, smb.create(f"File{number:03}.txt"), 0), (Command.CLOSE, smb.close(), RELATED)])
+        root = await client.open("", access=READ_ONLY_ACCESS, options=DIRECTORY)
+        for kind, fixed in ((1, 64), (2, 68), (3, 94), (12, 12), (37, 104), (38, 80), (60, 88), (63, 114)):
+            names: list[str] = []
+            flags = 0x10
+            while True:
+                reply = await client.ask(Command.QUERY_DIRECTORY, smb.query_directory(root, "*", kind, flags, 2000))
+                flags = 0
+                if reply.status == Status.NO_MORE_FILES:
+                    break
+                assert reply.status == 0
+                names += entries(reply, fixed, 8 if kind == 12 else 60)
+            assert sorted(names) == [".", "..", *(f"File{number:03}.txt" for number in range(100))]
+        reply = await client.ask(Command.QUERY_DIRECTORY, smb.query_directory(root, "file0?0.TXT", 1, 0x10))
+        assert len(entries(reply, 64, 60)) == 10
+        reply = await client.ask(Command.QUERY_DIRECTORY, smb.query_directory(root, "FILE007.txt", 1, 0x10))
+        assert entries(reply, 64, 60) == ["File007.txt"]
+        reply = await client.ask(Command.QUERY_DIRECTORY, smb.query_directory(root, "none*", 1, 0x10))
+        assert reply.status == Status.NO_SUCH_FILE
+
+    run(tmp_path, test)
+
+
+def entries(reply: smb.Reply, fixed: int, length_at: int) -> list[str]:
+    at, size = struct.unpack_from("<HI", reply.body, 2)
+    data = reply.message[at : at + size]
+    names = []
+    while True:
+        following, length = struct.unpack_from("<I", data)[0], struct.unpack_from("<I", data, length_at)[0]
+        names.append(data[fixed : fixed + length].decode("utf-16-le"))
+        if not following:
+            return names
+        data = data[following:]
+
+
+def test_a_waiting_lock_is_told_pending_then_granted_or_cancelled(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        first, second = await client.open("x"), await client.open("x")
+        assert (await client.ask(Command.LOCK, smb.lock(first, (0, 10, 2)))).status == 0
+        reply = await client.ask(Command.LOCK, smb.lock(second, (5, 1, 0x12)))
+        assert reply.status == Status.LOCK_NOT_GRANTED
+        assert (await client.ask(Command.WRITE, smb.write(second, 3, b"x"))).status == Status.FILE_LOCK_CONFLICT
+        waiting = client.request(Command.LOCK, smb.lock(second, (5, 1, 2)))
+        (interim,) = client.replies()
+        assert (interim.status, interim.flags & 2) == (Status.PENDING, 2)
+        number = client.request(Command.LOCK, smb.lock(first, (0, 10, 4)))
+        await asyncio.sleep(0.01)
+        statuses = {reply.message_id: reply.status for reply in client.replies()}
+        assert statuses == {waiting: 0, number: 0}
+        again = client.request(Command.LOCK, smb.lock(first, (5, 1, 2)))
+        client.replies()
+        client.cancel(again)
+        assert (await client.final(again)).status == Status.CANCELLED
+        assert (await client.ask(Command.LOCK, smb.lock(second, (5, 1, 4)))).status == 0
+        assert (await client.ask(Command.LOCK, smb.lock(second, (5, 1, 4)))).status == Status.RANGE_NOT_LOCKED
+
+    run(tmp_path, test)
+
+
+def test_information_is_cut_refused_or_whole(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("some name")
+        for kind, number in ((1, n) for n in (4, 5, 6, 7, 8, 14, 16, 17, 18, 22, 28, 34, 35, 48, 59)):
+            assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, kind, number))).status == 0, number
+        for number in (1, 3, 4, 5, 6, 7, 8, 11):
+            assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, 2, number))).status == 0, number
+        reply = await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 18, room=106))
+        assert reply.status == Status.BUFFER_OVERFLOW
+        assert len(reply.body) == 8 + 106
+        assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 18, room=90))).status == Status.INFO_LENGTH_MISMATCH
+        assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 99))).status == Status.INVALID_INFO_CLASS
+        small = await client.ask(Command.QUERY_INFO, smb.query_info(file, 3, 0, room=4, parts=7))
+        assert small.status == Status.BUFFER_TOO_SMALL
+        (needed,) = struct.unpack_from("<I", small.body, 8)
+        whole = await client.ask(Command.QUERY_INFO, smb.query_info(file, 3, 0, room=needed, parts=7))
+        assert whole.status == 0 and len(whole.body) == 8 + needed
+
+    run(tmp_path, test)
+
+
+def test_times_sizes_attributes_and_extended_attributes_are_set(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("x")
+        when = 133_000_000_000_000_000
+        basic = struct.pack("<qqqqI4x", when, when + 1, when + 2, 0, 0x22)
+        assert (await client.ask(Command.SET_INFO, smb.set_info(file, 1, 4, basic))).status == 0
+        assert (await client.ask(Command.SET_INFO, smb.set_info(file, 1, 20, struct.pack("<Q", 12345)))).status == 0
+        assert (await client.ask(Command.SET_INFO, smb.set_info(file, 1, 4, basic))).status == 0
+        reply = await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 34))
+        created, accessed, modified, _, _, size, attributes = struct.unpack_from("<QQQQQQI", reply.body, 8)
+        assert (created, accessed, modified, size, attributes) == (when, when + 1, when + 2, 12345, 0x22)
+        pairs = struct.pack("<IBBH", 16, 0, 2, 3) + b"EA\0one" + bytes(2) + struct.pack("<IBBH", 0, 0, 1, 1) + b"B\0x"
+        assert (await client.ask(Command.SET_INFO, smb.set_info(file, 1, 15, pairs))).status == 0
+        reply = await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 15))
+        assert reply.status == 0 and b"EA\0one" in reply.body and b"B\0x" in reply.body
+
+    run(tmp_path, test)
+
+
+def test_holes_clones_and_copies(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        source, target = await client.open("source"), await client.open("target")
+        data = bytes(range(256)) * 256
+        await client.ask(Command.WRITE, smb.write(source, 0, data))
+        for file in (source, target):
+            assert (await client.ask(Command.IOCTL, smb.ioctl(file, 0x000900C4))).status == 0
+        await client.ask(Command.SET_INFO, smb.set_info(target, 1, 20, struct.pack("<Q", len(data))))
+        clone = struct.pack("<QQQQQ", *source, 0, 0, len(data))
+        assert (await client.ask(Command.IOCTL, smb.ioctl(target, 0x00098344, clone))).status == 0
+        assert (await client.ask(Command.READ, smb.read(target, 0, 65536))).message[80:] == data
+        zero = struct.pack("<QQ", 8192, 40960)
+        assert (await client.ask(Command.IOCTL, smb.ioctl(target, 0x000980C8, zero))).status == 0
+        reply = await client.ask(Command.IOCTL, smb.ioctl(target, 0x000940CF, struct.pack("<QQ", 0, 1 << 40)))
+        at, length = struct.unpack_from("<II", reply.body, 32)
+        assert struct.unpack_from("<QQQQ", reply.message, at) == (0, 8192, 40960, 24576) and length == 32
+        key = await client.ask(Command.IOCTL, smb.ioctl(source, 0x00140078, b"", 32))
+        chunk = key.message[112:136] + struct.pack("<IIQQII", 1, 0, 1000, 10, 5000, 0)
+        reply = await client.ask(Command.IOCTL, smb.ioctl(target, 0x001480F2, chunk, 12))
+        assert (reply.status, struct.unpack_from("<III", reply.message, 112)) == (0, (1, 0, 5000))
+        assert (await client.ask(Command.READ, smb.read(target, 10, 5000))).message[80:] == data[1000:6000]
+        limits = key.message[112:136] + struct.pack("<II", 1, 0) + struct.pack("<QQII", 0, 0, 2 << 20, 0)
+        reply = await client.ask(Command.IOCTL, smb.ioctl(target, 0x001480F2, limits, 12))
+        assert (reply.status, struct.unpack_from("<III", reply.message, 112)) == (Status.INVALID_PARAMETER, (256, 1 << 20, 16 << 20))
+
+    run(tmp_path, test)
+
+
+def test_a_read_only_share_can_be_read_and_nothing_else(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        writer = await started(service)
+        file = await writer.open("x")
+        await writer.ask(Command.WRITE, smb.write(file, 0, b"data"))
+        await writer.ask(Command.CLOSE, smb.close(file))
+        client = await started(service, "fixed")
+        readable = await client.open("x", access=READ_ONLY_ACCESS, disposition=1)
+        assert (await client.ask(Command.READ, smb.read(readable, 0, 4))).message[80:] == b"data"
+        for request in (smb.create("new"), smb.create("x", access=2), smb.create("x", access=1, disposition=5)):
+            assert (await client.ask(Command.CREATE, request)).status == Status.ACCESS_DENIED
+        everything = await client.open("x", access=0x2000000, disposition=1)
+        assert (await client.ask(Command.WRITE, smb.write(everything, 0, b"no"))).status == Status.MEDIA_WRITE_PROTECTED
+        reply = await client.ask(Command.IOCTL, smb.ioctl(everything, 0x000980C8, struct.pack("<QQ", 0, 2)))
+        assert reply.status == Status.MEDIA_WRITE_PROTECTED
+
+    run(tmp_path, test)
+
+
+def test_streams_are_files_of_their_own(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("x")
+        stream = await client.open("x:Zone.Identifier")
+        await client.ask(Command.WRITE, smb.write(stream, 0, b"in the stream"))
+        assert (await client.ask(Command.READ, smb.read(file, 0, 10))).status == Status.END_OF_FILE
+        reply = await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 22))
+        assert ":Zone.Identifier:$DATA".encode("utf-16-le") in reply.body
+        internal = [await client.ask(Command.QUERY_INFO, smb.query_info(each, 1, 6)) for each in (file, stream)]
+        assert internal[0].body == internal[1].body
+
+    run(tmp_path, test)
+
+
+def test_a_lost_connection_closes_its_opens(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        await client.open("x", share=0)
+        waiting = await started(service)
+        assert (await waiting.ask(Command.CREATE, smb.create("x"))).status == Status.SHARING_VIOLATION
+        client.core.closed("gone")
+        assert (await waiting.ask(Command.CREATE, smb.create("x"))).status == 0
+        assert len(service.sessions) == 1
+
+    run(tmp_path, test)
+
+
+# What no client should send
+
+
+def samples(file: smb.FileId) -> dict[Command, bytes]:
+    """One right request of each kind."""
+    name = "n".encode("utf-16-le")
+    return {
+        Command.LOGOFF: b"\x04\0\0\0",
+        Command.TREE_CONNECT: smb.tree_connect("data"),
+        Command.TREE_DISCONNECT: b"\x04\0\0\0",
+        Command.CREATE: smb.create("some\\name", contexts=struct.pack("<IHHHHI", 0, 16, 4, 0, 24, 8) + b"AlSi" + bytes(12)),
+        Command.CLOSE: smb.close(file),
+        Command.FLUSH: smb.flush(file),
+        Command.READ: smb.read(file, 0, 10),
+        Command.WRITE: smb.write(file, 0, b"0123456789"),
+        Command.LOCK: smb.lock(file, (0, 1, 2)),
+        Command.IOCTL: smb.ioctl(file, 0x000940CF, struct.pack("<QQ", 0, 100)),
+        Command.ECHO: b"\x04\0\0\0",
+        Command.QUERY_DIRECTORY: smb.query_directory(file, "*.txt"),
+        Command.QUERY_INFO: smb.query_info(file, 1, 15, data=struct.pack("<IB2sx", 0, 2, b"EA")),
+        Command.SET_INFO: smb.set_info(file, 1, 10, struct.pack("<B7xQI", 0, 0, len(name)) + name),
+        Command.CHANGE_NOTIFY: smb.change_notify(file),
+        Command.OPLOCK_BREAK: struct.pack("<HBBIQQ", 24, 0, 0, 0, *file),
+    }
+
+
+def test_every_request_cut_short_anywhere_is_refused_or_ends_the_connection(tmp_path: Path) -> None:
+    """A prefix must never be taken for the whole: either an error status, or the one decode error."""
+
+    async def test(service: SmbService) -> None:
+        whole = samples((1, 1))
+        for command, body in whole.items():
+            # What every request needs beyond its fixed part: lengths name bytes that are then missing.
+            needed = {Command.TREE_CONNECT: 8, Command.READ: 48, Command.QUERY_INFO: len(body)}.get(command, len(body))
+            for length in range(len(body)):
+                client = await started(service)
+                file = await client.open("victim")
+                cut = samples(file)[command][:length]
+                try:
+                    number = client.request(command, cut)
+                except PeerError:
+                    continue
+                finally:
+                    client.core.closed("done")
+                statuses = [reply.status for reply in client.replies() if reply.message_id == number]
+                assert (statuses and all(statuses)) or length >= needed, (command.name, length)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xfeSMB",
+        b"\xfcSMB" + bytes(60),
+        b"\xfdSMB" + bytes(110),
+        b"\xffSMB\x72" + bytes(10),
+        b"\xffSMB\x25" + bytes(60),
+        b"\xfeSMB\x41" + bytes(59),
+        b"GET / HTTP/1.0\r\n\r\n" + bytes(60),
+    ],
+)
+def test_strange_messages_end_the_connection(tmp_path: Path, message: bytes) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        with pytest.raises(PeerError):
+            client.deliver(message)
+
+    run(tmp_path, test)
+
+
+def test_what_a_client_can_make_the_server_hold_is_bounded(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        with pytest.raises(PeerError):
+            client.core.size((1 << 20) + 1)  # before a logon
+        await client.start()
+        with pytest.raises(PeerError):
+            client.core.size(9 << 20)
+        client.credits = 65535
+        for _ in range(10):
+            await client.ask(Command.ECHO, b"\x04\0\0\0")
+        assert client.core.window._high - client.core.window._low <= 8192
+        with pytest.raises(PeerError):
+            client.compound([(Command.ECHO, b"\x04\0\0\0", 0)] * 40)
+
+    run(tmp_path, test)
