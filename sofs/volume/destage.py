@@ -94,6 +94,9 @@ class Destager:
         self._reader = reader
         self._settings = settings
         self._pause = pause
+        self._data = memoryview(b"")
+        self._scratch = memoryview(bytearray(_STRETCH + LEAF_PAGES * PAGE + _GAP))
+        # Both are kept: the first touch of new memory costs as much as copying into it.
         self._stable = self.destaged
         self._switched: deque[tuple[Lsn, Lsn]] = deque()
         """Batches that may not be stable yet, and the `DESTAGED` of each."""
@@ -209,7 +212,10 @@ class Destager:
 
     async def _write(self, runs: list[_Run]) -> _Extent:
         """Writes the runs, one behind the other, into a new extent."""
-        data = memoryview(bytearray(sum(len(run.sums) for run in runs) * PAGE))
+        size = sum(len(run.sums) for run in runs) * PAGE
+        if len(self._data) < size:
+            self._data = memoryview(bytearray(size))
+        data = self._data[:size]
         at = 0
         for stretch in _stretches(runs):
             size = sum(len(run.sums) for run in stretch) * PAGE
@@ -233,7 +239,8 @@ class Destager:
         """
         start = stretch[0].address
         last = stretch[-1]
-        whole = memoryview(bytearray(last.address + len(last.sums) * PAGE - start))
+        length = last.address + len(last.sums) * PAGE - start
+        whole = into if length == len(into) else self._scratch[:length]
         waiting = self._log.read(start, whole)
         if waiting is not None:
             await waiting
@@ -241,7 +248,8 @@ class Destager:
         for run in stretch:
             size = len(run.sums) * PAGE
             view = into[at : at + size]
-            view[:] = whole[run.address - start : run.address - start + size]
+            if whole is not into:
+                view[:] = whole[run.address - start : run.address - start + size]
             at += size
             for index, expected in enumerate(run.sums):
                 page = view[index * PAGE : (index + 1) * PAGE]

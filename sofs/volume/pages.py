@@ -98,6 +98,12 @@ class Pages:
 
         return fetch()
 
+    @property
+    def fill(self) -> float:
+        """The share of the log that is in use."""
+        log = self._log
+        return (log.end - log.start) / log.capacity
+
     def full(self, size: int) -> bool:
         """Whether the log cannot take a payload of `size` bytes now: then wait for `room`."""
         return full(self._log, size)

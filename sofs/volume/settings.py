@@ -18,7 +18,15 @@ class DataSettings:
     policy: Policy
     """How extents are protected, and on which tier they lie."""
     direct_threshold: int = 1 * MIB
-    """Aligned writes from this size on go into an extent at once; smaller ones into the log, and from there into extents later."""
+    """Writes from this size on may put their whole MiB into extents at once; smaller ones go into the log, and from there into extents later.
+
+    Per MiB (two busy cores, `simple`, one log): an extent takes 1.2 ms of CPU and 1.8 ms until the answer, the log 0.4 ms and 0.3 ms, and another 2 ms later
+    for destaging. Below 512 KiB the extent's own costs (two syncs, a slot) outweigh what it saves.
+    """
+    direct_fill: float = 0.25
+    """Large writes go into extents directly only while at least this share of the log is in use: a burst is answered sooner from the log, and a
+    long stream is not written twice.
+    """
     extent_size: int = 8 * MIB
     """Bytes that destaging and compaction pack into one extent, at most 8 MiB."""
     log_high: float = 0.5

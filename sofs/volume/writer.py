@@ -54,6 +54,7 @@ class Writer:
         self._space = space
         self._settings = settings
         self._threshold = settings.direct_threshold
+        self._direct_fill = settings.direct_fill
         self._unit = min(MIB, settings.direct_threshold // PAGE * PAGE)
 
     def write(
@@ -72,7 +73,7 @@ class Writer:
         length = len(data)
         if batch is None:
             batch = Batch()
-        if length >= self._threshold and offset != APPEND:
+        if length >= self._threshold and offset != APPEND and self._pages.fill >= self._direct_fill:
             return self._write_direct(inode, offset, data, now, batch, flags)
         size = self._pages.size(inode)
         at = size if offset == APPEND else offset

@@ -161,6 +161,7 @@ class Run:
                 LogSettings(segment, 8 * segment, 0.02), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28
             ),
             direct_threshold=40 * PAGE,
+            direct_fill=random.below(2) * 0.3,
             extent_size=MIB,
             log_disks=1 + random.below(2),
         )

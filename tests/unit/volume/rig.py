@@ -63,6 +63,7 @@ class Rig:
     disk_mib: int = 64
     settings: StoreSettings = SMALL_LOG
     direct_threshold: int = MIB // 2
+    direct_fill: float = 0.0
     extent_size: int = 8 * MIB
     log_disks: int = 2
     configuration: Configuration = field(init=False)
@@ -128,6 +129,7 @@ class Rig:
                 VOLUME,
                 parse_policy(self.policy),
                 direct_threshold=self.direct_threshold,
+                direct_fill=self.direct_fill,
                 extent_size=self.extent_size,
                 reserve=2 * MIB,
             ),

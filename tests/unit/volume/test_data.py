@@ -92,6 +92,17 @@ def test_large_writes_become_extents_and_only_names_are_logged() -> None:
     run(scenario)
 
 
+def test_a_burst_of_large_writes_goes_into_the_log_while_that_is_empty_enough() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        for number in range(8):
+            await rig.write(file, number * MIB, pattern(MIB // 2, number))
+        assert 0 < rig.data.space.counter(keys.LOG_PAGES) < 8 * 128
+        assert (await rig.clean()).extents > 0
+
+    run(scenario, direct_fill=0.3)
+
+
 def test_truncating_zeroes_the_rest_of_the_last_page() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)
