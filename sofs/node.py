@@ -44,7 +44,8 @@ class Node:
     def __init__(
         self, config: Config, store: Store, host: Host, doors: Doors, operations: NodeOperations, token: str
     ) -> None:
-        self._config = config
+        self.config = config
+        """As it is in effect; `reload` changes what is live."""
         self._store = store
         self._host = host
         self._doors = doors
@@ -97,11 +98,9 @@ class Node:
     async def listen(self) -> None:
         """Let clients and operators in. Raises `Unavailable`."""
         await self._doors.open()
-        admin = self._config.admin
+        admin = self.config.admin
         try:
-            await self._admin.start(
-                Path(self._config.node.data_dir) / "admin.sock", admin.address, admin.port
-            )
+            await self._admin.start(Path(self.config.node.data_dir) / "admin.sock", admin.address, admin.port)
         except OSError as error:
             raise Unavailable(
                 f"admin interface at {admin.address} port {admin.port}: {error.strerror}"
@@ -119,11 +118,11 @@ class Node:
 
     def reload(self, config: Config) -> Iterator[tuple[str, bool]]:
         """Take over what may change while running; gives each changed setting and whether it is in effect now."""
-        config.node.data_dir = self._config.node.data_dir
-        for setting, value, live in changes(self._config, config):
+        config.node.data_dir = self.config.node.data_dir
+        for setting, value, live in changes(self.config, config):
             if live:
                 section, _, key = setting.partition(".")
-                setattr(getattr(self._config, section), key, value)
+                setattr(getattr(self.config, section), key, value)
             yield setting, live
 
     # Following the store: another node of the cluster may have changed shares or users

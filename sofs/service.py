@@ -111,7 +111,7 @@ def reload(node: Node, path: Path) -> None:
         return
     for setting, live in node.reload(config):
         log.info("config.changed", setting=setting, effective="now" if live else "at the next start")
-    set_up_logging(config.log)
+    set_up_logging(node.config.log)
 
 
 async def serve(config: Config, path: Path | None, ready: Callable[[Node], Awaitable[None]]) -> None:

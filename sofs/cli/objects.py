@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -108,7 +109,7 @@ def volume_show(
     name: str, data: Data = None, node: Node = None, token_file: TokenFile = None, json: Json = False
 ) -> None:
     """One volume, with its counters."""
-    found = connect(data, node, token_file).get(f"/volumes/{name}", api.Volume)
+    found = connect(data, node, token_file).get(f"/volumes/{quote(name, safe='')}", api.Volume)
     if json:
         show.as_json(found)
         return
