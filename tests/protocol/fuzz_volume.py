@@ -1,0 +1,72 @@
+"""Inputs for what clients hand through to the volume undecoded: security descriptors, SIDs, names; and for its tokens' replies."""
+
+from __future__ import annotations
+
+from random import Random
+
+from sofs.errors import InvalidArgument, InvalidName, NameTooLong
+from sofs.volume import names, security
+from sofs.volume.security import Ace, Descriptor, decode, encode
+from tests.protocol.fuzz import Target, mutated
+
+_SIDS = [b"\1\1\0\0\0\0\0\1" + bytes(4), security.EVERYONE, security.CREATOR_OWNER, security.sid_bytes("S-1-5-21-1-2-3-1104")]
+
+
+def _aces(chance: Random, types: tuple[int, ...]) -> tuple[Ace, ...]:
+    made = []
+    for _ in range(chance.choice((0, 1, 2, 40))):
+        kind, sid = chance.choice(types), chance.choice(_SIDS)
+        mask = chance.choice((chance.getrandbits(32), 0x1F01FF, 0x80000000))
+        body = (sid, b"" if chance.random() < 0.8 else b"rest") if kind < 2 else (b"", sid)
+        made.append(Ace(kind, chance.getrandbits(5), mask, *body))
+    return tuple(made)
+
+
+def descriptors(chance: Random) -> None:
+    made = Descriptor(
+        chance.getrandbits(14) | security.DACL_PRESENT | security.SACL_PRESENT,
+        chance.choice((None, *_SIDS)),
+        chance.choice((None, *_SIDS)),
+        chance.choice((None, _aces(chance, (0, 1)))),
+        chance.choice((None, _aces(chance, (2, 0x11)))),
+    )
+    try:
+        found = decode(mutated(encode(made), chance))
+    except InvalidArgument:
+        return
+    assert decode(encode(found)) == found
+    owner, group, directory = _SIDS[0], _SIDS[3], chance.random() < 0.5
+    security.granted(found.dacl, frozenset(_SIDS[:2]))
+    security.mode_of(found.dacl, owner, group)
+    child = security.inherit(found, directory, owner, group)
+    assert child is None or decode(encode(child)) == child
+    changed = security.chmod(found, chance.getrandbits(9), directory, owner, group)
+    assert changed is None or decode(encode(changed)) == changed
+    merged = security.merge(found, made, chance.getrandbits(5))
+    assert decode(encode(merged)) == merged
+
+
+def sids(chance: Random) -> None:
+    text = "-".join(chance.choice(("S", "1", "5", "0x5", "21", "-", "", "4294967295", "4294967296", "x", "99" * 9)) for _ in range(chance.randrange(20)))
+    try:
+        assert security.sid_bytes(security.sid_text(security.sid_bytes(text))) == security.sid_bytes(text)
+    except InvalidArgument:
+        pass
+
+
+def file_names(chance: Random) -> None:
+    name = mutated(chance.choice((b"name.txt", "Füße".encode(), b"\xed\xa0\x80", "𐐨".encode() * 70, b"x" * 255)), chance)
+    folded = names.upcase(name)
+    assert names.upcase(folded) == folded
+    for check in (names.check, names.check_stream):
+        try:
+            check(name)
+        except (InvalidName, NameTooLong):
+            pass
+
+
+TARGETS = (
+    Target("security descriptors", descriptors, (security.__name__,)),
+    Target("SIDs", sids, (security.__name__,)),
+    Target("names", file_names, (names.__name__,)),
+)
