@@ -136,7 +136,7 @@ def _sid_at(data: bytes, offset: int) -> bytes:
 # Bytes
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def decode(data: bytes) -> Descriptor:
     """The descriptor from its self-relative bytes, validated. Raises `InvalidArgument`."""
     if len(data) < _HEAD.size or len(data) > MAX_SIZE:
