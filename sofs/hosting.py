@@ -245,6 +245,11 @@ class Host:
         )
         places = self.places(record)
         await make_store(self.files, places, record.log_id, self._store_settings(places))
+        for place in places:
+            # The names of the directories above are ours to make durable.
+            logs = Path(place.path).parent
+            self.files.sync_directory(str(logs))
+            self.files.sync_directory(str(logs.parent))
         # The record comes last: a volume whose making was cut short is none, and leaves only unused directories.
         first = ConfigurationRecord(version=1, replicas=tuple(replica.id for replica in replicas))
         await self.registry.change_configuration(record.id, first)

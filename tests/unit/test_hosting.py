@@ -6,11 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.hosting import Host, Hosted
 from sofs.records import Registry
+from sofs.runtime.ports import Clock, Files, Random
+from sofs.runtime.simulated_files import SimulatedFiles
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.volume import keys
@@ -22,7 +27,14 @@ NOTE = keys.meta(b"a test's note")
 @asynccontextmanager
 async def hosted_on(data: Path) -> AsyncIterator[Host]:
     """The host of a data directory, opened and closed as a node does it."""
-    files, clock, random = SystemFiles(2), SystemClock(), SystemRandom()
+    files = SystemFiles(2)
+    async with hosted(data, files, SystemClock(), SystemRandom()) as host:
+        yield host
+    files.close()
+
+
+@asynccontextmanager
+async def hosted(data: Path, files: Files, clock: Clock, random: Random) -> AsyncIterator[Host]:
     store = EmbeddedStore.open(files, clock, random, str(data / "store"))
     registry = Registry(store, random)
     host = Host("h", data, Config(), registry, files, clock, random, Identities(domain_sid(bytes(12)), []))
@@ -32,7 +44,6 @@ async def hosted_on(data: Path) -> AsyncIterator[Host]:
     finally:
         await host.close()
         await store.close()
-        files.close()
 
 
 async def make(data: Path) -> None:
@@ -82,3 +93,28 @@ def test_a_disk_that_comes_back_with_an_old_copy_of_the_log_is_not_believed(tmp_
             assert host.named("v").state[0] == "failed"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_volume_outlives_a_loss_of_power_right_after_it_was_made(seed: int) -> None:
+    random = SimulatedRandom(seed)
+    files = SimulatedFiles(random)
+    files.make_directory("/data")
+    files.sync_directory("/")
+
+    async def life(loop: SimulatedLoop, first: bool) -> None:
+        clock = SimulatedClock(loop)
+        context = hosted(Path("/data"), files, clock, random)
+        host = await context.__aenter__()
+        if first:
+            for number in range(2):
+                await host.add_disk(f"/data/disk{number}", "ssd", "p", 2 << 30, False)
+            await host.create_volume("v", "p", "mirror(2)", False)
+            return  # and never ends in order
+        assert host.named("v").state == ("serving", "")
+        await context.__aexit__(None, None, None)
+
+    for first in (True, False):
+        loop = SimulatedLoop()
+        loop.run(life(loop, first))
+        files = files.after_power_loss()
