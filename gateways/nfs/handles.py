@@ -24,9 +24,10 @@ from sofs.volume.api import Attributes, Caller, Stateless, Volume
 __all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Place", "Places"]
 
 VERSION = 1
-_BODY = struct.Struct(">B3xIQQQI4x")
+_TREE = struct.Struct(">B3xIQQ")
+_FILE = struct.Struct(">QI4x")
 MAC_SIZE = 8
-HANDLE_SIZE = _BODY.size + MAC_SIZE
+HANDLE_SIZE = _TREE.size + _FILE.size + MAC_SIZE
 ROOT_EXPORT = 0
 """The export number of the directory above all exports."""
 
@@ -55,16 +56,28 @@ class Handles:
         self._mac = hashlib.blake2b(key=key[:64], digest_size=MAC_SIZE)
 
     def make(self, export: int, volume: VolumeId, inode: Inode, generation: int, snapshot: int = 0) -> bytes:
-        body = _BODY.pack(VERSION, export, volume, snapshot, inode, generation)
-        mac = self._mac.copy()
-        mac.update(body)
-        return body + mac.digest()
+        return self.maker(export, volume, snapshot)(inode, generation)
+
+    def maker(self, export: int, volume: VolumeId, snapshot: int = 0) -> Callable[[int, int], bytes]:
+        """Makes the handles of one tree from inode and generation: what they have in common is prepared."""
+        start = _TREE.pack(VERSION, export, volume, snapshot)
+        base = self._mac.copy()
+        base.update(start)
+        copy, pack = base.copy, _FILE.pack
+
+        def make(inode: int, generation: int) -> bytes:
+            mac, rest = copy(), pack(inode, generation)
+            mac.update(rest)
+            return start + rest + mac.digest()
+
+        return make
 
     def read(self, handle: bytes) -> Named:
         """Raises `BadHandle`."""
         if len(handle) != HANDLE_SIZE:
             raise BadHandle
-        _, export, volume, snapshot, inode, generation = _BODY.unpack_from(handle)
+        _, export, volume, snapshot = _TREE.unpack_from(handle)
+        inode, generation = _FILE.unpack_from(handle, _TREE.size)
         if self.make(export, volume, inode, generation, snapshot) != handle:
             raise BadHandle
         return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
@@ -73,12 +86,12 @@ class Handles:
 class Place:
     """A file handle as one user's calls see it: the file, and the rules of its export."""
 
-    __slots__ = ("caller", "client", "fsid", "generation", "handles", "inode", "read_only", "share", "target", "volume")
+    __slots__ = ("_make", "caller", "client", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
 
     def __init__(
         self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller, inode: Inode, generation: int
     ) -> None:
-        self.handles = handles
+        self._make = handles.maker(share.number, share.volume)
         self.share = share
         self.volume = volume
         self.client = client
@@ -91,7 +104,7 @@ class Place:
 
     def handle(self, of: Attributes) -> bytes:
         """The handle of another file of the same export."""
-        return self.handles.make(self.share.number, self.share.volume, of.inode, of.generation)
+        return self._make(of.inode, of.generation)
 
     @property
     def is_root(self) -> bool:

@@ -5,6 +5,7 @@ So the cookie verifier is always 0, and a listing can be resumed at any time and
 """
 
 import struct
+from collections.abc import Sequence
 
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import HANDLE_SIZE, Place
@@ -26,12 +27,12 @@ MOST_ENTRIES = 8192
 
 _HEAD = struct.Struct(">IQI")  # TRUE, fileid, length of the name
 _COOKIE = struct.Struct(">Q")
-_HANDLE = struct.Struct(f">II{HANDLE_SIZE}s")  # TRUE, length, handle
+_REST = struct.Struct(f">Q 6I2Q2I2Q6I II{HANDLE_SIZE}s")  # cookie, TRUE, attributes, TRUE, length, handle
 VERIFIER = bytes(8)
 _END, _MORE = b"\0\0\0\0\0\0\0\1", bytes(8)  # no further entry here; eof or not
 SMALLEST = 28
 """Bytes of the smallest entry3; an entryplus3 with all it can have is 144 longer."""
-PLUS = 88 + _HANDLE.size
+PLUS = _REST.size - 8
 FIXED = 88 + 8 + 8
 """Bytes of a READDIR3resok without its entries."""
 
@@ -60,28 +61,32 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
     def answer(found: Entries) -> bytes:
         pieces = Pieces(room, max(args.directory_limit, 512))
         own = found.directory
-        for inode, name, cookie in dots(args.cookie, *_around(place, own)):
-            known = own if inode == own.inode else None
-            if not _add_full(place, fsid, pieces, Entry(cookie, name, Inode(inode), Kind.DIRECTORY, known)):
-                return listing(own, fsid, pieces, False)
-        complete = all(_add_full(place, fsid, pieces, entry) for entry in found.entries)
-        return listing(found.directory, fsid, pieces, found.end and complete)
+        both = [
+            Entry(cookie, name, Inode(inode), Kind.DIRECTORY, own if inode == own.inode else None)
+            for inode, name, cookie in dots(args.cookie, *_around(place, own))
+        ]
+        complete = _add_full(place, pieces, both) and _add_full(place, pieces, found.entries)
+        return listing(own, fsid, pieces, found.end and complete)
 
     limit = min(_limit(room, SMALLEST + PLUS), max(args.directory_limit, 512) // SMALLEST + 1)
     request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), limit, True)
     return Ask(place.volume, request, answer)
 
 
-def _add_full(place: Place, fsid: int, pieces: "Pieces", entry: Entry) -> bool:
-    """An entryplus3, if it still fits."""
-    piece = plain_piece(entry.inode, entry.name, entry.cookie)
-    size = len(piece)
-    of = entry.attributes
-    if of is None:
-        piece += layout.NO_WCC
-    else:
-        piece += layout.post_op(of, fsid) + _HANDLE.pack(1, HANDLE_SIZE, place.handle(of))
-    return pieces.add(piece, size)
+def _add_full(place: Place, pieces: "Pieces", entries: Sequence[Entry]) -> bool:
+    """Adds entryplus3 of these, as many as fit; false if some do not."""
+    fsid, handle, add = place.fsid, place.handle, pieces.add
+    for entry in entries:
+        name, of = entry.name, entry.attributes
+        length = len(name)
+        head = _HEAD.pack(1, entry.inode, length) + name + pad(length)
+        if of is None:
+            piece = head + _COOKIE.pack(entry.cookie) + layout.NO_WCC
+        else:
+            piece = head + _REST.pack(entry.cookie, 1, *layout.fields(of, fsid), 1, HANDLE_SIZE, handle(of))
+        if not add(piece, len(head) + 8):
+            return False
+    return True
 
 
 class Pieces:

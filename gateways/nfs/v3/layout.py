@@ -9,7 +9,7 @@ from functools import lru_cache
 from sofs.types import UNIX_EPOCH, Kind, Time
 from sofs.volume.api import Attributes
 
-__all__ = ["ABSENT", "Before", "attributes", "moment", "post_op", "wcc", "NO_WCC", "type_of"]
+__all__ = ["ABSENT", "Before", "attributes", "fields", "moment", "post_op", "wcc", "NO_WCC", "type_of"]
 
 Before = tuple[int, Time, Time, int] | None
 """(size, modified, changed, change) before a call, as replies of the volume carry it."""
@@ -51,7 +51,7 @@ def post_op(of: Attributes | None, fsid: int) -> bytes:
     """A `post_op_attr`: the attributes, or that there are none."""
     if of is None:
         return ABSENT
-    return _POST_OP.pack(1, *_fields(of, fsid))
+    return _POST_OP.pack(1, *fields(of, fsid))
 
 
 def attributes(of: Attributes, fsid: int) -> bytes:
@@ -66,10 +66,10 @@ def wcc(before: Before, after: Attributes | None, fsid: int) -> bytes:
     if before is None:
         return ABSENT + post_op(after, fsid)
     size, modified, changed, _ = before
-    return _WCC.pack(1, size, *moment(modified), *moment(changed), 1, *_fields(after, fsid))
+    return _WCC.pack(1, size, *moment(modified), *moment(changed), 1, *fields(after, fsid))
 
 
-def _fields(of: Attributes, fsid: int) -> tuple[int, ...]:
+def fields(of: Attributes, fsid: int) -> tuple[int, ...]:
     """The numbers of a fattr3, in order."""
     major, minor = of.device
     accessed, accessed_ns = moment(of.accessed)
