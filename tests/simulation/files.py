@@ -313,8 +313,8 @@ class Scenario:
         self.verifier = 0
         self.crashes = 0
 
-    def run(self, crashes: int) -> None:
-        """Raises AssertionError, or whatever escaped, when a promise is broken."""
+    def run(self, crashes: int) -> int:
+        """Gives how many crashes there were. Raises AssertionError, or whatever escaped, when a promise is broken."""
         simulate(self._make)
         while self.crashes < crashes:
             self._files.crash_at = self._files.steps + 1 + self.random.below(1500)
@@ -324,6 +324,7 @@ class Scenario:
                 pass
             self._crash()
         simulate(self._verify_only)
+        return self.crashes
 
     @property
     def _files(self) -> SimulatedFiles:

@@ -71,8 +71,8 @@ class Scenario:
         self.rotten = self.random.below(self.host.disks)
         self._made = False
 
-    def run(self, crashes: int) -> None:
-        """Raises AssertionError, or whatever escaped, when a promise is broken."""
+    def run(self, crashes: int) -> int:
+        """Gives how many crashes there were. Raises AssertionError, or whatever escaped, when a promise is broken."""
         simulate(self._make)
         while self.crashes < crashes:
             self.host.files.crash_at = self.host.files.steps + 1 + self.random.below(250)
@@ -85,6 +85,7 @@ class Scenario:
             self._damage()
         self.host.files.crash_at = None
         simulate(self._verify_only)
+        return self.crashes
 
     def _damage(self) -> None:
         """With two copies, one of them may rot while nobody looks; always the same, because both would be one failure too many."""
