@@ -187,7 +187,8 @@ def _body(command: int, chance: Random, file: FileId) -> bytes:
             return smb.query_directory(file, chance.choice(PATTERNS), kind, chance.getrandbits(5), chance.choice((0, 200, 65536)))
         case Command.QUERY_INFO:
             data = chance.choice((b"", struct.pack("<IB2sx", 0, 2, b"EA")))
-            return smb.query_info(file, chance.choice((1, 1, 2, 3, 4)), chance.choice(INFORMATION), chance.choice((0, 40, 120, 65536)), chance.getrandbits(5), data)
+            kind = chance.choice((1, 1, 2, 3, 4))
+            return smb.query_info(file, kind, chance.choice(INFORMATION), chance.choice((0, 40, 120, 65536)), chance.getrandbits(5), data)
         case Command.SET_INFO:
             kind, number, data = _information(chance)
             return smb.set_info(file, kind, number, data, chance.getrandbits(3))

@@ -69,7 +69,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
 
 def _check(exchange: Exchange, access: int, attributes: int, share: int, disposition: int, options: int) -> int:
     """Refuses what no file makes right, MS-SMB2 3.3.5.9 and MS-FSA 2.1.5.1. Gives the rights wanted, generic ones mapped."""
-    if options & _UNKNOWN_OPTIONS or disposition > max(Disposition) or share > 7 or attributes & ~_KNOWN_ATTRIBUTES:
+    if options & _UNKNOWN_OPTIONS or disposition > max(Disposition) or share > 7:
         raise Failure(Status.INVALID_PARAMETER)
     if options & DIRECTORY_FILE:
         if options & NON_DIRECTORY_FILE or disposition in (Disposition.SUPERSEDE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF):
@@ -79,6 +79,8 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
     access = map_generic(access)
     if not access or access & ~_ACCESS:
         raise Failure(Status.ACCESS_DENIED)
+    if attributes & ~_KNOWN_ATTRIBUTES:
+        raise Failure(Status.INVALID_PARAMETER)
     if access & Access.SYSTEM_SECURITY and not exchange.session.caller.privileged:
         raise Failure(Status.PRIVILEGE_NOT_HELD)
     if options & DELETE_ON_CLOSE and not access & (Access.DELETE | Access.MAXIMUM_ALLOWED):
@@ -118,7 +120,7 @@ async def _file(
         flags=attributes & SETTABLE_FLAGS | (0 if directory else ARCHIVE),
         security=extras.get(contexts.SECURITY),
         attributes=_extended(extras),
-        allocation=_allocation(extras),
+        allocation=0 if directory else _allocation(extras),
         owner=U64.pack(exchange.session.number),
     )
     try:
@@ -164,7 +166,7 @@ def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, extras
     service = exchange.connection.service
     a = as_opened(opened.attributes, path.stream)
     handle = Handle(service.next_handle(), exchange.tree, opened.open, opened.access, opened.path)
-    handle.stream = path.stream
+    handle.stream = opened.stream
     handle.inode = a.inode
     handle.directory = a.kind is Kind.DIRECTORY
     handle.write_through = bool(options & WRITE_THROUGH)

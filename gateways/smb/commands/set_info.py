@@ -92,7 +92,7 @@ async def _basic(exchange: Exchange, handle: Handle, data: memoryview) -> None:
         modified=_time(modified),
         changed=_time(changed),
         flags=flags & SETTABLE_FLAGS & ~NORMAL if flags else None,
-        keep_times=modified == -1,
+        keep_times={-1: True, -2: False}.get(modified),
     )
     await exchange.call(SetAttributes(handle.id, changes))
 
@@ -178,8 +178,11 @@ async def _rename_ex(exchange: Exchange, handle: Handle, data: memoryview) -> No
 async def _move(exchange: Exchange, handle: Handle, data: memoryview, replace_bits: int) -> None:
     _need(handle, Access.DELETE)
     flags, name = _new_name(data)
-    if name.startswith(":") or handle.stream:
-        raise Failure(Status.NOT_SUPPORTED)
+    if name.startswith(":"):
+        await _move_stream(exchange, handle, name, bool(flags & replace_bits))
+        return
+    if handle.stream:
+        raise Failure(Status.INVALID_PARAMETER)
     path = parse_path(name.lstrip("\\"))
     if not path.components or path.colon:
         raise Failure(Status.OBJECT_NAME_INVALID)
@@ -191,6 +194,15 @@ async def _move(exchange: Exchange, handle: Handle, data: memoryview, replace_bi
     )
     await exchange.call(request)
     handle.name = path.components
+
+
+async def _move_stream(exchange: Exchange, handle: Handle, name: str, replace: bool) -> None:
+    """A stream gets another name; the unnamed one takes no part (MS-FSA 2.1.5.15.12)."""
+    stream = parse_path("file" + name).stream
+    if not handle.stream or not stream:
+        raise Failure(Status.INVALID_PARAMETER)
+    await exchange.call(Rename(exchange.session.caller, Inode(0), b"", replace, open=handle.id, stream=stream))
+    handle.stream = stream
 
 
 async def _link(exchange: Exchange, handle: Handle, data: memoryview) -> None:
