@@ -83,24 +83,35 @@ class Handles:
         return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
 
 
+class View:
+    """One export as one user on one client sees it."""
+
+    __slots__ = ("caller", "fsid", "make", "read_only", "share", "volume")
+
+    def __init__(self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller) -> None:
+        self.share = share
+        self.volume = volume
+        self.caller = caller
+        self.read_only = share.read_only or client.read_only
+        self.fsid = fsid(share)
+        self.make = handles.maker(share.number, share.volume)
+
+
 class Place:
     """A file handle as one user's calls see it: the file, and the rules of its export."""
 
-    __slots__ = ("_make", "caller", "client", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
+    __slots__ = ("_make", "caller", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
 
-    def __init__(
-        self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller, inode: Inode, generation: int
-    ) -> None:
-        self._make = handles.maker(share.number, share.volume)
-        self.share = share
-        self.volume = volume
-        self.client = client
-        self.caller = caller
+    def __init__(self, view: View, inode: Inode, generation: int) -> None:
+        self._make = view.make
+        self.share = view.share
+        self.volume = view.volume
+        self.caller = view.caller
+        self.read_only = view.read_only
+        self.fsid = view.fsid
         self.inode = inode
         self.generation = generation
-        self.read_only = share.read_only or client.read_only
-        self.fsid = fsid(share)
-        self.target = Stateless(inode, caller, generation)
+        self.target = Stateless(inode, view.caller, generation)
 
     def handle(self, of: Attributes) -> bytes:
         """The handle of another file of the same export."""
@@ -131,6 +142,7 @@ class Places:
         """That of the directory above all exports."""
         self._groups = groups
         self._known: dict[tuple[Credential, bytes], Place] = {}
+        self._views: dict[tuple[Credential, int], View] = {}
         self._version = shares.version
 
     def at(self, handle: bytes, who: Credential) -> Place | None:
@@ -140,6 +152,7 @@ class Places:
         """
         if self._version != self.shares.version:
             self._known.clear()
+            self._views.clear()
             self._version = self.shares.version
         place = self._known.get((who, handle))
         if place is None:
@@ -153,20 +166,30 @@ class Places:
 
     def _find(self, handle: bytes, who: Credential) -> Place:
         named = self.handles.read(handle)
-        share = self.shares.numbered(named.export)
-        if share is None or not share.nfs.enabled:
-            raise Stale(f"export {named.export} is gone")
-        if share.volume != named.volume or named.snapshot:
+        view = self._views.get((who, named.export))
+        if view is None:
+            share = self.shares.numbered(named.export)
+            if share is None or not share.nfs.enabled:
+                raise Stale(f"export {named.export} is gone")
+            view = self._view(share, who)
+        if view.share.volume != named.volume or named.snapshot:
             raise Stale("the export lies in another volume now")
-        return self.place(share, who, named.inode, named.generation)
+        return Place(view, named.inode, named.generation)
 
     def place(self, share: Share, who: Credential, inode: Inode, generation: int = 0) -> Place:
         """A file of `share` as this user sees it. Raises `AccessDenied`, `Unavailable`."""
+        return Place(self._view(share, who), inode, generation)
+
+    def _view(self, share: Share, who: Credential) -> View:
         client = share.client(self.peer)
         if client is None:
             raise AccessDenied(f"{self.peer} is not in the client list of {share.name}")
         caller = who.caller(client, self._groups)
-        return Place(self.handles, share, self.shares.volume(share), client, caller, inode, generation)
+        view = View(self.handles, share, self.shares.volume(share), client, caller)
+        if len(self._views) >= self.LIMIT:
+            self._views.clear()
+        self._views[who, share.number] = view
+        return view
 
     def visible(self) -> list[Share]:
         """The exports that this client may mount, by number."""
