@@ -60,7 +60,7 @@ class Node:
         name = config.node.name or socket.gethostname().partition(".")[0]
         _allow_many_files()
         files, clock, random = SystemFiles(), SystemClock(), SystemRandom()
-        files.make_directory(str(data))
+        _make_durable(files, data)
         store = _open_store(config, files, clock, random)
         try:
             registry = Registry(store, random)
@@ -184,6 +184,14 @@ def _open_store(config: Config, files: SystemFiles, clock: SystemClock, random: 
         raise Unavailable(
             f"another node runs on {config.node.data_dir}; stop it, or give this one a data directory of its own"
         ) from None
+
+
+def _make_durable(files: SystemFiles, path: Path) -> None:
+    """Make the directory with its parents, so that a loss of power does not take it away with all that is in it."""
+    missing = [each for each in (path, *path.parents) if not files.exists(str(each))]
+    files.make_directory(str(path))
+    for each in missing:
+        files.sync_directory(str(each.parent))
 
 
 def _token(config: Config, data: Path, fresh: str) -> str:
