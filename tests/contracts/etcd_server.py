@@ -59,7 +59,16 @@ class EtcdServer:
         """Lets it take connections and requests, and answer nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Its threads stop one after another, and one of them could still answer.
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any(_state(task) != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+def _state(task: Path) -> str:
+    """A thread's state (proc(5)); "T" is stopped."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
