@@ -228,11 +228,16 @@ class LocalDisk:
             # Asked again: the id may have been revoked while the data was on its way, and whoever revoked it looks
             # for orphans in the table next.
             self._refuse(part.id)
-        except SofsError:
+        except SofsError as error:
             self._release(slot, entry.slots)
+            if isinstance(error, DiskFailed):
+                raise self._break(error) from error
             raise
         self._put(slot, entry)
         await self._settle()
+        # Once more: the system tells a failed sync to one of those who wait for it only, and it may have been another
+        # write of this disk, whose thread had not come back yet.
+        self._check_usable()
         return slot
 
     async def delete(self, slot: int, id: ExtentId) -> None:
@@ -252,15 +257,20 @@ class LocalDisk:
     async def mend(self, slot: int, id: ExtentId, first: int, data: Buffer) -> None:
         place = self._find_place(slot, id)
         self._check_usable()
-        place.file.write(place.at + first * PAGE, [data])
-        await place.file.sync()
+        await self._overwrite(place.file, place.at + first * PAGE, data)
 
     async def mend_header(self, slot: int, id: ExtentId, sums: Sums, names: bytes) -> None:
         place = self._find_place(slot, id)
         self._check_usable()
         meta = encode_meta(self._header(place.entry, slot), sums, names)
-        place.file.write(place.at - len(meta), [meta])
-        await place.file.sync()
+        await self._overwrite(place.file, place.at - len(meta), meta)
+
+    async def _overwrite(self, file: File, offset: int, data: Buffer) -> None:
+        try:
+            file.write(offset, [data])
+            await file.sync()
+        except DiskFailed as error:
+            raise self._break(error) from error
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
         self._check_usable()
@@ -295,9 +305,9 @@ class LocalDisk:
             raise self._break(error) from error
 
     def _break(self, error: SofsError) -> DiskFailed:
-        """From now on nobody knows what the table on the disk says, until it is opened anew."""
+        """From now on nobody knows what of the last writes is on the disk, until it is opened anew."""
         if self._broken is None:
-            self._broken = DiskFailed(f"disk {self.path}: its slot table cannot be written ({error}); open it again or replace it")
+            self._broken = DiskFailed(f"disk {self.path} cannot be written ({error}); open it again or replace it")
         return self._broken
 
     def _check_usable(self) -> None:

@@ -9,12 +9,17 @@ __all__ = ["GroupSync"]
 
 
 class GroupSync:
-    """Makes what was written to a file durable; who comes while a sync is under way shares the next one."""
+    """Makes what was written to a file durable; who comes while a sync is under way shares the next one.
+
+    After a sync has failed every later one fails too. Bytes written while it ran may have been dropped with it, and the
+    system reports that once: the next sync would succeed, and lie.
+    """
 
     def __init__(self, file: File) -> None:
         self._file = file
         self._waiting: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._failure: SofsError | None = None
 
     @property
     def pending(self) -> bool:
@@ -37,16 +42,16 @@ class GroupSync:
     async def _run(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
-            failure: SofsError | None = None
-            try:
-                await self._file.sync()
-            except SofsError as error:
-                failure = error
+            if self._failure is None:
+                try:
+                    await self._file.sync()
+                except SofsError as error:
+                    self._failure = error
             for waiter in waiting:
                 if waiter.cancelled():
                     continue
-                if failure is None:
+                if self._failure is None:
                     waiter.set_result(None)
                 else:
-                    waiter.set_exception(failure)
+                    waiter.set_exception(self._failure)
         self._task = None

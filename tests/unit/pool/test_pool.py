@@ -439,12 +439,13 @@ def test_entries_of_a_failed_sync_are_on_the_disk_after_it_was_opened_again() ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_after_a_failed_sync_of_its_table_a_disk_accepts_nothing_more(seed: int) -> None:
+@pytest.mark.parametrize(("part", "after"), [("table", 2), ("arenas", 12)])
+def test_after_a_failed_sync_a_disk_accepts_nothing_more(part: str, after: int, seed: int) -> None:
     async def main(loop: SimulatedLoop) -> None:
         files = SimulatedFiles(SimulatedRandom(seed), latency=Latency(1e-4, 2e-3))
         rig = make_rig(files, files.random, "/data", 1)
         disk = rig.disk(rig.specs[0].id)
-        files.fail("sync", "/data/d0/table", after=2, times=1)
+        files.fail("sync", f"/data/d0/{part}", after=after, times=1)
         outcomes: list[bool] = []
 
         async def write(number: int) -> None:
