@@ -151,6 +151,13 @@ class Tree:
                 self._drop(doomed.parent, doomed.name)
         node.pending = False
 
+    def close_without_deletion(self, handle: Handle) -> None:
+        """The open is gone; there was no room to delete what was marked."""
+        node = handle.node
+        node.opens.remove(handle)
+        if not node.opens:
+            node.pending, node.doomed = False, None
+
     def crash(self) -> None:
         """All opens are gone, with what they would have deleted."""
         for directory in self.directories():

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sofs.errors import SofsError
+from sofs.errors import NoSpace, SofsError
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
-from sofs.types import ROOT, Inode, Kind, OpenId
+from sofs.types import ROOT, Inode, Kind, Lsn, OpenId
 from sofs.volume.api import (
     Close,
     Disposition,
@@ -47,6 +47,7 @@ class Names(RuleBasedStateMachine):
         return result
 
     def teardown(self) -> None:
+        self.make_room()
         for handle in list(self.handles):
             self.close_handle(handle)
         self.same_tree()
@@ -65,19 +66,40 @@ class Names(RuleBasedStateMachine):
         children = [(at, name, node) for at in self.tree.directories() for name, node in at.names.items()]
         return children[choice % len(children)] if children else None
 
-    def both(self, model: Callable[[], Any], volume: Callable[[], Any]) -> tuple[Any, Any] | None:
-        """Does it in both worlds; either both refuse, or both give something."""
-        try:
-            expected = model()
-        except Refused:
-            expected = Refused
+    def both(
+        self, model: Callable[[], Any], volume: Callable[[], Any], without: Callable[[], Any] | None = None
+    ) -> tuple[Any, Any] | None:
+        """Does it in both worlds; either both refuse, or both give something.
+
+        When the log is full for the volume, nothing must have happened, or at most `without`.
+        """
+        refused = actual = None
         try:
             actual = self.run(self.on_loop(volume))
         except SofsError as error:
-            assert expected is Refused, f"the volume refused: {type(error).__name__} {error}"
+            refused = error
+        if isinstance(refused, NoSpace):
+            if without is not None:
+                without()
             return None
-        assert expected is not Refused, "the volume should have refused"
+        try:
+            expected = model()
+        except Refused:
+            assert refused is not None, "the volume should have refused"
+            return None
+        assert refused is None, f"the volume refused: {type(refused).__name__} {refused}"
         return expected, actual
+
+    @rule()
+    def fill_the_log(self) -> None:
+        """The next batch finds no room."""
+        keyspace = self.rig.store.keyspace
+
+        def full(*_: Any, **__: Any) -> Lsn:
+            del keyspace.commit  # type: ignore[method-assign]
+            raise NoSpace("the log is full")
+
+        keyspace.commit = full  # type: ignore[method-assign]
 
     @staticmethod
     async def on_loop(call: Callable[[], Any]) -> Any:
@@ -146,7 +168,11 @@ class Names(RuleBasedStateMachine):
 
     def close_handle(self, handle: Handle) -> None:
         self.handles.remove(handle)
-        self.both(lambda: self.tree.close(handle), lambda: self.rig.call(Close(OpenId(handle.number))))
+        self.both(
+            lambda: self.tree.close(handle),
+            lambda: self.rig.call(Close(OpenId(handle.number))),
+            without=lambda: self.tree.close_without_deletion(handle),
+        )
 
     @precondition(lambda self: self.handles)
     @rule(choice=CHOICE, delete=st.booleans())
@@ -175,8 +201,13 @@ class Names(RuleBasedStateMachine):
     def write(self, choice: int, data: bytes) -> None:
         handle = self.handles[choice % len(self.handles)]
         if handle.node.kind == Kind.FILE:
+            self.make_room()
             self.run(self.rig.put(OpenId(handle.number), 0, data))
             handle.node.data = data + handle.node.data[len(data) :]
+
+    def make_room(self) -> None:
+        """For what the model does in several requests."""
+        self.rig.store.keyspace.__dict__.pop("commit", None)
 
     @rule(choice=CHOICE, name=st.sampled_from([b"s", b"t"]), data=st.binary(max_size=100))
     def stream(self, choice: int, name: bytes, data: bytes) -> None:
@@ -193,12 +224,14 @@ class Names(RuleBasedStateMachine):
             await self.rig.put(opened.open, 0, data)
             self.rig.close_open(opened)
 
+        self.make_room()
         self.run(write())
         node.streams[name] = data
 
     @rule(power=st.booleans())
     def crash(self, power: bool) -> None:
         """Everything is stable; then the host or the process dies."""
+        self.make_room()
         self.run(self.sync())
         with pytest.raises(Crash):
             self.loop.run(self.end())
@@ -226,6 +259,7 @@ class Names(RuleBasedStateMachine):
 
     @rule()
     def checkpoint(self) -> None:
+        self.make_room()
         self.run(self.rig.store.checkpoints.run_once())
 
     # What must hold
