@@ -38,7 +38,6 @@ class Performer:
 
     def __init__(self, by: Binding) -> None:
         self.by = by
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def perform(
         self, call: Call, outcome: Outcome, token: Token | None, level: Level, fail: Callable[[SofsError], None]
@@ -84,7 +83,7 @@ class Performer:
         self._tell(call, outcome, ask.volume, gate, level)
 
     def later(self, call: Call, work: Any) -> None:
-        """Runs a coroutine that ends by answering `call`. A bug in it costs that client its connection."""
+        """Runs a coroutine that ends by answering `call`, unless the connection ends first. A bug in it costs that client its connection."""
 
         async def guarded() -> None:
             try:
@@ -94,8 +93,8 @@ class Performer:
                 call.connection.link.close("a bug of ours, see the log")
 
         task = asyncio.get_running_loop().create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        call.connection.waiting.add(task)
+        task.add_done_callback(call.connection.waiting.discard)
 
     @staticmethod
     def _tell(call: Call, results: bytes, volume: Volume | None, gate: Lsn, level: Level) -> None:

@@ -8,6 +8,8 @@ only what needs no NFSv2 file handle is there; some clients unmount with them.
 from collections.abc import Callable
 from enum import IntEnum
 
+import structlog
+
 from gateways.exports import Share
 from gateways.nfs.ask import Ask, Outcome, Performer
 from gateways.nfs.auth import AUTH_NONE, AUTH_SYS, Credential
@@ -22,6 +24,8 @@ from sofs.types import Kind, Level
 from sofs.volume.api import Caller, Found, Lookup
 
 __all__ = ["PROGRAM", "Mount", "MountStatus"]
+
+log = structlog.get_logger("nfs")
 
 PROGRAM = 100005
 MNT, DUMP, UMNT, UMNTALL, EXPORT = range(1, 6)
@@ -80,8 +84,12 @@ class Mount:
         """MNT."""
         path = unpack(MountPath, call.data, call.at)[0].path
 
+        peer, shown = self._places.peer, path.decode(errors="backslashreplace")
+
         def fail(error: SofsError) -> None:
-            call.reply(_STATUS.get(type(error), MountStatus.SERVERFAULT).to_bytes(4))
+            status = _STATUS.get(type(error), MountStatus.SERVERFAULT)
+            log.warning("nfs_mount_refused", peer=peer, path=shown, status=status.name, reason=str(error))
+            call.reply(status.to_bytes(4))
 
         try:
             outcome = self._find(path, call.credential)
@@ -106,6 +114,7 @@ class Mount:
         def answer(found: Found) -> bytes:
             if found.attributes.kind is not Kind.DIRECTORY:
                 raise errors.NotDirectory(repr(path))
+            log.info("nfs_mounted", peer=self._places.peer, path=path.decode(errors="backslashreplace"))
             return _mounted(place.handle(found.attributes))
 
         # Whoever may mount the export may mount what is below: the path is resolved as the administrator's choice.

@@ -9,7 +9,7 @@ specification has for it.
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateways.nfs.auth import Credential, Refused, credential
 from gateways.nfs.xdr import XdrError
@@ -55,6 +55,12 @@ class Program(NamedTuple):
     """A program's versions by number."""
 
     versions: Mapping[int, Version]
+
+
+class Cancellable(Protocol):
+    """Work that can be taken back."""
+
+    def cancel(self) -> object: ...
 
 
 class Call:
@@ -143,6 +149,9 @@ class RpcConnection:
         self._bytes = 0
         self._paused = False
         self._open = True
+        self.waiting: set[Cancellable] = set()
+        """Work on calls that is not finished; cancelled with the connection's end. Otherwise a write that had to wait could take
+        effect after the client, on a new connection, has repeated it and then written newer data there."""
 
     @property
     def busy(self) -> bool:
@@ -171,6 +180,8 @@ class RpcConnection:
     def closed(self, reason: str) -> None:
         self._open = False
         self._fragments = []
+        for work in tuple(self.waiting):
+            work.cancel()
 
     def answer(self, call: Call, buffers: Sequence[Buffer]) -> None:
         """Sends the reply to a call; every call is answered once, or never when its volume is lost."""

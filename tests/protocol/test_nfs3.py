@@ -780,3 +780,28 @@ def test_share_modes_and_ranges_of_smb_bind_version_3(tmp_path: Path) -> None:
         assert (await client.nfs("REMOVE", m.RemoveArgs(DirectoryName(root, b"f")))).status == 0
 
     served(tmp_path, scenario)
+
+
+def test_a_write_that_waits_is_taken_back_when_its_connection_ends(tmp_path: Path) -> None:
+    # The client repeats it on its next connection. Were the first one to land later, it would do so over newer data.
+    async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
+        file = await create(client, root, "f")
+        real, waited, room = server.volume.write, asyncio.Event(), asyncio.Event()
+
+        async def wait_and_write(*arguments: Any) -> Any:
+            waited.set()
+            await room.wait()
+            return real(*arguments)
+
+        server.volume.write = wait_and_write  # type: ignore[method-assign, assignment]
+        async with await RpcClient.connect(server.port) as lost:
+            lost.auth = client.auth
+            asyncio.ensure_future(lost.nfs("WRITE", m.WriteArgs(file, 0, 3, 0, b"old"))).add_done_callback(lambda _: _.exception())
+            await waited.wait()
+        server.volume.write = real  # type: ignore[method-assign]
+        await write(client, file, 0, b"new")
+        room.set()
+        await asyncio.sleep(0.05)
+        assert (await read(client, file, 0, 3)).data == b"new"
+
+    served(tmp_path, scenario)
