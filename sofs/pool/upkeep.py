@@ -19,7 +19,7 @@ from sofs.types import PAGE, DiskId
 
 __all__ = ["Probe", "Scrub", "ScrubReport", "Upkeep"]
 
-_STEP = 1024  # slots looked up at a time: whole pages of the table
+_STEP = 512  # slots looked up at a time: whole pages of the table
 
 
 class Probe:
