@@ -80,7 +80,7 @@ def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Op
     if request.disposition in _OVERWRITES and request.directory:
         raise InvalidArgument("a directory cannot be overwritten")
     found = _find(core, request)
-    if request.allocation > core.data.usage().free and request.disposition != Disposition.OPEN:
+    if request.allocation and request.allocation > core.data.usage().free and request.disposition != Disposition.OPEN:
         # The size is a client's announcement: nothing is reserved for it, but what cannot fit is refused before the first byte.
         raise NoSpace(f"{request.allocation} bytes are more than there is room for")
     if found.slot is not None:
