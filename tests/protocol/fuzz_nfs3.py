@@ -47,7 +47,10 @@ class Bench:
     @classmethod
     def get(cls) -> Bench:
         if cls.instance is None:
-            cls.instance = cls()
+            try:
+                cls.instance = cls()
+            except Exception as error:
+                raise SystemExit(f"the fuzzed server cannot be started: {error}") from error
         return cls.instance
 
     def close(self) -> None:
