@@ -4,6 +4,7 @@
     trim               the log, below what is both destaged and in a checkpoint
     delete freed       extents whose freeing no recovery can undo
     compact            extents that are mostly dead
+    protect            extents that have lost a copy
     collect orphans    at the start, then every hour
 
 Each is a `run_once` of its own part; `run` calls them as they become due, one after another. Work is done in slices of about a millisecond between which the
@@ -23,6 +24,7 @@ from sofs.volume.destage import Destager
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.pages import full
+from sofs.volume.protect import Protector
 from sofs.volume.settings import DataSettings
 from sofs.volume.space import Space
 
@@ -62,6 +64,7 @@ class Cleaner:
         log: Log,
         destager: Destager,
         compactor: Compactor,
+        protector: Protector,
         extents: Extents,
         space: Space,
         settings: DataSettings,
@@ -71,6 +74,7 @@ class Cleaner:
         self._log = log
         self._destager = destager
         self._compactor = compactor
+        self._protector = protector
         self._extents = extents
         self._space = space
         self._settings = settings
@@ -161,6 +165,11 @@ class Cleaner:
                 freed += count
         return freed
 
+    async def protect(self) -> int:
+        """Writes extents that have lost a copy again; gives how many."""
+        async with self._turn:
+            return await self._protector.run_once()
+
     async def give_back(self) -> int:
         """Deletes freed extents; gives how many. Without a checkpoint since they were freed they stay a while."""
         async with self._turn:
@@ -197,6 +206,7 @@ class Cleaner:
                 if now - compaction >= _COMPACT_S:
                     compaction = now
                     self._note("extents compacted", await self.compact())
+                    self._note("extents re-protected", await self.protect())
             except SofsError as error:
                 self._logger.warning("cleaning failed", reason=str(error), kind=type(error).__name__)
                 await self._clock.sleep(1.0)

@@ -16,14 +16,13 @@ from sofs.pool import Placement, Pool
 from sofs.types import PAGE
 from sofs.volume import keys, mapping, windows
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.extents import WINDOW_LIMIT, Extents, decode_extent, live
+from sofs.volume.extents import WINDOW_LIMIT, Extents, live
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.windows import Place
 
 __all__ = ["Candidate", "Compactor", "choose"]
 
-_KEYS_A_SLICE = 500
 
 
 class Candidate(NamedTuple):
@@ -114,29 +113,14 @@ class Compactor:
 
     async def _candidates(self, below: float) -> list[Candidate]:
         found: list[Candidate] = []
-        start = keys.EXTENT
-        while True:
-            count = 0
-            for key, value in self._keyspace.walk(keys.EXTENT, start):
-                start = key + b"\0"
-                count += 1
-                if len(key) == keys.BUCKET:
-                    self._consider(found, int.from_bytes(key[1:]), value, below)
-                if count == _KEYS_A_SLICE:
-                    break
-            if count < _KEYS_A_SLICE:
-                return found
-            await self._pause()
-
-    def _consider(self, found: list[Candidate], number: int, value: bytes, below: float) -> None:
-        if number in self._damaged:
-            return
-        placement, named = decode_extent(self._extents.volume, number, value)
-        count = self._keyspace.get(keys.live_pages(number))
-        assert count is not None, f"extent {number} has no count"
-        pages = live(count)
-        if pages * PAGE < placement.length * below:
-            found.append(Candidate(pages, number, placement, named))
+        async for number, placement, named in self._extents.all(self._pause):
+            count = self._keyspace.get(keys.live_pages(number))
+            if count is None or number in self._damaged:
+                continue  # freed meanwhile, or not to be moved
+            pages = live(count)
+            if pages * PAGE < placement.length * below:
+                found.append(Candidate(pages, number, placement, named))
+        return found
 
     def _pieces(self, chosen: list[Candidate]) -> list[_Piece]:
         """Where the live pages of the chosen extents lie, in order of place."""

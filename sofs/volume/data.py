@@ -23,6 +23,7 @@ from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.mapping import APPLIERS, KEEP_MODIFIED
 from sofs.volume.pages import Done, Pages
+from sofs.volume.protect import Protector
 from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Got, Reader
 from sofs.volume.settings import DataSettings
@@ -50,6 +51,7 @@ class Data:
             log,
             Destager(keyspace, log, self.extents, self.reader, settings, pause),
             Compactor(keyspace, pool, self.extents, settings, pause),
+            Protector(keyspace, pool, self.extents, settings, pause),
             self.extents,
             self.space,
             settings,

@@ -154,18 +154,19 @@ class Destager:
         end = start
         for seen, record in enumerate(self._log.scan(start, self._log.stable), 1):
             if record.length:
-                more: list[_Run] = []
+                before = len(runs)
                 for code, body in decode(record.operations):
                     if code == Operation.WRITE:
-                        self._live(body, record.address, more)
-                if more:
-                    count = sum(len(run.sums) for run in more)
-                    names = _windows(more)
-                    if runs and (pages + count > limit or len(touched) + len(names - touched) > WINDOW_LIMIT):
+                        self._live(body, record.address, runs)
+                if len(runs) > before:
+                    more = runs[before:]
+                    count = sum([len(run.sums) for run in more])
+                    new = _windows(more) - touched
+                    if before and (pages + count > limit or len(touched) + len(new) > WINDOW_LIMIT):
+                        del runs[before:]
                         break
-                    runs += more
                     pages += count
-                    touched |= names
+                    touched |= new
             end = record.next
             if seen % _RECORDS_A_SLICE == 0:
                 await self._pause()
@@ -180,7 +181,10 @@ class Destager:
             index, slot = divmod(first + done, LEAF_PAGES)
             fits = min(LEAF_PAGES - slot, count - done)
             key = LEAF + number + index.to_bytes(8)
-            names = leaves.ADDRESSES[fits].pack(*range(address, address + fits * PAGE, PAGE))
+            if fits == 1:
+                names = address.to_bytes(8, "little")
+            else:
+                names = leaves.ADDRESSES[fits].pack(*range(address, address + fits * PAGE, PAGE))
             leaf = self._get(key)
             if leaf is not None and leaf[slot * 8 : (slot + fits) * 8] == names:
                 runs.append(_Run(key, slot, names, address, sums[done : done + fits], False))
@@ -318,6 +322,8 @@ class Destager:
 
 
 def _windows(runs: list[_Run]) -> set[int]:
+    if len(runs) == 1 and len(runs[0].sums) == 1:
+        return {runs[0].address >> WINDOW_SHIFT}
     return {
         window
         for run in runs

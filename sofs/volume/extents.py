@@ -11,7 +11,7 @@ lists what its disks hold, and what no record knows is deleted.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from sofs.errors import Damaged, ExtentGone
 from sofs.pool import ExtentId, Fragment, Placement, Policy, Pool
@@ -28,6 +28,8 @@ WINDOW_LIMIT = 256
 
 EXTENT_LIMIT = 8 << 20
 """Bytes of data in an extent, at most: names of extent-born pages have 23 bits for the offset."""
+
+_SLICE = 200
 
 GRANT = 1024
 """Numbers in a range."""
@@ -109,6 +111,28 @@ class Extents:
                 self._placements.clear()
             self._placements[number] = known
         return known
+
+    async def all(
+        self, pause: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[tuple[int, Placement, tuple[int, ...]]]:
+        """Every recorded extent with the windows that may name its pages, in slices between which others have their turn.
+
+        Those that are recorded or freed meanwhile may or may not be among them.
+        """
+        start = keys.EXTENT
+        while start:
+            found: list[tuple[int, bytes]] = []
+            following = b""
+            for key, value in self._keyspace.walk(keys.EXTENT, start):
+                if len(key) == keys.BUCKET:
+                    if len(found) == _SLICE:
+                        following = key
+                        break
+                    found.append((int.from_bytes(key[1:]), value))
+            for number, value in found:
+                yield number, *decode_extent(self.volume, number, value)
+            start = following
+            await pause()
 
     # Writing
 

@@ -145,12 +145,15 @@ class Run:
     seed: int
     history: History = field(default_factory=History)
     words: int = 0
+    patience: int = 4
+    """One change in so many is waited for until it is stable."""
     crashes: int = 0
 
     def __post_init__(self) -> None:
         random = self.random = SimulatedRandom(self.seed)
         files = SimulatedFiles(random, latency=Latency(100e-6, 1e-3), miss=random.fraction() * 0.3)
         segment = (512 * KIB, MIB)[random.below(2)]
+        self.patience = (4, 100)[random.below(2)]
         self.rig = Rig(
             files,
             SimulatedClock(SimulatedLoop()),
@@ -158,7 +161,7 @@ class Run:
             policy=("simple", "mirror(2)")[random.below(2)],
             disk_mib=64,
             settings=StoreSettings(
-                LogSettings(segment, 8 * segment, 0.02), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28
+                LogSettings(segment, 8 * segment, (0.02, 0.3)[random.below(2)]), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28
             ),
             direct_threshold=40 * PAGE,
             direct_fill=random.below(2) * 0.3,
@@ -233,7 +236,7 @@ class Run:
                 continue
             history.uncertain.discard(change)
             history.appended.append((result.lsn, change))
-            if random.below(4) == 0:
+            if random.below(self.patience) == 0:
                 self._when_stable(result.lsn)
             if random.below(3) == 0:
                 await self.rig.clock.sleep(random.fraction() * 0.004)

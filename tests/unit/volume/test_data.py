@@ -339,6 +339,45 @@ def test_compaction_gives_back_what_has_died_in_extents() -> None:
     run(scenario)
 
 
+def test_extents_on_a_disk_that_is_being_emptied_are_written_elsewhere() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, pattern(MIB))
+        await rig.write(file, 2 * MIB, pattern(50 * PAGE))
+        await rig.settle()
+        await done(rig.data.punch(file, 4 * PAGE, 3 * PAGE, NOW))
+        content = await rig.read(file, 0, 4 * MIB)
+        disk = rig.data.extents.placement(1).fragments[0].disk
+        rig.pool.members.drain(disk)
+        assert await rig.data.cleaner.protect() > 0
+        assert await rig.read(file, 0, 4 * MIB) == content
+        report = await rig.clean()
+        assert report.extents == 2
+        for key, _ in rig.store.keyspace.walk(keys.EXTENT):
+            fragments = rig.data.extents.placement(int.from_bytes(key[1:9])).fragments
+            assert disk not in [fragment.disk for fragment in fragments]
+            assert len(fragments) == 2
+        assert await rig.data.cleaner.protect() == 0
+        await rig.settle()
+        await rig.clean()
+
+    run(scenario, disks=3)
+
+
+def test_without_disks_to_spare_nothing_is_written_again_and_again() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, pattern(MIB))
+        rig.pool.members.drain(rig.data.extents.placement(1).fragments[0].disk)
+        free = rig.pool.usage().free
+        for _ in range(3):
+            assert await rig.data.cleaner.protect() == 0
+        assert rig.pool.usage().free == free
+        await rig.clean()
+
+    run(scenario)
+
+
 def flip_log(rig: Rig, disk: int, text: bytes) -> int:
     """Flips a bit wherever `text` stands in the log on one disk; gives how often."""
     assert isinstance(rig.files, SimulatedFiles)
