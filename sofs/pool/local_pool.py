@@ -18,7 +18,7 @@ from sofs.pool.local_disk import LocalDisk
 from sofs.pool.members import DiskSpec, DiskStatus, Members, Report
 from sofs.pool.policy import Policy
 from sofs.pool.scheme import Redundancy, parse_scheme
-from sofs.pool.states import READABLE, WRITABLE, Event, State
+from sofs.pool.states import WRITABLE, Event, State
 from sofs.runtime.ports import Buffer, Files, Random
 from sofs.types import PAGE, DiskId, VolumeId
 
@@ -302,8 +302,8 @@ class LocalPool:
     def usage(self, tier: str | None = None) -> Usage:
         total = free = 0
         for member in self.members:
-            if member.disk is not None and member.state in READABLE and tier in (None, member.spec.tier):
-                usage = member.disk.usage()
+            if tier in (None, member.spec.tier):
+                usage = self.members.usage(member)
                 total += usage.total
                 free += usage.free if member.state in WRITABLE else 0
         return Usage(total, free)
@@ -319,7 +319,7 @@ class LocalPool:
         policy.validate(self.members.prospects())
 
     def disks(self) -> list[DiskStatus]:
-        return [member.status() for member in self.members]
+        return [self.members.status(member) for member in self.members]
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs `work` to its end even if whoever waits for it is cancelled: its slots are in use until then."""

@@ -59,12 +59,6 @@ class Member:
     reason: str = ""
     disk: LocalDisk | None = None
 
-    def status(self) -> DiskStatus:
-        usage = Usage(0, 0)
-        if self.disk is not None and self.state in READABLE:
-            usage = self.disk.usage()
-        return DiskStatus(self.spec.id, self.spec.path, self.spec.tier, self.spec.host, self.state, self.reason, usage)
-
 
 class Members:
     """The disks of one pool by their ids."""
@@ -188,11 +182,29 @@ class Members:
 
     def candidates(self) -> list[Candidate]:
         """The disks that take new extents now."""
-        return [
-            Candidate(member.spec.id, member.spec.host, member.spec.tier, member.disk.usage().free, member.state is State.HEALTHY)
-            for member in self
-            if member.disk is not None and member.state in WRITABLE
-        ]
+        found = []
+        for member in self:
+            if member.state in WRITABLE:
+                free, spec = self.usage(member).free, member.spec
+                # Asking may have shown that it is gone.
+                if member.state in WRITABLE:
+                    found.append(Candidate(spec.id, spec.host, spec.tier, free, member.state is State.HEALTHY))
+        return found
+
+    def usage(self, member: Member) -> Usage:
+        """A disk's capacity; none if it cannot be read, or turns out not to be there any more."""
+        if member.disk is not None and member.state in READABLE:
+            try:
+                return member.disk.usage()
+            except NotFound as error:
+                self.happened(member, Event.ABSENT, str(error))
+            except SofsError as error:
+                self.happened(member, Event.WRITE_ERROR, str(error))
+        return Usage(0, 0)
+
+    def status(self, member: Member) -> DiskStatus:
+        usage, spec = self.usage(member), member.spec
+        return DiskStatus(spec.id, spec.path, spec.tier, spec.host, member.state, member.reason, usage)
 
     def prospects(self) -> list[Candidate]:
         """All disks that are to take extents, as if present and empty: what a policy is validated against."""

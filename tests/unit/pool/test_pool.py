@@ -310,6 +310,24 @@ def simulated(main: Any) -> None:
     simulate(run)
 
 
+def test_a_disk_that_is_pulled_is_missed_at_the_next_write(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        at = await rig.write(1)
+        host.files.rename(f"{host.root}/d0", f"{host.root}/pulled")
+        degraded = await rig.write(2)
+        assert [each.disk for each in degraded.fragments] == [rig.specs[1].id]
+        assert [status.state for status in rig.pool.disks()] == [State.MISSING, State.HEALTHY]
+        assert rig.pool.usage().total == 32 * MIB
+        assert await rig.read(at) == content(1, MIB)
+        host.files.rename(f"{host.root}/pulled", f"{host.root}/d0")
+        assert await rig.pool.members.reopen(rig.specs[0].id) is State.HEALTHY
+        assert len((await rig.write(3)).fragments) == 2
+        await rig.pool.close()
+
+    host.run(main())
+
+
 def test_a_read_error_makes_a_disk_suspect_and_the_other_copy_answers() -> None:
     async def main(files: SimulatedFiles) -> None:
         rig = make_rig(files, files.random, "/data")
