@@ -13,7 +13,7 @@ why an arena is handed out as a file and an offset.
 
 from typing import Protocol
 
-from sofs.errors import DiskRefused, Exists, NotFound, NotSupported
+from sofs.errors import DiskFailed, DiskRefused, Exists, NotFound, NotSupported
 from sofs.pool.fragment import SLOT_SIZE
 from sofs.pool.label import LABEL_SIZE
 from sofs.runtime.ports import File, Files, Space
@@ -45,8 +45,8 @@ class Layout(Protocol):
     def clear(self) -> None:
         """Removes every part of a disk of ours, the label first; what others own stays."""
 
-    def make_table(self, data: bytes) -> None:
-        """Writes a new slot table, durably."""
+    def make_parts(self, table: bytes) -> None:
+        """Makes room for arenas and writes a new slot table, durably."""
 
     def table(self) -> File:
         """The slot table. Raises `NotFound`."""
@@ -114,8 +114,9 @@ class DirectoryLayout:
             self._remove(_arena_name(number))
         self._files.sync_directory(self.path)
 
-    def make_table(self, data: bytes) -> None:
-        self._replace("table", data)
+    def make_parts(self, table: bytes) -> None:
+        self._files.make_directory(self._at("arenas"))
+        self._replace("table", table)
 
     def table(self) -> File:
         return self._files.open(self._at("table"))
@@ -138,10 +139,11 @@ class DirectoryLayout:
         return file, 0
 
     def _make_arena(self, path: str) -> File:
-        if not self._files.exists(self._at("arenas")):
-            self._files.make_directory(self._at("arenas"))
-            self._files.sync_directory(self.path)
-        file = self._files.open(path, create=True)
+        try:
+            file = self._files.open(path, create=True)
+        except NotFound:
+            # Not made here: where a disk was unmounted, its mount point must not become one.
+            raise DiskFailed(f"{self.path}: the directory of its arenas is gone; is the disk mounted there?") from None
         self._files.sync_directory(self._at("arenas"))
         return file
 

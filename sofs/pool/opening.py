@@ -71,7 +71,7 @@ def make_disk(
             needed = -(-in_arena * SLOT_SIZE // MIB)
             raise NoSpace(f"{path}: {room // MIB} MiB are too small for a disk; give at least {needed} MiB")
         label = Label(DiskId(random.number(63)), pool, tier, host, arenas, in_arena)
-        layout.make_table(SlotTable.blank(label.id, label.slots))
+        layout.make_parts(SlotTable.blank(label.id, label.slots))
         layout.write_revoked(Revocations().encode(seed_of(label.id)))
         layout.write_label(encode_label(label))
     finally:

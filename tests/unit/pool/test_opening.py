@@ -182,6 +182,20 @@ def test_reading_what_lay_only_on_a_missing_disk_names_the_disk(host: Host) -> N
     host.run(main())
 
 
+def test_a_mount_point_without_its_disk_never_becomes_one(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        host.files.rename(f"{host.root}/d0", f"{host.root}/unmounted")
+        host.files.make_directory(f"{host.root}/d0")
+        at = await rig.write(1)
+        assert [each.disk for each in at.fragments] == [rig.specs[1].id]
+        assert rig.pool.disks()[0].state is State.FAILED and "is the disk mounted there?" in rig.pool.disks()[0].reason
+        assert host.files.list(f"{host.root}/d0") == []
+        await rig.pool.close()
+
+    host.run(main())
+
+
 def test_revocations_reach_a_disk_that_was_away(host: Host) -> None:
     async def main() -> None:
         rig = make_rig(host.files, host.random, host.root)
