@@ -30,7 +30,7 @@ from sofs.log.replica import Replica
 from sofs.log.replicated import Mark
 from sofs.types import Lsn
 
-__all__ = ["Recovered", "recover"]
+__all__ = ["Recovered", "newest_version", "recover"]
 
 _AHEAD = 4 << 20
 """Bytes read at a time."""
@@ -70,6 +70,23 @@ def recover(
     if not run.readers:
         raise DiskFailed("no copy of the log can be read: " + "; ".join(run.failures))
     return Recovered(run.at, [reader.replica for reader in run.readers], run.records, run.repaired)
+
+
+def newest_version(replica: Replica, start: Mark) -> int:
+    """The newest configuration under which this copy has records, going by heads alone. Nothing is changed."""
+    reader = SegmentReader(replica, _AHEAD)
+    at = start
+    while True:
+        for lsn in (at.lsn, next_segment(at.lsn, replica.segment_size)):
+            try:
+                header, _ = reader.header(lsn)
+            except (Damaged, DiskFailed):
+                continue
+            if header.previous == at.checksum and header.version >= at.version:
+                at = Mark(header.end, header.checksum, header.version)
+                break
+        else:
+            return at.version
 
 
 class _Recovery:

@@ -22,8 +22,8 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
-from sofs.errors import ConfigError, Damaged, DiskFailed, NotFound, SofsError, Unavailable
-from sofs.log.recovery import recover
+from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NotFound, SofsError, Unavailable
+from sofs.log.recovery import newest_version, recover
 from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, ReplicatedLog
 from sofs.runtime.ports import Clock, File, Files, Random, Records
@@ -32,7 +32,7 @@ from sofs.volume.checkpoint import CHECKPOINT, Checkpoints, CheckpointSettings, 
 from sofs.volume.keys import meta
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["Configuration", "Incarnation", "Place", "Store", "StoreSettings", "make_store", "open_store"]
+__all__ = ["Configuration", "Incarnation", "Opened", "Place", "Store", "StoreSettings", "make_store", "open_store"]
 
 INCARNATION = meta(b"incarnation")
 
@@ -77,8 +77,8 @@ class Incarnation(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.msgpack.encode(self)
 
 
-class _Opened(NamedTuple):
-    """A place that could be opened."""
+class Opened(NamedTuple):
+    """A place that has been opened."""
 
     place: Place
     lock: File
@@ -97,7 +97,11 @@ class Store:
     incarnation: Incarnation
     replayed: int
     """Records that recovery read behind the checkpoint."""
-    _opened: list[_Opened]
+    opened: list[Opened]
+    files: Files
+    clock: Clock
+    log_id: int
+    settings: StoreSettings
     _service: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -121,7 +125,7 @@ class Store:
             try:
                 await self.log.close()
             finally:
-                for opened in self._opened:
+                for opened in self.opened:
                     _let_go(opened)
 
 
@@ -162,11 +166,11 @@ async def open_store(
 
     `places` are the replicas whose disks are there; those that the configuration does not name are left alone. One that cannot be opened is
     left out of the configuration, as long as another is there. `boot` identifies this boot of the host. Raises `Damaged`,
-    `DiskRefused`, `Unavailable` (another process has it, or the store does not answer), `Fenced`.
+    `DiskRefused`, `Unavailable` (another process has it, or the store does not answer), `Fenced` (also when the store is older than the log).
     """
     opened = _open_places(files, places, configuration, log_id, settings)
     try:
-        return await _open(clock, random, opened, configuration, change, boot, appliers, settings)
+        return await _open(files, clock, random, opened, configuration, change, log_id, boot, appliers, settings)
     except BaseException:
         for each in opened:
             _let_go(each)
@@ -174,15 +178,24 @@ async def open_store(
 
 
 async def _open(
+    files: Files,
     clock: Clock,
     random: Random,
-    opened: list[_Opened],
+    opened: list[Opened],
     configuration: Configuration,
     change: Change,
+    log_id: int,
     boot: bytes,
     appliers: Mapping[int, Apply],
     settings: StoreSettings,
 ) -> Store:
+    newest = max(newest_version(each.replica, each.mark) for each in opened)
+    if newest > configuration.version:
+        # Before a version is taken: it might be the one that the newest records carry.
+        raise Fenced(
+            f"the volume was last written under configuration {newest}, and the coordination store knows {configuration.version} as its "
+            "newest: the store is older than the volume (brought back from a backup?); bring the newer one back"
+        )
     ids = tuple(each.place.id for each in opened)
     configuration = Configuration(configuration.version + 1, ids, configuration.memory_broken)
     await change(configuration)
@@ -217,13 +230,13 @@ async def _open(
     structlog.get_logger(component="volume").info(
         "log_recovered", place=opened[0].place.path, records=recovered.records, mended=recovered.repaired, version=log.version
     )
-    return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened)
+    return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened, files, clock, log_id, settings)
 
 
 def _open_places(
     files: Files, places: Sequence[Place], configuration: Configuration, log_id: int, settings: StoreSettings
-) -> list[_Opened]:
-    opened: list[_Opened] = []
+) -> list[Opened]:
+    opened: list[Opened] = []
     complaints = []
     for place in places:
         if place.id not in configuration.replicas:
@@ -245,7 +258,7 @@ def _open_places(
     return opened
 
 
-def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> _Opened:
+def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> Opened:
     if not files.exists(f"{place.path}/log"):
         raise NotFound(f"{place.path} holds no log; is its disk mounted?")
     lock = files.lock(f"{place.path}/lock")
@@ -257,7 +270,7 @@ def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings
             if value is None:
                 records.close()
                 raise Damaged(f"{place.path}/records holds no checkpoint")
-            return _Opened(place, lock, replica, records, decode_mark(value))
+            return Opened(place, lock, replica, records, decode_mark(value))
         except BaseException:
             replica.close()
             raise
@@ -266,7 +279,7 @@ def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings
         raise
 
 
-def _has_room(opened: _Opened, end: Mark) -> bool:
+def _has_room(opened: Opened, end: Mark) -> bool:
     """Whether the segment that the log ends in is there; normally it is."""
     try:
         opened.replica.prepare((end.lsn - 1) // opened.replica.segment_size)
@@ -276,7 +289,7 @@ def _has_room(opened: _Opened, end: Mark) -> bool:
     return True
 
 
-def _let_go(opened: _Opened) -> None:
+def _let_go(opened: Opened) -> None:
     opened.records.close()
     opened.replica.close()
     opened.lock.close()
