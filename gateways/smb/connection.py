@@ -10,8 +10,9 @@ A reply is captured first, signed, and leaves when the volume opens the gate it 
 
 import asyncio
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -44,6 +45,8 @@ from gateways.smb.status import Failure, Status, is_error, status_of
 from gateways.smb.wire import U16, U32, DecodeError, padding
 from sofs.errors import PeerError, SofsError
 from sofs.runtime.ports import Buffer, Timer
+from sofs.types import Level, Lsn
+from sofs.volume.api import Volume
 
 if TYPE_CHECKING:
     from gateways.smb.service import SmbService
@@ -150,14 +153,14 @@ class Connection:
         try:
             self._admit(exchange)
             result = exchange.rule.handler(exchange)
-            if isinstance(result, Coroutine):
+            if type(result) is CoroutineType:
                 running = begin(result)
                 if isinstance(running, asyncio.Task):
                     self._await(exchange, running)
                     return
                 answer = running
             else:
-                answer = result
+                answer = result  # type: ignore[assignment]  # mypy has no word for "coroutines have been dealt with"
         except SofsError as error:
             answer = self._failure(exchange, error)
         except DecodeError as error:
@@ -298,7 +301,7 @@ class Connection:
                 if exchange.flags & FLAG_RELATED and not place:
                     raise Failure(Status.INVALID_PARAMETER)
                 result = exchange.rule.handler(exchange)
-                running = begin(result) if isinstance(result, Coroutine) else result
+                running = begin(result) if type(result) is CoroutineType else result
                 if isinstance(running, asyncio.Task):
                     if exchange.rule.waits and exchange is exchanges[-1]:
                         # It may take for ever: the others' replies do not wait for it.
@@ -307,7 +310,7 @@ class Connection:
                         return
                     answer = await running
                 else:
-                    answer = running
+                    answer = running  # type: ignore[assignment]
             except SofsError as error:
                 answer = self._failure(exchange, error)
             answers.append((exchange, answer))
@@ -327,9 +330,14 @@ class Connection:
         self._unanswered += 1
         self._held += total
         send: Callable[[], None] = partial(self._send, [_FRAME.pack(total), *buffers], total)
+        gates: dict[Volume, tuple[Level, Lsn]] = {}
         for exchange, _ in answers:
-            if exchange.volume is not None:
-                send = partial(exchange.volume.when, exchange.gate, exchange.level, send)
+            if (volume := exchange.volume) is not None:
+                before = gates.get(volume)
+                gate = (exchange.level, exchange.gate)
+                gates[volume] = gate if before is None else (max(before[0], gate[0]), max(before[1], gate[1]))
+        for volume, (level, lsn) in gates.items():
+            send = partial(volume.when, lsn, level, send)
         send()
 
     # Requests that wait
@@ -452,7 +460,7 @@ class Connection:
         signer = exchange.signer if exchange.sealer is None and exchange.status != Status.PENDING else None
         if signer is not None:
             flags |= FLAG_SIGNED
-        granted = self.window.grant(exchange.credits, exchange.charge or 1, self.authenticated) if exchange.credits >= 0 else 0
+        granted = self.window.grant(exchange.credits, self.authenticated) if exchange.credits >= 0 else 0
         HEADER.pack_into(
             message, 0, PLAIN, HEADER_SIZE, exchange.charge, exchange.status, exchange.command, granted, flags, next_command,
             exchange.message_id, low, high, exchange.session_id, NO_SIGNATURE,

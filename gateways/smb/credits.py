@@ -32,14 +32,17 @@ class Window:
             self._low += 1
         return True
 
-    def grant(self, wanted: int, charge: int, known: bool) -> int:
-        """How many more credits the client gets for one request that used `charge` and asks for `wanted`.
+    def grant(self, wanted: int, known: bool) -> int:
+        """How many more credits the client gets for one request that asks for `wanted`.
 
         At least as many as keep it at one credit, at most what keeps the window within its limit.
         """
         limit = LIMIT if known else STRANGER_LIMIT
-        outstanding = self._high - self._low - len(self._used)
-        room = min(limit - outstanding, 2 * limit - (self._high - self._low), 0xFFFF)
-        granted = max(min(wanted, room), 1 if outstanding < 1 else 0)
-        self._high += granted
-        return granted
+        span = self._high - self._low
+        outstanding = span - len(self._used)
+        if outstanding + wanted > limit or span + wanted > 2 * limit:
+            wanted = max(min(limit - outstanding, 2 * limit - span), 0)
+        if not wanted and outstanding < 1:
+            wanted = 1
+        self._high += wanted
+        return wanted

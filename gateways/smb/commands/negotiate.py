@@ -149,4 +149,4 @@ def answer_smb1(connection: "Connection", message: memoryview) -> bytes:
     if b"\x02SMB 2.???" not in names:
         raise PeerError("a client that knows no SMB 3")
     body = _answer(connection, _WILDCARD, [])
-    return HEADER.pack(PLAIN, HEADER_SIZE, 0, 0, Command.NEGOTIATE, connection.window.grant(1, 1, False), FLAG_REPLY, 0, 0, 0, 0, 0, NO_SIGNATURE) + body
+    return HEADER.pack(PLAIN, HEADER_SIZE, 0, 0, Command.NEGOTIATE, connection.window.grant(1, False), FLAG_REPLY, 0, 0, 0, 0, 0, NO_SIGNATURE) + body

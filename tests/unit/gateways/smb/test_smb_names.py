@@ -105,10 +105,10 @@ def test_message_ids_are_used_once_and_within_what_was_granted() -> None:
     assert not window.take(1, 1)
     assert window.take(0, 1)
     assert not window.take(0, 1)
-    assert window.grant(10, 1, True) == 10
+    assert window.grant(10, True) == 10
     assert window.take(5, 2) and window.take(1, 4) and not window.take(6, 1)
     assert window.take(7, 4) and not window.take(11, 1)
-    assert window.grant(0, 1, True) == 1, "a client is never left without a credit"
+    assert window.grant(0, True) == 1, "a client is never left without a credit"
 
 
 def test_grants_are_bounded_whatever_is_asked() -> None:
@@ -120,7 +120,7 @@ def test_grants_are_bounded_whatever_is_asked() -> None:
             free = [number for number in range(low, min(window._high, low + 50)) if number not in window._used]
             number = chance.choice(free)
             assert window.take(number, 1)
-            window.grant(chance.choice((0, 1, 512, 65535)), 1, known)
+            window.grant(chance.choice((0, 1, 512, 65535)), known)
             assert window._high - window._low <= 2 * limit
             assert 1 <= window._high - window._low - len(window._used) <= limit
 
