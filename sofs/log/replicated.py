@@ -22,7 +22,7 @@ import structlog
 from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.log import Machine, Record
 from sofs.log.reading import SegmentReader, next_segment
-from sofs.log.record import HEADER, MAXIMUM, aligned, encode, payload_sum
+from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, aligned, encode, payload_sum
 from sofs.log.replica import FIRST, Replica
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Level, Lsn
@@ -84,6 +84,8 @@ class ReplicatedLog:
         self._clock = clock
         self._machine = machine
         self._replicas = list(replicas)
+        self._joining: list[Replica] = []
+        """Written and synced like the others, but not counted: see `join`."""
         self._change = change
         self._settings = settings
         self._size = settings.segment_size
@@ -136,8 +138,16 @@ class ReplicatedLog:
         return last * self._size - self.end
 
     @property
+    def largest(self) -> int:
+        return self._size - FIRST - HEADER - 2 * ALIGNMENT
+
+    @property
     def replica_ids(self) -> tuple[int, ...]:
         return tuple(replica.id for replica in self._replicas)
+
+    @property
+    def _written_to(self) -> tuple[Replica, ...]:
+        return (*self._replicas, *self._joining)
 
     @property
     def mark(self) -> Mark:
@@ -206,7 +216,7 @@ class ReplicatedLog:
     def _prepare(self, index: int) -> None:
         if (index + 1) * self._size - self.start // self._size * self._size > self.capacity:
             raise NoSpace(f"the volume's log has reached its {self.capacity >> 20} MiB; moving data to the pool does not keep up")
-        for replica in tuple(self._replicas):
+        for replica in self._written_to:
             try:
                 replica.prepare(index)
             except NoSpace:
@@ -236,7 +246,7 @@ class ReplicatedLog:
         runs, self._runs = self._runs, []
         if not runs:
             return
-        for replica in tuple(self._replicas):
+        for replica in self._written_to:
             try:
                 for lsn, pieces in runs:
                     replica.write(lsn, pieces)
@@ -339,7 +349,7 @@ class ReplicatedLog:
 
     async def _sync_replicas(self) -> None:
         under_way: list[tuple[Replica, Awaitable[None]]] = []
-        for replica in tuple(self._replicas):
+        for replica in self._written_to:
             try:
                 under_way.append((replica, asyncio.ensure_future(replica.sync())))
             except SofsError as error:
@@ -366,11 +376,13 @@ class ReplicatedLog:
                 self._lose(replica, error)
 
     def _lose(self, replica: Replica, error: SofsError) -> None:
-        if replica not in self._replicas:
+        if replica not in self._written_to:
             return
         self._logger.error("replica_lost", replica=f"{replica.id:x}", at=replica.place, error=str(error))
-        broken = len(self._replicas) == 1
-        if broken:
+        if replica in self._joining:
+            self._joining.remove(replica)
+            return
+        if len(self._replicas) == 1:
             self._fail(error)
         else:
             self._replicas.remove(replica)
@@ -381,20 +393,22 @@ class ReplicatedLog:
             self._start(self._reconfigure())
 
     async def _reconfigure(self) -> None:
-        """Records that the lost replicas no longer count; then goes on."""
-        while True:
-            wanted = self._wanted()
+        """Records which replicas still count, until these are all that have not failed meanwhile; then goes on."""
+        recorded: Configuration | None = None
+        while recorded is None or recorded[1:] != self._wanted()[1:]:
+            recorded = self._wanted()
             try:
-                await self._change(wanted)
+                await self._change(recorded)
             except SofsError as error:
                 self._fail(error)
                 return
             self.version += 1
-            if wanted.memory_broken:
+            if recorded.memory_broken:
                 return
-            # Another replica may have failed meanwhile, or all of them.
-            if wanted[1:] == self._wanted()[1:]:
-                break
+        self._settled()
+
+    def _settled(self) -> None:
+        """The configuration in force is known: acknowledges again."""
         self._logger.warning("configuration_changed", version=self.version, replicas=self.replicas)
         self._changing = False
         self._write()
@@ -429,6 +443,50 @@ class ReplicatedLog:
             # Our own bug: nothing may be acknowledged any more.
             self._fail(Unavailable(f"the log's own work failed: {error!r}"))
             asyncio.get_running_loop().call_exception_handler({"message": "the log's own work failed", "exception": error})
+
+    # Joining
+
+    def join(self, replica: Replica) -> Lsn:
+        """From now on `replica` is written to and synced with the others; gives the position from which on it has everything.
+
+        It counts once `promote` has succeeded, before which everything kept below that position must have been copied to it and synced.
+        Raises `NoSpace`, `DiskFailed`.
+        """
+        self._write()
+        for index in self._replicas[0].segments():
+            if index >= self.start // self._size:
+                replica.prepare(index)
+        self._joining.append(replica)
+        return self.end
+
+    def leave(self, replica: Replica) -> None:
+        """Takes a `join` back, if it has not been promoted."""
+        if replica in self._joining:
+            self._joining.remove(replica)
+
+    async def promote(self, replica: Replica) -> None:
+        """Has a replica that has joined, and lacks nothing, count. Raises `Unavailable` if it, or the log, has failed meanwhile."""
+        while self._changing and self.failure is None:
+            await self._clock.sleep(0.01)
+        self._check_alive()
+        if replica not in self._joining:
+            raise Unavailable(f"{replica.place} has failed while it was brought up to date")
+        # Nothing is acknowledged until it is known which configuration is in force.
+        self._changing = True
+        wanted = Configuration(self.version + 1, (*self.replica_ids, replica.id))
+        try:
+            await self._change(wanted)
+        except SofsError as error:
+            self._fail(error)
+            raise
+        self.version += 1
+        if replica in self._joining:
+            self._joining.remove(replica)
+            self._replicas.append(replica)
+        if wanted[1:] == self._wanted()[1:]:
+            self._settled()
+        else:
+            await self._reconfigure()
 
     # Reading
 
@@ -465,7 +523,7 @@ class ReplicatedLog:
         index = below // self._size
         if index * self._size <= self.start:
             return
-        for replica in tuple(self._replicas):
+        for replica in self._written_to:
             try:
                 replica.trim(index)
             except SofsError as error:

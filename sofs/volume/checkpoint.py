@@ -11,7 +11,8 @@ Beside the keys of the volume the records hold one more, which sorts before all 
 
 import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import structlog
@@ -73,7 +74,7 @@ class Checkpoints:
         self._clock = clock
         self._keyspace = keyspace
         self._log = log
-        self._done = done
+        self.done = done
         self._settings = settings
         self._one_at_a_time = asyncio.Lock()
         self._logger = structlog.get_logger(component="checkpoint")
@@ -83,7 +84,7 @@ class Checkpoints:
     @property
     def current(self) -> bool:
         """Whether the last checkpoint holds everything."""
-        return self._log.end == self._done.lsn
+        return self._log.end == self.done.lsn
 
     def due(self, since: float) -> bool:
         """`since` is when the last checkpoint last held everything, by the monotonic clock."""
@@ -91,7 +92,7 @@ class Checkpoints:
         return (
             self._clock.monotonic() - since >= settings.interval_s
             or len(self._keyspace.overlay) >= settings.keys
-            or self._log.end - self._done.lsn >= settings.log_bytes
+            or self._log.end - self.done.lsn >= settings.log_bytes
         )
 
     async def run(self) -> None:
@@ -119,6 +120,12 @@ class Checkpoints:
             if not self.current:
                 await self._checkpoint()
 
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Within, no checkpoint is made: records stay as they are, on every disk."""
+        async with self._one_at_a_time:
+            yield
+
     async def _checkpoint(self) -> None:
         log, overlay = self._log, self._keyspace.overlay
         mark = log.mark
@@ -137,7 +144,7 @@ class Checkpoints:
         for records in self.records.values():
             records.refresh()
         overlay.thaw()
-        self._done = mark
+        self.done = mark
         self._keyspace.checkpointed = mark.lsn
 
     async def _commit(self, changes: list[tuple[bytes, bytes | None]]) -> None:

@@ -13,6 +13,7 @@ from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.volume.batch import Apply
 from sofs.volume.checkpoint import CheckpointSettings
+from sofs.volume.rebuild import add_replica
 from sofs.volume.recovery import Configuration, Place, Store, StoreSettings, open_store
 
 __all__ = ["ConfigurationStore", "Host"]
@@ -43,21 +44,29 @@ class Host:
     settings: StoreSettings
     files: SimulatedFiles = field(init=False)
     store: ConfigurationStore = field(init=False)
+    places: list[Place] = field(init=False)
+    """Of every replica there ever was, but only the newest of each disk."""
     boots: int = 1
     power_lost: bool = False
     """Since the state was last verified."""
 
     def __post_init__(self) -> None:
         self.files = SimulatedFiles(self.random, latency=Latency(100e-6, 2e-3))
-        for place in self.places:
+        self.places = [Place(0x100 + number, f"/disk{number}/log-{number}") for number in range(self.disks)]
+        for number, place in enumerate(self.places):
             self.files.make_directory(place.path)
-            self.files.sync_directory(place.path)
+            self.files.sync_directory(f"/disk{number}")
         self.files.sync_directory("/")
         self.store = ConfigurationStore(Configuration(1, tuple(place.id for place in self.places)))
 
-    @property
-    def places(self) -> list[Place]:
-        return [Place(0x100 + number, f"/disk{number}") for number in range(self.disks)]
+    async def rebuild(self, store: Store) -> None:
+        """Has a new replica take the place of one that is lost, on the same disk."""
+        number = next(number for number, place in enumerate(self.places) if place.id not in self.store.configuration.replicas)
+        place = Place(self.random.number(40) + 0x200, "")
+        place = place._replace(path=f"/disk{number}/log-{place.id:x}")
+        # Noted first, as a node does in its records: a place that the configuration does not name is left alone.
+        self.places[number] = place
+        await add_replica(store, place)
 
     async def open(self, loop: SimulatedLoop, appliers: Mapping[int, Apply]) -> tuple[SimulatedClock, Store]:
         clock = SimulatedClock(loop)

@@ -65,7 +65,7 @@ class Scenario:
         self.host = Host(self.random, 1 + self.random.below(2), small_settings(self.random))
         self.model = Model()
         self.verifier = b""
-        self.crashes = 0
+        self.crashes = self.rebuilt = 0
         self.memory_broken = False
         self.flipped = False
         self.rotten = self.random.below(self.host.disks)
@@ -104,7 +104,7 @@ class Scenario:
         assert store.log.stable == store.log.end
 
     async def _live(self, loop: SimulatedLoop) -> None:
-        if self.random.chance(0.25):
+        if self.random.chance(0.4):
             self._arm_fault()
         try:
             clock, store = await self.host.open(loop, APPLIERS)
@@ -116,6 +116,8 @@ class Scenario:
         await self._verify(store)
         store.start()
         writers = [loop.create_task(self._write(clock, store)) for _ in range(3)]
+        if len(self.host.store.configuration.replicas) < self.host.disks:
+            writers.append(loop.create_task(self._rebuild(clock, store)))
         for writer in writers:
             await writer
         if self.random.chance(0.3) and store.log.serving():
@@ -136,6 +138,16 @@ class Scenario:
 
     def _note_failure(self) -> None:
         self.memory_broken = True
+
+    async def _rebuild(self, clock: SimulatedClock, store: Store) -> None:
+        await clock.sleep(self.random.fraction() * 0.1)
+        try:
+            await self.host.rebuild(store)
+        except (DiskFailed, NoSpace, Unavailable):
+            assert self.host.files.faults or not store.log.serving()
+        else:
+            self.rebuilt += 1
+            assert store.log.replica_ids == self.host.store.configuration.replicas
 
     # Writing
 

@@ -176,13 +176,14 @@ def test_a_missing_disk_degrades_the_volume_and_two_missing_ones_name_the_remedy
         await store.close()
 
     run(machine, write)
-    machine.files.rename("/disk0/log", "/disk0/gone")
+    first, second = (place.path for place in machine.places)
+    machine.files.rename(f"{first}/log", f"{first}/gone")
     run(machine, check)
-    machine.files.rename("/disk1/log", "/disk1/gone")
+    machine.files.rename(f"{second}/log", f"{second}/gone")
     with pytest.raises(Unavailable, match="is its disk mounted"):
         run_opening(machine, check)
     # The first disk comes back, but is no longer trusted: the second may have been written to meanwhile.
-    machine.files.rename("/disk0/gone", "/disk0/log")
+    machine.files.rename(f"{first}/gone", f"{first}/log")
     with pytest.raises(Unavailable):
         run_opening(machine, check)
 

@@ -1,0 +1,81 @@
+"""Giving an open volume one more replica, in the place of one that was lost.
+
+The new one is written to from a moment on, like the others, but does not count. What lies before that moment is copied at
+leisure: the log's segments, then the records. When it lacks nothing and all of it is durable, the
+configuration is changed to name it. A crash on the way leaves a directory that nothing names.
+"""
+
+from sofs.errors import ExtentGone
+from sofs.log.replica import FIRST, LocalReplica
+from sofs.log.replicated import ReplicatedLog
+from sofs.runtime.ports import Clock
+from sofs.types import Lsn
+from sofs.volume.recovery import Opened, Place, Store
+
+__all__ = ["add_replica"]
+
+_PIECE = 256 << 10
+_SYNC_EVERY = 16 << 20
+"""Bytes copied between two syncs: more at once would hold up the syncs that clients wait for."""
+
+
+async def add_replica(store: Store, place: Place) -> None:
+    """Makes a replica at `place`, an empty or absent directory, and has it count. Volumes go on meanwhile.
+
+    Raises `NoSpace`, `DiskFailed`, `Unavailable`; then the volume is as it was before. One at a time.
+    """
+    files, log, checkpoints = store.files, store.log, store.checkpoints
+    files.make_directory(f"{place.path}/log")
+    lock = files.lock(f"{place.path}/lock")
+    replica = LocalReplica(files, f"{place.path}/log", store.log_id, place.id, store.settings.log.segment_size)
+    try:
+        before = log.join(replica)
+        await _copy_log(store.clock, log, replica, before)
+        # No checkpoint while the records are copied: a copied checkpoint must not be overtaken before the copy gets those to come.
+        async with checkpoints.still():
+            await next(iter(checkpoints.records.values())).copy(f"{place.path}/records")
+            files.sync_directory(place.path)
+            files.sync_directory(place.path.rpartition("/")[0] or "/")
+            records = files.records(f"{place.path}/records", store.settings.records_size)
+            try:
+                await replica.sync()
+                await log.promote(replica)
+            except BaseException:
+                records.close()
+                raise
+            checkpoints.records[place.id] = records
+            store.opened.append(Opened(place, lock, replica, records, checkpoints.done))
+    except BaseException:
+        log.leave(replica)
+        replica.close()
+        lock.close()
+        raise
+
+
+async def _copy_log(clock: Clock, log: ReplicatedLog, replica: LocalReplica, before: Lsn) -> None:
+    """Copies what is kept of the log before a position."""
+    size = replica.segment_size
+    buffer = memoryview(bytearray(_PIECE))
+    unsynced = 0
+    for index in range(log.start // size, -(-before // size)):
+        at = index * size + FIRST
+        end = min((index + 1) * size, before)
+        while at < end and at >= log.start:
+            piece = buffer[: min(_PIECE, end - at)]
+            try:
+                waiting = log.read(at, piece)
+                if waiting is not None:
+                    await waiting
+            except ExtentGone:
+                break
+            if at < log.start:
+                break  # trimmed meanwhile
+            replica.write(at, [piece])
+            at += len(piece)
+            unsynced += len(piece)
+            if unsynced >= _SYNC_EVERY:
+                await replica.sync()
+                unsynced = 0
+            await clock.sleep(0)
+
+
