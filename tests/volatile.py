@@ -4,6 +4,7 @@ Everything appended is committed and stable at once, and nothing is ever checkpo
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from sofs.errors import ExtentGone
 from sofs.log import Machine, Record
@@ -41,6 +42,7 @@ class VolatileLog:
     version = 1
     replicas = 1
     room = capacity = 1 << 40
+    largest = 1 << 30
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -57,6 +59,9 @@ class VolatileLog:
         self._payloads.append(data)
         self._machine.apply(lsn, operations, address)
         return lsn
+
+    def overdraft(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def when(self, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
         then()

@@ -9,6 +9,7 @@ that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 n
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from sofs.runtime.ports import Buffer
@@ -67,12 +68,19 @@ class Log(Protocol):
         a segment leaves that unused.
         """
 
+    @property
+    def largest(self) -> int:
+        """Bytes of operations and payload that one record can have."""
+
     def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
         """Appends a batch, has the machine apply it, and returns its position.
 
         The payload must not change until the record is committed; the log keeps it readable from this moment on. Raises `NoSpace`
         (nothing was appended), `Unavailable`. `reserved` may use the last segment, which is kept for what gives space back: deleting, destaging.
         """
+
+    def overdraft(self) -> AbstractContextManager[None]:
+        """Within, appends may take one segment beyond the capacity: a full log must still be opened, emptied and closed."""
 
     def when(self, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
         """Calls `then` at once if `lsn` has reached `level`, else as soon as it does, in order of position; never if the log fails first."""

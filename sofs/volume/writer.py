@@ -45,6 +45,10 @@ class _Extent(NamedTuple):
     sums: bytes
 
 
+class _Moved(Exception):
+    """The end at which something was to be appended is somewhere else by now."""
+
+
 class Writer:
     """Writes to one volume's files."""
 
@@ -53,9 +57,12 @@ class Writer:
         self._extents = extents
         self._space = space
         self._settings = settings
+        largest = pages.keyspace.log.largest
         self._threshold = settings.direct_threshold
         self._direct_fill = settings.direct_fill
-        self._unit = min(MIB, settings.direct_threshold // PAGE * PAGE)
+        # A record takes this much payload beside its checksums and what a caller adds to the batch.
+        self._record_limit = largest - largest // 512 - (32 << 10)
+        self._unit = min(MIB, settings.direct_threshold, self._record_limit - 2 * PAGE) // PAGE * PAGE
 
     def write(
         self,
@@ -73,7 +80,7 @@ class Writer:
         length = len(data)
         if batch is None:
             batch = Batch()
-        if length >= self._threshold and offset != APPEND and self._pages.fill >= self._direct_fill:
+        if length > self._record_limit or (length >= self._threshold and self._pages.fill >= self._direct_fill):
             return self._write_direct(inode, offset, data, now, batch, flags)
         size = self._pages.size(inode)
         at = size if offset == APPEND else offset
@@ -170,6 +177,27 @@ class Writer:
         self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int
     ) -> Done:
         """The middle goes into extents, what is left at both ends into the log, and the names of all of it into one batch."""
+        if offset != APPEND:
+            done = await self._write_at(inode, offset, data, now, batch, flags, None)
+            assert done is not None
+            return done
+        while True:
+            end = self._pages.size(inode)
+            appended = await self._write_at(inode, end, data, now, batch, flags, end)
+            if appended is not None:
+                return appended
+
+    async def _write_at(
+        self,
+        inode: Inode,
+        offset: int,
+        data: memoryview,
+        now: Time,
+        batch: Batch,
+        flags: int,
+        if_size: int | None,
+    ) -> Done | None:
+        """None, with nothing changed, if the file's size turns out not to be `if_size`."""
         self._pages.size(inode)
         if offset + len(data) > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
@@ -183,17 +211,23 @@ class Writer:
             await self._fill_extents((offset + start) // PAGE, data[start : start + length], written)
             known: Known = {}
             result = attempted(
-                lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known)
+                lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known, if_size)
             )
             return result if isinstance(result, Done) else await result
+        except _Moved:
+            await self._abandon(written)
+            return None
         except BaseException:
-            for extent in written:
-                await self._extents.abandon(extent.placement)
+            await self._abandon(written)
             raise
         finally:
             self._space.end(count)
             for extent in written:
                 self._extents.done(extent.placement.id.number)
+
+    async def _abandon(self, written: list[_Extent]) -> None:
+        for extent in written:
+            await self._extents.abandon(extent.placement)
 
     async def _admit(self, pages: int) -> None:
         while True:
@@ -226,9 +260,12 @@ class Writer:
         flags: int,
         written: list[_Extent],
         known: Known,
+        if_size: int | None,
     ) -> Done | Awaitable[object]:
         pages = self._pages
         size = pages.size(inode)
+        if if_size is not None and size != if_size:
+            raise _Moved
         end = offset + len(data)
         start = -offset % PAGE
         stop = start + sum(len(extent.sums) // 4 for extent in written) * PAGE

@@ -1,5 +1,7 @@
 """Data of files over a real log, key space and pool on simulated disks."""
 
+import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -101,6 +103,22 @@ def test_a_burst_of_large_writes_goes_into_the_log_while_that_is_empty_enough() 
         assert (await rig.clean()).extents > 0
 
     run(scenario, direct_fill=0.3)
+
+
+def test_what_is_larger_than_a_record_can_be_is_appended_whole_in_any_order() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, b"head")
+        parts = [pattern(MIB + 1000 * number, number) for number in (1, 2, 3)]
+        await asyncio.gather(*(rig.write(file, APPEND, part) for part in parts))
+        content = await rig.read(file, 0, 8 * MIB)
+        orders = (b"head" + b"".join(order) for order in itertools.permutations(parts))
+        assert content in orders
+        await rig.clean()
+        await rig.settle()
+        assert not (await rig.clean()).orphans
+
+    run(scenario, direct_fill=1.0)
 
 
 def test_truncating_zeroes_the_rest_of_the_last_page() -> None:
