@@ -298,7 +298,7 @@ class Destager:
         if moved:
             batch.add(LOG_PAGES, -moved)
         batch.put(DESTAGED, end.to_bytes(8, "little"))
-        lsn = self._keyspace.commit(batch, reserved=True)
+        lsn = self._keyspace.commit_cleaning(batch)
         self._switched.append((lsn, end))
         self._reader.refresh()
         return unused

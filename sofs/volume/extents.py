@@ -157,7 +157,7 @@ class Extents:
         batch = Batch()
         batch.put(keys.bucket(keys.GRANTED, first), _GRANTED.pack(GRANT))
         batch.put(NEXT, (first + GRANT).to_bytes(8, "little"))
-        lsn = keyspace.commit(batch, reserved=True)
+        lsn = keyspace.commit_cleaning(batch)
         # A collection of orphans that comes along meanwhile must leave the range alone.
         self._in_use.add(first)
         try:
@@ -206,7 +206,7 @@ class Extents:
             batch = Batch()
             for placement in ready:
                 batch.delete(keys.bucket(keys.FREED, placement.id.number))
-            self._keyspace.commit(batch, reserved=True)
+            self._keyspace.commit_cleaning(batch)
         return len(ready)
 
     async def collect_orphans(self) -> int:

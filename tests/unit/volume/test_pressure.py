@@ -9,6 +9,7 @@ from sofs.errors import NoSpace
 from sofs.log.replicated import LogSettings
 from sofs.types import PAGE
 from sofs.volume import keys, windows
+from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.keys import WINDOW_SHIFT
 from sofs.volume.recovery import StoreSettings
@@ -32,6 +33,24 @@ def test_who_writes_faster_than_the_log_is_emptied_waits_and_is_not_refused(skew
         await rig.clean()
 
     run(scenario, settings=SHORT_LOG, direct_threshold=MIB)
+
+
+def test_a_log_that_deletions_have_filled_to_the_end_can_still_be_emptied() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, pattern(MIB // 4))
+        with pytest.raises(NoSpace):
+            while True:
+                batch = Batch()
+                batch.put(keys.meta(b"a deletion, as it were"), bytes(2000))
+                rig.store.keyspace.commit(batch, reserved=True)
+        await rig.settle()
+        assert rig.store.log.end - rig.store.log.start < MIB
+        await rig.write(file, MIB // 8, pattern(MIB // 4, 2))
+        assert await rig.read(file, 0, MIB) == pattern(MIB // 4)[: MIB // 8] + pattern(MIB // 4, 2)
+        await rig.clean()
+
+    run(scenario, settings=SHORT_LOG)
 
 
 def test_many_writers_at_a_full_log_all_get_through() -> None:
