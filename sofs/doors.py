@@ -74,6 +74,7 @@ class Doors:
 
     def offer(self, shares: Sequence[Share]) -> None:
         self.shares.replace(shares)
+        self._smb.refresh()
 
     def know(self, users: Sequence[User]) -> None:
         self.identities.replace(users)

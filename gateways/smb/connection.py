@@ -57,6 +57,8 @@ MAX_MESSAGE = (8 << 20) + (64 << 10)
 MAX_STRANGER_MESSAGE = 128 << 10
 """Before the first logon."""
 MAX_COMPOUND = 32
+MAX_COMPOUND_CREDITS = 384
+"""24 MiB of payload, all of which is in memory at once."""
 MAX_SESSIONS = 64
 HELD = 48 << 20
 """Bytes of requests and replies in progress beyond which a connection is not read from: credits alone would allow 512 MiB."""
@@ -119,7 +121,8 @@ class Connection:
     def closed(self, reason: str) -> None:
         self._gone = True
         for exchange in list(self._in_progress.values()):
-            if exchange.task is not None:
+            # What waits for a disk ends by itself, and must not be torn off in the middle.
+            if exchange.task is not None and exchange.rule.waits:
                 exchange.task.cancel()
         for session in list(self.sessions.values()):
             self.service.end_session(session)
@@ -214,7 +217,7 @@ class Connection:
             if tree.encrypt and exchange.sealed is None:
                 raise Failure(Status.ACCESS_DENIED)
             exchange.tree = tree
-            if tree.durable:
+            if tree.durable and rule.changes:
                 exchange.stable()
             if rule.file_at:
                 persistent, volatile = dispatch.FILE_ID.unpack_from(message, rule.file_at)
@@ -277,16 +280,15 @@ class Connection:
             if len(message) < HEADER_SIZE:
                 raise DecodeError("a compound ends in the middle of a header")
             (next_command,) = U32.unpack_from(message, NEXT_COMMAND_AT)
+        if (total := sum(exchange.charge for exchange in exchanges)) > MAX_COMPOUND_CREDITS:
+            raise PeerError(f"a compound of {total} credits")
         running = begin(self._run_compound(exchanges))
         if isinstance(running, asyncio.Task):
             self._hold(exchanges[0], len(message))
-            self._in_progress[-id(running)] = exchanges[-1]
-            exchanges[-1].task = running
             running.add_done_callback(partial(self._compound_done, exchanges[0], len(message)))
 
     def _compound_done(self, exchange: Exchange, size: int, task: "asyncio.Task[None]") -> None:
         self._release(size)
-        self._in_progress.pop(-id(task), None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._broken(exchange, error)
 
@@ -407,7 +409,7 @@ class Connection:
             found = (
                 other.async_id == exchange.async_id if exchange.flags & FLAG_ASYNC else other.message_id == exchange.message_id
             )
-            if found and other.task is not None and other.session_id == exchange.session_id:
+            if found and other.task is not None and other.rule.waits and other.session_id == exchange.session_id:
                 other.task.cancel()
                 return
 
@@ -435,8 +437,10 @@ class Connection:
         if error.gate and exchange.volume is None and hasattr(exchange, "tree"):
             exchange.volume = exchange.tree.volume
         if isinstance(error, Failure) and error.data:
-            contexts = int(exchange.status == Status.STOPPED_ON_SYMLINK and self.dialect is Dialect.SMB_3_1_1)
-            return b"\x09\0" + bytes([contexts, 0]) + U32.pack(len(error.data)) + error.data
+            data, contexts = error.data, 0
+            if exchange.status == Status.STOPPED_ON_SYMLINK and self.dialect is Dialect.SMB_3_1_1:
+                data, contexts = U32.pack(len(data)) + bytes(4) + data, 1  # an error context, 2.2.2.1
+            return b"\x09\0" + bytes([contexts, 0]) + U32.pack(len(data)) + data
         return _ERROR_BODY
 
     def _assemble(self, exchange: Exchange, answer: Answer, last: bool = True, padded: bool = False) -> bytearray | memoryview:

@@ -23,6 +23,10 @@ class SmbGateway:
         """Serves clients at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError`."""
         return self.server.listen(address, port)
 
+    def refresh(self) -> None:
+        """To be called when the shares have been replaced."""
+        self.service.refresh()
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """Answers what is in progress, for at most `grace_s`, then ends all connections and closes all opens."""
         await self.server.stop(grace_s)

@@ -53,13 +53,24 @@ class Tree:
     def __init__(self, number: int, session: Session, share: Share | None, volume: Volume | None) -> None:
         self.number = number
         self.session = session
-        self.share = share
         self.volume = volume
+        self.share = share
         self.root = share.root if share is not None else Inode(0)
-        self.encrypt = share is not None and share.smb.encrypt
-        self.durable = share is not None and share.smb.continuously_available
-        """Replies wait until what they tell is stable."""
-        self.read_only = share is not None and share.read_only
+        self.encrypt = self.durable = self.read_only = False
+        """`encrypt`: nothing but encrypted messages. `durable`: changes of data and names are told once they are stable."""
+        if share is not None:
+            self.follow(share)
+
+    def follow(self, share: Share | None) -> bool:
+        """Takes the share's settings as they are now. False if it is no longer the same place."""
+        before = self.share
+        if share is None or before is None or not share.smb.enabled:
+            return False
+        if (share.volume, share.root, share.number) != (before.volume, before.root, before.number):
+            return False
+        self.share = share
+        self.encrypt, self.durable, self.read_only = share.smb.encrypt, share.smb.continuously_available, share.read_only
+        return True
 
 
 class Listing:

@@ -107,6 +107,13 @@ class SmbService:
         for handle in [handle for handle in tree.session.handles.values() if handle.tree is tree]:
             self.drop(handle)
 
+    def refresh(self) -> None:
+        """Takes note that `shares` has been replaced: who is connected to a share that is gone, or is another one now, is disconnected."""
+        for session in list(self.sessions.values()):
+            for tree in list(session.trees.values()):
+                if tree.share is not None and not tree.follow(self.shares.named(tree.share.name)):
+                    self.end_tree(tree)
+
     # Opens
 
     def next_handle(self) -> int:

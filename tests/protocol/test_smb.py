@@ -7,6 +7,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateways.smb.crypto import CipherId, Dialect, SigningAlgorithm
@@ -14,9 +15,11 @@ from gateways.smb.header import Command
 from gateways.smb.service import SmbService, SmbSettings
 from gateways.smb.status import Status
 from sofs.errors import PeerError
+from sofs.types import ROOT, Kind
+from sofs.volume.api import Binding, Caller, Changes, Found, Make
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, RELATED, Client
-from tests.served_smb import smb_on
+from tests.served_smb import SHARES, smb_on
 
 Test = Callable[[SmbService], Awaitable[None]]
 READ_ONLY_ACCESS = 0x120089
@@ -443,6 +446,59 @@ def test_a_lost_connection_closes_its_opens(tmp_path: Path) -> None:
         client.core.closed("gone")
         assert (await waiting.ask(Command.CREATE, smb.create("x"))).status == 0
         assert len(service.sessions) == 1
+
+    run(tmp_path, test)
+
+
+def test_shares_change_under_their_clients(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("x")
+        data = next(share for share in SHARES if share.name == "data")
+        service.shares.replace([msgspec.structs.replace(data, read_only=True)])
+        service.refresh()
+        assert (await client.ask(Command.WRITE, smb.write(file, 0, b"x"))).status == Status.MEDIA_WRITE_PROTECTED
+        assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 5))).status == 0
+        service.shares.replace([])
+        service.refresh()
+        assert (await client.ask(Command.QUERY_INFO, smb.query_info(file, 1, 5))).status == Status.NETWORK_NAME_DELETED
+        assert list(service.handles()) == []
+
+    run(tmp_path, test)
+
+
+def test_a_symbolic_link_on_the_way_is_told_to_the_client(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        volume = service.shares.volume(SHARES[0])
+        made = volume.call(Make(Caller(0, 0), ROOT, b"link", Kind.SYMLINK, Changes(mode=0o777), target=b"some/where"), None, Binding(1, 1))
+        assert isinstance(made, Found)
+        reply = await client.ask(Command.CREATE, smb.create("link\\rest", disposition=1))
+        assert reply.status == Status.STOPPED_ON_SYMLINK
+        assert reply.body[2] == 1, "an error context"
+        length, _, size, magic, tag, _, unparsed, at, count, _, _, flags = struct.unpack_from("<IIIIIHHHHHHI", reply.body, 8)
+        assert (magic, tag, unparsed, flags) == (0x4C4D5953, 0xA000000C, 2 * len("\\rest"), 1)
+        assert (length, size) == (len(reply.body) - 16, length - 4)
+        assert reply.body[44 + at : 44 + at + count] == "some\\where".encode("utf-16-le")
+        opened = await client.ask(Command.CREATE, smb.create("link", access=0x80, disposition=1, options=0x200000))
+        assert opened.status == 0
+        reply = await client.ask(Command.IOCTL, smb.ioctl(smb.file_id(opened), 0x000900A8))
+        assert reply.status == 0 and "some\\where".encode("utf-16-le") in reply.body
+
+    run(tmp_path, test)
+
+
+def test_a_continuously_available_share_tells_changes_when_they_are_stable(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, "safe")
+        number = client.request(Command.CREATE, smb.create("x"))
+        assert client.replies() == [], "the name is not on the disk yet"
+        file = smb.file_id(await client.final(number))
+        number = client.request(Command.WRITE, smb.write(file, 0, b"x"))
+        assert client.replies() == []
+        assert (await client.final(number)).status == 0
+        client.request(Command.READ, smb.read(file, 0, 1))
+        assert len(client.replies()) == 1, "what is committed may be read"
 
     run(tmp_path, test)
 

@@ -4,7 +4,7 @@ import struct
 
 from gateways.smb.exchange import Exchange
 from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
-from sofs.volume.api import Close, ClosedReply
+from sofs.volume.api import Access, Close, ClosedReply
 
 _REQUEST = struct.Struct("<HHIQQ")  # structure size, flags, reserved, file id
 _REPLY = struct.Struct("<HHIQQQQQQI")  # structure size, flags, reserved, 4 times, allocation, size, attributes
@@ -17,6 +17,8 @@ async def handle(exchange: Exchange) -> bytes:
     del exchange.session.handles[handle.number]
     if handle.pipe is not None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    if exchange.tree.durable and handle.access & Access.DELETE:
+        exchange.stable()  # the name may go with it
     wanted = bool(flags & _WANT_ATTRIBUTES)
     reply: ClosedReply = await exchange.call(Close(handle.id, wanted))
     if not wanted or reply.attributes is None:

@@ -20,7 +20,7 @@ from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text
 from sofs.errors import SymlinkInPath
 from sofs.types import Kind, OpenId
-from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Disposition, Open, Opened
+from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Disposition, Open, Opened
 
 _REQUEST = struct.Struct("<HBBIQQIIIIIHHII")
 _REPLY = struct.Struct("<HBBIQQQQQQIIQQII")
@@ -177,6 +177,8 @@ def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, extras
         raise Failure(Status.USER_SESSION_DELETED)
     exchange.session.handles[handle.number] = handle
     exchange.handle = handle
+    if exchange.tree.durable and opened.action != Action.OPENED:
+        exchange.stable()
     answers = []
     if contexts.MAXIMAL_ACCESS in extras:
         maximal = opened.maximal & READ_ONLY_ACCESS if exchange.tree.read_only else opened.maximal

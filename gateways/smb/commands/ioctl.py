@@ -65,8 +65,11 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         exchange.handle = exchange.connection.handle(exchange, persistent, volatile)
         if rule is None or (exchange.handle.pipe is not None and not rule.pipe):
             raise Failure(Status.INVALID_DEVICE_REQUEST if rule is None else Status.NOT_SUPPORTED)
-        if rule.changes and exchange.tree.read_only:
-            raise Failure(Status.MEDIA_WRITE_PROTECTED)
+        if rule.changes:
+            if exchange.tree.read_only:
+                raise Failure(Status.MEDIA_WRITE_PROTECTED)
+            if exchange.tree.durable:
+                exchange.stable()
     return _run(exchange, rule.control, code, persistent, volatile, data, room)
 
 

@@ -35,6 +35,8 @@ _REQUEST = struct.Struct("<HBBIQQHHI")  # size, class, flags, index, file id, pa
 _REPLY = struct.Struct("<HHI")
 _RESTART, _SINGLE, _INDEX, _REOPEN = 1, 2, 4, 0x10
 MAX_OUTPUT = 8 << 20
+_MOST = 128 << 10
+"""Bytes given at once, whatever is asked for: a thousand entries take some milliseconds, and others wait meanwhile."""
 _MAX_PATTERN = 1024
 _SLICE = 512
 """Entries asked of the volume at a time."""
@@ -60,7 +62,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         listing = handle.listing = Listing(pattern or "*")
     elif flags & _RESTART:
         listing = handle.listing = Listing(listing.pattern)
-    return _list(exchange, listing, form, room, bool(flags & _SINGLE))
+    return _list(exchange, listing, form, min(room, _MOST), bool(flags & _SINGLE))
 
 
 class Output:
