@@ -54,6 +54,11 @@ class _Names(NamedTuple):
     answer: bytes
     """The NTLMv2 response: a proof of 16 bytes and the blob it is over."""
 
+    @property
+    def sound(self) -> bool:
+        """No character that means something in the account's line: a stranger must not write lines of his own."""
+        return not any(char in ':\\' or not char.isprintable() for char in self.domain + self.user)
+
 
 def _names(token: bytes) -> _Names | None:
     """Domain and user of the NTLM AUTHENTICATE_MESSAGE in a token (MS-NLMP 2.2.1.3); None if there is none."""
@@ -134,7 +139,7 @@ class Logon:
             caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
             self.principal = Principal("", caller, b"", anonymous=True)
             return b"" if token.startswith(_AUTHENTICATE) else _ACCEPTED
-        user = self._identities.named(names.user) if names is not None else None
+        user = self._identities.named(names.user.partition("@")[0]) if names is not None and names.sound else None
         line = ""
         if names is not None and user is not None and user.nt_hash:
             account = f"{names.domain}\\{names.user}" if names.domain else names.user
