@@ -6,6 +6,7 @@ Names are held in memory as runs, window by window: about 100 bytes for each 256
 was written page by page.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, Protocol
@@ -17,7 +18,7 @@ from sofs.volume import keys, leaves, windows
 from sofs.volume.extents import NEXT, decode_extent, decode_freed, live
 from sofs.volume.inode import SHARES_PAGES, InodeRecord
 
-__all__ = ["Finding", "MapCheck", "Note", "View"]
+__all__ = ["Finding", "MapCheck", "Note", "View", "decode_inode"]
 
 
 class Finding(NamedTuple):
@@ -107,7 +108,9 @@ class MapCheck:
             number = int.from_bytes(key[1:9])
             seen.add(number)
             where = f"inode {number}"
-            record = InodeRecord.decode(value)
+            record = decode_inode(number, value, self._note)
+            if record is None:
+                continue
             if record.pages != self._pages[number]:
                 self._note(where, f"says {record.pages} pages, its leaves have {self._pages[number]}")
             if record.kind != Kind.FILE and self._pages[number]:
@@ -171,6 +174,12 @@ class MapCheck:
         return sorted(recorded | self._names.keys())
 
     def _window(self, window: int) -> None:
+        try:
+            self._compare(window)
+        except Damaged as error:
+            self._note(f"window {window}", str(error))
+
+    def _compare(self, window: int) -> None:
         counts: Counter[int] = Counter()
         for offset, pages, _ in self._names.get(window, ()):
             counts.update(range(offset, offset + pages * PAGE, PAGE))
@@ -244,7 +253,7 @@ class MapCheck:
     def _counts(self) -> None:
         for number in self.extents:
             value = self._view.get(keys.live_pages(number))
-            recorded = 0 if value is None else live(value)
+            recorded = 0 if value is None or len(value) != 4 else live(value)
             if recorded != self._live[number] or not recorded:
                 self._note(f"extent {number}", f"{recorded} live pages are recorded, {self._live[number]} are")
         for key, counted, what in (
@@ -255,6 +264,15 @@ class MapCheck:
             recorded = 0 if value is None else int.from_bytes(value, "little", signed=True)
             if recorded != counted:
                 self._note("volume", f"{recorded} {what} are recorded, there are {counted}")
+
+
+def decode_inode(number: int, value: bytes, note: Note) -> InodeRecord | None:
+    """The inode's record; None, noted, if it cannot be read."""
+    try:
+        return InodeRecord.decode(value)
+    except struct.error as error:
+        note(f"inode {number}", f"its record of {len(value)} bytes cannot be read: {error}")
+        return None
 
 
 def _name(window: int, offset: int) -> str:

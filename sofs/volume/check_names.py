@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from sofs.types import ROOT, Kind
 from sofs.volume import keys
-from sofs.volume.check_map import Note, View
+from sofs.volume.check_map import Note, View, decode_inode
 from sofs.volume.inode import HAS_DESCRIPTOR, HAS_STREAMS, IS_STREAM, InodeRecord
 
 __all__ = ["check_names"]
@@ -24,7 +24,10 @@ async def check_names(view: View, note: Note, pause: Callable[[], Awaitable[None
     """Compares every entry with the inode it names, and every inode with the entries that name it."""
     inodes: dict[int, InodeRecord] = {}
     for count, (key, value) in enumerate(view.walk(keys.INODE)):
-        inodes[int.from_bytes(key[1:9])] = InodeRecord.decode(value)
+        number = int.from_bytes(key[1:9])
+        record = decode_inode(number, value, lambda where, what: None)  # noted by the check of maps
+        if record is not None:
+            inodes[number] = record
         if count % 256 == 0:
             await pause()
     names: Counter[int] = Counter()
@@ -35,9 +38,12 @@ async def check_names(view: View, note: Note, pause: Callable[[], Awaitable[None
         if count % 256 == 0:
             await pause()
         inode = int.from_bytes(value[_INODE], "little")
+        owner = int.from_bytes(key[1:9])
+        if len(value) <= _KIND:
+            note(f"directory {owner}", f"an entry of {len(value)} bytes cannot be read")
+            continue
         if not inode:
             continue  # a vacant place (sofs/volume/directory.py)
-        owner = int.from_bytes(key[1:9])
         names[inode] += 1
         entries[owner] += 1
         parents[inode] = owner

@@ -9,6 +9,8 @@ times and change follow in `apply`: read its record again afterwards.
 import asyncio
 from collections.abc import Awaitable
 
+import structlog
+
 from sofs.errors import FileTooLarge
 from sofs.log import Log
 from sofs.pool import Pool
@@ -102,6 +104,7 @@ class Data:
     def start(self) -> None:
         """Begins to clean in the background."""
         self._service = asyncio.ensure_future(self.cleaner.run())
+        self._service.add_done_callback(_ended)
 
     async def close(self) -> None:
         """Ends the background work."""
@@ -109,3 +112,9 @@ class Data:
             self._service.cancel()
             await asyncio.gather(self._service, return_exceptions=True)
             self._service = None
+
+
+def _ended(service: "asyncio.Task[None]") -> None:
+    if not service.cancelled() and (error := service.exception()) is not None:
+        # Our own bug. Writers who find the log full do the cleaning themselves, and are told.
+        structlog.get_logger(component="cleaning").critical("cleaning ended", reason=repr(error), exc_info=error)

@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sofs.errors import Damaged
 from sofs.types import PAGE
 from sofs.volume.keys import WINDOW_SHIFT
 
@@ -95,7 +96,9 @@ def encode_places(entries: Iterable[Place]) -> bytes:
 
 
 def places(value: bytes) -> list[Place]:
-    """All places of a window, in order of names."""
+    """All places of a window, in order of names. Raises `Damaged`."""
+    if len(value) % _PLACE:
+        raise Damaged(f"places of {len(value)} bytes")
     n = len(value) // _PLACE
     columns = struct.unpack(f"<{n}I{n}H{n}H{n}Q", value)
     rows = zip(columns[:n], columns[n : 2 * n], columns[2 * n : 3 * n], columns[3 * n :], strict=True)
@@ -183,7 +186,9 @@ def merge(value: bytes | None, added: Iterable[Place]) -> bytes:
 
 
 def references(value: bytes) -> list[tuple[int, int, int]]:
-    """All runs of a window's references: (offset, pages, count)."""
+    """All runs of a window's references: (offset, pages, count). Raises `Damaged`."""
+    if len(value) % _REFERENCE:
+        raise Damaged(f"references of {len(value)} bytes")
     n = len(value) // _REFERENCE
     columns = struct.unpack(f"<{n}I{n}H{n}I", value)
     return list(zip(columns[:n], columns[n : 2 * n], columns[2 * n :], strict=True))

@@ -171,6 +171,24 @@ def stream_of_nothing(rig: Rig, batch: Batch) -> None:
     batch.put(keys.bucket(keys.STREAM, 2) + bytes(8), struct.pack("<QB", 70, 1) + b"stream")
 
 
+def garble(tag: bytes) -> Plant:
+    """Cuts a byte off the first record with this tag."""
+
+    def plant(rig: Rig, batch: Batch) -> None:
+        key, record = first_window(rig, tag)
+        batch.put(key, record[:-1])
+
+    return plant
+
+
+def garble_entry(rig: Rig, batch: Batch) -> None:
+    batch.put(keys.entry(ROOT, 2 << 15), b"\2")
+
+
+def garble_inode(rig: Rig, batch: Batch) -> None:
+    batch.put(keys.inode(Inode(3)), value(rig, keys.inode(Inode(3)))[:50])
+
+
 PLANTS: list[tuple[Plant, str]] = [
     (change_inode(2, pages=3), r"inode 2: says 3 pages, its leaves have 20"),
     (change_inode(2, size=5 * PAGE), r"inode 2: has data at page 19, behind its end"),
@@ -195,6 +213,11 @@ PLANTS: list[tuple[Plant, str]] = [
     (short_leaf, r"inode 4, leaf 77: 5 bytes instead of 768"),
     (forget_log_pages, r"volume: 5 live pages in the log are recorded, there are 4"),
     (forget_reserved, r"volume: -1 reserved pages are recorded, there are 0"),
+    (garble(keys.PLACES), r"window .*: places of .* bytes"),
+    (garble(keys.REFERENCES), r"window .*: references of .* bytes"),
+    (garble(keys.FREED), r"extent .*: the record of extent .* cannot be read"),
+    (garble_entry, r"directory 1: an entry of 1 bytes cannot be read"),
+    (garble_inode, r"inode 3: its record of 50 bytes cannot be read"),
     (lose_inode, r"inode 2: has leaves and does not exist"),
     (lose_inode, r"entry b'file 2' of directory 1: names inode 2, which does not exist"),
     (lose_entry, r"inode 2: says 1 links, 0 entries name it"),

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sofs.errors import Damaged
 from sofs.types import PAGE
 from sofs.volume import windows
 from sofs.volume.windows import Place
@@ -102,3 +103,16 @@ def test_pieces_cut_a_run_of_names_at_window_bounds(address: int, pages: int) ->
         assert 0 <= offset < windows.WINDOW
         assert offset + (count - 1) * PAGE < windows.WINDOW
         assert window >= 0
+
+
+def test_a_record_that_is_cut_off_is_damage() -> None:
+    value = windows.encode_places([Place(0, 1, 0, 1), Place(9000, 2, 7, 3)])
+    listed = windows.encode_references({0: 2, 8192: 3})
+    for length in range(len(value)):
+        if length % 16:
+            with pytest.raises(Damaged):
+                windows.places(value[:length])
+    for length in range(len(listed)):
+        if length % 10:
+            with pytest.raises(Damaged):
+                windows.references(listed[:length])
