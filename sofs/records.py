@@ -179,6 +179,8 @@ class Registry:
         """Put `wanted` in force if it follows the one that is. Raises `Fenced`, `Unavailable`."""
         key = keys.configuration(volume)
         entry = await self.store.get(key)
+        if entry is not None and entry.value == wanted.encode():
+            return  # an earlier attempt, whose outcome was not known, has done it
         version = ConfigurationRecord.decode(entry.value).version if entry else 0
         if wanted.version != version + 1:
             raise Fenced(
