@@ -5,7 +5,6 @@ Everything appended is committed and stable at once, and nothing is ever checkpo
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from contextlib import AbstractContextManager, nullcontext
 
 from sofs.errors import ExtentGone
 from sofs.log import Machine, Record
@@ -60,9 +59,6 @@ class VolatileLog:
         self._payloads.append(data)
         self._machine.apply(lsn, operations, address)
         return lsn
-
-    def overdraft(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
     def overdraft(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -10,7 +10,6 @@ that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 n
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from sofs.runtime.ports import Buffer
@@ -79,9 +78,6 @@ class Log(Protocol):
         The payload must not change until the record is committed; the log keeps it readable from this moment on. Raises `NoSpace`
         (nothing was appended), `Unavailable`. `reserved` may use the last segment, which is kept for what gives space back: deleting, destaging.
         """
-
-    def overdraft(self) -> AbstractContextManager[None]:
-        """Within, appends may take one segment beyond the capacity: a full log must still be opened, emptied and closed."""
 
     def overdraft(self) -> AbstractContextManager[None]:
         """Within, appends may take one segment beyond the capacity: a full log must still be opened, emptied and closed."""

@@ -496,6 +496,8 @@ class ReplicatedLog:
         return self._replicas[replica].read(address, into)
 
     def rewrite(self, address: int, data: Buffer, replica: int) -> None:
+        if address < self.start or replica >= len(self._replicas):
+            return  # trimmed, or that copy lost, while the good bytes were being fetched
         where = self._replicas[replica]
         self._logger.warning("log_repaired", at=where.where(address), length=len(data))
         try:

@@ -10,12 +10,13 @@ A page is live if the leaf that it was written for still names it, or if it is l
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import structlog
 from crc32c import crc32c
 
-from sofs.errors import Damaged, NoSpace
+from sofs.errors import Damaged, DiskFailed, NoSpace
 from sofs.log import Log
 from sofs.pool import Placement, Policy
 from sofs.types import PAGE, Lsn
@@ -245,9 +246,11 @@ class Destager:
         last = stretch[-1]
         length = last.address + len(last.sums) * PAGE - start
         whole = into if length == len(into) else self._scratch[:length]
-        waiting = self._log.read(start, whole)
-        if waiting is not None:
-            await waiting
+        # What the log's first copy cannot read does not match, and is fetched from another.
+        with suppress(DiskFailed):
+            waiting = self._log.read(start, whole)
+            if waiting is not None:
+                await waiting
         at = 0
         for run in stretch:
             size = len(run.sums) * PAGE

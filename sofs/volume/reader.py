@@ -11,11 +11,12 @@ before it is called damage.
 
 import struct
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import NamedTuple
 
 from crc32c import crc32c
 
-from sofs.errors import Damaged, ExtentGone, Stale
+from sofs.errors import Damaged, DiskFailed, ExtentGone, Stale
 from sofs.log import Log
 from sofs.pool import Pool
 from sofs.types import PAGE, Inode
@@ -139,7 +140,7 @@ class Reader:
         extent, at = 0, address
         try:
             if self.destaged <= address < EXTENT_BORN:
-                waiting = self._log.read(address, into)
+                waiting = self._read_log(address, into)
                 if waiting is None and crc32c(into) == expected:
                     return None
             else:
@@ -192,8 +193,15 @@ class Reader:
 
     def _start(self, piece: Piece, view: memoryview) -> Awaitable[None] | None:
         if not piece.extent:
-            return self._log.read(piece.at, view)
+            return self._read_log(piece.at, view)
         return self._pool.read(self._extents.placement(piece.extent), piece.at, view, piece.sums)
+
+    def _read_log(self, address: int, view: memoryview) -> Awaitable[None] | None:
+        """Reads the log's first copy. If that fails the bytes are wrong as far as they do not happen to be right: `_mend` gets them elsewhere."""
+        try:
+            return self._log.read(address, view)
+        except DiskFailed:
+            return None
 
     async def _finish(
         self,
@@ -209,10 +217,14 @@ class Reader:
             try:
                 if index:
                     waiting = self._start(piece, view)
+                if piece.extent:
+                    if waiting is not None:
+                        await waiting
+                    continue
                 if waiting is not None:
-                    await waiting
-                if not piece.extent:
-                    await self._mend(piece, view)
+                    with suppress(DiskFailed):
+                        await waiting
+                await self._mend(piece, view)
             except (Damaged, ExtentGone) as error:
                 # The map changes before a place goes, so if the map has not changed it is not a matter of having been overtaken.
                 if self._is_at(number, first, piece):
@@ -227,7 +239,7 @@ class Reader:
         return self._plan(number, first + piece.page, piece.pages, scratch) == [piece._replace(page=0)]
 
     async def _mend(self, piece: Piece, view: memoryview) -> None:
-        """Takes pages from the log that do not match from another copy, and puts them right. Raises `Damaged`."""
+        """Takes pages from the log that do not match from another copy, and puts them right. Raises `Damaged`, `DiskFailed`."""
         while (bad := _mismatch(view, piece.sums)) is not None:
             page = view[bad * PAGE : (bad + 1) * PAGE]
             await mend_log_page(self._log, piece.at + bad * PAGE, page, piece.sums[bad])
@@ -238,19 +250,30 @@ def _damaged(number: bytes, page: int, error: Exception) -> Damaged:
 
 
 async def mend_log_page(log: Log, address: int, page: memoryview, expected: int) -> None:
-    """Fills `page` from whichever of the log's copies matches, and rewrites those that do not. Raises `Damaged`."""
+    """Fills `page` from whichever of the log's copies matches, and rewrites those that do not.
+
+    Raises `Damaged` when none does, `DiskFailed` when one that could not be read might.
+    """
     wrong: list[int] = []
     good: bytes | None = None
-    for replica in range(log.replicas):
-        waiting = log.read(address, page, replica)
-        if waiting is not None:
-            await waiting
-        if crc32c(page) == expected:
-            good = bytes(page)
-        else:
+    failure: DiskFailed | None = None
+    replica = 0
+    while replica < log.replicas:
+        try:
+            waiting = log.read(address, page, replica)
+            if waiting is not None:
+                await waiting
+        except DiskFailed as error:
+            failure = error
             wrong.append(replica)
+        else:
+            if crc32c(page) == expected:
+                good = bytes(page)
+            else:
+                wrong.append(replica)
+        replica += 1
     if good is None:
-        raise Damaged(f"no copy of the log has the page at {address} as it was written")
+        raise failure or Damaged(f"no copy of the log has the page at {address} as it was written")
     page[:] = good
     for replica in wrong:
         log.rewrite(address, good, replica)
