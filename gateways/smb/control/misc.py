@@ -34,7 +34,7 @@ async def get_integrity(exchange: Exchange, data: memoryview, room: int) -> byte
     """FSCTL_GET_INTEGRITY_INFORMATION, MS-FSCC 2.3.21: CRC32C over 4 KiB, for every file. Clone sizes are aligned to it."""
     if room < 16:
         raise Failure(Status.INVALID_PARAMETER)
-    return struct.pack("<HHIII", 2, 0, 0, 4096, 4096)
+    return struct.pack("<HHIII", 1, 0, 0, 4096, 4096)
 
 
 async def get_reparse_point(exchange: Exchange, data: memoryview, room: int) -> bytes:
