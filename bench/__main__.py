@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ class Bench:
 
     def __init__(self, chosen: Options, home: Path) -> None:
         self._chosen = chosen
-        kinds = {"samba": Samba, "ganesha": Ganesha, "sofs": Sofs}
+        kinds: dict[str, Callable[[Path], Server]] = {"samba": Samba, "ganesha": Ganesha, "sofs": Sofs}
         self._servers: list[Server] = [kinds[name](home) for name in chosen.servers.split(",")]
         self._rows: list[dict[str, Any]] = []
 

@@ -56,7 +56,8 @@ class NfsChannel(Channel):
         if not count:
             raise ConnectionError("the server closed the connection")
         self._end += count
-        start, found = 0, []
+        start = 0
+        found: list[tuple[int, Any]] = []
         while self._end - start >= 4:
             (header,) = _RECORD.unpack_from(self._buffer, start)
             stop = start + 4 + (header & 0x7FFFFFFF)

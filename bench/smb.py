@@ -136,7 +136,8 @@ class SmbChannel(Channel):
         if not count:
             raise ConnectionError("the server closed the connection")
         self._end += count
-        start, found = 0, []
+        start = 0
+        found: list[tuple[int, Any]] = []
         while self._end - start >= 4:
             stop = start + 4 + _RECORD.unpack_from(self._buffer, start)[0]
             if stop > self._end:

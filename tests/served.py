@@ -44,7 +44,7 @@ async def volume_on(path: Path) -> AsyncIterator[LocalVolume]:
     async def change(wanted: Configuration) -> None:
         (path / "version").write_text(str(wanted.version))
 
-    pool = LocalPool("p", files, random, lambda event, **fields: None)
+    pool = LocalPool("p", files, random, _quiet)
     pool.open([]) if fresh else pool.open([DiskSpec(disk, _disk_id(path), "ssd", "h", State.HEALTHY)])
     if fresh:
         spec = pool.members.add(disk)
@@ -64,6 +64,10 @@ async def volume_on(path: Path) -> AsyncIterator[LocalVolume]:
         await volume.close()
         await pool.close()
         files.close()
+
+
+def _quiet(event: str, /, **fields: object) -> None:
+    """Where the pool's reports go."""
 
 
 def _disk_id(path: Path) -> DiskId:
