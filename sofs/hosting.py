@@ -23,6 +23,7 @@ from sofs.pool.policy import Policy, parse_policy
 from sofs.pool.states import WRITABLE, State
 from sofs.pool.upkeep import Upkeep
 from sofs.records import ConfigurationRecord, DiskRecord, PoolRecord, Registry, ReplicaRecord, VolumeRecord
+from sofs.redundancy import Redundancy
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.types import DiskId, VolumeId
 from sofs.volume.checkpoint import CheckpointSettings
@@ -104,6 +105,10 @@ class Host:
     pools: dict[str, LocalPool] = field(default_factory=dict)
     upkeep: list[Upkeep] = field(default_factory=list)
     volumes: dict[int, Hosted] = field(default_factory=dict)
+    redundancy: Redundancy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.redundancy = Redundancy(self)
 
     # Start and end
 
@@ -122,9 +127,11 @@ class Host:
                 hosted.reason = str(error) or type(error).__name__
                 log.error("volume.failed", volume=volume.name, reason=hosted.reason)
         await self.note_states()
+        self.redundancy.start()
 
     async def close(self) -> None:
         """Close volumes, then pools; each even if another fails. The first failure is raised at the end."""
+        await self.redundancy.close()
         failures: list[Exception] = []
         for hosted in self.volumes.values():
             try:

@@ -5,24 +5,27 @@ leisure: the log's segments, then the records. When it lacks nothing and all of 
 configuration is changed to name it. A crash on the way leaves a directory that nothing names.
 """
 
-from sofs.errors import ExtentGone
+from collections.abc import Callable
+
+from sofs.errors import ExtentGone, Unavailable
 from sofs.log.replica import FIRST, LocalReplica
 from sofs.log.replicated import ReplicatedLog
-from sofs.runtime.ports import Clock
+from sofs.runtime.ports import Clock, Files
 from sofs.types import Lsn
 from sofs.volume.recovery import Opened, Place, Store
 
-__all__ = ["add_replica"]
+__all__ = ["add_replica", "remove_replica"]
 
 _PIECE = 256 << 10
 _SYNC_EVERY = 16 << 20
 """Bytes copied between two syncs: more at once would hold up the syncs that clients wait for."""
 
 
-async def add_replica(store: Store, place: Place) -> None:
-    """Makes a replica at `place`, an empty or absent directory, and has it count. Volumes go on meanwhile.
+async def add_replica(store: Store, place: Place, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Makes a replica at `place`, an empty or absent directory, and has it count. The volume goes on meanwhile.
 
-    Raises `NoSpace`, `DiskFailed`, `Unavailable`; then the volume is as it was before. One at a time.
+    Raises `NoSpace`, `DiskFailed`, `Unavailable` (also once `stopping` says so); then the volume is as it was before. One at a time, and
+    never to be cancelled: who counts must not stay open.
     """
     files, log, checkpoints = store.files, store.log, store.checkpoints
     files.make_directory(f"{place.path}/log")
@@ -30,7 +33,7 @@ async def add_replica(store: Store, place: Place) -> None:
     replica = LocalReplica(files, f"{place.path}/log", store.log_id, place.id, store.settings.log.segment_size)
     try:
         before = log.join(replica)
-        await _copy_log(store.clock, log, replica, before)
+        await _copy_log(store.clock, log, replica, before, stopping)
         # No checkpoint while the records are copied: a copied checkpoint must not be overtaken before the copy gets those to come.
         async with checkpoints.still():
             await next(iter(checkpoints.records.values())).copy(f"{place.path}/records")
@@ -52,7 +55,22 @@ async def add_replica(store: Store, place: Place) -> None:
         raise
 
 
-async def _copy_log(clock: Clock, log: ReplicatedLog, replica: LocalReplica, before: Lsn) -> None:
+def remove_replica(files: Files, place: Place) -> None:
+    """Removes what is left of a replica that no configuration names. Raises `Unavailable` while somebody has it open, `DiskFailed`."""
+    lock = files.lock(f"{place.path}/lock")
+    for part in ("log", "records"):
+        if files.exists(f"{place.path}/{part}"):
+            for name in files.list(f"{place.path}/{part}"):
+                files.remove(f"{place.path}/{part}/{name}")
+            files.remove(f"{place.path}/{part}")
+    files.remove(f"{place.path}/lock")
+    files.remove(place.path)
+    lock.close()
+
+
+async def _copy_log(
+    clock: Clock, log: ReplicatedLog, replica: LocalReplica, before: Lsn, stopping: Callable[[], bool]
+) -> None:
     """Copies what is kept of the log before a position."""
     size = replica.segment_size
     buffer = memoryview(bytearray(_PIECE))
@@ -61,6 +79,8 @@ async def _copy_log(clock: Clock, log: ReplicatedLog, replica: LocalReplica, bef
         at = index * size + FIRST
         end = min((index + 1) * size, before)
         while at < end and at >= log.start:
+            if stopping():
+                raise Unavailable("the volume is being closed")
             piece = buffer[: min(_PIECE, end - at)]
             try:
                 waiting = log.read(at, piece)

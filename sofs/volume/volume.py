@@ -271,7 +271,9 @@ class LocalVolume:
     async def _run(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._work.wait(), _BACKGROUND_S)
+                # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the event.
+                async with asyncio.timeout(_BACKGROUND_S):
+                    await self._work.wait()
             except TimeoutError:
                 pass
             self._work.clear()

@@ -95,6 +95,46 @@ def test_a_disk_that_comes_back_with_an_old_copy_of_the_log_is_not_believed(tmp_
     asyncio.run(main())
 
 
+def test_a_disk_that_comes_back_gets_a_new_copy_of_the_log_in_place_of_the_old_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk1", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            note(host.named("v"), b"while it was away")
+            await host.redundancy.run_once()
+            assert host.named("v").state[0] == "degraded", "there is no disk for another copy"
+        shutil.move(tmp_path / "away", tmp_path / "disk1")
+        async with hosted_on(tmp_path) as host:
+            hosted = host.named("v")
+            await host.redundancy.run_once()
+            assert hosted.state == ("serving", "")
+            note(hosted, b"since it is back")
+            assert len(list((tmp_path / "disk1" / "logs").iterdir())) == 1, "the old copy is gone"
+        # Now it is as good as the other.
+        shutil.move(tmp_path / "disk0", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            assert noted(host.named("v")) == b"since it is back"
+
+    asyncio.run(main())
+
+
+def test_a_lost_disks_copy_of_the_log_is_made_again_on_a_third_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk0", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            note(host.named("v"), b"kept")
+            await host.add_disk(str(tmp_path / "disk2"), "ssd", "p", 2 << 30, False)
+            await host.redundancy.run_once()
+            assert host.named("v").state == ("serving", "")
+            note(host.named("v"), b"kept twice")
+        shutil.move(tmp_path / "disk1", tmp_path / "away too")
+        async with hosted_on(tmp_path) as host:
+            assert noted(host.named("v")) == b"kept twice"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_volume_outlives_a_loss_of_power_right_after_it_was_made(seed: int) -> None:
     random = SimulatedRandom(seed)
