@@ -97,3 +97,9 @@ def test_the_portmapper_names_our_ports(qemu: Qemu) -> None:
     listing = qemu("rpcinfo", "-p", "127.0.0.1")
     assert any(line.split()[:4] == ["100003", "3", "tcp", "2049"] for line in listing.splitlines())
     assert any(line.split()[:4] == ["100005", "3", "tcp", "2049"] for line in listing.splitlines())
+
+
+def test_the_system_s_own_tools_find_the_gateway(qemu: Qemu) -> None:
+    assert "/share *" in qemu("showmount", "-e", "127.0.0.1")
+    assert "program 100003 version 3 ready" in qemu("rpcinfo", "-T", "tcp", "127.0.0.1", "nfs", "3")
+    assert "program 100000 version 4 ready" in qemu("rpcinfo", "-T", "udp", "127.0.0.1", "portmapper")
