@@ -13,6 +13,7 @@ is `Stale`.
 import hashlib
 import struct
 from collections.abc import Callable
+from hmac import compare_digest
 from typing import NamedTuple
 
 from gateways.exports import Client, Share, Shares
@@ -78,7 +79,7 @@ class Handles:
             raise BadHandle
         _, export, volume, snapshot = _TREE.unpack_from(handle)
         inode, generation = _FILE.unpack_from(handle, _TREE.size)
-        if self.make(export, volume, inode, generation, snapshot) != handle:
+        if not compare_digest(self.make(export, volume, inode, generation, snapshot), handle):
             raise BadHandle
         return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
 
