@@ -464,6 +464,10 @@ class Connection:
         signer = exchange.signer if exchange.sealer is None and exchange.status != Status.PENDING else None
         if signer is not None:
             flags |= FLAG_SIGNED
+        elif exchange.status == Status.USER_SESSION_DELETED:
+            # There is no key any more. Like Windows we return the request's flag, with zeros for a signature: clients that insist on
+            # signatures make an exception for exactly this, and otherwise would not learn that the session is gone.
+            flags |= exchange.flags & FLAG_SIGNED
         granted = self.window.grant(exchange.credits, self.authenticated) if exchange.credits >= 0 else 0
         HEADER.pack_into(
             message, 0, PLAIN, HEADER_SIZE, exchange.charge, exchange.status, exchange.command, granted, flags, next_command,

@@ -129,6 +129,18 @@ def test_unsigned_and_wrongly_signed_requests_are_refused(tmp_path: Path) -> Non
     run(tmp_path, test)
 
 
+def test_signing_can_be_left_to_the_client(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        signer, client.signer = client.signer, None
+        file = await client.open("x")
+        assert not (await client.ask(Command.WRITE, smb.write(file, 0, b"x"))).flags & 8
+        client.signer = signer
+        assert (await client.ask(Command.READ, smb.read(file, 0, 1))).flags & 8, "a signed request has a signed reply"
+
+    run(tmp_path, test, SmbSettings(signing_required=False))
+
+
 def test_an_encrypted_share_is_not_to_be_had_in_the_clear(tmp_path: Path) -> None:
     async def test(service: SmbService) -> None:
         client = await started(service, "sealed")
