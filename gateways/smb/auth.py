@@ -8,6 +8,10 @@ pyspnego also checks the client's NTLMv2 answer against a blob that it builds an
 client leaves those out. So the one function that computes the answer is replaced, while pyspnego checks, by one that takes the
 blob as the client sent it.
 
+pyspnego's acceptor was made for clients that are friends. So three things are seen to here: a SPNEGO client that declares the negotiation
+complete has proven nothing, the user is the one whose answer was verified and no other that a token speaks of, and neither the MIC nor the session
+key of MS-NLMP can be taken out of a message by someone in between.
+
 Anonymous logons are told apart before pyspnego sees them, as its acceptor has no word for them.
 """
 
@@ -23,9 +27,11 @@ import structlog
 from cryptography.hazmat.primitives.hashes import MD5
 from cryptography.hazmat.primitives.hmac import HMAC
 from spnego._negotiate import NegotiateProxy
-from spnego.exceptions import SpnegoError
+from spnego._ntlm_raw.messages import Authenticate, AvFlags, AvId, NTClientChallengeV2
+from spnego._spnego import NegTokenInit, NegTokenResp, unpack_token
+from spnego.exceptions import InvalidTokenError, SpnegoError
 
-from gateways.identity import ANONYMOUS, EVERYONE, NETWORK, Identities
+from gateways.identity import ANONYMOUS, EVERYONE, NETWORK, Identities, User
 from gateways.smb.status import Failure, Status
 from sofs.volume.api import Caller
 
@@ -60,12 +66,20 @@ class _Names(NamedTuple):
         return not any(char in ':\\' or not char.isprintable() for char in self.domain + self.user)
 
 
-def _names(token: bytes) -> _Names | None:
-    """Domain and user of the NTLM AUTHENTICATE_MESSAGE in a token (MS-NLMP 2.2.1.3); None if there is none."""
-    start = token.find(_AUTHENTICATE)
-    if start < 0 or len(token) < start + 12 + _FIELDS.size:
+def _mechanism_token(token: bytes) -> bytes:
+    """The message of the mechanism inside a token, as pyspnego finds it: what it does not look at must not tell us anything either."""
+    unpacked = unpack_token(token)
+    if isinstance(unpacked, NegTokenInit):
+        return unpacked.mech_token or b""
+    if isinstance(unpacked, NegTokenResp):
+        return unpacked.response_token or b""
+    return unpacked if isinstance(unpacked, bytes) else b""
+
+
+def _names(message: bytes) -> _Names | None:
+    """Domain and user of an NTLM AUTHENTICATE_MESSAGE (MS-NLMP 2.2.1.3); None if `message` is none."""
+    if not message.startswith(_AUTHENTICATE) or len(message) < 12 + _FIELDS.size:
         return None
-    message = token[start:]
     fields = _FIELDS.unpack_from(message, 12)
     encoding = "utf-16-le" if fields[18] & _UNICODE else "cp850"
     domain, user = (
@@ -73,6 +87,14 @@ def _names(token: bytes) -> _Names | None:
         for length, offset in ((fields[6], fields[8]), (fields[9], fields[11]))
     )
     return _Names(domain, user, message[fields[5] : fields[5] + fields[3]])
+
+
+def _lacks_mic(message: bytes, answer: bytes) -> bool:
+    """Whether someone took away the MIC that the client's answer, which nobody can change, announces (MS-NLMP 3.1.5.1.2, MsvAvFlags)."""
+    if len(answer) <= 24:
+        return False  # no NTLMv2, and refused for that
+    announced = NTClientChallengeV2.unpack(answer[16:]).av_pairs.get(AvId.flags, 0) & AvFlags.mic
+    return bool(announced) and len(Authenticate.unpack(message).mic or b"") != 16
 
 
 def _hmac_md5(key: bytes, data: bytes) -> bytes:
@@ -121,7 +143,9 @@ class Logon:
     def __init__(self, identities: Identities, hostname: str) -> None:
         self._identities = identities
         self._hostname = hostname
-        self._context: spnego.ContextProxy | None = None
+        self._context: _Acceptor | None = None
+        self._proven: User | None = None
+        """Whose password the client has shown to know."""
         self.principal: Principal | None = None
 
     @staticmethod
@@ -134,7 +158,13 @@ class Logon:
         """The answer to the client's `token`. Raises `Failure` when the logon has failed."""
         if not token or len(token) > MAX_TOKEN:
             raise Failure(Status.INVALID_PARAMETER)
-        names = _names(token)
+        try:
+            message = _mechanism_token(token)
+        except Exception as error:  # the token is a stranger's, and pyspnego's decoders raise whatever comes
+            log.info("logon_failed", reason=_reason(error))
+            raise Failure(Status.INVALID_PARAMETER) from None
+        # Once a user is proven, a further message brings a mechListMIC at most; what else it says is of no interest.
+        names = _names(message) if self._proven is None else None
         if names is not None and not names.user and not names.answer:
             caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
             self.principal = Principal("", caller, b"", anonymous=True)
@@ -145,18 +175,22 @@ class Logon:
             account = f"{names.domain}\\{names.user}" if names.domain else names.user
             line = f"{account}:{user.uid}:{'0' * 32}:{user.nt_hash.upper()}:[U          ]:LCT-00000000\n"
         try:
+            if names is not None and _lacks_mic(message, names.answer):
+                raise InvalidTokenError(context_msg="The message integrity code is missing")
             with _account(line, names.answer if names is not None else b""):
                 if self._context is None:
                     self._context = _acceptor(self._hostname)
                 answer = self._context.step(token) or b""
-                complete = self._context.complete
-        except Exception as error:  # the token is a stranger's, and pyspnego's decoders raise whatever comes
+        except Exception as error:
             log.info("logon_failed", user=names.user if names else "", known=user is not None, reason=_reason(error))
             raise Failure(Status.LOGON_FAILURE if isinstance(error, SpnegoError) else Status.INVALID_PARAMETER) from None
-        if complete:
-            if user is None:
+        if self._context.proven and self._proven is None:
+            if user is None or len(self._context.session_key) != 16:
+                # An empty session key, which anyone knows, is what a message makes whose EncryptedRandomSessionKey was cut off.
                 raise Failure(Status.LOGON_FAILURE)
-            self.principal = Principal(user.name, self._identities.caller(user), self._context.session_key)
+            self._proven = user
+        if self._proven is not None and self._context.complete:
+            self.principal = Principal(self._proven.name, self._identities.caller(self._proven), self._context.session_key)
         return answer
 
 
@@ -177,9 +211,18 @@ class _Acceptor(NegotiateProxy):
         return ["ntlm", "negotiate"]
 
     @property
+    def proven(self) -> bool:
+        """Whether the mechanism has verified the client. SPNEGO's own state does not tell: a client may declare it complete."""
+        return bool(self._context_list) and self._context.complete
+
+    @property
+    def complete(self) -> bool:
+        return super().complete and self.proven
+
+    @property
     def _requires_mech_list_mic(self) -> bool:
         return False
 
 
-def _acceptor(hostname: str) -> spnego.ContextProxy:
+def _acceptor(hostname: str) -> _Acceptor:
     return _Acceptor(hostname=hostname, service="cifs", usage="accept", protocol="negotiate")
