@@ -102,6 +102,9 @@ class Redundancy:
                 self._clean(hosted, store)
             except SofsError as error:
                 log.warning("redundancy.failed", volume=hosted.record.name, reason=str(error))
+            except Exception:
+                # A bug must not end the service, nor keep the other volumes from theirs.
+                log.exception("redundancy.broken", volume=hosted.record.name)
 
     async def _add(self, hosted: Hosted, store: Store) -> bool:
         """Adds a replica; False if there is no disk for one."""
@@ -116,7 +119,9 @@ class Redundancy:
         await self._host.registry.put(
             keys.volume(hosted.record.id), hosted.record.encode(), what=f"volume {hosted.record.name}", replace=True
         )
-        place = next(place for place in self._host.places(hosted.record) if place.id == replica.id)
+        place = next((place for place in self._host.places(hosted.record) if place.id == replica.id), None)
+        if place is None:
+            return False  # the disk has gone meanwhile
         log.info("redundancy.adding", volume=hosted.record.name, at=place.path)
         await add_replica(store, place, lambda: self._stopping)
         log.info("redundancy.added", volume=hosted.record.name, at=place.path, replicas=store.log.replicas)

@@ -115,6 +115,7 @@ class LocalReplica:
         # A process that died may have left in the page cache what it wrote last.
         self._unsynced = set(self._open)
         self._unsynced_names = True
+        self._under_way: set[asyncio.Future[None]] = set()
 
     def _verified(self, name: str) -> File:
         path = f"{self.place}/{name}"
@@ -168,9 +169,13 @@ class LocalReplica:
             # Seldom (once a segment), so it may as well be waited for inline.
             self._files.sync_directory(self.place)
             self._unsynced_names = False
-        if len(unsynced) == 1:
-            return self._open[unsynced[0]].sync()
-        return _all([self._open[index].sync() for index in unsynced])
+        syncs = [self._open[index].sync() for index in unsynced]
+        sync = asyncio.ensure_future(syncs[0] if len(syncs) == 1 else _all(syncs))
+        # What an earlier sync is still about is not durable yet, though no longer counted as unsynced.
+        earlier = tuple(self._under_way)
+        self._under_way.add(sync)
+        sync.add_done_callback(self._under_way.discard)
+        return _all([*earlier, sync]) if earlier else sync
 
     def read(self, address: int, into: memoryview) -> Awaitable[None] | None:
         file, offset = self._at(address)
@@ -217,7 +222,7 @@ class LocalReplica:
             file.close()
 
 
-async def _all(syncs: list[Awaitable[None]]) -> None:
+async def _all(syncs: Sequence[Awaitable[None]]) -> None:
     await asyncio.gather(*syncs)
 
 

@@ -32,6 +32,9 @@ __all__ = ["Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
 
+_RETRY_S = 0.5
+"""Between two attempts at a coordination store that does not answer."""
+
 Waiter = tuple[Lsn, int, Callable[[], None]]
 
 
@@ -80,7 +83,10 @@ class ReplicatedLog:
         stable: Lsn,
         settings: LogSettings,
     ) -> None:
-        """`change` records a new configuration if the one before it is still in force, or raises. Records from `stable` on have yet to be synced."""
+        """`change` records a new configuration if the one before it is still in force (recording it twice is no error), or raises.
+
+        Records from `stable` on have yet to be synced.
+        """
         self._clock = clock
         self._machine = machine
         self._replicas = list(replicas)
@@ -398,14 +404,26 @@ class ReplicatedLog:
         while recorded is None or recorded[1:] != self._wanted()[1:]:
             recorded = self._wanted()
             try:
-                await self._change(recorded)
+                await self._record(recorded)
             except SofsError as error:
                 self._fail(error)
                 return
-            self.version += 1
             if recorded.memory_broken:
                 return
         self._settled()
+
+    async def _record(self, configuration: Configuration) -> None:
+        """Records a configuration, however long the coordination store is away. Raises `Fenced`, ..."""
+        while True:
+            try:
+                await self._change(configuration)
+            except Unavailable as error:
+                # It may have been recorded all the same; to record it twice does no harm.
+                self._logger.warning("configuration_waits", version=configuration.version, reason=str(error))
+                await self._clock.sleep(_RETRY_S)
+            else:
+                self.version = configuration.version
+                return
 
     def _settled(self) -> None:
         """The configuration in force is known: acknowledges again."""
@@ -475,11 +493,10 @@ class ReplicatedLog:
         self._changing = True
         wanted = Configuration(self.version + 1, (*self.replica_ids, replica.id))
         try:
-            await self._change(wanted)
+            await self._record(wanted)
         except SofsError as error:
             self._fail(error)
             raise
-        self.version += 1
         if replica in self._joining:
             self._joining.remove(replica)
             self._replicas.append(replica)
@@ -543,8 +560,7 @@ class ReplicatedLog:
 
     async def change(self, configuration: Configuration) -> None:
         """Records a configuration that differs in more than the lost replicas."""
-        await self._change(configuration)
-        self.version = configuration.version
+        await self._record(configuration)
 
     async def close(self) -> None:
         """Makes everything stable, notes that, and ends. The replicas' files stay open for their owner to close."""

@@ -7,7 +7,7 @@ id. Process death: the page cache survives.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sofs.errors import Fenced
+from sofs.errors import Fenced, Unavailable
 from sofs.log.replicated import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
@@ -26,13 +26,21 @@ class ConfigurationStore:
     """The coordination store as a volume sees it: compare-and-set, whose outcome may come late."""
 
     configuration: Configuration
+    trouble: float = 0.0
+    """How probably it does not answer."""
 
     async def change(self, clock: SimulatedClock, random: SimulatedRandom, wanted: Configuration) -> None:
         await clock.sleep(random.fraction() * 0.01)
+        if random.chance(self.trouble):
+            raise Unavailable("the store does not answer")
+        if wanted == self.configuration:
+            return
         if wanted.version != self.configuration.version + 1:
             raise Fenced(f"version {wanted.version} does not follow {self.configuration.version}")
         self.configuration = wanted
         await clock.sleep(random.fraction() * 0.01)
+        if random.chance(self.trouble):
+            raise Unavailable("the store's answer was lost")
 
 
 @dataclass

@@ -84,6 +84,7 @@ class Scenario:
             self.host.crash(power_loss=self.random.chance(0.6))
             self._damage()
         self.host.files.crash_at = None
+        self.host.store.trouble = 0
         simulate(self._verify_only)
         return self.crashes
 
@@ -104,13 +105,14 @@ class Scenario:
         assert store.log.stable == store.log.end
 
     async def _live(self, loop: SimulatedLoop) -> None:
+        self.host.store.trouble = self.random.below(3) * 0.05
         if self.random.chance(0.4):
             self._arm_fault()
         try:
             clock, store = await self.host.open(loop, APPLIERS)
         except (DiskFailed, NoSpace, Unavailable):
             # Only an injected fault may have this effect.
-            assert self.host.files.faults
+            assert self.host.files.faults or self.host.store.trouble
             raise Crash from None
         store.log.on_failure = lambda error: self._note_failure()
         await self._verify(store)

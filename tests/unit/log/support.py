@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from sofs.errors import Fenced
+from sofs.errors import Fenced, Unavailable
 from sofs.log.recovery import Recovered, recover
 from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING, Configuration, LogSettings, ReplicatedLog
@@ -41,7 +41,7 @@ class Bench:
         self.files = SimulatedFiles(SimulatedRandom(seed), latency=Latency(100e-6, 2e-3), capacity=capacity)
         self.configuration = Configuration(1, tuple(range(replicas)))
         self.changes: list[Configuration] = []
-        self.refuse = False
+        self.refuse = self.away = False
         for number in range(replicas):
             self.files.make_directory(f"/{number}")
         self.files.sync_directory("/")
@@ -61,6 +61,8 @@ class Bench:
 
     async def change(self, wanted: Configuration) -> None:
         await self.clock.sleep(0.01)
+        if self.away:
+            raise Unavailable("the store does not answer")
         if self.refuse or wanted.version != self.configuration.version + 1:
             raise Fenced("somebody else changed the configuration")
         self.configuration = wanted

@@ -221,6 +221,27 @@ def test_a_log_that_has_been_superseded_acknowledges_nothing() -> None:
     run(bench, main)
 
 
+def test_a_store_that_is_away_holds_acknowledgements_up_and_loses_none() -> None:
+    bench = Bench(replicas=2)
+
+    async def main(bench: Bench) -> None:
+        await bench.log.sync()
+        bench.away = True
+        bench.files.fail("write", "/0", times=1)
+        heard: list[int] = []
+        for number in range(10):
+            lsn = bench.log.append(b"%d" % number)
+            bench.log.when(lsn, Level.STABLE, lambda number=number: heard.append(number))  # type: ignore[misc]
+            await bench.clock.sleep(1)
+        assert heard == [] and bench.log.serving()
+        bench.away = False
+        await bench.clock.sleep(1)
+        assert heard == list(range(10))
+        assert bench.configuration.replicas == (1,)
+
+    run(bench, main)
+
+
 def test_when_the_last_replica_fails_the_log_fails_and_says_that_memory_may_lie() -> None:
     bench = Bench()
 
