@@ -201,6 +201,11 @@ class Connection:
         if session is not None:
             exchange.session = session
             self._authenticate(exchange, session)
+        if exchange.flags & FLAG_RELATED:
+            if before is None:
+                raise Failure(Status.INVALID_PARAMETER)
+            if before.rule.tree and not hasattr(before, "tree"):
+                raise Failure(Status(before.status))  # it did not get as far as its share, so neither does this
         if rule.session and (session is None or not session.ready):
             raise Failure(Status.USER_SESSION_DELETED)
         if not rule.size:
@@ -300,8 +305,6 @@ class Connection:
             answer: Answer
             try:
                 self._admit(exchange)
-                if exchange.flags & FLAG_RELATED and not place:
-                    raise Failure(Status.INVALID_PARAMETER)
                 result = exchange.rule.handler(exchange)
                 running = begin(result) if type(result) is CoroutineType else result
                 if isinstance(running, asyncio.Task):

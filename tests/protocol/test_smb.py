@@ -255,6 +255,14 @@ def test_compounds_pass_the_file_on(tmp_path: Path) -> None:
             ]
         )
         assert [reply.status for reply in failing] == [Status.OBJECT_NAME_NOT_FOUND] * 3 + [0]
+        orphans = await client.ask_all(
+            [
+                (Command.QUERY_INFO, smb.query_info(NOBODY, 1, 5), RELATED),
+                (Command.CLOSE, smb.close(), RELATED),
+                (Command.CREATE, smb.create("x", disposition=1), 0),
+            ]
+        )
+        assert [reply.status for reply in orphans] == [Status.INVALID_PARAMETER] * 2 + [0]
 
     run(tmp_path, test)
 
