@@ -315,6 +315,24 @@ def test_listings_come_in_pieces_and_match_patterns(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_a_search_through_many_names_lets_others_have_their_turn(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        for number in range(2600):
+            client.request(Command.CREATE, smb.create(f"{number}", options=0x1000))
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+                client.replies()
+        root = await client.open("", access=READ_ONLY_ACCESS, options=DIRECTORY)
+        search = client.request(Command.QUERY_DIRECTORY, smb.query_directory(root, "*.none", 37))
+        client.request(Command.ECHO, b"\x04\0\0\0")
+        first = client.replies()
+        assert Command.QUERY_DIRECTORY not in [reply.command for reply in first], "it went through all names at once"
+        assert (await client.final(search)).status == Status.NO_SUCH_FILE
+
+    run(tmp_path, test)
+
+
 def entries(reply: smb.Reply, fixed: int, length_at: int) -> list[str]:
     at, size = struct.unpack_from("<HI", reply.body, 2)
     data = reply.message[at : at + size]
