@@ -12,6 +12,7 @@ loop serves others. A writer who finds the log full waits in `room`, which does 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -158,17 +159,22 @@ class Cleaner:
                 await self._shorten()
 
     async def compact(self) -> int:
-        """Compacts until nothing is worth it; gives how many extents were freed."""
-        freed = 0
-        async with self._turn:
-            while count := await self._compactor.run_once(self._settings.compact_below):
-                freed += count
-        return freed
+        """Compacts until nothing is worth it, or the log wants to be emptied; gives how many extents were freed."""
+        return await self._by_turns(lambda: self._compactor.run_once(self._settings.compact_below))
 
     async def protect(self) -> int:
-        """Writes extents that have lost a copy again; gives how many."""
-        async with self._turn:
-            return await self._protector.run_once()
+        """Writes extents that have lost a copy again, until none is left or the log wants to be emptied; gives how many were dealt with."""
+        return await self._by_turns(self._protector.run_once)
+
+    async def _by_turns(self, step: Callable[[], Awaitable[int]]) -> int:
+        """Repeats what may take hours. Between two steps others have their turn: writers wait for theirs at a full log."""
+        total = 0
+        while True:
+            async with self._turn:
+                count = await step()
+            total += count
+            if not count or self.fill > self._settings.log_high:
+                return total
 
     async def give_back(self) -> int:
         """Deletes freed extents; gives how many. Without a checkpoint since they were freed they stay a while."""
@@ -204,9 +210,10 @@ class Cleaner:
                     orphans = now
                     self._note("orphans collected", await self.collect_orphans())
                 if now - compaction >= _COMPACT_S:
-                    compaction = now
                     self._note("extents compacted", await self.compact())
                     self._note("extents re-protected", await self.protect())
+                    if self.fill <= self._settings.log_high:
+                        compaction = now  # else it has not been finished, perhaps
             except SofsError as error:
                 self._logger.warning("cleaning failed", reason=str(error), kind=type(error).__name__)
                 await self._clock.sleep(1.0)

@@ -11,7 +11,7 @@ lists what its disks hold, and what no record knows is deleted.
 """
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from sofs.errors import Damaged, ExtentGone
 from sofs.pool import ExtentId, Fragment, Placement, Policy, Pool
@@ -114,7 +114,7 @@ class Extents:
 
     async def all(
         self, pause: Callable[[], Awaitable[None]]
-    ) -> AsyncIterator[tuple[int, Placement, tuple[int, ...]]]:
+    ) -> AsyncGenerator[tuple[int, Placement, tuple[int, ...]], None]:
         """Every recorded extent with the windows that may name its pages, in slices between which others have their turn.
 
         Those that are recorded or freed meanwhile may or may not be among them.

@@ -6,10 +6,11 @@ switch in one batch, no map changes, and a step that is cut off leaves an orphan
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import structlog
 
-from sofs.errors import SofsError
+from sofs.errors import NoSpace, SofsError
 from sofs.pool import ExtentId, Placement, Pool
 from sofs.volume import keys, mapping, windows
 from sofs.volume.batch import Batch, Operation
@@ -18,6 +19,9 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.settings import DataSettings
 
 __all__ = ["Protector"]
+
+_AT_ONCE = 8
+"""Extents in one step."""
 
 
 class Protector:
@@ -36,39 +40,54 @@ class Protector:
         self._extents = extents
         self._settings = settings
         self._pause = pause
+        self._left_out: set[int] = set()
         self._logger = structlog.get_logger(component="protect")
 
     async def run_once(self) -> int:
-        """Re-protects what needs it, as far as the disks that are there allow; gives how many extents that were."""
-        weak = [
-            (number, placement, named)
-            async for number, placement, named in self._extents.all(self._pause)
-            if not self._pool.healthy(placement)
-        ]
-        renewed = 0
-        for number, placement, named in weak:
-            if not await self._renew(number, placement, named):
-                self._logger.warning("extents not re-protected", count=len(weak) - renewed)
-                break
-            renewed += 1
-        return renewed
+        """Deals with some of the extents that need it; gives how many, 0 when no more can be done now.
 
-    async def _renew(self, number: int, old: Placement, named: tuple[int, ...]) -> bool:
-        """Writes one extent anew; False if that does not help now."""
+        One that cannot be read is left out until all others have had their turn.
+        """
+        weak = await self._weak()
+        if not weak:
+            self._left_out.clear()
+        for dealt_with, (number, placement, named) in enumerate(weak):
+            try:
+                await self._renew(number, placement, named)
+            except NoSpace as error:
+                self._logger.warning("extents not re-protected", reason=str(error))
+                return dealt_with
+        return len(weak)
+
+    async def _weak(self) -> list[tuple[int, Placement, tuple[int, ...]]]:
+        weak = []
+        async with aclosing(self._extents.all(self._pause)) as extents:
+            async for number, placement, named in extents:
+                if number not in self._left_out and not self._pool.healthy(placement):
+                    weak.append((number, placement, named))
+                    if len(weak) == _AT_ONCE:
+                        break
+        return weak
+
+    async def _renew(self, number: int, old: Placement, named: tuple[int, ...]) -> None:
+        """Writes one extent anew. Raises `NoSpace` when the disks that are there do not allow it."""
         new = await self._extents.take()
         try:
             id = ExtentId(self._extents.volume, new)
             try:
                 placement = await self._pool.reprotect(old, id, self._settings.policy)
+            except NoSpace:
+                raise
             except SofsError as error:
-                if self._keyspace.get(keys.bucket(keys.EXTENT, number)) is None:
-                    return True  # freed meanwhile
-                self._logger.error("extent not re-protected", extent=number, reason=str(error))
-                return False
+                if self._keyspace.get(keys.bucket(keys.EXTENT, number)) is not None:  # else it was freed meanwhile
+                    self._left_out.add(number)
+                    self._logger.error("extent not re-protected", extent=number, reason=str(error))
+                return
             helps = self._pool.healthy(placement)
             if not helps or not self._switch(number, named, placement):
                 await self._extents.abandon(placement)
-            return helps
+            if not helps:
+                raise NoSpace("too few disks can be written for the volume's policy; add one, or bring one back")
         finally:
             self._extents.done(new)
 
