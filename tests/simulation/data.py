@@ -5,6 +5,8 @@ Fault model: that of `SimulatedFiles`; each life of the host ends in power loss 
 - What is there is the state after the first P batches, in the order of the log, whole; P counts at least all that were acknowledged as stable.
 - The check finds nothing, with every page of every file read on every copy.
 
+Bit rot: bits of one of two disks are flipped at random; what is read is right all the same.
+
 In the end everything is deleted, and every byte of the pool is free again. A seed replays a run:
 `python -m tests.simulation.data --seed S --points N`.
 """
@@ -30,7 +32,7 @@ from sofs.volume.data import Data, Done
 from sofs.volume.recovery import StoreSettings
 from tests.unit.volume.rig import MIB, NOW, Rig, done
 
-__all__ = ["run_seed"]
+__all__ = ["Run", "run_seed"]
 
 APPLIED = keys.counter(b"applied")
 FILES = (Inode(2), Inode(3), Inode(4))
@@ -148,6 +150,7 @@ class Run:
     patience: int = 4
     """One change in so many is waited for until it is stable."""
     crashes: int = 0
+    _stopping: bool = False
 
     def __post_init__(self) -> None:
         random = self.random = SimulatedRandom(self.seed)
@@ -203,24 +206,68 @@ class Run:
             assert not self.on_loop(self._verify)
         assert not self.on_loop(self._end)
 
+    # Bit rot
+
+    def run_with_flips(self, flips: int) -> None:
+        """One life without a crash, bits of one disk of two flipped in the middle of it: nobody who reads may notice."""
+        self.rig.policy, self.rig.log_disks = "mirror(2)", 2
+        self.files.miss = 0.2
+        assert not self.on_loop(self._make)
+
+        async def main() -> None:
+            await self._live(0.4)
+            disk = self.random.below(2)
+            for _ in range(flips):
+                self._flip(disk)
+            await self._live_on(0.2)
+            applied = self.rig.data.space.counter(APPLIED)
+            (state,) = self.history.settle(applied)
+            assert await self._matches(state)
+            await self.rig.settle()
+            assert await self._matches(state)
+            await self.rig.close()
+
+        assert not self.on_loop(main)
+
+    def _flip(self, disk: int) -> None:
+        """Flips a bit of a disk, somewhere in the log or in an arena."""
+        places = [
+            f"{directory}/{name}"
+            for directory in (f"/disk{disk}/arenas", f"{self.rig.places[disk].path}/log")
+            if self.files.exists(directory)
+            for name in self.files.list(directory)
+        ]
+        place = places[self.random.below(len(places))]
+        file = self.files.open(place)
+        size = file.size
+        file.close()
+        if size:
+            self.files.flip(place, self.random.below(size), self.random.below(8))
+
     async def _make(self) -> None:
         await self.rig.make()
         for file in FILES:
             self.rig.make_file(file)
         await self.rig.close()
 
-    async def _live(self) -> None:
+    async def _live(self, seconds: float = 20.0) -> None:
         await self.rig.open()
         await self.rig.data.cleaner.collect_orphans()
+        await self._live_on(seconds)
+
+    async def _live_on(self, seconds: float) -> None:
         tasks = [asyncio.ensure_future(self._client()) for _ in range(3)]
         tasks += [asyncio.ensure_future(self._clean())]
-        done_, _ = await asyncio.wait(tasks, timeout=20.0, return_when=asyncio.FIRST_EXCEPTION)
+        done_, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         for task in done_:
             task.result()
+        self._stopping = True
+        await asyncio.gather(*tasks)
+        self._stopping = False
 
     async def _client(self) -> None:
         random, history = self.random, self.history
-        while True:
+        while not self._stopping:
             self.words += 1
             change = choose(random, self.words)
             batch = Batch()
@@ -264,7 +311,7 @@ class Run:
 
     async def _clean(self) -> None:
         cleaner, random = self.rig.data.cleaner, self.random
-        while True:
+        while not self._stopping:
             await self.rig.clock.sleep(random.fraction() * 0.01)
             pick = random.below(8)
             if pick < 3:
