@@ -24,12 +24,15 @@ class Scene:
     def __init__(self, files: Files, size: int, names: int) -> None:
         self.files = files
         self.size = size
-        """Bytes of the file for reads and writes in place."""
+        """Bytes of each file for reads and writes in place."""
         self.names = names
         """Files of the directory for opens, stats, the list and removals."""
         self.directory: Any = None
         self.chance = random.Random(2)
         self.taken = count()
+        """Numbers that the workers of one run share out among themselves."""
+        self.fresh = count()
+        """Numbers for names that no run has used yet."""
         self.extra: Any = None
 
     def path(self, number: int) -> str:
@@ -61,16 +64,17 @@ class Workload(NamedTuple):
 
 
 def prepare(scene: Scene) -> Worker:
-    """Makes the directories and the large file; one operation."""
+    """Makes the directories and the two large files, one for random and one for sequential access; one operation."""
     files = scene.files
     suffix = f"-{files.protocol}"
     scene.directory = yield from files.make_directory(f"many{suffix}")
     scene.extra = yield from files.make_directory(f"extra{suffix}")
-    file = yield from files.create(scene.extra, "large")
-    for offset in range(0, scene.size, MIB):
-        yield from files.write(file, offset, BLOCK)
-    yield from files.sync(file)
-    yield from files.close(file)
+    for name in ("random", "sequence"):
+        file = yield from files.create(scene.extra, name)
+        for offset in range(0, scene.size, MIB):
+            yield from files.write(file, offset, BLOCK)
+        yield from files.sync(file)
+        yield from files.close(file)
     yield DONE
 
 
@@ -81,14 +85,14 @@ def _random_offsets(scene: Scene, step: int) -> Iterator[int]:
 
 
 def random_read(scene: Scene) -> Worker:
-    file = yield from scene.files.open(scene.extra, "large")
+    file = yield from scene.files.open(scene.extra, "random")
     for offset in _random_offsets(scene, 4096):
         yield from scene.files.read(file, offset, 4096)
         yield DONE
 
 
 def random_write(scene: Scene, sync: bool = False) -> Worker:
-    file = yield from scene.files.open(scene.extra, "large")
+    file = yield from scene.files.open(scene.extra, "random")
     for offset in _random_offsets(scene, 4096):
         yield from scene.files.write(file, offset, BLOCK[offset % 999 : offset % 999 + 4096])
         if sync:
@@ -107,14 +111,14 @@ def _sequence(scene: Scene) -> Iterator[int]:
 
 
 def sequential_read(scene: Scene) -> Worker:
-    file = yield from scene.files.open(scene.extra, "large")
+    file = yield from scene.files.open(scene.extra, "sequence")
     for offset in _sequence(scene):
         yield from scene.files.read(file, offset, MIB)
         yield DONE
 
 
 def sequential_write(scene: Scene) -> Worker:
-    file = yield from scene.files.open(scene.extra, "large")
+    file = yield from scene.files.open(scene.extra, "sequence")
     for offset in _sequence(scene):
         yield from scene.files.write(file, offset, BLOCK)
         yield DONE
@@ -133,7 +137,7 @@ def create_write_close(scene: Scene) -> Worker:
 
 def create_extra(scene: Scene) -> Worker:
     files = scene.files
-    for number in scene.taken:
+    for number in scene.fresh:
         file = yield from files.create(scene.extra, f"one {number:06d}")
         yield from files.write(file, 0, BLOCK[:4096])
         yield from files.close(file, written=True)
