@@ -117,6 +117,10 @@ class SimulatedFiles:
         """Flips a bit of a file where it lies."""
         self._content(path).flip(offset, bit)
 
+    def written(self, path: str) -> list[int]:
+        """Numbers of a file's pages that are not all zeros."""
+        return sorted(self._content(path).seen.pages)
+
     def after_power_loss(self, seed: int | None = None) -> "SimulatedFiles":
         """The host's files when power has come back; this object is dead from now on.
 

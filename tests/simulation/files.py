@@ -312,6 +312,8 @@ class Scenario:
         self.power_lost = self.memory_broken = False
         self.verifier = 0
         self.crashes = 0
+        self.rotten = random.below(disks) if disks == 2 and random.chance(0.3) else None
+        """With two disks, one of them may rot while nobody looks; both would be one failure too many."""
 
     def run(self, crashes: int) -> int:
         """Gives how many crashes there were. Raises AssertionError, or whatever escaped, when a promise is broken."""
@@ -341,6 +343,21 @@ class Scenario:
         else:
             self.rig.files = self._files.after_process_death()
         self._files.faults.clear()
+        if self.rotten is not None and self.random.chance(0.5):
+            for _ in range(1 + self.random.below(5)):
+                self._rot(f"/disk{self.rotten}")
+
+    def _rot(self, disk: str) -> None:
+        """Flips a bit of what has been written to a segment of the log or an arena."""
+        log = f"{self.rig.places[self.rotten or 0].path}/log"
+        paths = [f"{log}/{name}" for name in self._files.list(log)]
+        if self._files.exists(f"{disk}/arenas"):
+            paths += [f"{disk}/arenas/{name}" for name in self._files.list(f"{disk}/arenas")]
+        path = paths[self.random.below(len(paths))]
+        pages = self._files.written(path)
+        if pages:
+            offset = pages[self.random.below(len(pages))] * PAGE + self.random.below(PAGE)
+            self._files.flip(path, offset, self.random.below(8))
 
     async def _make(self, loop: SimulatedLoop) -> None:
         self.rig.clock = SimulatedClock(loop)
@@ -397,7 +414,8 @@ class Scenario:
 
     def _arm_fault(self) -> None:
         """Some fault of the log's part of a disk; what the pool makes of faults is its own tests' business."""
-        path = self.rig.places[self.random.below(self.rig.log_disks)].path
+        # Where one disk rots, the other must not fail.
+        path = self.rig.places[self.random.below(self.rig.log_disks) if self.rotten is None else self.rotten].path
         operation = ("sync", "write", "commit", "allocate")[self.random.below(4)]
         error = NoSpace if operation == "allocate" else DiskFailed
         self._files.fail(operation, path, error, after=self.random.below(200), times=1)
@@ -453,7 +471,8 @@ class Scenario:
 
     async def _verify(self) -> None:
         rig = self.rig
-        report = await rig.check(read_data=True)
+        # Where a disk rots the check finds what nobody has read yet; then what clients read has to be right all the same.
+        report = await rig.check(read_data=self.rotten is None)
         assert not report.findings, "\n".join(map(str, report.findings[:20]))
         broken = self.power_lost or self.memory_broken
         lost = False
