@@ -30,8 +30,7 @@ CHECKPOINT = b"\0checkpoint"
 
 _MARK = struct.Struct("<QII")
 _SUM = struct.Struct("<I")
-_SLICE = 2000
-"""Keys gathered before the loop gets its turn: about half a millisecond."""
+_FREED_AT_ONCE = 4000
 
 
 def encode_mark(mark: Mark) -> bytes:
@@ -133,10 +132,9 @@ class Checkpoints:
         try:
             await log.sync()
             changes: list[tuple[bytes, bytes | None]] = [(CHECKPOINT, encode_mark(mark))]
-            for change in overlay.frozen():
-                changes.append(change)
-                if len(changes) % _SLICE == 0:
-                    await self._clock.sleep(0)
+            for piece in overlay.frozen():
+                changes += piece
+                await self._clock.sleep(0)
             await self._commit(changes)
         except BaseException:
             overlay.unfreeze()
@@ -146,6 +144,10 @@ class Checkpoints:
         overlay.thaw()
         self.done = mark
         self._keyspace.checkpointed = mark.lsn
+        # The list has the last references to all of it: freed at once, 20,000 keys would hold the loop up for 3 ms.
+        while changes:
+            del changes[-_FREED_AT_ONCE:]
+            await self._clock.sleep(0)
 
     async def _commit(self, changes: list[tuple[bytes, bytes | None]]) -> None:
         """Commits to the records of every replica that still counts; a disk that fails takes its replica with it."""

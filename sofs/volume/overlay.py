@@ -11,6 +11,7 @@ the bucket must not be told before that is as safe as the reply promises (DESIGN
 import struct
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from heapq import merge
 from typing import Final
 
 from sofs.runtime.ports import Records
@@ -22,6 +23,10 @@ __all__ = ["Overlay"]
 _COUNTER = struct.Struct("<q")
 _INSERT_LIMIT = 32
 """Up to so many new keys are inserted one by one (moving pointers: 4 us in a bucket of 10,000), more are sorted in."""
+
+_SORTED_AT_ONCE = 4000
+_PIECE = 500
+"""Buckets sorted, and keys given, in one step towards a checkpoint."""
 
 
 class _Absent:
@@ -174,13 +179,23 @@ class Overlay:
         self._frozen = self._active
         self._active = _Layer()
 
-    def frozen(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The frozen changes in key order."""
+    def frozen(self) -> Iterator[list[tuple[bytes, bytes | None]]]:
+        """The frozen changes in key order, piece by piece: each step takes about a millisecond, and may give nothing yet."""
         assert self._frozen is not None
         frozen = self._frozen
-        for bucket in sorted(frozen.gates):
+        buckets = list(frozen.gates)
+        runs = []
+        for start in range(0, len(buckets), _SORTED_AT_ONCE):
+            runs.append(sorted(buckets[start : start + _SORTED_AT_ONCE]))
+            yield []
+        piece: list[tuple[bytes, bytes | None]] = []
+        for bucket in merge(*runs):
             for key in frozen.ordered(bucket):
-                yield key, frozen.values[key]
+                piece.append((key, frozen.values[key]))
+            if len(piece) >= _PIECE:
+                yield piece
+                piece = []
+        yield piece
 
     def thaw(self) -> None:
         """Forgets what is frozen: the records, newly refreshed, have it."""

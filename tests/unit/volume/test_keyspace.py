@@ -24,7 +24,9 @@ class DictRecords(VolatileRecords):
 
 
 def checkpoint(overlay: Overlay, records: DictRecords) -> None:
-    for key, value in overlay.frozen():
+    changes = [change for piece in overlay.frozen() for change in piece]
+    assert changes == sorted(changes, key=lambda change: change[0])
+    for key, value in changes:
         if value is None:
             records.values.pop(key, None)
         else:
