@@ -29,6 +29,7 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core, OpenFile, Subject
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
+from sofs.volume.io import shed, sheds
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.sharing import check_io
 
@@ -79,6 +80,8 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
         after = _follow_descriptor(core, batch, owner, subject.record, after, changes.mode is not None)
         # Not a PUT of the record: a change of size may have to wait, and others may write meanwhile.
         batch.raw(Operation.ATTRIBUTES, encode_patch(owner, after))
+    if changes.size is not None and changes.mode is None and owner == inode and sheds(after, subject.caller):
+        after = shed(batch, owner, after)
     if changes.size is not None:
         return _resize(core, changes, subject, record, batch, after, token, now)
     reply = Found(core.gate, after.attributes(owner, core.delete_pending(inode)), before=record.before)

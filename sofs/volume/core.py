@@ -21,7 +21,7 @@ from sofs.locks import LockManager
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
 from sofs.volume import keys, security
-from sofs.volume.access import SETGID, Judge, require
+from sofs.volume.access import SETGID, Judge, is_member, is_superuser, require
 from sofs.volume.api import (
     ARCHIVE,
     Attributes,
@@ -316,6 +316,8 @@ class Core:
         if of.mode & SETGID:
             gid = of.gid
             bits |= SETGID if is_directory else 0
+            if bits & SETGID and not is_directory and not is_superuser(caller) and not is_member(caller, gid):
+                bits &= ~SETGID  # or whoever may write there could make a program that runs as the directory's group
         inherited = None
         above = self.descriptor(parent, of)
         if above is not None:

@@ -7,7 +7,7 @@ kept as it was given.
 from sofs.errors import NotPermitted
 from sofs.types import Inode, Kind
 from sofs.volume import keys, security
-from sofs.volume.access import is_superuser, require
+from sofs.volume.access import SETGID, SETUID, is_superuser, require
 from sofs.volume.api import Access, Binding, Caller, GetSecurity, Reply, SetSecurity, Text, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
@@ -86,6 +86,7 @@ def with_security(
     Raises `NotPermitted` for an owner that the caller cannot make one (MS-FSA 2.1.5.16: he himself, or with restore intent anyone).
     """
     known = core.judge.identities
+    before = record.uid, record.gid
     kept = security.merge(old or Descriptor(security.DACL_PRESENT, None, None, None, None), given, parts)
     if parts & OWNER_PART and given.owner is not None:
         uid = known.uid_of_sid(security.sid_text(given.owner))
@@ -99,6 +100,8 @@ def with_security(
         gid = known.gid_of_sid(security.sid_text(given.group))
         if gid is not None:
             record, kept = record._replace(gid=gid), kept._replace(group=None)
+    if (record.uid, record.gid) != before and record.kind == Kind.FILE and not is_superuser(caller):
+        record = record._replace(mode=record.mode & ~(SETUID | SETGID))  # as with chown: it must not run as its new owner or group
     owner, group = core.sids(record.uid, record.gid)
     if old is None and not parts & DACL_PART:
         if kept.owner is None and kept.group is None and kept.sacl is None:

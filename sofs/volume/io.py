@@ -8,7 +8,7 @@ always read and write it, since NFS checks rights when the client opens, and the
 from collections.abc import Awaitable
 
 from sofs.errors import AccessDenied, Closed, InvalidArgument, IsDirectory
-from sofs.types import Inode, Kind, Lsn, OpenId
+from sofs.types import Inode, Kind, Lsn, OpenId, Time
 from sofs.volume import keys
 from sofs.volume.access import SETGID, SETUID, is_owner, is_superuser, require
 from sofs.volume.api import (
@@ -184,9 +184,11 @@ def sheds(record: InodeRecord, caller: Caller) -> bool:
     return bool(record.mode & (SETUID | SETGID)) and record.kind == Kind.FILE and not is_superuser(caller)
 
 
-def shed(batch: Batch, inode: Inode, record: InodeRecord) -> None:
-    cleared = record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0)
-    batch.raw(Operation.ATTRIBUTES, encode_patch(inode, record._replace(mode=cleared)))
+def shed(batch: Batch, inode: Inode, record: InodeRecord) -> InodeRecord:
+    """Adds to the batch that the bits go; gives the record without them."""
+    cleared = record._replace(mode=record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0))
+    batch.raw(Operation.ATTRIBUTES, encode_patch(inode, cleared))
+    return cleared
 
 
 # The rest
@@ -216,6 +218,14 @@ def _to_change(core: Core, subject: Subject, offset: int, length: int, ranges: b
     return KEEP_MODIFIED if subject.open is not None and subject.open.keep_modified else 0
 
 
+def _batch(core: Core, subject: Subject, token: Token | None, reply: Reply, now: Time) -> Batch:
+    """The batch of a change of a file's data, other than by a write."""
+    batch = core.with_token(Batch(), token, reply, now)
+    if sheds(subject.record, subject.caller):
+        shed(batch, subject.inode, subject.record)
+    return batch
+
+
 def _to_read(core: Core, subject: Subject, offset: int, length: int, ranges: bool = True) -> None:
     if subject.record.kind != Kind.FILE:
         raise not_a_file(subject.record.kind)
@@ -233,7 +243,7 @@ def allocate(core: Core, request: Allocate, token: Token | None, by: Binding) ->
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
-    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    batch = _batch(core, subject, token, Reply(Lsn(0)), now)
     return core.finish(
         core.data.allocate(subject.inode, request.offset, request.length, now, request.extend, batch, flags), _plain
     )
@@ -243,7 +253,7 @@ def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
-    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    batch = _batch(core, subject, token, Reply(Lsn(0)), now)
     return core.finish(
         core.data.punch(subject.inode, request.offset, request.length, now, batch, flags, request.deallocate), _plain
     )
@@ -267,7 +277,7 @@ def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply
     _to_read(core, source, request.source_offset, request.length, ranges=False)
     flags = _to_change(core, target, request.offset, request.length, ranges=False)
     now = core.clock.now()
-    batch = core.with_token(Batch(), token, Reply(Lsn(0)), now)
+    batch = _batch(core, target, token, Reply(Lsn(0)), now)
     return core.finish(
         core.data.clone(
             source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
@@ -281,7 +291,7 @@ def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied 
     _to_read(core, source, request.source_offset, request.length)
     flags = _to_change(core, target, request.offset, request.length)
     now = core.clock.now()
-    batch = core.with_token(Batch(), token, Copied(Lsn(0), request.length), now)
+    batch = _batch(core, target, token, Copied(Lsn(0), request.length), now)
     return core.finish(
         core.data.copy(
             source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
