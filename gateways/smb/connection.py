@@ -118,6 +118,15 @@ class Connection:
         else:
             raise PeerError(f"a message begins with {bytes(magic).hex()}")
 
+    def give_up_writes(self, session: Session) -> None:
+        """Cancels the session's WRITEs that are in progress; each has happened as a whole, or never will.
+
+        Its client may log on again elsewhere and write there: one of these must not come over that later.
+        """
+        for exchange in list(self._in_progress.values()):
+            if exchange.task is not None and exchange.command == Command.WRITE and exchange.session is session:
+                exchange.task.cancel()
+
     def closed(self, reason: str) -> None:
         self._gone = True
         for exchange in list(self._in_progress.values()):

@@ -98,6 +98,7 @@ class SmbService:
         session.ready = False
         self.sessions.pop(session.number, None)
         session.connection.sessions.pop(session.number, None)
+        session.connection.give_up_writes(session)
         for handle in list(session.handles.values()):
             self.drop(handle)
         session.trees.clear()

@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,8 @@ from gateways.smb.status import Status
 from sofs.errors import PeerError
 from sofs.types import ROOT, Kind
 from sofs.volume.api import Binding, Caller, Changes, Found, Make
+from sofs.volume.data import Done
+from sofs.volume.volume import LocalVolume
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, RELATED, Client
 from tests.served_smb import SHARES, smb_on
@@ -192,6 +195,43 @@ def test_a_second_session_can_end_the_first_of_the_same_user(tmp_path: Path) -> 
         assert (await first.final(number)).status == 0  # ECHO needs no session
         number = first.request(Command.CREATE, smb.create("y"))
         assert (await first.final(number)).status == Status.USER_SESSION_DELETED
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("how", ["another session", "a lost connection"])
+def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(tmp_path: Path, how: str) -> None:
+    async def test(service: SmbService) -> None:
+        first = await started(service)
+        file = await first.open("x")
+        assert (await first.ask(Command.WRITE, smb.write(file, 0, bytes(8192)))).status == 0
+        volume = service.shares.volume(SHARES[0])
+        assert isinstance(volume, LocalVolume)
+        data = volume.core.data
+        write, room = data.write, asyncio.Event()
+
+        def wait_for_room(*args: Any) -> Awaitable[Done]:
+            async def later() -> Done:
+                await room.wait()
+                done = write(*args)
+                return done if isinstance(done, Done) else await done
+
+            return later()
+
+        data.write = wait_for_room  # type: ignore[assignment]
+        first.request(Command.WRITE, smb.write(file, 0, b"old" * 1000))
+        data.write = write
+        second = Client(service)
+        await second.negotiate()
+        if how == "a lost connection":
+            first.core.closed("the network failed")
+        await second.logon(previous=first.session_id)
+        await second.connect("data")
+        again = await second.open("x")
+        assert (await second.ask(Command.WRITE, smb.write(again, 0, b"new" * 1000))).status == 0
+        room.set()
+        await asyncio.sleep(0.05)
+        assert (await second.ask(Command.READ, smb.read(again, 0, 3000))).body[16:] == b"new" * 1000
 
     run(tmp_path, test)
 
