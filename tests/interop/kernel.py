@@ -9,7 +9,7 @@ from tests.kernel_client import Options, run_script
 from tests.kernel_client.guest import Unusable
 
 PRELUDE = """set -eEu
-trap 'echo "status $? at line $LINENO: $BASH_COMMAND"' ERR
+trap 'echo "status $? at line $LINENO: $BASH_COMMAND"; dmesg | tail -8' ERR
 fail() { echo "FAILED: $*"; exit 1; }
 """
 
