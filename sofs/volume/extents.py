@@ -60,16 +60,16 @@ def decode_extent(volume: VolumeId, number: int, value: bytes) -> tuple[Placemen
     try:
         length, scheme_size, count, window_count = _HEAD.unpack_from(value)
         at = _HEAD.size + scheme_size
-        scheme = value[_HEAD.size : at].decode()
         end = at + count * _FRAGMENT.size
+        if len(value) != end + window_count * 8:
+            raise Damaged(f"the record of extent {number} has {len(value)} bytes instead of {end + window_count * 8}")
+        scheme = value[_HEAD.size : at].decode()
         fragments = tuple(
             Fragment(DiskId(disk), slot) for disk, slot in _FRAGMENT.iter_unpack(value[at:end])
         )
         windows = struct.unpack(f"<{window_count}Q", value[end:])
     except (struct.error, UnicodeDecodeError) as error:
         raise Damaged(f"the record of extent {number} cannot be read: {error}") from error
-    if len(fragments) != count:
-        raise Damaged(f"the record of extent {number} is cut off")
     return Placement(ExtentId(volume, number), length, scheme, fragments), windows
 
 

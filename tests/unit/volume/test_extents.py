@@ -31,6 +31,12 @@ def test_an_extents_record_comes_back_as_it_was(placement: Placement, windows: l
     assert decode_freed(VOLUME, placement.id.number, (77).to_bytes(8, "little") + value) == (77, placement)
 
 
+def test_a_record_that_ends_behind_its_head_is_damage() -> None:
+    value = encode_extent(Placement(ExtentId(VOLUME, 1), 4096, "simple", ()), [])
+    with pytest.raises(Damaged):
+        decode_extent(VOLUME, 1, value[:8])
+
+
 @given(PLACEMENTS, WINDOWS, st.data())
 def test_a_record_that_is_cut_off_or_too_long_is_damage(
     placement: Placement, windows: list[int], data: st.DataObject
