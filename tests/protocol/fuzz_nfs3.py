@@ -20,6 +20,7 @@ from gateways.nfs.rpc import RpcConnection
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import encode, unpack
 from sofs.errors import PeerError
+from sofs.runtime.system_files import SystemFile
 from tests.protocol.fuzz import Target, mutated
 from tests.protocol.fuzz_nfs import sample
 from tests.protocol.nfs_types import NFS, TYPES
@@ -29,12 +30,19 @@ from tests.unit.gateways.nfs_link import CollectingLink, call_bytes, sys_credent
 NAMES = [b"a", b"b", b"c", b"d", b"A", b"\xff\xfe", b"", b".", b"..", b"x" * 300, b"a/b"]
 
 
+async def _at_once(file: SystemFile) -> None:
+    """In place of a sync."""
+
+
 class Bench:
     """The server that all inputs go to; made with the first."""
 
     instance: Bench | None = None
 
     def __init__(self) -> None:
+        # Nothing here is about power loss, so no input waits for a disk.
+        SystemFile.sync = _at_once  # type: ignore[method-assign]
+        SystemFile.sync_now = lambda file: None  # type: ignore[method-assign]
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
         self.loop = asyncio.new_event_loop()
         self.directory = Path(tempfile.mkdtemp(prefix="fuzz-"))
