@@ -6,6 +6,7 @@ destaging, compaction, removal. After each crash:
 - Every client's directory is exactly as after some request of that client: requests took effect whole, in order.
 - That request is not before the last one that was told to be stable; nor, when memory survived, committed.
 - `sofs check` finds nothing, and reads every page on every copy.
+- A request that is sent again after a crash, with its token, has been carried out once.
 - The verifier has changed if something was told to be committed and is lost, and has not if only the process died.
 """
 
@@ -31,11 +32,14 @@ from sofs.volume.api import (
     Link,
     Make,
     Punch,
+    Remove,
+    Rename,
     Reply,
     Request,
     SetAttributes,
     SetExtended,
     Stateless,
+    Token,
 )
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.recovery import StoreSettings
@@ -76,6 +80,17 @@ class State:
 
 
 Change = Callable[[State], None]
+Call = Callable[[Token], Reply | Awaitable[Reply]]
+"""Sends a request. Sent again with the same token it is answered, and not carried out again."""
+
+
+class Sent(NamedTuple):
+    """A client's last request, for it to be sent again after a crash."""
+
+    number: int
+    token: Token
+    call: Call
+    change: Change
 
 
 class Client:
@@ -91,6 +106,8 @@ class Client:
         """Whether the newest state is that of a request that has not been answered."""
         self.inodes: dict[int, Inode] = {}
         self.last = 0
+        self.sent: Sent | None = None
+        self.requests = 0
 
     @property
     def newest(self) -> int:
@@ -101,6 +118,12 @@ class Client:
         self.first = self.committed = self.stable = number
         self.pending = False
         self.inodes = {self.states[0].names[name]: inode for name, inode in found.items()}
+        if self.sent is not None and self.sent.number not in (number, number + 1):
+            self.sent = None  # what it rested on is lost
+
+    def new_token(self) -> Token:
+        self.requests += 1
+        return Token(b"%s, request %d" % (self.directory, self.requests))
 
     def acknowledge(self, level: Level, number: int) -> None:
         self.committed = max(self.committed, number)
@@ -109,7 +132,7 @@ class Client:
 
     # What it may do next: a request with its effect on the state
 
-    def next(self, rig: VolumeRig) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def next(self, rig: VolumeRig) -> tuple[Call, Change]:
         state, random = self.states[-1], self.random
         files = [number for number in state.names.values() if state.files[number].content is not None]
         if not files or random.chance(0.1):
@@ -121,8 +144,8 @@ class Client:
         )  # fmt: skip
         return choices[random.below(len(choices))](rig, state, number)
 
-    def _call(self, rig: VolumeRig, request: Request) -> Callable[[], Reply | Awaitable[Reply]]:
-        return lambda: rig.volume.call(request, None, BY)
+    def _call(self, rig: VolumeRig, request: Request) -> Call:
+        return lambda token: rig.volume.call(request, token, BY)
 
     def _target(self, number: int) -> Stateless:
         return Stateless(self.inodes[number], SUPER)
@@ -130,7 +153,7 @@ class Client:
     def _name(self) -> bytes:
         return b"name %d" % self.random.below(12)
 
-    def _make(self, rig: VolumeRig, state: State) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _make(self, rig: VolumeRig, state: State) -> tuple[Call, Change]:
         free = [name for name in (b"name %d" % index for index in range(40)) if name not in state.names]
         name = free[self.random.below(len(free))]
         directory = self.random.chance(0.2)
@@ -139,8 +162,8 @@ class Client:
 
         kind = Kind.DIRECTORY if directory else Kind.FILE
 
-        def make() -> Reply:
-            found: Found = rig.call(Make(SUPER, self.inode, name, kind, Changes(mode=0o640)))
+        def make(token: Token) -> Reply:
+            found: Found = rig.call(Make(SUPER, self.inode, name, kind, Changes(mode=0o640)), token)
             self.inodes[number] = found.attributes.inode
             return found
 
@@ -158,7 +181,7 @@ class Client:
 
         return change
 
-    def _write(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _write(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         random = self.random
         if random.chance(0.5):
             offset, length = random.below(40) * PAGE, (1 + random.below(4)) * PAGE
@@ -168,29 +191,29 @@ class Client:
             offset, length = random.below(20) * PAGE, (20 + random.below(30)) * PAGE
         return self._write_at(rig, number, offset, length)
 
-    def _append(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _append(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         content = state.files[number].content
         assert content is not None
         return self._write_at(rig, number, len(content), 1 + self.random.below(5000))
 
     def _write_at(
         self, rig: VolumeRig, number: int, offset: int, length: int
-    ) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    ) -> tuple[Call, Change]:
         data = self.random.bytes(16) * (length // 16 + 1)
         data = data[:length]
         target = self._target(number)
 
-        def write() -> Reply | Awaitable[Reply]:
-            return rig.volume.write(target, offset, memoryview(data), None, Level.COMMITTED, BY)
+        def write(token: Token) -> Reply | Awaitable[Reply]:
+            return rig.volume.write(target, offset, memoryview(data), token, Level.COMMITTED, BY)
 
         return write, self._edit(number, lambda old: old[:offset].ljust(offset, b"\0") + data + old[offset + length :])
 
-    def _truncate(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _truncate(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         size = self.random.below(150 * KIB)
         request = SetAttributes(self._target(number), Changes(size=size))
         return self._call(rig, request), self._edit(number, lambda old: old[:size].ljust(size, b"\0"))
 
-    def _punch(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _punch(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         offset, length = self.random.below(100 * KIB), 1 + self.random.below(50 * KIB)
         request = Punch(self._target(number), offset, length)
 
@@ -200,7 +223,7 @@ class Client:
 
         return self._call(rig, request), self._edit(number, edit)
 
-    def _allocate(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _allocate(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         offset, length = self.random.below(100 * KIB), 1 + self.random.below(50 * KIB)
         extend = self.random.chance(0.5)
         request = Allocate(self._target(number), offset, length, extend)
@@ -210,7 +233,7 @@ class Client:
         others = [each for each in state.names.values() if state.files[each].content is not None and each != number]
         return others[self.random.below(len(others))] if others else number
 
-    def _clone(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _clone(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         source = self._other(state, number)
         content = state.files[source].content or b""
         pages = len(content) // PAGE
@@ -223,7 +246,7 @@ class Client:
         piece = content[first * PAGE : (first + count) * PAGE]
         return self._call(rig, request), self._edit(number, lambda old: old[:to].ljust(to, b"\0") + piece + old[to + len(piece) :])
 
-    def _copy(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _copy(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         source = self._other(state, number)
         content = state.files[source].content or b""
         if source == number or not content:
@@ -238,7 +261,7 @@ class Client:
     def _name_of(self, state: State, number: int) -> bytes:
         return next(name for name, each in state.names.items() if each == number)
 
-    def _rename(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _rename(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         name, new = self._name_of(state, number), self._name()
         old = state.names.get(new)
         if old is not None and state.files[old].content is None:
@@ -248,17 +271,17 @@ class Client:
             if old != number:  # two names of one file: POSIX leaves both
                 after.names[new] = after.names.pop(name)
 
-        return lambda: rig.rename(name, new, self.inode, self.inode), change
+        return self._call(rig, Rename(SUPER, self.inode, new, True, self.inode, name)), change
 
-    def _remove(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _remove(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         name = list(state.names)[self.random.below(len(state.names))]
 
         def change(after: State) -> None:
             del after.names[name]
 
-        return lambda: rig.remove(name, self.inode), change
+        return self._call(rig, Remove(SUPER, self.inode, name, None)), change
 
-    def _link(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _link(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         new = self._name()
         if new in state.names:
             return self._write(rig, state, number)
@@ -268,7 +291,7 @@ class Client:
 
         return self._call(rig, Link(SUPER, self.inodes[number], self.inode, new)), change
 
-    def _chmod(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _chmod(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         mode = self.random.below(0o1000)
 
         def change(after: State) -> None:
@@ -276,7 +299,7 @@ class Client:
 
         return self._call(rig, SetAttributes(self._target(number), Changes(mode=mode))), change
 
-    def _extended(self, rig: VolumeRig, state: State, number: int) -> tuple[Callable[[], Reply | Awaitable[Reply]], Change]:
+    def _extended(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         value = self.random.bytes(1 + self.random.below(200))
 
         def change(after: State) -> None:
@@ -311,7 +334,7 @@ class Scenario:
         self.boots = 0
         self.power_lost = self.memory_broken = False
         self.verifier = 0
-        self.crashes = 0
+        self.crashes = self.resent = 0
         self.rotten = random.below(disks) if disks == 2 and random.chance(0.3) else None
         """With two disks, one of them may rot while nobody looks; both would be one failure too many."""
 
@@ -423,26 +446,46 @@ class Scenario:
     # Working
 
     async def _work(self, client: Client) -> None:
+        if client.sent is not None and self.random.chance(0.7):
+            await self._send_again(client, client.sent)
         for _ in range(self.random.below(60)):
             call, change = client.next(self.rig)
-            before = client.states[-1]
-            after = before.copy()
-            change(after)
-            client.states.append(after)
-            client.pending = True
-            try:
-                reply = await done(call())
-            except NoSpace:
-                client.states.pop()
-            except (Unavailable, DiskFailed):
-                # Whether it took effect is for the next start to tell.
-                assert not self.rig.store.log.serving()
+            client.sent = Sent(client.newest + 1, client.new_token(), call, change)
+            if not await self._send(client, client.sent):
                 return
-            else:
-                self._await_answer(client, reply.gate)
-            client.pending = False
             if self.random.chance(0.7):
                 await self.rig.clock.sleep(self.random.fraction() * (0.3 if self.random.chance(0.05) else 0.01))
+
+    async def _send(self, client: Client, sent: Sent) -> bool:
+        """Sends a request that has not been carried out; False if the log has failed."""
+        after = client.states[-1].copy()
+        sent.change(after)
+        client.states.append(after)
+        client.pending = True
+        try:
+            reply = await done(sent.call(sent.token))
+        except NoSpace:
+            client.states.pop()
+            client.sent = None
+        except (Unavailable, DiskFailed):
+            # Whether it took effect is for the next start to tell.
+            assert not self.rig.store.log.serving()
+            return False
+        else:
+            self._await_answer(client, reply.gate)
+        client.pending = False
+        return True
+
+    async def _send_again(self, client: Client, sent: Sent) -> None:
+        """A client that had no answer, or lost it, sends its last request again: it must have been carried out once in the end."""
+        if sent.number > client.newest:
+            await self._send(client, sent)
+            return
+        try:
+            await done(sent.call(sent.token))
+        except (Unavailable, DiskFailed):
+            assert not self.rig.store.log.serving()
+        self.resent += 1
 
     async def _disturb(self) -> None:
         """The volume's own work, more often than it would come by itself."""
