@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from functools import cache
 
 import pytest
 
@@ -29,8 +30,14 @@ def run(scenario: Callable[[Rig], Awaitable[None]], **options: object) -> None:
     loop.run(main())
 
 
+@cache
+def _period(seed: int) -> bytes:
+    return bytes((seed * 31 + at * 7 + at // 256) & 0xFF for at in range(65536))
+
+
 def pattern(length: int, seed: int = 1) -> bytes:
-    return bytes((seed * 31 + at * 7 + at // 256) & 0xFF for at in range(length))
+    """Bytes that differ from page to page, and from seed to seed."""
+    return (_period(seed & 0xFF) * (length // 65536 + 1))[:length]
 
 
 def test_what_was_written_is_read_whatever_the_alignment() -> None:
