@@ -301,6 +301,7 @@ class Core:
         mode: int | None,
         now: Time,
         fallback: int | None = None,
+        flags: int = 0,
     ) -> tuple[InodeRecord, security.Descriptor | None]:
         """The record of something new in directory `parent`, and the descriptor that it inherits.
 
@@ -327,7 +328,9 @@ class Core:
                 inherited = security.chmod(inherited, bits, is_directory, owner, group)  # RFC 8881 6.4.3
             elif inherited is not None:
                 bits = bits & ~0o777 | security.mode_of(inherited.dacl, owner, group)
-        links, flags = (2, 0) if is_directory else (1, ARCHIVE if kind == Kind.FILE else 0)
+        links = 2 if is_directory else 1
+        if kind == Kind.FILE:
+            flags |= ARCHIVE
         record = InodeRecord(
             kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent
         )

@@ -26,7 +26,7 @@ from sofs.volume.api import (
     Token,
 )
 from sofs.volume.core import Core
-from sofs.volume.directory import Slot, slots
+from sofs.volume.directory import Slot, listing
 from sofs.volume.inode import HAS_DESCRIPTOR, KINDS, InodeRecord, attributes_of
 
 __all__ = ["enter", "lookup", "read_directory", "read_link", "walk"]
@@ -111,25 +111,26 @@ def read_directory(core: Core, request: ReadDirectory, token: Token | None, by: 
     entries: list[Entry] = []
     room = min(request.limit, _MOST_ENTRIES)
     end = True
-    for slot in slots(core.keys, index, request.cookie):
+    for cookie, number, kind, name in listing(core.keys, index, request.cookie):
         if len(entries) == room:
             end = False
             break
-        entries.append(Entry(slot.cookie, slot.name, slot.inode, KINDS[slot.kind], None))
+        entries.append(Entry(cookie, name, number, KINDS[kind], None))
     if request.attributes:
         _add_attributes(core, entries)
     return Entries(core.gate, entries, end, record.attributes(inode))
 
 
 def _add_attributes(core: Core, entries: list[Entry]) -> None:
-    get, opens = core.get, core.by_inode
+    get, opens, tag = core.get, core.by_inode, keys.INODE
     for entry in entries:
-        value = get(keys.INODE + entry.inode.to_bytes(8))
+        inode = entry.inode
+        value = get(tag + inode.to_bytes(8))
         if value is None:
-            raise Damaged(f"{entry.name!r} names inode {entry.inode}, which does not exist; run `sofs check`")
-        entry.attributes = attributes_of(value, entry.inode)
-        if entry.inode in opens:
-            entry.attributes.delete_pending = core.delete_pending(entry.inode)
+            raise Damaged(f"{entry.name!r} names inode {inode}, which does not exist; run `sofs check`")
+        entry.attributes = attributes_of(value, inode)
+        if inode in opens:
+            entry.attributes.delete_pending = core.delete_pending(inode)
     # The end of the log is behind every change of every entry, and asked for once.
     log = core.keys.log
     if log.stable < log.end:

@@ -205,8 +205,7 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
     now = core.clock.now()
     batch = Batch()
     mode, fallback = (None, request.mode) if request.mandatory else (request.mode, None)
-    record, descriptor = core.new_record(parent, above, kind, request.caller, mode, now, fallback)
-    record = record._replace(flags=record.flags | request.flags & SETTABLE_FLAGS)
+    record, descriptor = core.new_record(parent, above, kind, request.caller, mode, now, fallback, request.flags & SETTABLE_FLAGS)
     if request.security is not None:
         given = security.decode(request.security)
         parts = security.parts_of(given)
