@@ -41,9 +41,17 @@ def _call(service: SmbService, session: Session, operation: int, stub: bytes) ->
 
 
 def decode(kind: Any, stub: bytes) -> Any:
-    """The request's fields. Raises `Fault`: impacket raises all sorts of things for bytes that are none."""
+    """The request. Raises `Fault`: impacket raises all sorts of things for bytes that are none."""
     try:
         return kind(stub)
+    except Exception:
+        raise Fault(FAULT_BAD_STUB_DATA) from None
+
+
+def field(request: Any, name: str) -> Any:
+    """One field of a request. Raises `Fault`: impacket decodes text only when it is looked at."""
+    try:
+        return request[name]
     except Exception:
         raise Fault(FAULT_BAD_STUB_DATA) from None
 
@@ -91,7 +99,7 @@ _ITEMS = {0: srvs.SHARE_INFO_0, 1: srvs.SHARE_INFO_1, 2: srvs.SHARE_INFO_2, 501:
 
 def _share_enum(service: SmbService, session: Session, request: Any) -> Any:
     """NetrShareEnum, MS-SRVS 3.1.4.8: always complete, whatever length is preferred."""
-    level = request["InfoStruct"]["Level"]
+    level = field(field(request, "InfoStruct"), "Level")
     answer = srvs.NetrShareEnumResponse()
     known = level in _ITEMS
     answer["InfoStruct"]["Level"] = answer["InfoStruct"]["ShareInfo"]["tag"] = level if known else 1
@@ -113,7 +121,7 @@ def _share_enum(service: SmbService, session: Session, request: Any) -> Any:
 
 def _share_get_info(service: SmbService, session: Session, request: Any) -> Any:
     """NetrShareGetInfo, MS-SRVS 3.1.4.10."""
-    level, name = request["Level"], str(request["NetName"]).rstrip("\0")
+    level, name = field(request, "Level"), str(field(request, "NetName")).rstrip("\0")
     answer = srvs.NetrShareGetInfoResponse()
     row = next((row for row in _rows(service) if row["name"].casefold() == name.casefold()), None)
     known = level in _ITEMS or level == 1005
@@ -129,7 +137,7 @@ def _share_get_info(service: SmbService, session: Session, request: Any) -> Any:
 
 def _server_get_info(service: SmbService, session: Session, request: Any) -> Any:
     """NetrServerGetInfo, MS-SRVS 3.1.4.17, levels 100 and 101."""
-    level = request["Level"]
+    level = field(request, "Level")
     answer = srvs.NetrServerGetInfoResponse()
     known = level in (100, 101)
     answer["InfoStruct"]["tag"] = level if known else 100

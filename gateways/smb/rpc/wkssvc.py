@@ -10,7 +10,7 @@ from impacket.dcerpc.v5 import wkst
 from impacket.dcerpc.v5.dtypes import NULL
 
 from gateways.smb.rpc.pdu import FAULT_OPERATION_RANGE, Fault, Interface
-from gateways.smb.rpc.srvsvc import decode
+from gateways.smb.rpc.srvsvc import decode, field
 
 if TYPE_CHECKING:
     from gateways.smb.service import SmbService
@@ -26,7 +26,7 @@ def interface(service: SmbService) -> Interface:
 def _call(service: SmbService, operation: int, stub: bytes) -> bytes:
     if operation != wkst.NetrWkstaGetInfo.opnum:
         raise Fault(FAULT_OPERATION_RANGE)
-    level = decode(wkst.NetrWkstaGetInfo, stub)["Level"]
+    level = field(decode(wkst.NetrWkstaGetInfo, stub), "Level")
     answer = wkst.NetrWkstaGetInfoResponse()
     known = level in (100, 101)
     answer["WkstaInfo"]["tag"] = level if known else 100

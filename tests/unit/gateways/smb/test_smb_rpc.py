@@ -50,6 +50,17 @@ def ask(pipe: Pipe, operation: int, stub: bytes) -> bytes:
             return whole
 
 
+def test_one_write_carries_a_bounded_number_of_requests() -> None:
+    pipe = opened()
+    request = fragment(0, struct.pack("<IHHI", 4, 0, 28, 0))
+    pipe.write(memoryview(request * 16))
+    assert pipe.read(4096)[0][2] == pdu.RESPONSE
+    many = memoryview(request * 100_000)
+    with pytest.raises(Failure):
+        pipe.write(many)
+    assert len(pipe._endpoint.answers) < 200
+
+
 def opened(count: int = 2) -> Pipe:
     pipe = Pipe("srvsvc", Endpoint("srvsvc", [srvsvc.interface(service(count), None)]))  # type: ignore[arg-type]
     pipe.write(memoryview(bind(srvsvc.UUID_SRVSVC, 3)))
@@ -98,6 +109,9 @@ def test_one_share_the_server_and_its_clock_are_told() -> None:
     request["ServerName"], request["NetName"], request["Level"] = "\\\\s\0", "SHARE2\0", 1
     answer = srvs.NetrShareGetInfoResponse(ask(pipe, 16, request.getData()))
     assert answer["InfoStruct"]["ShareInfo1"]["shi1_remark"] == "a comment\0"
+    broken = request.getData().replace("SHARE2".encode("utf-16-le"), b"\x00\xdc" * 6)
+    with pytest.raises(Fault):
+        ask(pipe, 16, broken)
     request["NetName"] = "none\0"
     assert srvs.NetrShareGetInfoResponse(ask(pipe, 16, request.getData()))["ErrorCode"] == 2310
     info = srvs.NetrServerGetInfo()
