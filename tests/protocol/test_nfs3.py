@@ -708,6 +708,20 @@ def test_a_retransmission_is_answered_from_the_first_time(tmp_path: Path) -> Non
     served(tmp_path, scenario)
 
 
+def test_what_looks_like_a_retransmission_but_is_another_users_call_is_judged_by_itself(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
+        inner = await make_directory(client, root, "d", 0o700)
+        args = CreateArgs(DirectoryName(inner, b"f"), (CreateMode.GUARDED, NewAttributes(mode=0o600)))
+        assert (await client.nfs("CREATE", args, xid=5)).status == 0
+        async with await RpcClient.connect(server.port) as other:
+            other.auth = sys_credential(1001, 1001)
+            assert (await other.nfs("CREATE", args, xid=5)).status == Status.ACCES
+            other.auth = sys_credential(1001, 1001, (1000,))
+            assert (await other.nfs("CREATE", args, xid=5)).status == Status.ACCES
+
+    served(tmp_path, scenario)
+
+
 def test_retransmissions_that_overtake_each_other_take_effect_once(tmp_path: Path) -> None:
     async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
         args = m.MakeDirectoryArgs(DirectoryName(root, b"d"), NewAttributes(mode=0o700))

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import spnego
 
 from gateways.smb.crypto import CipherId, Dialect, SigningAlgorithm
 from gateways.smb.header import Command
@@ -23,6 +24,7 @@ from sofs.volume.volume import LocalVolume
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, RELATED, Client
 from tests.served_smb import SHARES, smb_on
+from tests.unit.gateways.smb.test_smb_logon_attacks import authenticate
 
 Test = Callable[[SmbService], Awaitable[None]]
 READ_ONLY_ACCESS = 0x120089
@@ -114,6 +116,41 @@ def test_wrong_passwords_unknown_users_and_unknown_shares_are_refused(tmp_path: 
         client = await started(service)
         for share in ("nothing", "onlynfs"):
             assert (await client.ask(Command.TREE_CONNECT, smb.tree_connect(share))).status == Status.BAD_NETWORK_NAME
+
+    run(tmp_path, test)
+
+
+def test_a_session_without_keys_never_becomes_a_users(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        assert (await client.negotiate()).status == 0
+        reply = await client.ask(Command.SESSION_SETUP, smb.session_setup(authenticate("", "", b"")))
+        assert reply.status == 0
+        client.session_id = reply.session_id
+        context = spnego.client("alice", "secret", hostname="test", service="cifs", protocol="ntlm")
+        reply = await client.ask(Command.SESSION_SETUP, smb.session_setup(context.step() or b""))
+        at, length = struct.unpack_from("<HH", reply.body, 4)
+        proof = context.step(reply.message[at : at + length])
+        reply = await client.ask(Command.SESSION_SETUP, smb.session_setup(proof or b""))
+        assert reply.status == Status.ACCESS_DENIED
+        assert (await client.connect("data")).status == Status.USER_SESSION_DELETED
+
+    run(tmp_path, test, SmbSettings(anonymous=True))
+
+
+def test_a_stranger_has_few_sessions(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = Client(service)
+        assert (await client.negotiate()).status == 0
+        statuses = []
+        for _ in range(40):
+            client.session_id = 0
+            hello = spnego.client("x", "x", hostname="test", service="cifs", protocol="ntlm").step()
+            assert hello is not None
+            statuses.append((await client.ask(Command.SESSION_SETUP, smb.session_setup(hello))).status)
+        assert statuses[:4] == [Status.MORE_PROCESSING_REQUIRED] * 4
+        assert statuses[-1] == Status.INSUFFICIENT_RESOURCES
+        assert len(service.sessions) <= 8
 
     run(tmp_path, test)
 

@@ -169,10 +169,13 @@ class Nfs3:
             fail(error)
 
     def _token(self, call: Call, end: int) -> Token:
-        """What a retransmission has in common with the first time: the client's address (not its port, which may be new), xid,
+        """What a retransmission has in common with the first time: the client's address (not its port, which may be new), user, xid,
         procedure and arguments."""
+        who = call.credential
         digest = hashlib.blake2b(call.data[call.at : end], digest_size=12)
         digest.update(b"%s %d %d" % (self._places.peer.encode(), call.xid, call.procedure))
+        # Without the user, whoever shares the client's address could have another's reply, or take his own call for done.
+        digest.update(b" %d %d %d " % (who.anonymous, who.uid, who.gid) + b"%r" % (who.groups,))
         return Token(b"nfs3" + digest.digest())
 
     def _fail(self, call: Call, parts: bytes, place: Place | None, error: SofsError) -> None:

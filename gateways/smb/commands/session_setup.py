@@ -17,6 +17,8 @@ from gateways.smb.wire import part
 _REQUEST = struct.Struct("<HBBIIHHQ")  # size, flags, security mode, capabilities, channel, token at, length, previous session
 _REPLY = struct.Struct("<HHHH")
 _BINDING = 1
+MAX_LOGONS = 8
+"""Logons of one connection in progress: strangers must not use up the sessions of all."""
 _FLAG_NULL, _FLAG_ENCRYPT = 2, 4
 
 
@@ -57,7 +59,9 @@ def _session(exchange: Exchange) -> Session:
             raise Failure(Status.USER_SESSION_DELETED)
         from gateways.smb.connection import MAX_SESSIONS
 
-        session = connection.service.new_session(connection) if len(connection.sessions) < MAX_SESSIONS else None
+        sessions = connection.sessions
+        room = len(sessions) < MAX_SESSIONS and sum(not each.ready for each in sessions.values()) < MAX_LOGONS
+        session = connection.service.new_session(connection) if room else None
         if session is None:
             raise Failure(Status.INSUFFICIENT_RESOURCES)
         exchange.session_id = session.number
@@ -70,6 +74,10 @@ def _complete(exchange: Exchange, session: Session, principal: Principal, mode: 
     connection = exchange.connection
     service = connection.service
     settings = service.settings
+    if session.ready and session.signer is None and not principal.anonymous:
+        # An anonymous session has no keys and gets none later: as a user's it would go unprotected.
+        service.end_session(session)
+        raise Failure(Status.ACCESS_DENIED)
     session.user, session.caller, session.anonymous = principal.name, principal.caller, principal.anonymous
     if session.ready:
         return  # a later logon changes the user, never the keys

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MAX_UNREAD = 4 << 20
 _MAX_FRAGMENT = 16 << 10
+_MAX_FRAGMENTS = 128
+"""In one write. Each may be a request of a millisecond, and nobody else is served meanwhile; clients send one."""
 
 
 class Pipe:
@@ -28,6 +30,7 @@ class Pipe:
         if self._broken:
             raise Failure(Status.PIPE_DISCONNECTED)
         self._partial += data
+        count = 0
         try:
             while len(self._partial) >= HEADER.size:
                 length = HEADER.unpack_from(self._partial)[5]
@@ -35,6 +38,9 @@ class Pipe:
                     raise PeerError(f"an RPC fragment of {length} bytes")
                 if len(self._partial) < length:
                     break
+                count += 1
+                if count > _MAX_FRAGMENTS:
+                    raise PeerError(f"more than {_MAX_FRAGMENTS} RPC fragments in one write")
                 fragment = bytes(self._partial[:length])
                 del self._partial[:length]
                 self._endpoint.received(fragment)
