@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import structlog
@@ -40,6 +41,8 @@ def main() -> int:
     parser.add_argument("--layer", choices=sorted(SCENARIOS), action="append", help="only this one; may be repeated")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # A crash throws tasks away where they stand.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     layers = arguments.layer or sorted(SCENARIOS)
     points = failed = 0
     seed = arguments.seed
