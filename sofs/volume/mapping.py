@@ -142,12 +142,16 @@ class _Dropped:
 
     __slots__ = ("destaged", "extents", "log", "reserved")
 
-    def __init__(self, records: Mutator) -> None:
-        destaged = records.get(DESTAGED)
-        self.destaged = 0 if destaged is None else int.from_bytes(destaged, "little")
+    def __init__(self, destaged: int) -> None:
+        self.destaged = destaged
         self.log = 0
         self.reserved = 0
         self.extents: dict[int, int] = {}
+
+
+def _destaged(records: Mutator) -> int:
+    value = records.get(DESTAGED)
+    return 0 if value is None else int.from_bytes(value, "little")
 
 
 def _lose(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
@@ -223,11 +227,11 @@ def _free(records: Mutator, extent: int, lsn: Lsn) -> None:
     records.put(FREED + suffix, lsn.to_bytes(8, "little") + value)
 
 
-# The inode's own fields, patched in place (`inode.py` has the layout).
-_SIZE = struct.Struct("<QQ")
-_SIZE_AT = 20
-_STAMP = struct.Struct("<QQQ")
-_STAMP_AT = 52
+_FIELDS = struct.Struct("<20sQQ16sQQQ")
+"""An inode's record up to the fields that change here (`inode.py` has the layout): size, pages; modified, changed, change.
+
+Unpacked and packed as a whole: 0.5 us, where patching a bytearray costs 1.4.
+"""
 _MARKS_AT = 1
 
 
@@ -242,14 +246,17 @@ def _stamp(
     marks: int = 0,
 ) -> None:
     """Sets size, pages, times and change of an inode."""
-    old_size, pages = _SIZE.unpack_from(value, _SIZE_AT)
-    record = bytearray(value)
-    _SIZE.pack_into(record, _SIZE_AT, old_size if size is None else size, pages + more)
+    head, old_size, pages, middle, modified, changed, change = _FIELDS.unpack_from(value)
     if not flags & UNSEEN:
-        modified, _, change = _STAMP.unpack_from(value, _STAMP_AT)
-        _STAMP.pack_into(record, _STAMP_AT, modified if flags & KEEP_MODIFIED else now, now, change + 1)
-    record[_MARKS_AT] |= marks
-    records.put(key, bytes(record))
+        changed = now
+        change += 1
+        if not flags & KEEP_MODIFIED:
+            modified = now
+    if marks:
+        head = head[:_MARKS_AT] + bytes((head[_MARKS_AT] | marks,)) + head[_MARKS_AT + 1 :]
+    size = old_size if size is None else size
+    record = _FIELDS.pack(head, size, pages + more, middle, modified, changed, change)
+    records.put(key, record + value[_FIELDS.size :])
 
 
 def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
@@ -312,14 +319,15 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
         if more:
             records.add(LOG_PAGES, 1)
         else:
-            dropped = _Dropped(records)
+            destaged = _destaged(records)
             shared = inode[_MARKS_AT] & SHARES_PAGES
-            if shared or not dropped.destaged <= old < EXTENT_BORN or old == RESERVED:
+            if shared or not destaged <= old < EXTENT_BORN or old == RESERVED:
+                dropped = _Dropped(destaged)
                 _drop(records, dropped, (old,), bool(shared))
                 _settle(records, dropped, lsn, 1, 0)
             # Else a page in the log has taken the place of one in the log.
     else:
-        dropped = _Dropped(records)
+        dropped = _Dropped(_destaged(records))
         names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))
         shared = inode[_MARKS_AT] & SHARES_PAGES != 0
         more = _replace(records, dropped, number, first, names, body[_WRITE.size :], shared)
@@ -330,7 +338,7 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
 def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, count, name, size, now, flags = _MAP.unpack_from(body)
     key, inode = _inode(records, number)
-    dropped = _Dropped(records)
+    dropped = _Dropped(_destaged(records))
     names = struct.pack(f"<{count}Q", *range(name, name + count * PAGE, PAGE))
     shared = inode[_MARKS_AT] & SHARES_PAGES != 0
     more = _replace(records, dropped, number, first, names, body[_MAP.size :], shared)
@@ -380,7 +388,7 @@ def _clear(
 def _apply_punch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, _, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
-    dropped = _Dropped(records)
+    dropped = _Dropped(_destaged(records))
     keep = flags & RESERVE != 0
     touched = _clear(
         records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, keep
@@ -392,7 +400,7 @@ def _apply_punch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
 def _apply_truncate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, size, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
-    dropped = _Dropped(records)
+    dropped = _Dropped(_destaged(records))
     touched = _clear(
         records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, False
     )
@@ -402,7 +410,7 @@ def _apply_truncate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> No
 
 def _apply_drop(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     _, inode = _inode(records, body)
-    dropped = _Dropped(records)
+    dropped = _Dropped(_destaged(records))
     _clear(records, dropped, body, 0, FOREVER, inode[_MARKS_AT] & SHARES_PAGES != 0, False)
     _settle(records, dropped, lsn, 0, 0)
 
@@ -441,7 +449,7 @@ def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     source_key, source_inode = _inode(records, source)
     _stamp(records, source_key, source_inode, None, 0, 0, UNSEEN, SHARES_PAGES)
     key, inode = _inode(records, number)
-    dropped = _Dropped(records)
+    dropped = _Dropped(_destaged(records))
     more = _replace(
         records,
         dropped,
