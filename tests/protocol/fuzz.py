@@ -11,7 +11,11 @@ line is `fuzz: N inputs, C crashes`; the status is 1 if there were any.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
+import multiprocessing
+import os
 import pkgutil
 import random
 import resource
@@ -20,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
@@ -142,28 +147,50 @@ def _file(name: str) -> str:
     return path
 
 
+class Outcome(NamedTuple):
+    """What became of one target."""
+
+    text: str
+    inputs: int
+    crashes: int
+
+
+def whole(name: str, seed: int, first: int, count: int) -> Outcome:
+    """All inputs of one target, the first ones with coverage. Runs in a process of its own."""
+    (target,) = [target for target in targets(name) if target.name == name]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        numbers = range(first, first + count)
+        head = len(numbers[:COVERED])
+        crashes, words = covered(target, seed, numbers[:head])
+        crashes += run(target, seed, numbers[head:]) if count > head else 0
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) << 10
+        if grown > MEMORY:
+            print(f"{name}: memory grew by {grown >> 20} MiB")
+            crashes += 1
+        seconds = time.monotonic() - began
+        print(f"{name}: {count} inputs, {crashes} crashes, {seconds:.0f} s; branches: {', '.join(words)}")
+    return Outcome(printed.getvalue(), count, crashes)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz")
     parser.add_argument("--inputs", type=int, default=20_000, help="per target")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="targets whose name contains this")
     parser.add_argument("--input", type=int, help="only the input of this number")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at the same time")
     options = parser.parse_args()
+    first, count = (0, options.inputs) if options.input is None else (options.input, 1)
     total = crashes = 0
-    for target in targets(options.only):
-        began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        numbers = range(options.inputs) if options.input is None else range(options.input, options.input + 1)
-        head = len(numbers[:COVERED])
-        found, words = covered(target, options.seed, numbers[:head])
-        found += run(target, options.seed, numbers[head:]) if len(numbers) > head else 0
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) << 10
-        if grown > MEMORY:
-            print(f"{target.name}: memory grew by {grown >> 20} MiB")
-            found += 1
-        total += len(numbers)
-        crashes += found
-        seconds = time.monotonic() - began
-        print(f"{target.name}: {len(numbers)} inputs, {found} crashes, {seconds:.0f} s; branches: {', '.join(words)}", flush=True)
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as workers:
+        running = [workers.submit(whole, target.name, options.seed, first, count) for target in targets(options.only)]
+        for future in as_completed(running):
+            outcome = future.result()
+            print(outcome.text, end="", flush=True)
+            total += outcome.inputs
+            crashes += outcome.crashes
     print(f"fuzz: {total} inputs, {crashes} crashes")
     return 1 if crashes or not total else 0
 
