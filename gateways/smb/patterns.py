@@ -1,7 +1,7 @@
 """Search patterns of QUERY_DIRECTORY, MS-FSA 2.1.4.4: `*` and `?`, and the three that DOS's rules became.
 
 `<` takes any characters but the name's last dot, `>` one character, or nothing before a dot and at the end, `"` a dot, or nothing at
-the end. A pattern is walked as a set of positions, so that no pattern costs more than its length times the name's.
+the end. No pattern costs more than its length times the name's: names are others' choice, patterns a stranger's, and a listing has many names.
 """
 
 import re
@@ -23,41 +23,54 @@ def matcher(pattern: str) -> Matcher:
     """Tells whether a name matches `pattern`, in any case."""
     if pattern == "*":
         return lambda name: True
-    if _DOS.search(pattern) is None and pattern.count("*") <= 2:
-        # At most quadratic in a regular expression, and many times quicker there.
+    stars = pattern.count("*")
+    if _DOS.search(pattern) is None and (stars < 2 or (stars == 2 and pattern[0] == pattern[-1] == "*")):
+        # At most the pattern's length times the name's in a regular expression too, and many times quicker there.
         expression = "".join({"*": ".*", "?": "."}.get(char) or re.escape(char) for char in pattern)
         compiled = re.compile(expression, re.IGNORECASE | re.DOTALL)
         return lambda name: compiled.fullmatch(name) is not None
-    folded = re.sub(r"\*+", "*", pattern).upper()
-    return lambda name: _walk(folded, name.upper())
+    walk = _Walk(pattern.upper())
+    return lambda name: walk.matches(name.upper())
 
 
-def _walk(pattern: str, name: str) -> bool:
-    last_dot = name.rfind(".")
-    places = {0}
-    for at, char in enumerate(name):
-        following = set()
-        for place in _skipped(pattern, places, char):
-            wanted = pattern[place : place + 1]
-            if wanted == "*" or (wanted == "<" and at != last_dot):
-                following.add(place)
-            elif wanted in ("?", char) or (wanted == ">" and char != ".") or (wanted == '"' and char == "."):
-                following.add(place + 1)
-        places = following
-        if not places:
-            return False
-    return len(pattern) in _skipped(pattern, places, "")
+class _Walk:
+    """A pattern as an automaton. The set of places at which a name may stand in it is the bits of one number, so a step of all of them is a few
+    operations (Navarro and Raffinot, "Flexible Pattern Matching in Strings", section 4.2)."""
+
+    def __init__(self, pattern: str) -> None:
+        # Of neighbours that take any number of characters, one that takes the most does the work of all.
+        pattern = re.sub(r"[*<]{2,}", lambda run: "*" if "*" in run[0] else "<", pattern)
+        places: dict[str, int] = {}
+        for place, char in enumerate(pattern):
+            places[char] = places.get(char, 0) | 1 << place
+        self._end = 1 << len(pattern)
+        self._any = places.pop("*", 0)
+        self._stem = places.pop("<", 0)
+        self._one = places.pop("?", 0)
+        self._some = places.pop(">", 0)
+        self._dot = places.pop('"', 0)
+        self._chars = places
+
+    def matches(self, name: str) -> bool:
+        last_dot = name.rfind(".")
+        loops, one, some = self._any | self._stem, self._one, self._some
+        chars, places = self._chars, 1
+        for at, char in enumerate(name):
+            taken = one | chars.get(char, 0)
+            if char == ".":
+                places = _reached(places, loops | some)
+                stay = places & (self._any if at == last_dot else loops)
+                taken |= self._dot
+            else:
+                places = _reached(places, loops)
+                stay = places & loops
+                taken |= some
+            places = stay | (places & taken) << 1
+            if not places:
+                return False
+        return bool(_reached(places, loops | some | self._dot) & self._end)
 
 
-def _skipped(pattern: str, places: set[int], char: str) -> set[int]:
-    """`places`, and those reached from them without taking `char` ("" at the name's end)."""
-    reached = set(places)
-    waiting = list(places)
-    while waiting:
-        place = waiting.pop()
-        wanted = pattern[place : place + 1]
-        free = wanted in ("*", "<") or (wanted == ">" and char in ("", ".")) or (wanted == '"' and not char)
-        if wanted and free and place + 1 not in reached:
-            reached.add(place + 1)
-            waiting.append(place + 1)
-    return reached
+def _reached(places: int, free: int) -> int:
+    """`places`, and those behind any number of `free` ones: the sum's carry runs through neighbouring bits."""
+    return places | ((places & free) + free) ^ free
