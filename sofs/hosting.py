@@ -16,9 +16,10 @@ from sofs.config import MIB, Config
 from sofs.coordination import keys
 from sofs.errors import Exists, InvalidArgument, NotFound, SofsError, Unavailable
 from sofs.log.replicated import Configuration, LogSettings
+from sofs.pool.label import Label
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec, DiskStatus
-from sofs.pool.opening import make_disk
+from sofs.pool.opening import make_disk, open_disk
 from sofs.pool.policy import Policy, parse_policy
 from sofs.pool.states import WRITABLE, State
 from sofs.pool.upkeep import Upkeep
@@ -192,7 +193,7 @@ class Host:
             raise InvalidArgument(f"{path}: name the disk by its absolute path")
         path = os.path.normpath(path)
         pool = self.pools.get(pool_name) or await self.create_pool(pool_name)
-        label = make_disk(
+        label = (None if force else await self._left_behind(path, tier, pool_name)) or make_disk(
             self.files,
             self.random,
             path,
@@ -206,6 +207,22 @@ class Host:
         await self.registry.put(keys.disk(label.id), record.encode(), what=f"disk {label.id:016x}")
         pool.members.add(path)
         return next(status for status in pool.disks() if status.id == label.id)
+
+    async def _left_behind(self, path: str, tier: str, pool: str) -> Label | None:
+        """The label of a disk in our data directory that was made before, just as asked, when the node ended before it was recorded."""
+        if not (Path(path).is_relative_to(self.data_dir) and self.files.exists(f"{path}/label")):
+            return None
+        try:
+            disk = open_disk(self.files, path, pool=pool, note=lambda event, slot: None)
+        except SofsError:
+            return None  # whatever it is, it is refused as any other directory that holds something
+        try:
+            label = disk.label
+            known = {record.id for record in await self.registry.disks()}
+            ours = disk.empty and label.id not in known and (label.tier, label.host) == (tier, self.name)
+            return label if ours else None
+        finally:
+            disk.release()
 
     async def note_states(self) -> None:
         """Record the states of disks as they are now, for the next start."""

@@ -118,11 +118,15 @@ def _configuration(path: Path) -> Config:
 async def _provide(node: Node, wanted: Wanted) -> None:
     """Make what is missing, open the doors, and say so."""
     operations = node.operations
-    if not await operations.disks():
+    ours = {str(wanted.data / "disks" / name): tier for name, tier in TIERS.items()}
+    present = {disk.path for disk in await operations.disks()}
+    if present <= ours.keys():
+        # None at first start; fewer than ours if that was cut off.
         # Both lie on one file system, so each gets its share, and the log and the rest of the host keep some.
         size = int(shutil.disk_usage(wanted.data).free * DISKS_SHARE) // len(TIERS)
-        for name, tier in TIERS.items():
-            await operations.add_disk(api.NewDisk(str(wanted.data / "disks" / name), tier, POOL, size))
+        for path, tier in ours.items():
+            if path not in present:
+                await operations.add_disk(api.NewDisk(path, tier, POOL, size))
     if VOLUME not in {volume.name for volume in await operations.volumes()}:
         await operations.create_volume(api.NewVolume(VOLUME, POOL, "simple"))
     share = await _provide_share(operations, wanted.share)

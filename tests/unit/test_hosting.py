@@ -15,7 +15,7 @@ from sofs.hosting import Host, Hosted
 from sofs.records import Registry
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.runtime.simulated_files import SimulatedFiles
-from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.volume import keys
@@ -62,6 +62,52 @@ def note(hosted: Hosted, value: bytes) -> None:
 
 def noted(hosted: Hosted) -> bytes | None:
     return hosted.opened_store().keyspace.get(NOTE)
+
+
+async def provide(host: Host) -> None:
+    """Makes what is missing, as a first start does."""
+    present = {status.path for pool in host.pools.values() for status in pool.disks()}
+    for number in range(2):
+        if f"/data/disk{number}" not in present:
+            await host.add_disk(f"/data/disk{number}", "ssd", "p", 2 << 30, False)
+    if not host.volumes:
+        await host.create_volume("v", "p", "mirror(2)", False)
+
+
+def first_start(crash_at: int | None) -> tuple[SimulatedFiles, int]:
+    """A first start that may end at some step; the files, and how many steps there were."""
+    random = SimulatedRandom(crash_at or 0)
+    files = SimulatedFiles(random)
+    files.make_directory("/data")
+    files.sync_directory("/")
+    files.crash_at = crash_at
+
+    async def main(loop: SimulatedLoop) -> None:
+        context = hosted(Path("/data"), files, SimulatedClock(loop), random)
+        await provide(await context.__aenter__())
+
+    loop = SimulatedLoop()
+    try:
+        loop.run(main(loop))
+    except Crash:
+        pass
+    return files, files.steps
+
+
+@pytest.mark.parametrize("power_loss", [False, True])
+def test_a_first_start_that_was_cut_off_anywhere_is_completed_by_the_next(power_loss: bool) -> None:
+    _, steps = first_start(None)
+    for crash_at in range(1, steps, max(1, steps // 16)):
+        files, _ = first_start(crash_at)
+        files = files.after_power_loss() if power_loss else files.after_process_death()
+
+        async def main(loop: SimulatedLoop, files: SimulatedFiles = files) -> None:
+            async with hosted(Path("/data"), files, SimulatedClock(loop), files.random) as host:
+                await provide(host)
+                assert host.named("v").state == ("serving", "")
+
+        loop = SimulatedLoop()
+        loop.run(main(loop))
 
 
 def test_a_volume_is_served_degraded_when_one_of_its_two_disks_is_missing(tmp_path: Path) -> None:
