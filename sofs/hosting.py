@@ -131,20 +131,22 @@ class Host:
         self.redundancy.start()
 
     async def close(self) -> None:
-        """Close volumes, then pools; each even if another fails. The first failure is raised at the end."""
-        await self.redundancy.close()
+        """Close volumes, then pools; each even if others fail. The first failure is raised at the end."""
+        parts: list[Redundancy | LocalVolume | Upkeep | LocalPool] = [self.redundancy]
+        parts += [hosted.volume for hosted in self.volumes.values() if hosted.volume is not None]
+        parts += [*self.upkeep, *self.pools.values()]
         failures: list[Exception] = []
-        for hosted in self.volumes.values():
+        for part in parts:
             try:
-                if hosted.volume is not None:
-                    await hosted.volume.close()
-            except SofsError as error:
-                log.error("volume.close_failed", volume=hosted.record.name, reason=str(error))
+                await part.close()
+            except Exception as error:
+                log.error(
+                    "host.close_failed",
+                    part=type(part).__name__,
+                    reason=str(error),
+                    exc_info=not isinstance(error, SofsError),
+                )
                 failures.append(error)
-        for upkeep in self.upkeep:
-            await upkeep.close()
-        for pool in self.pools.values():
-            await pool.close()
         if failures:
             raise failures[0]
 

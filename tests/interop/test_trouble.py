@@ -113,6 +113,12 @@ def test_a_missing_disk_leaves_a_mirrored_volume_in_service(fresh_node: RunningN
             assert digest(tmp_path / "back") == digest(tmp_path / "out")
         states = {Path(disk["path"]).name: disk["state"] for disk in ask(fresh_node, "disk", "list")}
         assert states["left"] == "healthy"
+        # What came back is not believed: the volume's log gets a new replica there.
+        deadline = time.monotonic() + 120
+        while ask(fresh_node, "volume", "show", "safe")["state"] != "serving" and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert ask(fresh_node, "volume", "show", "safe")["log_replicas"] == 2
+        assert ask(fresh_node, "check", "safe")["problems"] == []
 
 
 def test_without_its_only_disk_a_volume_fails_and_the_others_serve(
