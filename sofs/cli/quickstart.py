@@ -8,9 +8,11 @@ goes to stderr.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import secrets
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,7 +131,7 @@ async def _provide(node: Node, wanted: Wanted) -> None:
                 await operations.add_disk(api.NewDisk(path, tier, POOL, size))
     if VOLUME not in {volume.name for volume in await operations.volumes()}:
         await operations.create_volume(api.NewVolume(VOLUME, POOL, "simple"))
-    share = await _provide_share(operations, wanted.share)
+    share = await _provide_share(operations, wanted.share, _is_local(node.config.nfs.addresses))
     user, generated = await _provide_user(operations, wanted)
     await node.listen()
     endpoints = [f"{endpoint}/{share}" for endpoint in _reachable(node.endpoints)]
@@ -142,16 +144,29 @@ async def _provide(node: Node, wanted: Wanted) -> None:
     typer.echo(_guide(endpoints, wanted.data, user, generated), err=True)
 
 
-async def _provide_share(operations: api.Operations, name: str | None) -> str:
+def _is_local(addresses: Sequence[str]) -> bool:
+    """Whether only this host can reach them."""
+    try:
+        return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    except ValueError:
+        return False
+
+
+async def _provide_share(operations: api.Operations, name: str | None, local: bool) -> str:
     """The share of that name, made if need be; without a name the first there is."""
-    present = [share.name for share in await operations.shares()]
+    shares = await operations.shares()
+    open_to_all = [share.name for share in shares if share.squash == "none" and "nfs" in share.protocols and "*" in share.clients]
+    if open_to_all and not local:
+        names = ", ".join(open_to_all)
+        typer.echo(f"Careful: over NFS anybody who reaches this address is root on {names} (squash none).", err=True)
+    present = [share.name for share in shares]
     if name is None and present:
         return DEFAULT_SHARE if DEFAULT_SHARE in present else present[0]
     name = name or DEFAULT_SHARE
     if name not in present:
-        # Whoever may run this owns all files on this host's disks already; squashing root would only keep
-        # virtual machine managers, which run as root, from their images.
-        await operations.create_share(api.Share(name=name, volume=VOLUME, squash="none"))
+        # This host's root owns all that is on its disks already; squashing it would only keep virtual machine
+        # managers, which run as root, from their images. Another host's root is a stranger.
+        await operations.create_share(api.Share(name=name, volume=VOLUME, squash="none" if local else "root"))
     return name
 
 

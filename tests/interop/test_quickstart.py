@@ -56,6 +56,29 @@ def test_without_a_user_it_makes_one_and_tells_the_password_once(tmp_path: Path)
     assert second["generated_password"] is None
 
 
+@pytest.mark.parametrize(("address", "squash"), [("127.0.0.1", "none"), ("0.0.0.0", "root")])
+def test_only_this_hosts_root_is_root_over_nfs(tmp_path: Path, address: str, squash: str) -> None:
+    data = tmp_path / "data"
+    command = [SOFS, "quickstart", "--data", str(data), "--smb-port", "0", "--nfs-port", "0", "--json", "--listen", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        shares = subprocess.run([SOFS, "share", "list", "--data", str(data), "--json"], check=True, capture_output=True)
+        process.terminate()
+        process.wait(20)
+    assert [share["squash"] for share in json.loads(shares.stdout)] == [squash]
+
+
+def test_a_share_that_was_made_for_this_host_is_not_opened_to_others_silently(tmp_path: Path) -> None:
+    command = [SOFS, "quickstart", "--data", str(tmp_path / "data"), "--smb-port", "0", "--nfs-port", "0", "--json"]
+    _start_and_stop(command)
+    with subprocess.Popen([*command, "--listen", "0.0.0.0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.terminate()
+        assert "anybody who reaches this address is root on share" in process.stderr.read()
+
+
 def _start_and_stop(command: list[str]) -> dict:  # type: ignore[type-arg]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout
