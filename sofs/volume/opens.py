@@ -75,8 +75,8 @@ class _Found(NamedTuple):
 def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
     if request.guid and (known := core.by_guid.get(request.guid)) and known.answer and known.caller == request.caller:
         return known.answer
-    if not request.access & (_RIGHTS & ~Access.SYNCHRONIZE | Access.MAXIMUM_ALLOWED):
-        raise AccessDenied("an open asks for at least one right; to wait for the file is none")
+    if not request.access & (_RIGHTS | Access.MAXIMUM_ALLOWED):
+        raise AccessDenied("an open asks for at least one right")
     if request.disposition in _OVERWRITES and request.directory:
         raise InvalidArgument("a directory cannot be overwritten")
     found = _find(core, request)
