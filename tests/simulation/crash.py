@@ -11,6 +11,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count, islice
 
 import structlog
 
@@ -34,28 +36,40 @@ def replay(layer: str, seed: int) -> str:
     return f"replay: python -m tests.simulation.crash --layer {layer} --seed {seed} --points 1"
 
 
+def _one(layer: str, seed: int) -> tuple[int, str]:
+    """Runs a scenario in a worker; gives how many crashes it had, and what it found wrong."""
+    try:
+        return SCENARIOS[layer](seed), ""
+    except Exception:
+        return 1, f"{traceback.format_exc()}{replay(layer, seed)}"
+
+
+def _quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # A crash throws tasks away where they stand.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=500, help="how many crashes, over all layers")
     parser.add_argument("--seed", type=int, default=1, help="the first scenario's")
     parser.add_argument("--layer", choices=sorted(SCENARIOS), action="append", help="only this one; may be repeated")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="scenarios at a time")
     arguments = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    # A crash throws tasks away where they stand.
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     layers = arguments.layer or sorted(SCENARIOS)
     points = failed = 0
-    seed = arguments.seed
-    while points < arguments.points:
-        for layer in layers:
-            try:
-                points += SCENARIOS[layer](seed)
-            except Exception:
-                points += 1
-                failed += 1
-                traceback.print_exc()
-                print(replay(layer, seed), flush=True)
-        seed += 1
+    with ProcessPoolExecutor(arguments.jobs, initializer=_quiet) as workers:
+        seeds = count(arguments.seed)
+        while points < arguments.points:
+            batch = [(layer, seed) for seed in islice(seeds, arguments.jobs) for layer in layers]
+            for crashes, wrong in workers.map(_one, *zip(*batch, strict=True)):
+                points += crashes
+                if wrong:
+                    failed += 1
+                    print(wrong, flush=True)
+                if points >= arguments.points:
+                    break
     print(f"crash simulation: {points} points, {failed} violations")
     return 1 if failed else 0
 

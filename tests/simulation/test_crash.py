@@ -14,7 +14,8 @@ PIECES = 5
 @pytest.mark.parametrize("piece", range(PIECES))
 @pytest.mark.parametrize("layer", sorted(crash.SCENARIOS))
 def test_no_crash_breaks_a_promise(layer: str, piece: int) -> None:
-    command = [sys.executable, "-m", "tests.simulation.crash", "--layer", layer, "--points", str(POINTS), "--seed", str(1000 * piece + 1)]
+    command = [sys.executable, "-m", "tests.simulation.crash", "--layer", layer, "--points", str(POINTS)]
+    command += ["--seed", str(1000 * piece + 1), "--jobs", "1"]
     # A process of its own, so that a failure can be replayed: see there.
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert run.returncode == 0, run.stdout + run.stderr
