@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -47,8 +48,13 @@ def table(rows: Sequence[Any], columns: Sequence[Column], empty: str, title: str
             heading, overflow="fold", justify="right" if heading in ("SIZE", "FREE", "FILES") else "left"
         )
     for row in rows:
-        drawn.add_row(*(text(row) for _, text in columns))
+        drawn.add_row(*(Text(_plain(text(row))) for _, text in columns))
     console.print(drawn)
+
+
+def _plain(text: str) -> str:
+    """Without characters that a terminal would obey: names are made by clients. (`Text` keeps rich from taking `[...]` in them for its own.)"""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 DISKS: list[Column] = [

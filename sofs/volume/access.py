@@ -24,6 +24,8 @@ from sofs.volume.security import (
 __all__ = ["STICKY", "Judge", "execute", "is_owner", "require", "sticky_forbids"]
 
 SETUID, SETGID, STICKY = 0o4000, 0o2000, 0o1000
+ANONYMOUS = "S-1-5-7"
+"""Who has not said who he is (MS-DTYP 2.4.2.4)."""
 
 _TABLE = {
     (bits, directory, owner): rights_of_bits(bits, directory, owner)
@@ -70,7 +72,8 @@ class Judge:
         texts = {f"S-1-22-1-{caller.uid}", known.sid_of_uid(caller.uid), *caller.sids}
         for gid in (caller.gid, *caller.groups):
             texts |= {f"S-1-22-2-{gid}", known.sid_of_gid(gid)}
-        return frozenset(map(sid_bytes, texts)) | {EVERYONE, AUTHENTICATED}
+        everybody = {EVERYONE} if ANONYMOUS in caller.sids else {EVERYONE, AUTHENTICATED}
+        return frozenset(map(sid_bytes, texts)) | everybody
 
     def rights(self, record: InodeRecord, descriptor: Descriptor | None, caller: Caller) -> int:
         """All rights that the caller has to the file by itself (its directory may let him delete it besides)."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sofs.cli.show import size
+from sofs.admin.api import User
+from sofs.cli.show import USERS, size, table
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,11 @@ from sofs.cli.show import size
 )
 def test_a_size_has_three_figures_and_a_binary_unit(count: int, shown: str) -> None:
     assert size(count) == shown
+
+
+def test_names_are_shown_as_they_are_and_command_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["[bold]x[/bold]", "[/nonsense]", "a\x1b[2Jb", "line\nline", "grün"]
+    table([User(name, 1, 1, []) for name in names], USERS, "none")
+    shown = capsys.readouterr().out
+    assert "[bold]x[/bold]" in shown and "[/nonsense]" in shown and "grün" in shown
+    assert "\x1b" not in shown and "a\\x1b[2Jb" in shown and "line\\x0aline" in shown

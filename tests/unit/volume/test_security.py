@@ -342,3 +342,14 @@ def test_a_descriptor_goes_with_its_file() -> None:
         assert rig.stat(ROOT).kind == Kind.DIRECTORY  # and `sofs check` finds nothing left behind
 
     run(scenario)
+
+
+def test_an_anonymous_caller_is_no_authenticated_user() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"x", mode=0o600, caller=ALICE)
+        set_dacl(rig, file, Ace(ALLOW, 0, READ, sid_bytes("S-1-5-11")), caller=ALICE)
+        assert rig.call(CheckAccess(BOB, file, READ)).granted == READ
+        anonymous = Caller(65534, 65534, (), ("S-1-5-7", "S-1-1-0", "S-1-5-2"))
+        assert rig.call(CheckAccess(anonymous, file, READ)).granted == 0
+
+    run(scenario)
