@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NoSpace, Unavailable
+from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NoSpace, ReadOnly, SofsError, Unavailable
 from sofs.log.replicated import LogSettings, Mark
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
 from sofs.runtime.system_clock import SystemClock, SystemRandom
@@ -139,13 +139,14 @@ def test_records_that_are_full_fail_the_checkpoint_and_nothing_else() -> None:
     run(machine, main)
 
 
+@pytest.mark.parametrize("error", [DiskFailed, Damaged, ReadOnly])
 @pytest.mark.parametrize("disk", [0, 1])
-def test_records_on_a_failing_disk_take_their_replica_along(disk: int) -> None:
+def test_records_on_a_failing_disk_take_their_replica_along(disk: int, error: type[SofsError]) -> None:
     machine = host(2)
 
     async def main(clock: SimulatedClock, store: Store) -> None:
         put(store, 1, count=10)
-        machine.files.fail("commit", f"/disk{disk}")
+        machine.files.fail("commit", f"/disk{disk}", error)
         await store.keyspace.checkpoint()
         await clock.sleep(1)
         assert store.log.replica_ids == (machine.places[1 - disk].id,)
