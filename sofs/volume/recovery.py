@@ -22,7 +22,7 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
-from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NotFound, SofsError, Unavailable
+from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NotFound, ReadOnly, SofsError, Unavailable
 from sofs.log.recovery import newest_version, recover
 from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, ReplicatedLog
@@ -243,7 +243,7 @@ def _open_places(
             continue
         try:
             opened.append(_open_place(files, place, log_id, settings))
-        except (DiskFailed, NotFound, Damaged) as error:
+        except (DiskFailed, NotFound, Damaged, ReadOnly) as error:
             complaints.append(f"{place.path}: {error}")
         except BaseException:
             for each in opened:

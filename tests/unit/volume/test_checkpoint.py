@@ -189,6 +189,24 @@ def test_a_missing_disk_degrades_the_volume_and_two_missing_ones_name_the_remedy
         run_opening(machine, check)
 
 
+@pytest.mark.parametrize("error", [DiskFailed, ReadOnly])
+def test_a_disk_that_cannot_be_written_at_the_start_degrades_the_volume(error: type[SofsError]) -> None:
+    machine = host(2)
+
+    async def write(clock: SimulatedClock, store: Store) -> None:
+        put(store, 1)
+        await store.close()
+
+    async def check(clock: SimulatedClock, store: Store) -> None:
+        assert store.log.replica_ids == (machine.places[1].id,)
+        assert value(store) == 1
+        await store.close()
+
+    run(machine, write)
+    machine.files.fail("open", machine.places[0].path, error)
+    run(machine, check)
+
+
 def run_opening(machine: Host, main: Callable[[SimulatedClock, Store], Coroutine[Any, Any, None]]) -> None:
     async def live(loop: SimulatedLoop) -> None:
         clock, store = await machine.open(loop, {})
