@@ -13,6 +13,7 @@ from sofs.errors import FileTooLarge, InvalidArgument
 from sofs.types import PAGE, Inode, Time
 from sofs.volume import mapping
 from sofs.volume.batch import Batch, Operation
+from sofs.volume.keys import LEAF, LEAF_PAGES
 from sofs.volume.pages import Done, Known, Pages, attempted
 from sofs.volume.ranges import SLICE
 from sofs.volume.space import Space
@@ -125,8 +126,7 @@ class Cloner:
         batch: Batch,
         flags: int,
     ) -> Done:
-        step = SLICE * PAGE
-        parts = [(at, min(step, length - at)) for at in range(0, length, step)]
+        parts = self._parts(source, source_offset, target, offset, length)
         if source == target and offset > source_offset:
             # Ranges that overlap: what is read must not have been overwritten.
             parts.reverse()
@@ -139,6 +139,32 @@ class Cloner:
         last = self.clone(source, source_offset + at, target, offset + at, size, now, batch, flags)
         done = last if isinstance(last, Done) else await last
         return Done(done.lsn, length)
+
+    def _parts(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> list[tuple[int, int]]:
+        """Cuts a range to be cloned into parts (where in it, how much) of at most `SLICE` pages, the last of which ends with it.
+
+        Where neither file has anything, nothing is to be done: a file's size is its client's choice, and may be far beyond what any disk holds.
+        """
+        parts: list[tuple[int, int]] = []
+        at = end = 0
+        while True:
+            at = min(self._data_from(source, source_offset, at, length), self._data_from(target, offset, at, length))
+            if at >= length:
+                break
+            parts.append((at, min(SLICE * PAGE, length - at)))
+            at = end = sum(parts[-1])
+        if end < length:
+            last = max(end, (length - 1) // PAGE * PAGE)
+            parts.append((last, length - last))
+        return parts
+
+    def _data_from(self, inode: Inode, offset: int, at: int, length: int) -> int:
+        """Where in the range of a file that begins at `offset`, from `at` on, its next leaf is; `length` if there is none."""
+        bucket = LEAF + inode.to_bytes(8)
+        leaf = LEAF_PAGES * PAGE
+        low, high = (offset + at) // leaf, -(-(offset + length) // leaf)
+        found = next(self._pages.keyspace.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8)), None)
+        return length if found is None else max(int.from_bytes(found[0][9:]) * leaf - offset, at)
 
     async def copy(
         self,

@@ -268,6 +268,32 @@ def test_overlapping_clones_in_one_file_take_what_was_there_before() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_a_clone_of_a_huge_hole_is_quick_and_right(same: bool) -> None:
+    async def scenario(rig: Rig) -> None:
+        source = rig.make_file(2)
+        target = source if same else rig.make_file(3)
+        huge, data = 1 << 60, pattern(3 * PAGE)
+        places = (0, 5 * MIB, 300 * MIB, huge - 3 * PAGE)
+        for at in places:
+            await rig.write(source, at, data)
+        to = huge if same else 70 * MIB
+        if not same:
+            await rig.write(target, to + 1000 * MIB, data)
+        await done(rig.data.truncate(target, to + huge, NOW))
+        before = rig.store.log.end
+        await done(rig.data.clone(source, 0, target, to, huge, NOW))
+        assert rig.store.log.end - before < 4096
+        assert rig.record(target).size == to + huge
+        for at in places:
+            assert await rig.read(target, to + at, len(data)) == data
+        assert await rig.read(target, to + 1000 * MIB, len(data)) == bytes(len(data))
+        assert rig.data.ranges(target, to, huge, 99)[0] == [(to + at, len(data)) for at in places]
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_a_clone_ends_at_a_page_or_at_the_sources_end() -> None:
     async def scenario(rig: Rig) -> None:
         source, target = rig.make_file(2), rig.make_file(3)
