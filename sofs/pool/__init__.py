@@ -73,5 +73,8 @@ class Pool(Protocol):
     def usage(self, tier: str | None = None) -> Usage:
         """Capacity of the disks (of one tier) that can be read, and what is free on those that can be written."""
 
+    def room(self, policy: Policy) -> Usage:
+        """The same as data of this policy can use it: what its copies cost is taken off, and what no second disk matches."""
+
     def healthy(self, at: Placement) -> bool:
         """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

@@ -308,6 +308,9 @@ class LocalPool:
                 free += usage.free if member.state in WRITABLE else 0
         return Usage(total, free)
 
+    def room(self, policy: Policy) -> Usage:
+        return Usage(policy.usable(self.members.capacities()), policy.usable(self.members.candidates()))
+
     def healthy(self, at: Placement) -> bool:
         """A draining disk does not count: what lies on it is to be written elsewhere."""
         return len(at.fragments) == parse_scheme(at.scheme).width and all(

@@ -191,6 +191,14 @@ class Members:
                     found.append(Candidate(spec.id, spec.host, spec.tier, free, member.state is State.HEALTHY))
         return found
 
+    def capacities(self) -> list[Candidate]:
+        """The disks that can be read, as if empty."""
+        return [
+            Candidate(member.spec.id, member.spec.host, member.spec.tier, self.usage(member).total)
+            for member in self
+            if member.state in READABLE
+        ]
+
     def usage(self, member: Member) -> Usage:
         """A disk's capacity; none if it cannot be read, or turns out not to be there any more."""
         if member.disk is not None and member.state in READABLE:

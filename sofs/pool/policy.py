@@ -92,8 +92,28 @@ class Policy:
             chosen.append(_weighted(eligible, draw))
         return tuple(disk.disk for disk in chosen)
 
+    def usable(self, disks: Collection[Candidate]) -> int:
+        """Bytes of data that fit on these disks, by their free space: less than it divided by the copies if one disk has more than its share."""
+        free: dict[str, int] = {}
+        for disk in disks:
+            if self.allows(disk):
+                domain = self._domain(disk)
+                free[domain] = free.get(domain, 0) + disk.free
+        rooms = sorted(free.values())
+        width = min(self.scheme.width, len(rooms))
+        if not rooms or width < self.scheme.data:
+            return 0
+        while width > 1 and rooms[-1] * width > sum(rooms):
+            # It gets a fragment of every extent and is not filled by that: what counts is where the others go.
+            rooms.pop()
+            width -= 1
+        return sum(rooms) // width
+
+    def _domain(self, disk: Candidate) -> str:
+        return disk.host if self.domain == "host" else str(disk.disk)
+
     def _domains(self, disks: Collection[Candidate]) -> set[str]:
-        return {disk.host if self.domain == "host" else str(disk.disk) for disk in disks}
+        return {self._domain(disk) for disk in disks}
 
     def _eligible(self, fitting: Collection[Candidate], chosen: Collection[Candidate]) -> list[Candidate]:
         """The best of the disks that may take the next fragment: on a new host first, then trusted ones first."""

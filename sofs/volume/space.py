@@ -16,7 +16,6 @@ from sofs.volume.settings import MIB, DataSettings
 
 __all__ = ["Space", "Usage"]
 
-_TIERS = (" on ssd", " on hdd")
 _ADVANCE = (16 * MIB) // PAGE
 """Pages admitted in advance: others take space from the same disks, which is noticed after so many."""
 
@@ -36,9 +35,7 @@ class Space:
         self._pool = pool
         self._reserve = settings.reserve
         self._extent_size = settings.extent_size
-        self._copies = settings.policy.tolerates + 1
-        text = settings.policy.text
-        self._tier = text[-3:] if text.endswith(_TIERS) else None
+        self._policy = settings.policy
         self._balance = 0
         self._under_way = 0
 
@@ -51,7 +48,7 @@ class Space:
             if left < 0:
                 raise NoSpace(
                     f"the pool has no room for {pages * PAGE} more bytes"
-                    f"{'' if self._tier is None else f' on {self._tier}'}: add a disk, or delete something"
+                    f" ({self._policy.text}): add a disk, or delete something"
                 )
 
     def forget(self) -> None:
@@ -66,7 +63,7 @@ class Space:
         self._under_way -= pages
 
     def _pages_left(self) -> int:
-        free = self._pool.usage(self._tier).free // self._copies
+        free = self._pool.room(self._policy).free
         owed = self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way
         return (free - self._reserve) // PAGE - owed - self._waste()
 
@@ -80,5 +77,5 @@ class Space:
 
     def usage(self) -> Usage:
         """What `GetSpace` answers."""
-        total = self._pool.usage(self._tier).total // self._copies
+        total = self._pool.room(self._policy).total
         return Usage(total, min(total, max(0, self._pages_left() * PAGE)))

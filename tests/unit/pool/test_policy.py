@@ -18,6 +18,26 @@ def disk(number: int, host: str = "h", tier: str = "ssd", free: int = 100 * MIB,
 
 
 @pytest.mark.parametrize(
+    ("text", "free", "usable"),
+    [
+        ("simple", (100, 10), 110),
+        ("mirror(2)", (100, 10), 10),
+        ("mirror(2)", (50, 50, 10), 55),
+        ("mirror(2)", (100, 10, 10), 20),
+        ("mirror(3)", (100, 50, 10), 10),
+        ("mirror(3)", (100, 50, 30, 20), 50),
+        ("mirror(2)", (100,), 100),
+        ("mirror(3)", (100, 10), 10),
+        ("mirror(2)", (), 0),
+        ("simple on hdd", (100,), 0),
+        ("mirror(2) across host", (30, 40), 70),
+    ],
+)
+def test_what_can_be_used_depends_on_how_the_free_space_is_spread(text: str, free: tuple[int, ...], usable: int) -> None:
+    assert parse_policy(text).usable([disk(number, free=room) for number, room in enumerate(free)]) == usable
+
+
+@pytest.mark.parametrize(
     ("text", "policy"),
     [
         ("simple", Policy(SIMPLE)),

@@ -35,6 +35,24 @@ def test_who_writes_faster_than_the_log_is_emptied_waits_and_is_not_refused(skew
     run(scenario, settings=SHORT_LOG, direct_threshold=MIB)
 
 
+def test_no_more_is_admitted_than_the_smaller_disk_of_a_mirror_can_take() -> None:
+    async def scenario(rig: Rig) -> None:
+        small = rig.pool.members.get(rig.specs[1].id).disk
+        assert small is not None
+        while small.usage().free > 12 * MIB:
+            small._slots.take(1)  # as if the disk were smaller
+        file = rig.make_file(2)
+        with pytest.raises(NoSpace):
+            for number in range(64):
+                await rig.write(file, number * MIB // 4, pattern(MIB // 4, number))
+        assert rig.data.usage().free < MIB
+        await rig.settle()
+        assert rig.store.keyspace.get(keys.LOG_PAGES) == bytes(8)
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_a_log_that_deletions_have_filled_to_the_end_can_still_be_emptied() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)
