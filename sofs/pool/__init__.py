@@ -73,8 +73,13 @@ class Pool(Protocol):
     def usage(self, tier: str | None = None) -> Usage:
         """Capacity of the disks (of one tier) that can be read, and what is free on those that can be written."""
 
-    def room(self, policy: Policy) -> Usage:
-        """The same as data of this policy can use it: what its copies cost is taken off, and what no second disk matches."""
+    def room(self, policy: Policy, volume: VolumeId) -> Usage:
+        """The same as data of this policy can use it: what its copies cost is taken off, what no second disk matches, and from
+        what is free what the other volumes have claimed.
+        """
+
+    def claim(self, volume: VolumeId, size: int) -> None:
+        """Says how many bytes of the disks, copies included, a volume will still need for what it has promised its clients."""
 
     def healthy(self, at: Placement) -> bool:
         """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

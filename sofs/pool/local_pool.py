@@ -35,6 +35,7 @@ class LocalPool:
         self.name = name
         self.members = Members(name, files, report)
         self.counters: Counter[str] = Counter()
+        self._claims: dict[VolumeId, int] = {}
         self._random = random
         self._report = report
         self._ready = self.members.ready
@@ -308,8 +309,13 @@ class LocalPool:
                 free += usage.free if member.state in WRITABLE else 0
         return Usage(total, free)
 
-    def room(self, policy: Policy) -> Usage:
-        return Usage(policy.usable(self.members.capacities()), policy.usable(self.members.candidates()))
+    def room(self, policy: Policy, volume: VolumeId) -> Usage:
+        claimed = sum(size for other, size in self._claims.items() if other != volume)
+        free = policy.usable(self.members.candidates()) - -(-claimed // policy.scheme.width)
+        return Usage(policy.usable(self.members.capacities()), max(0, free))
+
+    def claim(self, volume: VolumeId, size: int) -> None:
+        self._claims[volume] = size
 
     def healthy(self, at: Placement) -> bool:
         """A draining disk does not count: what lies on it is to be written elsewhere."""

@@ -36,6 +36,7 @@ class Space:
         self._reserve = settings.reserve
         self._extent_size = settings.extent_size
         self._policy = settings.policy
+        self._volume = settings.volume
         self._balance = 0
         self._under_way = 0
 
@@ -45,6 +46,7 @@ class Space:
         if self._balance < 0:
             left = self._pages_left() - pages
             self._balance = max(0, min(left, _ADVANCE))
+            self._claim()
             if left < 0:
                 raise NoSpace(
                     f"the pool has no room for {pages * PAGE} more bytes"
@@ -54,6 +56,11 @@ class Space:
     def forget(self) -> None:
         """The next admission looks at the pool: cleaning has changed it."""
         self._balance = 0
+        self._claim()
+
+    def _claim(self) -> None:
+        """Tells the pool's other volumes what is spoken for."""
+        self._pool.claim(self._volume, (self._owed() + self._balance) * PAGE * self._policy.scheme.width)
 
     def begin(self, pages: int) -> None:
         """Pages are on their way into an extent: neither in the log nor yet taken from the pool."""
@@ -63,9 +70,10 @@ class Space:
         self._under_way -= pages
 
     def _pages_left(self) -> int:
-        free = self._pool.room(self._policy).free
-        owed = self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way
-        return (free - self._reserve) // PAGE - owed - self._waste()
+        return (self._pool.room(self._policy, self._volume).free - self._reserve) // PAGE - self._owed()
+
+    def _owed(self) -> int:
+        return self.counter(LOG_PAGES) + self.counter(RESERVED_PAGES) + self._under_way + self._waste()
 
     def _waste(self) -> int:
         """Pages that destaging may waste: an extent takes whole MiB of the pool."""
@@ -77,5 +85,5 @@ class Space:
 
     def usage(self) -> Usage:
         """What `GetSpace` answers."""
-        total = self._pool.room(self._policy).total
+        total = self._pool.room(self._policy, self._volume).total
         return Usage(total, min(total, max(0, self._pages_left() * PAGE)))

@@ -1,20 +1,23 @@
 """A volume's data when something is short: a log that fills faster than it is emptied, a pool that is nearly full, very large requests."""
 
 import asyncio
+import dataclasses
 from itertools import pairwise
 
 import pytest
 
 from sofs.errors import NoSpace
 from sofs.log.replicated import LogSettings
-from sofs.types import PAGE
+from sofs.types import PAGE, VolumeId
 from sofs.volume import keys, windows
 from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.keys import WINDOW_SHIFT
 from sofs.volume.recovery import StoreSettings
+from sofs.volume.space import Space
 from tests.unit.volume.rig import MIB, Rig
 from tests.unit.volume.test_data import pattern, run
+from tests.volatile import volatile_keyspace
 
 SHORT_LOG = StoreSettings(LogSettings(MIB, 3 * MIB, 0.01), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28)
 """Three segments, of which one is kept for what gives space back."""
@@ -49,6 +52,26 @@ def test_no_more_is_admitted_than_the_smaller_disk_of_a_mirror_can_take() -> Non
         await rig.settle()
         assert rig.store.keyspace.get(keys.LOG_PAGES) == bytes(8)
         await rig.clean()
+
+    run(scenario)
+
+
+def test_volumes_of_one_pool_know_what_the_others_have_promised() -> None:
+    async def scenario(rig: Rig) -> None:
+        other = volatile_keyspace({})
+        neighbour = Space(other, rig.pool, dataclasses.replace(rig.data.settings, volume=VolumeId(2)))
+        free = rig.data.usage().free
+        batch = Batch()
+        batch.add(keys.LOG_PAGES, 20 * MIB // PAGE)
+        other.commit(batch)
+        neighbour.admit(1)
+        left = rig.data.usage().free
+        assert left <= free - 20 * MIB
+        batch = Batch()
+        batch.add(keys.LOG_PAGES, -20 * MIB // PAGE)
+        other.commit(batch)
+        neighbour.forget()
+        assert rig.data.usage().free == free
 
     run(scenario)
 
