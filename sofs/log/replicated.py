@@ -258,7 +258,8 @@ class ReplicatedLog:
                     replica.write(lsn, pieces)
             except SofsError as error:
                 self._lose(replica, error)
-        self._written = self.end
+        if self.failure is None:
+            self._written = self.end
 
     def _commit(self) -> None:
         if self.failure is not None:
@@ -510,6 +511,8 @@ class ReplicatedLog:
     def read(self, address: int, into: memoryview, replica: int = 0) -> Awaitable[None] | None:
         if address >= self._written:
             self._write()
+            if address >= self._written:
+                raise Unavailable(f"position {address} was never written: the volume's log has failed: {self.failure}")
         return self._replicas[replica].read(address, into)
 
     def rewrite(self, address: int, data: Buffer, replica: int) -> None:

@@ -262,6 +262,28 @@ def test_when_the_last_replica_fails_the_log_fails_and_says_that_memory_may_lie(
     run(bench, main)
 
 
+def test_what_a_failed_log_never_wrote_is_unavailable_and_not_damaged() -> None:
+    bench = Bench()
+
+    async def main(bench: Bench) -> None:
+        bench.log.append(b"x", [b"before"])
+        await bench.log.sync()
+        bench.files.fail("write", "/0", times=1)
+        bench.log.append(b"y", [b"behind"])
+        before, behind = (address for _, _, address in bench.machine.applied)
+        data = bytearray(6)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="never written"):
+                bench.log.read(behind, memoryview(data))
+            await bench.clock.sleep(0.1)
+        waiting = bench.log.read(before, memoryview(data))
+        if waiting is not None:
+            await waiting
+        assert data == b"before"
+
+    run(bench, main)
+
+
 def test_a_batch_that_cannot_be_applied_is_not_written() -> None:
     bench = Bench()
 
