@@ -26,6 +26,10 @@ _HEAD = struct.Struct("<QB")
 _NAME = _HEAD.size
 _VACANT = _HEAD.pack(0, 0)
 
+_MOST_NUMBERS = 1 << 10
+"""Entries of one hash, which are variants of one name in practice. Each look-up may have to pass all of them, and a client could make all
+that the numbers have room for."""
+
 Get = Callable[[bytes], bytes | None]
 Place = bytes
 """The key under which an entry stands or could stand."""
@@ -56,15 +60,22 @@ def find(get: Get, index: bytes, first: int, name: bytes, fold: bool) -> Slot | 
     if value[_NAME:] == name:
         inode, kind = _HEAD.unpack_from(value)
         return Slot(place, inode, kind, name)
-    return look(get, index, first, name, fold)[0]
+    return _probe(get, index, first, name, fold)[0]
 
 
 def look(get: Get, index: bytes, first: int, name: bytes, fold: bool) -> tuple[Slot | None, Place]:
-    """The same, with the place that a new entry of this name would take."""
+    """The same, with the place that a new entry of this name would take. Raises `NoSpace` when there is none."""
+    slot, place = _probe(get, index, first, name, fold)
+    if place is None:
+        raise NoSpace(f"the directory holds {_MOST_NUMBERS} names that differ in case only")
+    return slot, place
+
+
+def _probe(get: Get, index: bytes, first: int, name: bytes, fold: bool) -> tuple[Slot | None, Place | None]:
     folded = upcase(name) if fold else b""
     candidate = None
     vacant = None
-    for cookie in range(first, first + MAX_NUMBER + 1):
+    for cookie in range(first, first + _MOST_NUMBERS):
         place = index + cookie.to_bytes(8)
         value = get(place)
         if value is None:
@@ -77,8 +88,6 @@ def look(get: Get, index: bytes, first: int, name: bytes, fold: bool) -> tuple[S
             return Slot(place, inode, kind, stored), place
         elif fold and candidate is None and upcase(stored) == folded:
             candidate = Slot(place, inode, kind, stored)
-    if vacant is None:
-        raise NoSpace("the directory holds 32,768 names that differ in case only")
     return candidate, vacant
 
 

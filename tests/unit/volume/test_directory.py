@@ -2,9 +2,11 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sofs.errors import NoSpace
 from sofs.types import Inode
 from sofs.volume import keys
 from sofs.volume.batch import Batch
@@ -33,6 +35,24 @@ def take(keyspace: KeySpace, name: bytes) -> None:
     batch = Batch()
     remove(batch, keyspace.get, slot)
     keyspace.commit(batch)
+
+
+def test_names_that_differ_in_case_only_are_bounded() -> None:
+    keyspace, probes = volatile_keyspace({}), 0
+    names = [bytes(65 + 32 * (number >> bit & 1) + bit for bit in range(12)) for number in range(1 << 12)]
+    with pytest.raises(NoSpace):
+        for inode, name in enumerate(names, 1):
+            add(keyspace, name, inode)
+
+    def get(key: bytes) -> bytes | None:
+        nonlocal probes
+        probes += 1
+        return keyspace.get(key)
+
+    assert find(get, INDEX, first(names[-1]), names[-1], True) is not None
+    assert probes < 2000
+    take(keyspace, names[7])
+    add(keyspace, names[-1], 9)
 
 
 def test_an_exact_name_goes_before_one_in_another_case() -> None:

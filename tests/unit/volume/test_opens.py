@@ -579,6 +579,24 @@ def test_a_read_only_volume_changes_nothing() -> None:
     run(scenario)
 
 
+def test_the_locks_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sofs.volume import locking
+
+    monkeypatch.setattr(locking, "MAX_LOCKS", 5)
+
+    async def scenario(rig: VolumeRig) -> None:
+        opened = rig.open_name(b"x", access=Access.READ_DATA | Access.WRITE_DATA, disposition=Disposition.CREATE)
+        for number in range(5):
+            rig.call(Lock(opened.open, number * 10, 5, True))
+        for wait in (False, True):
+            with pytest.raises(LockConflict):
+                rig.call(Lock(opened.open, 100, 5, True, wait))
+        rig.call(Unlock(opened.open, 0, 5))
+        rig.call(Lock(opened.open, 100, 5, True))
+
+    run(scenario)
+
+
 def test_only_the_owner_changes_modes_and_only_the_superuser_gives_away() -> None:
     async def scenario(rig: VolumeRig) -> None:
         file = rig.make_name(b"x", mode=0o644, caller=ALICE)
