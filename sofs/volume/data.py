@@ -21,6 +21,7 @@ from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
 from sofs.volume.compact import Compactor
 from sofs.volume.destage import Destager
+from sofs.volume.duties import begin
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.mapping import APPLIERS, KEEP_MODIFIED
@@ -103,7 +104,7 @@ class Data:
 
     def start(self) -> None:
         """Begins to clean in the background."""
-        self._service = asyncio.ensure_future(self.cleaner.run())
+        self._service = begin(self.cleaner.run(), "cleaning")
         self._service.add_done_callback(_ended)
 
     async def close(self) -> None:

@@ -29,6 +29,7 @@ from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, Rep
 from sofs.runtime.ports import Clock, File, Files, Random, Records
 from sofs.volume.batch import Apply, Batch
 from sofs.volume.checkpoint import CHECKPOINT, Checkpoints, CheckpointSettings, decode_mark, encode_mark
+from sofs.volume.duties import begin
 from sofs.volume.keys import meta
 from sofs.volume.keyspace import KeySpace
 
@@ -106,7 +107,7 @@ class Store:
 
     def start(self) -> None:
         """Begins to make checkpoints as they become due."""
-        self._service = asyncio.ensure_future(self.checkpoints.run())
+        self._service = begin(self.checkpoints.run(), "checkpoints")
 
     async def close(self) -> None:
         """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay.

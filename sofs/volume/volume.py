@@ -37,6 +37,7 @@ from sofs.volume.api import Binding, Read, Reply, Request, Target, Token, Writte
 from sofs.volume.batch import Batch
 from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
 from sofs.volume.data import Data
+from sofs.volume.duties import begin
 from sofs.volume.inode import InodeRecord
 from sofs.volume.names import UPCASE_ID, NameHash
 from sofs.volume.recovery import Store
@@ -253,7 +254,7 @@ class LocalVolume:
         self._store.start()
         self.core.data.start()
         self._work.set()  # what was orphaned before the last stop
-        self._service = asyncio.ensure_future(self._run())
+        self._service = begin(self._run(), "removal")
 
     async def close(self) -> None:
         """Ends all of it, in order, and leaves everything stable. Opens are forgotten."""
