@@ -50,7 +50,7 @@ class VolatileLog:
         self._payloads: list[bytes] = []
         self.start = self.end = self.committed = self.stable = Lsn(4096)
 
-    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
+    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         lsn = self.end
         address = lsn + 40 + len(operations)
         data = b"".join(payload)

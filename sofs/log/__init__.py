@@ -72,11 +72,13 @@ class Log(Protocol):
     def largest(self) -> int:
         """Bytes of operations and payload that one record can have."""
 
-    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
+    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         """Appends a batch, has the machine apply it, and returns its position.
 
         The payload must not change until the record is committed; the log keeps it readable from this moment on. Raises `NoSpace`
         (nothing was appended), `Unavailable`. `reserved` may use the last segment, which is kept for what gives space back: deleting, destaging.
+        `sums` are the packed CRC32Cs of the payload's pages, if it is whole pages and the caller has them; a payload that does not match
+        them is damage when it is read back.
         """
 
     def overdraft(self) -> AbstractContextManager[None]:

@@ -16,10 +16,12 @@ A record lies at the position that is its name, always a multiple of 8, and neve
     previous    u32  the checksum of the record before: records form a chain, and a record of another history does not fit in
     operations  u32  bytes of operations
     payload     u32  bytes of payload
-    payload sum u32  CRC32C of the payload
+    payload sum u32  CRC32C of the payload's page sums: the CRC32Cs (u32) of its pieces of 4 KiB, of which the last may be shorter
     reserved    u32  0
 
 The header's checksum covers the payload's, so the chain covers everything; reading operations alone needs no payload.
+The payload is summed by pages since whoever writes pages has their sums already: over 1 MiB a second CRC32C costs 40 us.
+
 A torn write leaves a record whose checksums do not match. What comes behind such a record was never acknowledged as
 stable, because stable advances in order.
 """
@@ -32,9 +34,9 @@ from crc32c import crc32c
 
 from sofs.errors import Damaged
 from sofs.runtime.ports import Buffer
-from sofs.types import Lsn
+from sofs.types import PAGE, Lsn
 
-__all__ = ["ALIGNMENT", "HEADER", "MAGIC", "MAXIMUM", "Header", "aligned", "decode", "encode", "payload_sum"]
+__all__ = ["ALIGNMENT", "HEADER", "MAGIC", "MAXIMUM", "Header", "aligned", "decode", "encode", "page_sums", "payload_sum"]
 
 _HEADER = struct.Struct("<IIQQIIIIII")
 _COVERED = struct.Struct("<QQIIIIII")
@@ -79,10 +81,29 @@ def aligned(length: int) -> int:
     return length + ALIGNMENT - 1 & -ALIGNMENT
 
 
-def payload_sum(payload: Sequence[Buffer]) -> int:
-    total = 0
+def page_sums(payload: Sequence[Buffer]) -> bytes:
+    """The packed CRC32C of each page of the payload, which may lie in parts of any length."""
+    sums: list[int] = []
+    running = filled = 0
     for part in payload:
-        total = crc32c(part, total)
+        view = memoryview(part)
+        at, end = 0, len(view)
+        while at < end:
+            piece = view[at : at + PAGE - filled]
+            running = crc32c(piece, running)
+            filled += len(piece)
+            at += len(piece)
+            if filled == PAGE:
+                sums.append(running)
+                running = filled = 0
+    if filled:
+        sums.append(running)
+    return struct.pack(f"<{len(sums)}I", *sums)
+
+
+def payload_sum(payload: Sequence[Buffer]) -> int:
+    """What the header says of a payload; 0 of none."""
+    total: int = crc32c(page_sums(payload))
     return total
 
 

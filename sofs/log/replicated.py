@@ -18,14 +18,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import structlog
+from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.log import Machine, Record
 from sofs.log.reading import SegmentReader, next_segment
-from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, aligned, encode, payload_sum
+from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
 from sofs.log.replica import FIRST, Replica
 from sofs.runtime.ports import Buffer, Clock
-from sofs.types import Level, Lsn
+from sofs.types import PAGE, Level, Lsn
 
 __all__ = ["Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 
@@ -162,17 +163,20 @@ class ReplicatedLog:
 
     # Appending
 
-    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
+    def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         self._check_alive()
-        length = sum(map(len, payload))
-        head = aligned(HEADER + len(operations))
-        size = head + aligned(length)
+        length = payload_crc = 0
+        if payload:
+            for part in payload:
+                length += len(part)
+            assert sums is None or len(sums) * PAGE == length * 4, f"{len(sums)} bytes of checksums for {length} of payload"
+            payload_crc = crc32c(page_sums(payload) if sums is None else sums)
+        head = HEADER + len(operations) + 7 & -ALIGNMENT
+        size = head + (length + 7 & -ALIGNMENT)
         lsn = self.end
         if lsn + size > self._segment_end:
             lsn = self._next_segment(size, reserved)
-        checksum, record = encode(
-            lsn, self.stable, self.version, self._checksum, operations, length, payload_sum(payload) if payload else 0
-        )
+        checksum, record = encode(lsn, self.stable, self.version, self._checksum, operations, length, payload_crc)
         if operations:
             self._last = lsn
             self._apply(lsn, operations, lsn + head)

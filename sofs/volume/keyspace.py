@@ -63,13 +63,13 @@ class KeySpace:
         lsn = self.overlay.gate(bucket)
         return Lsn(0) if lsn < self.log.stable else lsn
 
-    def commit(self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False) -> Lsn:
+    def commit(self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         """Appends the batch to the log, which applies it; gives its position.
 
         On return the batch can be read here, and is neither committed nor stable. The payload must not change until it is committed. Raises
-        `NoSpace` and `Unavailable`; then nothing was changed. `reserved` is for what gives space back (see `Log.append`).
+        `NoSpace` and `Unavailable`; then nothing was changed. `reserved` is for what gives space back, `sums` are the payload's page sums (see `Log.append`).
         """
-        return self.log.append(batch.encode(), payload, reserved)
+        return self.log.append(batch.encode(), payload, reserved, sums)
 
     def commit_cleaning(self, batch: Batch) -> Lsn:
         """As `commit`, for what has to be recorded before the log can be made shorter: it gets through even when deletions have used up

@@ -109,9 +109,14 @@ class Pages:
         return full(self._log, size)
 
     def commit(
-        self, batch: Batch, payload: Sequence[Buffer] = (), length: int = 0, reserved: bool = False
+        self,
+        batch: Batch,
+        payload: Sequence[Buffer] = (),
+        length: int = 0,
+        reserved: bool = False,
+        sums: bytes | None = None,
     ) -> Done:
-        return Done(self.keyspace.commit(batch, payload, reserved), length)
+        return Done(self.keyspace.commit(batch, payload, reserved, sums), length)
 
 
 def full(log: Log, size: int) -> bool:

@@ -23,7 +23,7 @@ class DataSettings:
     Per MiB (two busy cores, `simple`, one log): an extent takes 1.2 ms of CPU and 1.8 ms until the answer, the log 0.4 ms and 0.3 ms, and another 2 ms later
     for destaging. Below 512 KiB the extent's own costs (two syncs, a slot) outweigh what it saves.
     """
-    direct_fill: float = 0.25
+    direct_fill: float = 0.5
     """Large writes go into extents directly only while at least this share of the log is in use: a burst is answered sooner from the log, and a
     long stream is not written twice.
     """

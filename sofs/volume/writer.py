@@ -54,6 +54,7 @@ class Writer:
 
     def __init__(self, pages: Pages, extents: Extents, space: Space, settings: DataSettings) -> None:
         self._pages = pages
+        self._commit = pages.keyspace.commit
         self._extents = extents
         self._space = space
         self._settings = settings
@@ -110,7 +111,7 @@ class Writer:
             Operation.WRITE,
             mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags),
         )
-        return self._pages.commit(batch, (data,), length)
+        return Done(self._commit(batch, (data,), False, sums), length)
 
     def _attempt(
         self,
@@ -138,16 +139,16 @@ class Writer:
         if not isinstance(edges, tuple):
             return edges
         before, behind = edges
-        sums = _sums_of_gather(before, data, behind)
+        sums = _packed(_sums_of_gather(before, data, behind))
         try:
-            self._space.admit(len(sums))
+            self._space.admit(len(sums) // 4)
         except NoSpace as error:
             return pages.reclaim(error)
         batch.raw(
             Operation.WRITE,
-            mapping.write(inode, offset // PAGE, _packed(sums), 0, max(end, size), now, flags),
+            mapping.write(inode, offset // PAGE, sums, 0, max(end, size), now, flags),
         )
-        return pages.commit(batch, [part for part in (before, data, behind) if part], len(data))
+        return pages.commit(batch, [part for part in (before, data, behind) if part], len(data), sums=sums)
 
     def _edges(
         self, inode: Inode, offset: int, end: int, size: int, known: Known

@@ -1,11 +1,13 @@
 """Records as bytes."""
 
+import itertools
 import random
 
 import pytest
+from crc32c import crc32c
 
 from sofs.errors import Damaged
-from sofs.log.record import HEADER, aligned, decode, encode, payload_sum
+from sofs.log.record import HEADER, aligned, decode, encode, page_sums, payload_sum
 from sofs.log.replica import SegmentHeader
 from sofs.types import Lsn
 
@@ -27,8 +29,19 @@ def test_a_record_has_the_documented_bytes() -> None:
     assert data[28:32] == (0xABCD).to_bytes(4, "little")
     assert data[32:40] == b"\x02\0\0\0\x08\0\0\0"
     assert data[48:] == b"op" + bytes(6) + b"12345678"
-    # CRC32C of "12345678" by the tables of RFC 3720.
-    assert data[40:44] == (0x6087809A).to_bytes(4, "little")
+    # CRC32C of "12345678" by the tables of RFC 3720; the payload's sum is that of the sums of its pages.
+    assert page_sums([b"12345678"]) == (0x6087809A).to_bytes(4, "little")
+    assert data[40:44] == crc32c(page_sums([b"12345678"])).to_bytes(4, "little")
+
+
+def test_page_sums_do_not_depend_on_how_the_payload_is_cut() -> None:
+    payload = random.Random(4).randbytes(3 * 4096 + 100)
+    pages = [payload[at : at + 4096] for at in range(0, len(payload), 4096)]
+    expected = b"".join(crc32c(page).to_bytes(4, "little") for page in pages)
+    for cuts in ((), (4096,), (1, 4095, 4097), (5000, 12_288), (12_388,)):
+        bounds = (0, *cuts, len(payload))
+        assert page_sums([payload[a:b] for a, b in itertools.pairwise(bounds)]) == expected
+    assert payload_sum([]) == 0
 
 
 def test_a_record_comes_back() -> None:
