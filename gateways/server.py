@@ -6,7 +6,8 @@ the CPU of a plain `sendmsg` for a reply of 1 MiB (DESIGN section 3).
 
 Receiving: one `recv_into` takes as many messages as the kernel has, up to `CHUNK`; a message larger than that gets a buffer
 that already has its size. The core is given views into the buffer and may keep them as long as it likes: a buffer is used
-again only when nobody holds a view of it, which CPython's reference count tells.
+again only when nobody holds a view of it, which CPython's reference count tells. Anybody may announce a large message, without
+having proved who he is: what all connections together are receiving of such has a budget, and who does not fit waits unread.
 
 Sending: replies made while one batch of messages is handled leave in one gathered `sendmsg`; replies made at another time
 leave at the end of that loop tick. A peer that does not take its replies is not read from.
@@ -38,6 +39,12 @@ POOLED = 96 << 20
 """Bytes of buffers kept for use again, over all connections."""
 HIGH, LOW = 16 << 20, 2 << 20
 """Unsent bytes at which a connection is no longer read from, and at which it is again."""
+UNDER_WAY = 256 << 20
+"""Bytes of large messages being received at the same time, over all connections of a server."""
+PATIENCE_S = 30.0
+"""What a large message may take to arrive when others wait for its room."""
+PER_PEER = 1_000
+"""Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
 GATHER = 512
 """Buffers handed to one `sendmsg` (IOV_MAX is 1024)."""
 
@@ -104,6 +111,69 @@ class Buffers:
         return buffer
 
 
+class Budget:
+    """Room for the large messages that are being received; first come, first served.
+
+    Who holds room and does not use it in `PATIENCE_S` while others wait is disconnected: strangers must not stop everybody.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._taken = 0
+        self._holding: dict[Connection, tuple[int, float]] = {}
+        self._waiting: dict[Connection, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, connection: "Connection", size: int) -> bool:
+        """Whether there is room now; if not, `connection.proceed` is called when there is."""
+        if self._waiting or not self._fits(size):
+            self._waiting[connection] = size
+            self._watch()
+            return False
+        self._hold(connection, size)
+        return True
+
+    def give(self, connection: "Connection") -> None:
+        """The connection's message has arrived, or is no longer wanted."""
+        self._waiting.pop(connection, None)
+        self._taken -= self._holding.pop(connection, (0, 0.0))[0]
+        while self._waiting:
+            first = next(iter(self._waiting))
+            if not self._fits(self._waiting[first]):
+                break
+            size = self._waiting.pop(first)
+            self._hold(first, size)
+            self._loop.call_soon(first.proceed, size)
+
+    def _fits(self, size: int) -> bool:
+        return self._taken + size <= self._limit or not self._taken
+
+    def _hold(self, connection: "Connection", size: int) -> None:
+        self._taken += size
+        self._holding[connection] = (size, self._loop.time())
+
+    def _watch(self) -> None:
+        if self._timer is None and self._holding:
+            oldest = next(iter(self._holding.values()))[1]
+            self._timer = self._loop.call_at(oldest + PATIENCE_S, self._clear)
+
+    def _clear(self) -> None:
+        self._timer = None
+        if self._waiting:
+            since = self._loop.time() - PATIENCE_S
+            for connection, (size, start) in tuple(self._holding.items()):
+                if start > since:
+                    break
+                if connection.held_up:
+                    del self._holding[connection]
+                    self._holding[connection] = (size, self._loop.time())
+                else:
+                    connection.end(f"a large message took over {PATIENCE_S:.0f} s to arrive, and others waited", "warning")
+            if self._waiting:
+                self._watch()
+
+
 class Connection:
     """One socket, as a `Link` to its core."""
 
@@ -133,6 +203,11 @@ class Connection:
     @property
     def busy(self) -> bool:
         return bool(self._out) or (self._core is not None and self._core.busy)
+
+    @property
+    def held_up(self) -> bool:
+        """Its core asked that nothing be read: what is missing of a message is not the peer's fault."""
+        return self._holds > self._throttled
 
     # Receiving
 
@@ -226,6 +301,23 @@ class Connection:
                 return
         if large and rest:
             return  # the message is still on its way into the buffer of its size
+        if large:
+            self._server.budget.give(self)
+        if need > CHUNK and not self._server.budget.take(self, need):
+            self.pause()
+            return
+        self._enlarge(need)
+
+    def proceed(self, need: int) -> None:
+        """There is room for the message of `need` bytes that waited."""
+        if self.alive:
+            self._enlarge(need)
+            self.resume()
+
+    def _enlarge(self, need: int) -> None:
+        """Goes on in another buffer."""
+        large = self._limit > CHUNK + SLACK
+        rest = self._end - self._start
         old, start = self._buffer, self._start
         self._adopt(self._server.buffers.take(max(need, CHUNK)))
         self._buffer[:rest] = memoryview(old)[start : start + rest]
@@ -336,7 +428,7 @@ class Connection:
         self._loop.remove_writer(self._fd)
         self._sock.close()
         self._out.clear()
-        self._server.connections.discard(self)
+        self._server.forget(self)
         if self._core is not None:
             self._core.closed(reason)
 
@@ -351,7 +443,10 @@ class Server:
         self.name = name
         self.loop = loop
         self.buffers = Buffers()
+        self.budget = Budget(loop, UNDER_WAY)
         self.connections: set[Connection] = set()
+        self.per_peer = PER_PEER
+        self._peers: dict[str, int] = {}
         self.accepted = self.received_bytes = self.sent_bytes = 0
         self._accept = accept
         self._limit = limit
@@ -389,6 +484,11 @@ class Server:
             log.warning("connection_refused", service=self.name, peer=peer[0], reason=f"{self._limit} are open")
             sock.close()
             return
+        origin = _origin(peer[0])
+        if self._peers.get(origin, 0) >= self.per_peer:
+            log.warning("connection_refused", service=self.name, peer=peer[0], reason=f"{self.per_peer} of {origin} are open")
+            sock.close()
+            return
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -400,7 +500,18 @@ class Server:
             sock.close()
             return
         self.connections.add(connection)
+        self._peers[origin] = self._peers.get(origin, 0) + 1
         self.accepted += 1
+
+    def forget(self, connection: Connection) -> None:
+        """The connection has ended."""
+        self.budget.give(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            origin = _origin(connection.peer)
+            self._peers[origin] -= 1
+            if not self._peers[origin]:
+                del self._peers[origin]
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Accepts and reads no more, lets requests in progress be answered for at most `grace_s`, closes everything."""
@@ -417,3 +528,10 @@ class Server:
                     await asyncio.sleep(0.005)
         for connection in list(self.connections):
             connection.end("the server is stopping")
+
+
+def _origin(peer: str) -> str:
+    """What connections are counted by: the address, or its network of 64 bits."""
+    if ":" not in peer:
+        return peer
+    return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, peer.partition("%")[0])[:8] + bytes(8)) + "/64"

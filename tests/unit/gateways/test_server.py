@@ -7,7 +7,10 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 
-from gateways.server import CHUNK, HIGH, Buffers, Link, Server
+import pytest
+
+import gateways.server
+from gateways.server import CHUNK, HIGH, Buffers, Link, Server, _origin
 from sofs.errors import PeerError
 
 
@@ -241,3 +244,78 @@ def test_a_core_that_pauses_gets_no_further_message_of_the_same_batch() -> None:
         await server.stop()
 
     asyncio.run(main())
+
+
+def test_announced_messages_get_no_more_memory_than_the_budget_and_are_received_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways.server, "UNDER_WAY", 5 << 19)
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        payload = bytes(1 << 20)
+        clients = [await asyncio.open_connection("127.0.0.1", port, limit=2 << 20) for _ in range(6)]
+        for _, writer in clients:
+            writer.write(record(payload)[:4])
+        while server.received_bytes < 4 * len(clients):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        large = [connection for connection in server.connections if len(connection._buffer) > 1 << 20]
+        assert len(large) == 2
+        small_reader, small_writer = await asyncio.open_connection("127.0.0.1", port)
+        small_writer.write(record(b"small"))
+        assert await small_reader.readexactly(9) == record(b"small")
+        small_writer.close()
+
+        async def serve_rest(number: int) -> None:
+            reader, writer = clients[number]
+            writer.write(payload)
+            assert await reader.readexactly(4 + len(payload)) == record(payload)
+            writer.close()
+
+        await asyncio.gather(*(serve_rest(number) for number in range(6)))
+
+    serve(test)
+
+
+def test_who_holds_room_without_using_it_is_disconnected_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways.server, "UNDER_WAY", 3 << 20)
+    monkeypatch.setattr(gateways.server, "PATIENCE_S", 0.2)
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(9)]
+        for _, writer in strangers:
+            writer.write(record(bytes(1 << 20))[:4])
+        while server.received_bytes < 4 * len(strangers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4 << 20)
+        writer.write(record(bytes(2 << 20)))
+        assert await reader.readexactly(4 + (2 << 20)) == record(bytes(2 << 20))
+        writer.close()
+        for _, stranger in strangers:
+            stranger.close()
+
+    serve(test)
+
+
+def test_one_address_cannot_take_all_connections() -> None:
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        server.per_peer = 3
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        writer.close()
+        sock = socket.socket()
+        sock.bind(("127.0.0.2", 0))
+        sock.connect(("127.0.0.1", port))
+        other_reader, other_writer = await asyncio.open_connection(sock=sock)
+        other_writer.write(record(b"another host"))
+        assert await other_reader.readexactly(16) == record(b"another host")
+        other_writer.close()
+        clients[0][1].close()
+        while len(server.connections) > 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(record(b"again"))
+        assert await reader.readexactly(9) == record(b"again")
+        for _, open_writer in (*clients, (reader, writer)):
+            open_writer.close()
+
+    serve(test)
+    assert _origin("2001:db8:0:1::5") == _origin("2001:db8::1:ffff:0:0:1%eth0") != _origin("2001:db8:0:2::5")
