@@ -163,20 +163,28 @@ async def _written_later(waiting: Awaitable[Done]) -> Written:
 def write_stateless(
     core: Core, target: Stateless, offset: int, data: memoryview, token: Token | None
 ) -> Written | Awaitable[Written]:
-    subject = core.subject(target)
-    record, inode, caller = subject.record, subject.inode, target.caller
-    if record.kind != Kind.FILE:
-        raise not_a_file(record.kind)
-    if not (subject.rights & Access.WRITE_DATA or is_owner(caller, record)):
+    # As for a read, of the attributes and not of the decoded record and all rights: together 6 us less.
+    found = core.stateless(target)
+    inode, caller = target.inode, target.caller
+    if found.kind != Kind.FILE:
+        raise not_a_file(found.kind)
+    if caller.uid and caller.uid != found.uid and not core.rights(inode, core.record(inode), caller) & Access.WRITE_DATA:
         raise AccessDenied(f"inode {inode} may not be written")
-    at = record.size if offset == APPEND else offset
+    at = found.size if offset == APPEND else offset
     core.locks.may_write(inode, OpenId(0), at, len(data))
     now = core.clock.now()
-    batch = core.with_token(Batch(), token, Written(Lsn(0), len(data), None, record.before), now)
-    if sheds(record, caller):
-        shed(batch, inode, record)
+    before = found.size, found.modified, found.changed, found.change
+    batch = Batch()
+    if token is not None or core.settings.read_only:
+        core.with_token(batch, token, Written(Lsn(0), len(data), None, before), now)
+    if found.mode & (SETUID | SETGID):
+        record = core.record(inode)
+        if sheds(record, caller):
+            shed(batch, inode, record)
     done = core.data.write(inode, offset, data, now, batch)
-    return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), record.before))
+    if isinstance(done, Done):
+        return Written(done.lsn, done.length, core.attributes(inode), before)
+    return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), before))
 
 
 def sheds(record: InodeRecord, caller: Caller) -> bool:
@@ -187,7 +195,7 @@ def sheds(record: InodeRecord, caller: Caller) -> bool:
 def shed(batch: Batch, inode: Inode, record: InodeRecord) -> InodeRecord:
     """Adds to the batch that the bits go; gives the record without them."""
     cleared = record._replace(mode=record.mode & ~SETUID & ~(SETGID if record.mode & 0o010 else 0))
-    batch.raw(Operation.ATTRIBUTES, encode_patch(inode, cleared))
+    batch.raw(Operation.ATTRIBUTES, encode_patch(inode, record, cleared, SETUID | SETGID))
     return cleared
 
 

@@ -192,6 +192,8 @@ def _release(records: Mutator, dropped: _Dropped, address: int, count: int) -> N
 def _drop(records: Mutator, dropped: _Dropped, pages: tuple[int, ...], shared: bool) -> None:
     """A leaf no longer names these pages."""
     lose = _release if shared else _lose
+    if len(pages) > 1 and not any(pages):
+        return  # nothing but holes, as where a file grows
     for _, address, count in leaves.runs(pages):
         if address >= leaves.PLACED:
             lose(records, dropped, address, count)
