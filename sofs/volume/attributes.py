@@ -79,7 +79,7 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
         after = change(core, subject.record, changes, subject.caller, now)
         after = _follow_descriptor(core, batch, owner, subject.record, after, changes.mode is not None)
         # Not a PUT of the record: a change of size may have to wait, and others may write meanwhile.
-        batch.raw(Operation.ATTRIBUTES, encode_patch(owner, after))
+        batch.raw(Operation.ATTRIBUTES, encode_patch(owner, subject.record, after))
     if changes.size is not None and changes.mode is None and owner == inode and sheds(after, subject.caller):
         after = shed(batch, owner, after)
     if changes.size is not None:

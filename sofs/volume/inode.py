@@ -8,7 +8,7 @@ import struct
 from typing import Any, NamedTuple, Self
 
 from sofs.types import Inode, Kind, Lsn, Time
-from sofs.volume.api import Attributes
+from sofs.volume.api import SETTABLE_FLAGS, Attributes
 from sofs.volume.batch import Mutator
 from sofs.volume.keys import INODE
 
@@ -133,26 +133,43 @@ def patch_data(value: bytes, size: int, pages: int, modified: Time, changed: Tim
     return bytes(record)
 
 
-_PATCH = struct.Struct("<QBHIIQQQQI")
+_PATCH = struct.Struct("<QBBBHHIIQQQQII")
+_PATCHED = ("uid", "gid", "created", "accessed", "modified", "changed")
 
 
-def encode_patch(inode: Inode, record: InodeRecord) -> bytes:
-    """The body of ATTRIBUTES: sets what is neither data nor names, so that it can be logged after a wait without undoing others' writes."""
+def encode_patch(inode: Inode, before: InodeRecord, after: InodeRecord, mode_bits: int = 0o7777) -> bytes:
+    """The body of ATTRIBUTES: sets what differs and is neither data nor names.
+
+    It may be logged after a wait, in which others change the file: what it leaves alone stays as they set it. Of a mode that
+    differs it sets `mode_bits`; of flags, all that clients set when one of them differs.
+    """
+    fields = 0
+    for bit, name in enumerate(_PATCHED):
+        if getattr(before, name) != getattr(after, name):
+            fields |= 1 << bit
+    flags = before.flags ^ after.flags
+    if flags & SETTABLE_FLAGS:
+        flags |= SETTABLE_FLAGS
     return _PATCH.pack(
-        inode, record.marks & HAS_DESCRIPTOR, record.mode, record.uid, record.gid, record.created, record.accessed, record.modified,
-        record.changed, record.flags,
+        inode, fields, (before.marks ^ after.marks) & HAS_DESCRIPTOR, after.marks & HAS_DESCRIPTOR,
+        mode_bits if before.mode != after.mode else 0, after.mode, after.uid, after.gid, after.created, after.accessed,
+        after.modified, after.changed, flags, after.flags & flags,
     )  # fmt: skip
 
 
 def apply_patch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     """The ATTRIBUTES operation's apply function."""
-    inode, marks, mode, uid, gid, created, accessed, modified, changed, flags = _PATCH.unpack(body)
+    inode, fields, marked, marks, mode_bits, mode, *values, flag_bits, flags = _PATCH.unpack(body)
     key = INODE + inode.to_bytes(8)
     value = records.get(key)
     assert value is not None, f"attributes of inode {inode}, which does not exist"
     old = InodeRecord.decode(value)
+    set_ = {name: value for bit, (name, value) in enumerate(zip(_PATCHED, values, strict=True)) if fields >> bit & 1}
     new = old._replace(
-        marks=old.marks & ~HAS_DESCRIPTOR | marks, mode=mode, uid=uid, gid=gid, created=created, accessed=accessed, modified=modified,
-        changed=changed, change=old.change + 1, flags=flags,
-    )  # fmt: skip
+        marks=old.marks & ~marked | marks & marked,
+        mode=old.mode & ~mode_bits | mode & mode_bits,
+        flags=old.flags & ~flag_bits | flags,
+        change=old.change + 1,
+        **set_,
+    )
     records.put(key, new.encode())

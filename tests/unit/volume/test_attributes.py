@@ -15,7 +15,7 @@ from sofs.errors import (
     NoSpace,
 )
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
-from sofs.types import ROOT, Kind, Level
+from sofs.types import ROOT, Kind, Level, Time
 from sofs.volume.api import (
     ARCHIVE,
     HIDDEN,
@@ -33,6 +33,7 @@ from sofs.volume.api import (
     Open,
     Punch,
     Ranges,
+    Reply,
     SetAttributes,
     SetExtended,
     Stateless,
@@ -324,5 +325,44 @@ def test_an_exclusive_make_sees_a_file_that_is_about_to_go() -> None:
         with pytest.raises(DeletePending):
             rig.call(Make(SUPER, ROOT, b"x", Kind.FILE, Changes(), guarded=False))
         rig.close_open(doomed)
+
+    run(scenario)
+
+
+def test_what_is_set_while_a_change_of_size_waits_stays_set() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f", mode=0o666)
+        await rig.put(Stateless(file, SUPER), 0, b"x" * 8192)
+        rig.set_attributes(file, flags=HIDDEN)
+        await rig.settle()
+        found = rig.stat(file)
+        for size, changes in ((5000, Changes(uid=1002)), (100, Changes(mode=0o640, accessed=Time(5)))):
+            await rig.settle()
+            rig.files.miss = 1.0  # so that the page which the new end cuts takes time to read
+            changes.size = size
+            waiting = rig.volume.call(SetAttributes(Stateless(file, SUPER), changes), None, BY)
+            assert not isinstance(waiting, Reply)
+            rig.set_attributes(file, mode=0o600, flags=ARCHIVE, created=Time(7), gid=3000)
+            await waiting
+            found = rig.stat(file)
+            assert (found.size, found.uid, found.gid, found.flags & 0xFF, found.created) == (size, 1002, 3000, ARCHIVE, 7)
+            assert found.mode == (0o600 if changes.mode is None else 0o640)
+        assert found.accessed == 5
+
+    run(scenario)
+
+
+def test_a_mode_set_while_a_strangers_write_waits_stays_set_but_for_the_set_id_bits() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f", mode=0o777)
+        await rig.put(Stateless(file, SUPER), 0, b"x" * 8192)
+        rig.set_attributes(file, mode=0o6777)
+        await rig.settle()
+        rig.files.miss = 1.0
+        waiting = rig.volume.call(SetAttributes(Stateless(file, ALICE), Changes(size=100)), None, BY)
+        assert not isinstance(waiting, Reply)
+        rig.set_attributes(file, mode=0o6711)
+        await waiting
+        assert rig.stat(file).mode == 0o711
 
     run(scenario)
