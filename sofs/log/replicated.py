@@ -229,8 +229,11 @@ class ReplicatedLog:
         for replica in self._written_to:
             try:
                 replica.prepare(index)
-            except NoSpace:
-                raise
+            except NoSpace as error:
+                # A disk that is too full for a newcomer is no reason to stop those that count.
+                if replica not in self._joining:
+                    raise
+                self._lose(replica, error)
             except SofsError as error:
                 self._lose(replica, error)
         self._check_alive()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from sofs.errors import DiskFailed, ExtentGone, NoSpace, Unavailable
-from sofs.log.replica import FIRST
+from sofs.log.replica import FIRST, LocalReplica
 from sofs.runtime.ports import Buffer
 from sofs.runtime.simulated_loop import SimulatedLoop, simulate
 from sofs.types import Level, Lsn
@@ -134,6 +134,23 @@ def test_a_full_log_takes_what_gives_space_back() -> None:
         await log.sync()
 
     run(Bench(), main)
+
+
+def test_a_newcomers_full_disk_drops_the_newcomer_only() -> None:
+    async def main(bench: Bench) -> None:
+        newcomer = LocalReplica(bench.files, "/9", 77, 9, SEGMENT)
+        bench.log.join(newcomer)
+        bench.files.fail("open", "/9", NoSpace)
+        for number in range(40):
+            bench.log.append(b"%d" % number, [bytes(1000)])
+        await bench.log.sync()
+        assert bench.log.serving() and bench.log.replica_ids == (0,)
+        with pytest.raises(Unavailable, match="/9 has failed"):
+            await bench.log.promote(newcomer)
+
+    bench = Bench()
+    bench.files.make_directory("/9")
+    run(bench, main)
 
 
 def test_a_full_disk_is_told_before_anything_is_appended() -> None:
