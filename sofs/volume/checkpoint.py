@@ -18,7 +18,7 @@ from typing import NamedTuple
 import structlog
 from crc32c import crc32c
 
-from sofs.errors import Damaged, NoSpace, SofsError
+from sofs.errors import Damaged, SofsError
 from sofs.log.replicated import Mark, ReplicatedLog
 from sofs.runtime.ports import Clock, Records
 from sofs.types import Lsn
@@ -113,7 +113,8 @@ class Checkpoints:
     async def run_once(self) -> None:
         """Completes when all that was appended before the call is in the records of every replica.
 
-        Raises `NoSpace` (the records' configured size is reached), `DiskFailed`, `Unavailable`; then nothing has changed.
+        Raises `NoSpace` (the records' configured size is reached, or every disk with them is full), `DiskFailed`, `Unavailable`;
+        then nothing has changed.
         """
         async with self._one_at_a_time:
             if not self.current:
@@ -150,12 +151,12 @@ class Checkpoints:
             await self._clock.sleep(0)
 
     async def _commit(self, changes: list[tuple[bytes, bytes | None]]) -> None:
-        """Commits to the records of every replica that still counts; a disk that fails takes its replica with it, one that is full does not."""
+        """Commits to the records of every replica that still counts; a disk that fails, or is full, takes its replica with it, unless all are."""
         commits = {id: records.commit(changes) for id, records in self.records.items() if id in self._log.replica_ids}
         outcomes = await asyncio.gather(*commits.values(), return_exceptions=True)
         failed = {id: outcome for id, outcome in zip(commits, outcomes, strict=True) if outcome is not None}
         for error in failed.values():
-            if not isinstance(error, SofsError) or isinstance(error, NoSpace) or len(failed) == len(commits):
+            if not isinstance(error, SofsError) or len(failed) == len(commits):
                 raise error
         for id, error in failed.items():
             assert isinstance(error, SofsError)

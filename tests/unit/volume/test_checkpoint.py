@@ -139,9 +139,9 @@ def test_records_that_are_full_fail_the_checkpoint_and_nothing_else() -> None:
     run(machine, main)
 
 
-@pytest.mark.parametrize("error", [DiskFailed, Damaged, ReadOnly])
+@pytest.mark.parametrize("error", [DiskFailed, Damaged, ReadOnly, NoSpace])
 @pytest.mark.parametrize("disk", [0, 1])
-def test_records_on_a_failing_disk_take_their_replica_along(disk: int, error: type[SofsError]) -> None:
+def test_records_on_a_failing_or_full_disk_take_their_replica_along(disk: int, error: type[SofsError]) -> None:
     machine = host(2)
 
     async def main(clock: SimulatedClock, store: Store) -> None:
