@@ -73,7 +73,7 @@ class Identities:
         self.replace(users)
 
     def replace(self, users: Iterable[User]) -> None:
-        """From now on these, and only these, are known. Sessions that exist go on."""
+        """From now on these, and only these, are known. What that means for sessions is the gateways' business."""
         self._named = {user.name.casefold(): user for user in users}
         self._by_uid: dict[int, User] = {}
         self._by_sid: dict[str, User] = {}

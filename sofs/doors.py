@@ -78,6 +78,7 @@ class Doors:
 
     def know(self, users: Sequence[User]) -> None:
         self.identities.replace(users)
+        self._smb.refresh_users()
 
     def clients(self) -> dict[int, tuple[str, str]]:
         """Each SMB session's protocol and client: `user@address`."""

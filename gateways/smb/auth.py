@@ -52,6 +52,8 @@ class Principal(NamedTuple):
     caller: Caller
     session_key: bytes
     anonymous: bool = False
+    account: User | None = None
+    """The user as he was known then; None for an anonymous one."""
 
 
 class _Names(NamedTuple):
@@ -190,7 +192,7 @@ class Logon:
                 raise Failure(Status.LOGON_FAILURE)
             self._proven = user
         if self._proven is not None and self._context.complete:
-            self.principal = Principal(self._proven.name, self._identities.caller(self._proven), self._context.session_key)
+            self.principal = Principal(self._proven.name, self._identities.caller(self._proven), self._context.session_key, account=self._proven)
         return answer
 
 

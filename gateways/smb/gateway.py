@@ -27,6 +27,10 @@ class SmbGateway:
         """To be called when the shares have been replaced."""
         self.service.refresh()
 
+    def refresh_users(self) -> None:
+        """To be called when the users have been replaced."""
+        self.service.refresh_users()
+
     async def stop(self, grace_s: float = 5.0) -> None:
         """Answers what is in progress, for at most `grace_s`, then ends all connections and closes all opens."""
         await self.server.stop(grace_s)

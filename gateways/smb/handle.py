@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateways.exports import Share
+from gateways.identity import User
 from gateways.smb.crypto import Sealer, Signer
 from sofs.types import Inode, OpenId
 from sofs.volume.api import Binding, Caller, Volume
@@ -32,6 +33,8 @@ class Session:
         self.preauth: Preauth | None = None
         self.ready = False
         self.user = ""
+        self.account: User | None = None
+        """The user's record at the logon; None for an anonymous one."""
         self.caller = Caller(65534, 65534)
         self.anonymous = False
         self.signer: Signer | None = None

@@ -115,6 +115,20 @@ class SmbService:
                 if tree.share is not None and not tree.follow(self.shares.named(tree.share.name)):
                     self.end_tree(tree)
 
+    def refresh_users(self) -> None:
+        """Takes note that `identities` knows other users: sessions end of those who are gone, or could not log on any more as they did.
+
+        Other groups count from the next logon on, as with Windows.
+        """
+        for session in list(self.sessions.values()):
+            before = session.account
+            if before is None:
+                continue
+            now = self.identities.named(before.name)
+            if now is None or (now.uid, now.nt_hash, now.sid) != (before.uid, before.nt_hash, before.sid):
+                log.info("session_ended", user=before.name, reason="the user has been deleted or has another password")
+                self.end_session(session)
+
     # Opens
 
     def next_handle(self) -> int:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import spnego
 
+from gateways.identity import User
 from gateways.smb.crypto import CipherId, Dialect, SigningAlgorithm
 from gateways.smb.header import Command
 from gateways.smb.service import SmbService, SmbSettings
@@ -269,6 +270,31 @@ def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(t
         room.set()
         await asyncio.sleep(0.05)
         assert (await second.ask(Command.READ, smb.read(again, 0, 3000))).body[16:] == b"new" * 1000
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("change", ["deleted", "another password"])
+def test_a_user_who_is_deleted_or_gets_another_password_has_no_sessions_left(tmp_path: Path, change: str) -> None:
+    async def test(service: SmbService) -> None:
+        client, other = await started(service), Client(service)
+        await client.open("x", share=0)
+        await other.negotiate()
+        await other.logon("bob", "hidden")
+        users = service.identities.all()
+        name = service.sessions[client.session_id].user
+        service.identities.replace([msgspec.structs.replace(user, groups=(7,)) for user in users])
+        service.refresh_users()
+        assert client.session_id in service.sessions
+        changed = User.new(name, "another", *next((user.uid, user.gid) for user in users if user.name == name))
+        service.identities.replace([user for user in users if user.name != name] + [changed] * (change != "deleted"))
+        service.refresh_users()
+        assert list(service.sessions) == [other.session_id]
+        number = client.request(Command.CREATE, smb.create("y"))
+        client.signer = None
+        assert (await client.final(number)).status == Status.USER_SESSION_DELETED
+        volume = service.shares.volume(SHARES[0])
+        assert isinstance(volume, LocalVolume) and not volume.core.by_inode
 
     run(tmp_path, test)
 

@@ -79,6 +79,7 @@ def _complete(exchange: Exchange, session: Session, principal: Principal, mode: 
         service.end_session(session)
         raise Failure(Status.ACCESS_DENIED)
     session.user, session.caller, session.anonymous = principal.name, principal.caller, principal.anonymous
+    session.account = principal.account
     if session.ready:
         return  # a later logon changes the user, never the keys
     if principal.anonymous and not settings.anonymous:
