@@ -120,7 +120,8 @@ class AdminServer:
             return True  # the Unix socket: the file's mode has decided
         if request.path == "/metrics":
             return True
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        # Bytes that are not UTF-8 come as surrogates.
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
         return bool(self._token) and hmac.compare_digest(given, self._token)
 
     async def _metrics(self, request: web.Request) -> web.Response:
