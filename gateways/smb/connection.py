@@ -322,13 +322,26 @@ class Connection:
                         self._deliver(answers)
                         self._await(exchange, running)
                         return
-                    answer = await running
+                    answer = await self._part(exchange, running)
                 else:
                     answer = running  # type: ignore[assignment]
             except SofsError as error:
                 answer = self._failure(exchange, error)
             answers.append((exchange, answer))
         self._deliver(answers)
+
+    async def _part(self, exchange: Exchange, task: "asyncio.Task[Any]") -> Answer:
+        """The answer to a request that the others of its compound wait for; like a single one it can be given up meanwhile."""
+        exchange.task = task
+        self._in_progress[exchange.message_id] = exchange
+        try:
+            answer: Answer = await task
+            return answer
+        except asyncio.CancelledError:
+            raise Failure(Status.CANCELLED) from None
+        finally:
+            exchange.task = None
+            self._in_progress.pop(exchange.message_id, None)
 
     def _deliver(self, answers: list[tuple[Exchange, Answer]]) -> None:
         """Sends a compound's replies together, once every gate is open."""

@@ -237,8 +237,9 @@ def test_a_second_session_can_end_the_first_of_the_same_user(tmp_path: Path) -> 
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize("compounded", [False, True])
 @pytest.mark.parametrize("how", ["another session", "a lost connection"])
-def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(tmp_path: Path, how: str) -> None:
+def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(tmp_path: Path, how: str, compounded: bool) -> None:
     async def test(service: SmbService) -> None:
         first = await started(service)
         file = await first.open("x")
@@ -257,7 +258,11 @@ def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(t
             return later()
 
         data.write = wait_for_room  # type: ignore[assignment]
-        first.request(Command.WRITE, smb.write(file, 0, b"old" * 1000))
+        old = smb.write(file, 0, b"old" * 1000)
+        if compounded:
+            first.compound([(Command.WRITE, old, 0), (Command.WRITE, old, 0)])
+        else:
+            first.request(Command.WRITE, old)
         data.write = write
         second = Client(service)
         await second.negotiate()
