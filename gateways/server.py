@@ -9,7 +9,7 @@ that already has its size. The core is given views into the buffer and may keep 
 again only when nobody holds a view of it, which CPython's reference count tells. Anybody may announce a large message, without
 having proved who he is: what all connections together are receiving of such has a budget, and who does not fit waits unread.
 
-Sending: replies made while one batch of messages is handled leave in one gathered `sendmsg`; replies made at another time
+Sending: replies made while one batch of messages is handled leave in one gathered `sendmsg`, unless they are large; replies made at another time
 leave at the end of that loop tick. A peer that does not take its replies is not read from.
 
 A `PeerError` from the core drops that connection with the reason in the log; so does any other exception, with its traceback: a
@@ -45,6 +45,9 @@ PATIENCE_S = 30.0
 """What a large message may take to arrive when others wait for its room."""
 PER_PEER = 1_000
 """Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
+AT_ONCE = 512 << 10
+"""Unsent bytes that leave without waiting for the end of the batch: while they are in the processor's cache, and so that their
+buffers can take the next replies (READs of 1 MiB at depth 8: 360 us of CPU instead of 400, a fifth more of them)."""
 GATHER = 512
 """Buffers handed to one `sendmsg` (IOV_MAX is 1024)."""
 
@@ -335,7 +338,12 @@ class Connection:
         self._out.extend(buffers)
         for buffer in buffers:
             self._unsent += len(buffer)
-        if not (self._batching or self._scheduled or self._writing):
+        if self._batching:
+            if self._unsent >= AT_ONCE and not self._writing:
+                # An error is met again, and handled, at the end of the batch: the core is in the middle of something.
+                with contextlib.suppress(OSError):
+                    self._transmit()
+        elif not (self._scheduled or self._writing):
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
@@ -343,24 +351,28 @@ class Connection:
         self._scheduled = False
         if not self.alive:
             return
-        out = self._out
         try:
-            while out:
-                sent = self._sock.sendmsg(out[:GATHER] if len(out) > GATHER else out)
-                self._server.sent_bytes += sent
-                if sent == self._unsent:
-                    self._unsent = 0
-                    out.clear()
-                    break
-                self._unsent -= sent
-                if self._drop_sent(sent):
-                    break
+            self._transmit()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
             self.end(f"sending failed: {error.strerror}")
             return
         self._after_flush()
+
+    def _transmit(self) -> None:
+        """Hands the kernel as much as it takes. Raises `OSError`."""
+        out = self._out
+        while out:
+            sent = self._sock.sendmsg(out[:GATHER] if len(out) > GATHER else out)
+            self._server.sent_bytes += sent
+            if sent == self._unsent:
+                self._unsent = 0
+                out.clear()
+                return
+            self._unsent -= sent
+            if self._drop_sent(sent):
+                return
 
     def _drop_sent(self, sent: int) -> bool:
         """Takes `sent` bytes off the queue; true if the kernel left a rest of what was offered."""
