@@ -198,22 +198,18 @@ class Destager:
         self, key: bytes, leaf: bytes, slot: int, address: int, sums: tuple[int, ...], runs: list[_Run]
     ) -> None:
         """The same page by page, where not all are as they were written."""
+        window, listed = -1, None
         for index, found in enumerate(leaves.addresses(leaf, slot, len(sums))):
             name = address + index * PAGE
             named = found == name
-            if named or self._is_shared(name):
-                runs.append(
-                    _Run(key, slot + index, name.to_bytes(8, "little"), name, (sums[index],), not named)
-                )
-
-    def _is_shared(self, address: int) -> bool:
-        value = self._get(REFERENCES + (address >> WINDOW_SHIFT).to_bytes(8))
-        if value is None:
-            return False
-        offset = address & (WINDOW - 1)
-        return any(
-            start <= offset < start + pages * PAGE for start, pages, _ in windows.references(value)
-        )
+            if not named:
+                if name >> WINDOW_SHIFT != window:
+                    # Once a window: a megabyte of dead pages took 250 us of look-ups.
+                    window = name >> WINDOW_SHIFT
+                    listed = self._get(REFERENCES + window.to_bytes(8))
+                if listed is None or not _lists(listed, name):
+                    continue
+            runs.append(_Run(key, slot + index, name.to_bytes(8, "little"), name, (sums[index],), not named))
 
     async def _write(self, runs: list[_Run]) -> _Extent:
         """Writes the runs, one behind the other, into a new extent."""
@@ -322,6 +318,12 @@ class Destager:
                 name for name in range(address, address + len(sums) * PAGE, PAGE) if name not in live
             )
         return dead
+
+
+def _lists(references: bytes, address: int) -> bool:
+    """Whether a window's references list this page."""
+    offset = address & (WINDOW - 1)
+    return any(start <= offset < start + pages * PAGE for start, pages, _ in windows.references(references))
 
 
 def _windows(runs: list[_Run]) -> set[int]:
