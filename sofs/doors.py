@@ -21,6 +21,7 @@ from gateways.smb.service import SmbSettings
 from sofs.config import Config
 from sofs.errors import Unavailable
 from sofs.runtime.ports import Clock, Random
+from sofs.volume.api import Volume
 
 log = structlog.get_logger("node")
 
@@ -79,6 +80,12 @@ class Doors:
     def know(self, users: Sequence[User]) -> None:
         self.identities.replace(users)
         self._smb.refresh_users()
+
+    def give_up(self, volume: Volume) -> None:
+        """The volume has failed: connections that may wait for it are closed, so that their clients ask again, and are told."""
+        # Later: a request in whose middle this was found out is to be taken to its end first.
+        self._loop.call_soon(self._smb.give_up, volume)
+        self._loop.call_soon(self._nfs.give_up, volume)
 
     def clients(self) -> dict[int, tuple[str, str]]:
         """Each SMB session's protocol and client: `user@address`."""

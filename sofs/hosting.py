@@ -7,7 +7,9 @@ knows of gateways or commands.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -107,6 +109,8 @@ class Host:
     upkeep: list[Upkeep] = field(default_factory=list)
     volumes: dict[int, Hosted] = field(default_factory=dict)
     redundancy: Redundancy = field(init=False)
+    on_failure: Callable[[LocalVolume], None] | None = None
+    """Called once for a volume that fails while it is served: requests that it was asked may never be answered."""
 
     def __post_init__(self) -> None:
         self.redundancy = Redundancy(self)
@@ -335,7 +339,13 @@ class Host:
             await store.close()
             raise
         hosted.store = store
+        store.log.on_failure = partial(self._failed, hosted)
         log.info("volume.opened", volume=record.name, replayed=store.replayed, replicas=store.log.replicas)
+
+    def _failed(self, hosted: Hosted, error: SofsError) -> None:
+        log.error("volume.failed", volume=hosted.record.name, reason=str(error))
+        if hosted.volume is not None and self.on_failure is not None:
+            self.on_failure(hosted.volume)
 
     def places(self, record: VolumeRecord) -> list[Place]:
         """Where the log's replicas lie: beside the arenas of their disks."""

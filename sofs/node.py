@@ -79,6 +79,7 @@ class Node:
                     handle_key=await registry.secret("nfs-handles", 32),
                     guid=await registry.secret(f"smb-guid-{name}", 16),
                 )
+                host.on_failure = doors.give_up
                 doors.offer(await registry.shares())
                 token = _token(config, data, random.bytes(24).hex())
                 node = cls(config, store, host, doors, NodeOperations(registry, host, doors, clock), token)

@@ -10,7 +10,7 @@ from gateways.nfs.handles import Handles, Places
 from gateways.nfs.rpc import Program, RpcConnection
 from gateways.nfs.v3 import program as v3
 from gateways.server import Link, Server
-from sofs.volume.api import Binding
+from sofs.volume.api import Binding, Volume
 
 __all__ = ["NfsGateway"]
 
@@ -44,6 +44,15 @@ class NfsGateway:
     async def stop(self) -> None:
         """Lets calls in progress be answered, then closes all connections."""
         await self.server.stop()
+
+    def give_up(self, volume: Volume) -> None:
+        """To be called when the volume has failed for good: ends the connections with calls in progress, of whatever volume.
+
+        Their clients send them again over new ones.
+        """
+        for connection in list(self.server.connections):
+            if connection.busy:
+                connection.close(f"volume {volume.name} has failed")
 
     def _accept(self, link: Link) -> RpcConnection:
         return RpcConnection(link, self.programs(link.peer))

@@ -7,6 +7,7 @@ from gateways.identity import Identities
 from gateways.server import Server
 from gateways.smb.service import SmbService, SmbSettings
 from sofs.runtime.ports import Clock, Random
+from sofs.volume.api import Volume
 
 
 class SmbGateway:
@@ -30,6 +31,10 @@ class SmbGateway:
     def refresh_users(self) -> None:
         """To be called when the users have been replaced."""
         self.service.refresh_users()
+
+    def give_up(self, volume: Volume) -> None:
+        """To be called when the volume has failed for good: who is connected to it is disconnected."""
+        self.service.give_up(volume)
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Answers what is in progress, for at most `grace_s`, then ends all connections and closes all opens."""

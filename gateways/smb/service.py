@@ -16,7 +16,7 @@ from gateways.smb.connection import Connection
 from gateways.smb.handle import Handle, Session, Tree
 from sofs.errors import SofsError
 from sofs.runtime.ports import Clock, Random
-from sofs.volume.api import Binding, Close, Reply
+from sofs.volume.api import Binding, Close, Reply, Volume
 
 log = structlog.get_logger("smb")
 
@@ -128,6 +128,12 @@ class SmbService:
             if now is None or (now.uid, now.nt_hash, now.sid) != (before.uid, before.nt_hash, before.sid):
                 log.info("session_ended", user=before.name, reason="the user has been deleted or has another password")
                 self.end_session(session)
+
+    def give_up(self, volume: Volume) -> None:
+        """Ends the connections with a share on this volume: what they have asked it may never be answered."""
+        for session in list(self.sessions.values()):
+            if any(tree.volume is volume for tree in session.trees.values()):
+                session.connection.link.close("a volume has failed")
 
     # Opens
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from sofs.errors import ConfigError, Exists, SofsError
+from sofs.errors import ConfigError, DiskFailed, Exists, SofsError, Unavailable
 from sofs.locks import LockManager
 from sofs.locks.state import Recall, Upcall
 from sofs.runtime.ports import Clock, Random
@@ -157,6 +157,8 @@ class LocalVolume:
     # sofs.volume.api.Volume
 
     def call(self, request: Request, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+        if self._log.failure is not None:
+            raise self._refusal(self._log.failure)
         core = self.core
         core.gate = Lsn(0)
         try:
@@ -171,7 +173,15 @@ class LocalVolume:
             error.gate = core.gate
             raise
 
+    @staticmethod
+    def _refusal(failure: SofsError) -> SofsError:
+        """What everything is answered once the log has failed: what is in memory may never have been recorded, so it must not be told."""
+        kind = DiskFailed if isinstance(failure, DiskFailed) else Unavailable
+        return kind(f"the volume's log has failed: {failure}")
+
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
+        if self._log.failure is not None:
+            raise self._refusal(self._log.failure)
         core = self.core
         core.gate = Lsn(0)
         try:
@@ -185,6 +195,8 @@ class LocalVolume:
     def write(
         self, target: Target, offset: int, data: memoryview, token: Token | None, level: Level, by: Binding
     ) -> Written | Awaitable[Written]:
+        if self._log.failure is not None:
+            raise self._refusal(self._log.failure)
         core = self.core
         core.gate = Lsn(0)
         try:

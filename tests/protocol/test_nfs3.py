@@ -25,6 +25,7 @@ from gateways.nfs.v3.messages import (
     Stable,
 )
 from gateways.nfs.xdr import Void, encode
+from sofs.errors import DiskFailed
 from sofs.types import Inode
 from sofs.volume.api import Access, Binding, Caller, Close, Disposition, Open, Opened, ShareMode
 from tests.protocol.nfs_client import RpcClient
@@ -817,5 +818,24 @@ def test_a_write_that_waits_is_taken_back_when_its_connection_ends(tmp_path: Pat
         room.set()
         await asyncio.sleep(0.05)
         assert (await read(client, file, 0, 3)).data == b"new"
+
+    served(tmp_path, scenario)
+
+
+def test_a_call_that_a_failed_log_cannot_answer_ends_its_connection_and_the_next_is_told(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
+        file = await create(client, root, "f")
+        log = server.volume._log
+        end = log.end
+        async with await RpcClient.connect(server.port) as idle:
+            asked = asyncio.create_task(write(client, file, 0, b"x"))
+            while log.end == end:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            log.lose(1, DiskFailed("disk0: input/output error"))
+            server.gateway.give_up(server.volume)
+            await asyncio.wait_for(client.lost.wait(), 10)
+            asked.cancel()
+            for procedure, arguments in (("GETATTR", m.GetAttributesArgs(file)), ("MKDIR", m.MakeDirectoryArgs(DirectoryName(root, b"d"), NewAttributes(mode=0o755)))):
+                assert (await idle.nfs(procedure, arguments)).status == Status.IO
 
     served(tmp_path, scenario)

@@ -17,7 +17,7 @@ from gateways.smb.crypto import CipherId, Dialect, SigningAlgorithm
 from gateways.smb.header import Command
 from gateways.smb.service import SmbService, SmbSettings
 from gateways.smb.status import Status
-from sofs.errors import PeerError
+from sofs.errors import DiskFailed, PeerError
 from sofs.types import ROOT, Kind
 from sofs.volume.api import Binding, Caller, Changes, Found, Make
 from sofs.volume.data import Done
@@ -300,6 +300,25 @@ def test_a_user_who_is_deleted_or_gets_another_password_has_no_sessions_left(tmp
         assert (await client.final(number)).status == Status.USER_SESSION_DELETED
         volume = service.shares.volume(SHARES[0])
         assert isinstance(volume, LocalVolume) and not volume.core.by_inode
+
+    run(tmp_path, test)
+
+
+def test_a_failed_volume_ends_the_connections_to_it_and_later_requests_are_told(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client, other, apart = await started(service), await started(service), Client(service)
+        await apart.negotiate()
+        await apart.logon("bob", "hidden")
+        file = await client.open("x")
+        volume = service.shares.volume(SHARES[0])
+        assert isinstance(volume, LocalVolume)
+        client.request(Command.WRITE, smb.write(file, 0, b"x"))
+        volume._log.lose(1, DiskFailed("disk0: input/output error"))  # type: ignore[attr-defined]
+        service.give_up(volume)
+        assert client.core.busy and client.link.closed_for and other.link.closed_for
+        assert not apart.link.closed_for
+        number = other.request(Command.CREATE, smb.create("y"))
+        assert (await other.final(number)).status == Status.IO_DEVICE_ERROR
 
     run(tmp_path, test)
 

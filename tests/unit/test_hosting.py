@@ -11,6 +11,7 @@ import pytest
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
 from sofs.coordination.embedded import EmbeddedStore
+from sofs.errors import DiskFailed
 from sofs.hosting import Host, Hosted
 from sofs.records import Registry
 from sofs.runtime.ports import Clock, Files, Random
@@ -19,6 +20,7 @@ from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, Si
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.volume import keys
+from sofs.volume.api import Binding, Caller, GetSpace
 from sofs.volume.batch import Batch
 
 NOTE = keys.meta(b"a test's note")
@@ -204,3 +206,23 @@ def test_a_volume_outlives_a_loss_of_power_right_after_it_was_made(seed: int) ->
         loop = SimulatedLoop()
         loop.run(life(loop, first))
         files = files.after_power_loss()
+
+
+def test_a_volume_whose_log_fails_is_shown_as_failed_and_refuses_everything(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        async with hosted_on(tmp_path) as host:
+            failed: list[str] = []
+            host.on_failure = lambda volume: failed.append(volume.name)
+            hosted = host.named("v")
+            assert hosted.volume is not None
+            log = hosted.opened_store().log
+            note(hosted, b"never stable")
+            for id in log.replica_ids:
+                log.lose(id, DiskFailed("disk: input/output error"))
+            assert failed == ["v"]
+            assert hosted.state == ("failed", "disk: input/output error")
+            with pytest.raises(DiskFailed, match="log has failed: disk: input/output error"):
+                hosted.volume.call(GetSpace(Caller(0, 0)), None, Binding(1, 1))
+
+    asyncio.run(main())
