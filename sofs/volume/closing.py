@@ -34,6 +34,8 @@ __all__ = ["close", "list_opens", "set_disposition"]
 def close(core: Core, request: Close, token: Token | None, by: Binding) -> ClosedReply:
     opened = core.open_of(request.open)
     inode, base = opened.inode, opened.base
+    if opened.delete_on_close or inode in core.doomed or base in core.doomed or _is_nameless(core, base):
+        core.await_room()
     attributes = core.attributes(inode) if request.attributes else None
     _forget(core, opened)
     if opened.delete_on_close:
@@ -47,10 +49,14 @@ def close(core: Core, request: Close, token: Token | None, by: Binding) -> Close
         marked = core.doomed.pop(base, None)
         if deleted and marked is not None:
             _delete(core, marked)
-        value = core.get(keys.INODE + base.to_bytes(8))
-        if value is not None and is_nameless(value):
+        if _is_nameless(core, base):
             _finish_orphan(core, base)
     return ClosedReply(core.gate, attributes)
+
+
+def _is_nameless(core: Core, inode: Inode) -> bool:
+    value = core.get(keys.INODE + inode.to_bytes(8))
+    return value is not None and is_nameless(value)
 
 
 def _forget(core: Core, opened: OpenFile) -> None:
@@ -108,6 +114,7 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
     record = core.record(opened.base)
     if request.delete:
         core.writable()
+        core.await_room()
         if not opened.name:
             raise CannotDelete("the share's own directory cannot be deleted through it")
         if record.flags & READONLY and not request.posix:

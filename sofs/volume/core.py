@@ -377,6 +377,12 @@ class Core:
         reply.gate = self.keys.commit(batch, reserved=reserved)
         return reply
 
+    def await_room(self) -> None:
+        """To be called by what gives space back, before it changes anything: waits if the log cannot even take that."""
+        waiting = self.data.exhausted()
+        if waiting is not None:
+            raise Wait(waiting)
+
     def with_token(self, batch: Batch, token: Token | None, reply: Reply, now: Time) -> Batch:
         """The batch for a data operation, with the reply that a retry will get: it foretells what the operation does."""
         self.writable()

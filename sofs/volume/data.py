@@ -74,6 +74,7 @@ class Data:
         self.punch = ranges.punch
         self.allocate = ranges.allocate
         self.ranges = ranges.ranges
+        self.exhausted = pages.exhausted
         self.clone = cloner.clone
         self.copy = cloner.copy
 

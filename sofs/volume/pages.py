@@ -55,6 +55,8 @@ class Pages:
         self.reader = reader
         self._get = keyspace.get
         self._log = log
+        self._hopeless = Lsn(0)
+        """The log's end when it was full and nothing in it could be moved."""
         self.room = room
         """Waits until destaging has made room in the log for so many bytes."""
         self.reclaim = reclaim
@@ -107,6 +109,22 @@ class Pages:
     def full(self, size: int) -> bool:
         """Whether the log cannot take a payload of `size` bytes now: then wait for `room`."""
         return full(self._log, size)
+
+    def exhausted(self) -> Awaitable[None] | None:
+        """Something to wait for when the log has next to nothing left even for what gives space back; else None.
+
+        None too when waiting has just shown to be of no use, as nothing can be moved: then deleting may help, and takes what is left.
+        """
+        log = self._log
+        if log.room + log.largest >= min(SLACK, log.largest >> 3) or log.end == self._hopeless:
+            return None
+        return self._empty()
+
+    async def _empty(self) -> None:
+        try:
+            await self.room(0)
+        except NoSpace:
+            self._hopeless = self._log.end
 
     def commit(
         self,

@@ -55,6 +55,8 @@ class RangeChanges:
         self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known
     ) -> Done | Awaitable[object]:
         pages = self._pages
+        if (full := pages.exhausted()) is not None:
+            return full
         payload: list[Buffer] = []
         cut = size % PAGE
         if size < pages.size(inode) and cut and pages.name(inode, size // PAGE) >= leaves.PLACED:
@@ -91,6 +93,7 @@ class RangeChanges:
         keep = -(-size // PAGE)
         for low, _ in reversed(self._slices(inode, keep, mapping.FOREVER)):
             if low > keep:
+                await self._empty()
                 shorter = Batch()
                 step = min(low * PAGE, self._pages.size(inode))
                 shorter.raw(Operation.TRUNCATE, mapping.truncate(inode, step, now, flags | mapping.UNSEEN))
@@ -98,6 +101,11 @@ class RangeChanges:
                 await self._pause()
         result = attempted(lambda: self._truncate(inode, size, now, batch, flags, known))
         return result if isinstance(result, Done) else await result
+
+    async def _empty(self) -> None:
+        """Waits if the log cannot even take what gives space back."""
+        if (full := self._pages.exhausted()) is not None:
+            await full
 
     def _slices(self, inode: Inode, first: int, last: int) -> list[tuple[int, int]]:
         """Cuts a range of pages into parts that hold at most `SLICE` pages of existing leaves each: (first, last)."""
@@ -141,6 +149,8 @@ class RangeChanges:
         self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known
     ) -> Done | Awaitable[object]:
         pages = self._pages
+        if (full := pages.exhausted()) is not None:
+            return full
         size = pages.size(inode)
         if end >= size:
             # Behind the file's end a page holds zeros anyway, so its last page can go as a whole.
@@ -169,11 +179,12 @@ class RangeChanges:
         self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known
     ) -> Done:
         for low, high in self._slices(inode, -(-offset // PAGE), end // PAGE):
+            await self._empty()
+            self._pages.inode(inode)
             part = Batch()
             part.raw(Operation.PUNCH, mapping.punch(inode, low, high, now, flags))
             self._pages.commit(part, reserved=True)
             await self._pause()
-            self._pages.inode(inode)
         result = attempted(lambda: self._punch(inode, offset, end, now, batch, flags, known))
         return result if isinstance(result, Done) else await result
 
@@ -247,6 +258,7 @@ class RangeChanges:
     async def trim(self, inode: Inode, now: Time) -> None:
         """Drops a nameless file's pages, slice by slice, until it is `small`; safe to be cut off and called again."""
         for low, high in self._slices(inode, 0, mapping.FOREVER):
+            await self._empty()
             batch = Batch()
             batch.raw(Operation.PUNCH, mapping.punch(inode, low, high, now, mapping.UNSEEN))
             self._pages.commit(batch, reserved=True)

@@ -52,6 +52,7 @@ def remove(core: Core, request: Remove, token: Token | None, by: Binding) -> Rem
         raise AccessDenied(f"{name!r} may not be removed")
     if is_directory and record.size:
         raise NotEmpty(f"directory {name!r} has {record.size} entries")
+    core.await_room()
     check_remove(core, slot.inode)
     now = core.clock.now()
     batch = Batch()
@@ -149,6 +150,10 @@ class Reaper:
                 await core.data.trim(part)
         if core.get(keys.orphan(inode)) is None:
             return False  # somebody else has finished it meanwhile
+        if (full := core.data.exhausted()) is not None:
+            await full
+            if core.get(keys.orphan(inode)) is None:
+                return False
         batch = Batch()
         whole = release(core, batch, inode, core.record(inode))
         assert whole, "what was trimmed is small, and nothing can write to a file without names and opens"

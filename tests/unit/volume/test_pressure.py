@@ -8,8 +8,9 @@ import pytest
 
 from sofs.errors import NoSpace
 from sofs.log.replicated import LogSettings
-from sofs.types import PAGE, VolumeId
+from sofs.types import PAGE, ROOT, VolumeId
 from sofs.volume import keys, windows
+from sofs.volume.api import Changes, Close, Remove, SetAttributes, SetDisposition, Stateless
 from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.keys import WINDOW_SHIFT
@@ -17,6 +18,8 @@ from sofs.volume.recovery import StoreSettings
 from sofs.volume.space import Space
 from tests.unit.volume.rig import MIB, Rig
 from tests.unit.volume.test_data import pattern, run
+from tests.unit.volume.volume_rig import SUPER, VolumeRig
+from tests.unit.volume.volume_rig import run as run_volume
 from tests.volatile import volatile_keyspace
 
 SHORT_LOG = StoreSettings(LogSettings(MIB, 3 * MIB, 0.01), CheckpointSettings(1e9, 1 << 60, 1 << 60), 1 << 28)
@@ -76,15 +79,20 @@ def test_volumes_of_one_pool_know_what_the_others_have_promised() -> None:
     run(scenario)
 
 
+def fill(rig: Rig) -> None:
+    """Takes all of the log, also what is kept for giving space back."""
+    with pytest.raises(NoSpace):
+        while True:
+            batch = Batch()
+            batch.put(keys.meta(b"a deletion, as it were"), bytes(100))
+            rig.store.keyspace.commit(batch, reserved=True)
+
+
 def test_a_log_that_deletions_have_filled_to_the_end_can_still_be_emptied() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)
         await rig.write(file, 0, pattern(MIB // 4))
-        with pytest.raises(NoSpace):
-            while True:
-                batch = Batch()
-                batch.put(keys.meta(b"a deletion, as it were"), bytes(2000))
-                rig.store.keyspace.commit(batch, reserved=True)
+        fill(rig)
         await rig.settle()
         assert rig.store.log.end - rig.store.log.start < MIB
         await rig.write(file, MIB // 8, pattern(MIB // 4, 2))
@@ -140,3 +148,51 @@ def test_space_taken_by_others_is_noticed_after_a_few_writes() -> None:
                 await rig.write(file, number * MIB, pattern(MIB // 4))
 
     run(scenario, disk_mib=256)
+
+
+@pytest.mark.parametrize("how", ["remove", "close", "truncate"])
+def test_deletions_at_a_full_log_wait_for_room(how: str) -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        names = [b"%d" % number for number in range(6)]
+        for name in names:
+            file = rig.make_name(name)
+            await rig.put(Stateless(file, SUPER), 0, pattern(PAGE))
+        opened = rig.open_name(names[1])
+        fill(rig)
+        if how == "remove":
+            for name in names:
+                await rig.later(Remove(SUPER, ROOT, name, None))
+            rig.close_open(opened)
+        elif how == "truncate":
+            await rig.later(SetAttributes(Stateless(file, SUPER), Changes(size=0)))
+        else:
+            await rig.later(SetDisposition(opened.open, True))
+            fill(rig)
+            await rig.later(Close(opened.open))
+            assert names[1] not in rig.names()
+        assert rig.store.log.room > 0, "it has been emptied meanwhile"
+
+    run_volume(scenario, settings=SHORT_LOG)
+
+
+def test_a_deletion_takes_what_is_left_when_nothing_can_be_moved() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f")
+        await rig.put(Stateless(file, SUPER), 0, pattern(PAGE))
+        log = rig.store.log
+        while log.room + log.largest > 20_000:
+            batch = Batch()
+            batch.put(keys.meta(b"a deletion, as it were"), bytes(4000))
+            rig.store.keyspace.commit(batch, reserved=True)
+        write = rig.pool.write
+
+        async def full(*args: object, **named: object) -> None:
+            raise NoSpace("no disk has room")
+
+        rig.pool.write = full  # type: ignore[method-assign, assignment]
+        end = log.end
+        await rig.later(Remove(SUPER, ROOT, b"f", None))
+        assert log.end > end
+        rig.pool.write = write  # type: ignore[method-assign]
+
+    run_volume(scenario, settings=SHORT_LOG)
