@@ -33,11 +33,14 @@ __all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "ExtentId", "Fragment", "Placement",
 class Pool(Protocol):
     """What a volume asks of its pool."""
 
-    async def write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"") -> Placement:
+    async def write(
+        self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None
+    ) -> Placement:
         """Writes an extent of 1 page to 8 MiB, durable on every fragment, or raises and leaves only an orphan.
 
         `data` must not change until then. `names` (at most `NAMES_PER_MIB` for each MiB of data begun) goes into each fragment's header:
-        which chunks it holds, for whoever has to rebuild a volume from its disks. When disks are out of service the extent may get fewer
+        which chunks it holds, for whoever has to rebuild a volume from its disks. `sums` are the pages' CRC32Cs, if the caller has
+        them. When disks are out of service the extent may get fewer
         fragments than the policy asks for, which `healthy` tells. A disk that fails or is full meanwhile is avoided as
         long as there is another. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked), `InvalidArgument`.
         """

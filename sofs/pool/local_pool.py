@@ -54,13 +54,18 @@ class LocalPool:
 
     # Extents
 
-    async def write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"") -> Placement:
-        return await self._finish(self._write(id, data, policy, names))
+    async def write(
+        self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None
+    ) -> Placement:
+        return await self._finish(self._write(id, data, policy, names, sums))
 
-    async def _write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes) -> Placement:
+    async def _write(
+        self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes, sums: Sequence[int] | None
+    ) -> Placement:
         length = sum(map(len, data))
         _check_extent(length, names)
-        part = Part(id, policy.scheme, 0, length // PAGE, data, await _checksum(data), names)
+        assert sums is None or len(sums) * PAGE == length, f"{len(sums)} checksums for {length} bytes"
+        part = Part(id, policy.scheme, 0, length // PAGE, data, await _checksum(data, sums), names)
         size = slots_for(policy.scheme.fragment_length(length)) * MIB
         failed: dict[DiskId, SofsError] = {}
         full: set[DiskId] = set()
@@ -266,7 +271,7 @@ class LocalPool:
         # Reading mended whatever copy was bad, so that the first that can be read has the names.
         copy = self._copies(at)[0]
         _, _, names = await copy.disk.describe(copy.slot, at.id)
-        return await self._write(id, [data], policy, names)
+        return await self._write(id, [data], policy, names, None)
 
     async def check(self, at: Placement) -> list[str]:
         scheme = parse_scheme(at.scheme)
@@ -365,9 +370,9 @@ async def check_fragment(disk: LocalDisk, slot: int, id: ExtentId, length: int) 
     return problems
 
 
-async def _checksum(data: Sequence[Buffer]) -> Sums:
+async def _checksum(data: Sequence[Buffer], known: Sequence[int] | None) -> Sums:
     """The checksums of an extent's data, with a turn of the loop after every MiB (which takes some 110 us)."""
-    summer = Checksummer()
+    summer = Checksummer(known)
     done = 0
     for piece in data:
         view = memoryview(piece)

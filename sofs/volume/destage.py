@@ -218,22 +218,23 @@ class Destager:
             self._data = memoryview(bytearray(size))
         data = self._data[:size]
         at = 0
+        sums: list[int] = []
         for stretch in _stretches(runs):
             size = sum(len(run.sums) for run in stretch) * PAGE
-            await self._fetch(stretch, data[at : at + size])
+            sums += await self._fetch(stretch, data[at : at + size])
             at += size
             await self._pause()
         number = await self._extents.take()
         try:
             policy = tier_policy(self._settings.policy, 0.0)
-            placement = await self._extents.write(number, [data], policy, sorted(_windows(runs)))
+            placement = await self._extents.write(number, [data], policy, sorted(_windows(runs)), sums)
         except BaseException:
             self._extents.done(number)
             raise
         return _Extent(placement, runs, _places(runs, number))
 
-    async def _fetch(self, stretch: list[_Run], into: memoryview) -> None:
-        """Reads runs that lie near each other in the log, verified.
+    async def _fetch(self, stretch: list[_Run], into: memoryview) -> list[int]:
+        """Reads runs that lie near each other in the log, verified; gives the CRC32Cs of their pages as they are.
 
         A page of which no copy is right is moved as it is: its file's leaf knows better, so that whoever reads it is told of the damage, and
         the rest of the log is not held up by it.
@@ -248,7 +249,9 @@ class Destager:
             if waiting is not None:
                 await waiting
         at = 0
+        sums: list[int] = []
         for run in stretch:
+            sums += run.sums
             size = len(run.sums) * PAGE
             view = into[at : at + size]
             if whole is not into:
@@ -258,6 +261,9 @@ class Destager:
                 page = view[index * PAGE : (index + 1) * PAGE]
                 if crc32c(page) != expected:
                     await self._mend(run, index, page)
+                    # What could not be mended is whole for the pool: its fragments can be copied and repaired like all others.
+                    sums[index - len(run.sums)] = crc32c(page)
+        return sums
 
     async def _mend(self, run: _Run, index: int, page: memoryview) -> None:
         try:

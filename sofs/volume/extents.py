@@ -171,11 +171,16 @@ class Extents:
         self._in_use.discard(number)
 
     async def write(
-        self, number: int, data: Sequence[Buffer], policy: Policy, names: Sequence[int]
+        self,
+        number: int,
+        data: Sequence[Buffer],
+        policy: Policy,
+        names: Sequence[int],
+        sums: Sequence[int] | None = None,
     ) -> Placement:
-        """Writes an extent, durable on return. Raises `NoSpace`, `DiskFailed`."""
+        """Writes an extent, durable on return; `sums` are its pages' CRC32Cs. Raises `NoSpace`, `DiskFailed`."""
         packed = struct.pack(f"<{len(names)}Q", *names)
-        return await self._pool.write(ExtentId(self.volume, number), data, policy, packed)
+        return await self._pool.write(ExtentId(self.volume, number), data, policy, packed, sums)
 
     async def abandon(self, placement: Placement) -> None:
         """Deletes an extent that was written and will not be recorded."""

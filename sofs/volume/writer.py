@@ -241,15 +241,15 @@ class Writer:
     async def _fill_extents(self, first: int, data: memoryview, written: list[_Extent]) -> None:
         for at in range(0, len(data), EXTENT_LIMIT):
             chunk = data[at : at + EXTENT_LIMIT]
-            sums = _packed(page_sums(chunk))
+            sums = page_sums(chunk)
             number = await self._extents.take()
             try:
                 names = [window for window, _, _ in pieces(_name(number), len(chunk) // PAGE)]
-                placement = await self._extents.write(number, [chunk], self._settings.policy, names)
+                placement = await self._extents.write(number, [chunk], self._settings.policy, names, sums)
             except BaseException:
                 self._extents.done(number)
                 raise
-            written.append(_Extent(placement, first + at // PAGE, sums))
+            written.append(_Extent(placement, first + at // PAGE, _packed(sums)))
 
     def _attempt_direct(
         self,

@@ -5,8 +5,8 @@ import pytest
 from sofs.errors import Damaged, DiskFailed
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.types import PAGE
-from sofs.volume import keys
-from tests.unit.volume.rig import MIB, Rig
+from sofs.volume import keys, leaves
+from tests.unit.volume.rig import MIB, Rig, done
 from tests.unit.volume.test_data import pattern, run
 
 
@@ -54,5 +54,29 @@ def test_what_no_copy_can_read_stays_in_the_log_and_the_reader_is_told() -> None
         assert await rig.read(file, 0, MIB // 8) == pattern(MIB // 8)
         await rig.settle()
         await rig.clean()
+
+    run(scenario)
+
+
+def test_a_page_that_no_copy_of_the_log_has_right_is_moved_and_only_its_reader_is_told() -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        await rig.write(file, 0, pattern(8 * PAGE))
+        await rig.store.log.sync()
+        leaf = rig.store.keyspace.get(keys.LEAF + file.to_bytes(8) + bytes(8))
+        assert leaf is not None
+        bad = leaves.addresses(leaf, 3, 1)[0]
+        for replica in range(2):
+            rig.store.log.rewrite(bad, b"rot", replica)
+        await rig.settle()
+        assert rig.store.keyspace.get(keys.LOG_PAGES) == bytes(8)
+        with pytest.raises(Damaged):
+            await rig.read(file, 3 * PAGE, PAGE)
+        assert await rig.read(file, 0, 3 * PAGE) == pattern(3 * PAGE)
+        assert await rig.read(file, 4 * PAGE, 4 * PAGE) == pattern(8 * PAGE)[4 * PAGE :]
+        # As far as the pool goes the extent is whole: it can be copied when a disk is lost.
+        whole = memoryview(bytearray(8 * PAGE))
+        await done(rig.pool.read(rig.data.extents.placement(1), 0, whole))
+        assert bytes(whole[3 * PAGE :][:3]) == b"rot"
 
     run(scenario)
