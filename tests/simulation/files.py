@@ -393,6 +393,8 @@ class Scenario:
         self.rig.clock = SimulatedClock(loop)
         await self.rig.open()
         self.rig.store.log.on_failure = lambda error: self._note_failure()
+        if self.rig.store.log.failure is not None:
+            self._note_failure()  # it failed before anybody could be told
         self.rig.mount()
 
     def _note_failure(self) -> None:
@@ -412,8 +414,14 @@ class Scenario:
             await self._open(loop)
         except (DiskFailed, NoSpace, Unavailable):
             assert self._files.faults
+            # What a log that failed on the way has had recorded.
+            self.memory_broken |= self.rig.configuration.memory_broken
             raise Crash from None
-        await self._verify()
+        try:
+            await self._verify()
+        except (DiskFailed, Unavailable):
+            assert self._files.faults and self.rig.store.log.failure is not None
+            raise Crash from None  # nothing may be read of a volume whose log has failed; the next start tells
         self.rig.volume.start()
         disturbing = loop.create_task(self._disturb())
         async with asyncio.timeout(_STUCK_S):
