@@ -97,6 +97,9 @@ def _source(core: Core, request: Rename, opened: OpenFile | None) -> tuple[Inode
     slot = core.find(at, name, request.fold and opened is None)
     if slot is None or (opened is not None and slot.inode != opened.inode):
         raise NotFound(f"there is no {name!r} in directory {at} any more")
+    # Before the target is looked at, so it holds for the directory's own name too (MS-FSA 2.1.5.14.11).
+    if opened is not None and slot.kind == Kind.DIRECTORY and _open_below(core, slot.inode):
+        raise AccessDenied(f"files below {name!r} are open")
     return at, slot
 
 
@@ -109,8 +112,6 @@ def _check_source(
 ) -> None:
     if opened is not None:
         # DELETE access was granted, and shared by every other open, when it was opened.
-        if move.source.kind == Kind.DIRECTORY and _open_below(core, move.source.inode):
-            raise AccessDenied(f"files below {move.source.name!r} are open")
         # As if the directory were opened to add a name to it, sharing reads and writes (MS-FSA 2.1.5.14.11).
         if any(clashes(held, _PARENT_ACCESS, ShareMode.READ | ShareMode.WRITE) for held in core.locks.state(move.to).opens):
             raise SharingViolation("an open of the directory keeps names from being moved into it")

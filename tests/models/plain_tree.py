@@ -94,9 +94,9 @@ class Tree:
         """By SMB, where names match in any case."""
         node, at, name = handle.node, handle.parent, handle.name
         need(not node.pending and at.names.get(name) is node and to.links > 0)
+        need(not (node.kind == Kind.DIRECTORY and self._open_below(node)))
         if (at, name) == (to, to_name):
             return
-        need(not (node.kind == Kind.DIRECTORY and self._open_below(node)))
         # All opens here have the right to delete, which the move's own look at the directory does not share (MS-FSA 2.1.5.14.11).
         need(not to.opens)
         stored = self.find(to, to_name, True)

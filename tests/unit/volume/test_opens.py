@@ -322,6 +322,8 @@ def test_a_directory_with_open_files_below_stays_where_smb_clients_know_it() -> 
         inner = rig.open_name(b"x", at=deeper)
         with pytest.raises(AccessDenied):
             rig.call(Rename(SUPER, ROOT, b"f", False, open=opened.open, fold=True))
+        with pytest.raises(AccessDenied):
+            rig.call(Rename(SUPER, ROOT, b"d", False, open=opened.open, fold=True))  # nor to its own name
         rig.close_open(inner)
         rig.call(Rename(SUPER, ROOT, b"f", False, open=opened.open, fold=True))
         assert rig.names() == {b"f"}
