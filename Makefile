@@ -4,6 +4,7 @@
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
 # make fuzz N=…       every decoder of bytes from a network or a disk
+# make explore        the property tests with examples that nobody has tried yet
 #
 # Every target does its own set-up: the virtual environment in .venv, and for tests and benchmarks
 # the Debian packages they drive. Stamp files under .venv make the second time quick.
@@ -20,7 +21,7 @@ TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra i
     fio xfsprogs attr acl strace keyutils
 BENCH_PACKAGES = samba nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 util-linux
 
-.PHONY: run test lint bench crash fuzz clean .venv
+.PHONY: run test lint bench crash fuzz explore clean .venv
 
 run: .venv/run-stamp
 	@exec $(BIN)/sofs quickstart $(ARGS)
@@ -44,6 +45,9 @@ crash: .venv/dev-stamp .venv/test-packages-stamp
 
 fuzz: .venv/dev-stamp
 	@$(BIN)/python -m tests.protocol.fuzz --inputs $(N)
+
+explore: .venv/dev-stamp
+	@SOFS_EXPLORE=1 $(BIN)/pytest -n $(JOBS) $$(grep -rl --include='test_*.py' hypothesis tests)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
