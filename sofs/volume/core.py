@@ -148,6 +148,7 @@ class Core:
         self.by_guid: dict[bytes, OpenFile] = {}
         self.doomed: dict[Inode, OpenFile] = {}
         """Through which open each delete-pending file was marked: its name is the one to go."""
+        self.listeners: list[Callable[[Inode, bytes, int], None]] = []
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
         """Called when there is something for the background to remove."""
@@ -406,6 +407,6 @@ class Core:
         return reply
 
     def changed(self, parent: Inode, name: bytes, action: int) -> None:
-        """Tells the gateways that a directory's entry changed."""
-        for upcalls in self.upcalls:
-            upcalls.changed(parent, name, action)
+        """Tells those who watch that a directory's entry changed."""
+        for listener in self.listeners:
+            listener(parent, name, action)

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import structlog
 
-from sofs.errors import ConfigError, DiskFailed, Exists, SofsError, Unavailable
+from sofs.errors import ConfigError, DiskFailed, Exists, NotFound, NotSupported, SofsError, Unavailable
 from sofs.locks import LockManager
 from sofs.locks.state import Recall, Upcall
 from sofs.runtime.ports import Clock, Random
-from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
+from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, Time, VolumeId
 from sofs.volume import (
     api,
     attributes,
@@ -33,7 +33,7 @@ from sofs.volume import (
     streams,
 )
 from sofs.volume.access import Judge
-from sofs.volume.api import Binding, Read, Reply, Request, Target, Token, Written
+from sofs.volume.api import Binding, Read, Reply, Request, SlotToken, Target, Token, Written
 from sofs.volume.batch import Batch
 from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
 from sofs.volume.data import Data
@@ -58,6 +58,10 @@ _BACKGROUND_S = 60.0
 R = TypeVar("R", bound=Reply)
 
 Handler = Callable[[Core, Any, Token | None, Binding], Reply | Awaitable[Reply]]
+
+def _not_yet(core: Core, request: Request, token: Token | None, by: Binding) -> Reply:
+    raise NotSupported(f"this release does not carry out {type(request).__name__}")
+
 
 HANDLERS: dict[type[Request], Handler] = {
     api.Lookup: lookup.lookup,
@@ -88,6 +92,28 @@ HANDLERS: dict[type[Request], Handler] = {
     api.GetSpace: io.get_space,
     api.Lock: locking.lock,
     api.Unlock: locking.unlock,
+    api.Downgrade: _not_yet,
+    api.Disconnect: _not_yet,
+    api.Reconnect: _not_yet,
+    api.EndClient: _not_yet,
+    api.ListClient: _not_yet,
+    api.TestLock: _not_yet,
+    api.FreeState: _not_yet,
+    api.Want: _not_yet,
+    api.Acknowledge: _not_yet,
+    api.ReturnGrant: _not_yet,
+    api.KeepRecords: _not_yet,
+    api.ListRecords: _not_yet,
+    api.ListSlots: _not_yet,
+    api.ForgetSession: _not_yet,
+    api.Watch: _not_yet,
+    api.MakeSnapshot: _not_yet,
+    api.ListSnapshots: _not_yet,
+    api.DeleteSnapshot: _not_yet,
+    api.RestoreSnapshot: _not_yet,
+    api.SetQuota: _not_yet,
+    api.GetQuota: _not_yet,
+    api.ListQuotas: _not_yet,
 }
 
 
@@ -156,9 +182,11 @@ class LocalVolume:
 
     # sofs.volume.api.Volume
 
-    def call(self, request: Request, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+    def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         if self._log.failure is not None:
             raise self._refusal(self._log.failure)
+        if isinstance(token, SlotToken):
+            raise NotSupported("this release does not keep the tokens of NFSv4.1 slots")
         core = self.core
         core.gate = Lsn(0)
         try:
@@ -193,12 +221,14 @@ class LocalVolume:
             raise
 
     def write(
-        self, target: Target, offset: int, data: memoryview, token: Token | None, level: Level, by: Binding
+        self, target: Target, offset: int, data: memoryview, token: Token | SlotToken | None, level: Level, by: Binding
     ) -> Written | Awaitable[Written]:
         if self._log.failure is not None:
             raise self._refusal(self._log.failure)
         core = self.core
         core.gate = Lsn(0)
+        if isinstance(token, SlotToken):
+            raise NotSupported("this release does not keep the tokens of NFSv4.1 slots")
         try:
             if token is not None:
                 if (known := self._known(token)) is not None:
@@ -217,6 +247,9 @@ class LocalVolume:
 
     def subscribe(self, upcalls: api.Upcalls) -> None:
         self.core.upcalls.append(upcalls)
+
+    def at(self, snapshot: int) -> api.Volume:
+        raise NotFound(f"there is no snapshot {snapshot}")
 
     # Waiting
 
@@ -253,9 +286,13 @@ class LocalVolume:
     def _tell(self, inode: Inode, upcall: Upcall) -> None:
         """The lock engine's upcalls: recalls go to the gateways. Handles that outlive their connection, which others could drop, come with leases."""
         if isinstance(upcall, Recall):
-            for number in upcall.opens:
-                for gateway in self.core.upcalls:
-                    gateway.recall(number, upcall.keep)
+            held = self.core.locks.state(inode).grant(upcall.key)
+            rights = held.rights if held is not None else upcall.keep
+            told = api.Recall(
+                inode, upcall.key, upcall.kind, upcall.opens, rights, upcall.keep, upcall.acknowledge, upcall.epoch, 2, OpenId(0)
+            )
+            for gateway in self.core.upcalls:
+                gateway.recall(self.id, told)
         else:
             self._logger.info("grant_ended", inode=inode, upcall=type(upcall).__name__)
 

@@ -38,7 +38,6 @@ from sofs.volume.api import (
     SetExtended,
     Stateless,
     Token,
-    Upcalls,
     Written,
 )
 from tests.unit.volume.volume_rig import ALICE, BOB, BY, SUPER, VolumeRig, run
@@ -295,23 +294,15 @@ def test_an_open_that_is_taken_back_while_it_waits_leaves_nothing() -> None:
     run(scenario)
 
 
-class Watcher(Upcalls):
-    def __init__(self) -> None:
-        self.seen: list[tuple[bytes, int]] = []
-
-    def changed(self, directory: int, name: bytes, action: int) -> None:
-        self.seen.append((name, action))
-
-
-def test_gateways_are_told_what_happens_to_names() -> None:
+def test_listeners_are_told_what_happens_to_names() -> None:
     async def scenario(rig: VolumeRig) -> None:
-        watcher = Watcher()
-        rig.volume.subscribe(watcher)
+        seen: list[tuple[bytes, int]] = []
+        rig.volume.core.listeners.append(lambda parent, name, action: seen.append((name, action)))
         rig.make_name(b"a")
         rig.open_name(b"b")
         rig.rename(b"a", b"c")
         rig.remove(b"c")
-        assert watcher.seen == [(b"a", 1), (b"b", 1), (b"a", 4), (b"c", 5), (b"c", 2)]
+        assert seen == [(b"a", 1), (b"b", 1), (b"a", 4), (b"c", 5), (b"c", 2)]
 
     run(scenario)
 

@@ -1,0 +1,75 @@
+"""What gateways keep in volumes about their clients: records of their own, and the replay state of NFSv4.1 slots.
+
+Client and session records lie in the node's system volume, slot tokens in the volume that the request changed (PROTOCOLS: "Sessions have a
+home"). The volume does not know what they mean.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from sofs.volume.api.values import Reply, Request
+
+__all__ = ["KeepRecords", "Records", "ListRecords", "SlotToken", "Slot", "ListSlots", "Slots", "ForgetSession"]
+
+
+class KeepRecords(Request):
+    """Changes a gateway's records, all or none; None removes one. Keys have at most 200 bytes, values 3 KiB."""
+
+    changes: tuple[tuple[bytes, bytes | None], ...]
+
+
+class ListRecords(Request):
+    """The records whose keys begin with `prefix`, in order. Answers `Records`."""
+
+    prefix: bytes
+
+
+class Records(Reply):
+    records: list[tuple[bytes, bytes]]
+
+
+class SlotToken(NamedTuple):
+    """The token of an NFSv4.1 operation: written in the operation's own batch, over the slot's former one.
+
+    With it goes what is needed to resume the COMPOUND behind this operation: where it stood, and the reply to this operation, which the volume adds.
+    """
+
+    session: bytes
+    """The session id, 16 bytes."""
+    slot: int
+    sequence: int
+    digest: bytes
+    """Of the request, at most 16 bytes, so that another request with the same sequence is SEQ_FALSE_RETRY."""
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    """The operation's place in the COMPOUND."""
+    note: bytes | None
+    """What the gateway needs to go on: results so far, current and saved filehandle and stateid. None: only the sequence is kept (sa_cachethis = 0)."""
+
+
+class Slot(msgspec.Struct, array_like=True):
+    """The newest token of a slot."""
+
+    slot: int
+    sequence: int
+    digest: bytes
+    index: int
+    note: bytes | None
+    reply: Reply | None
+    """Of the operation `index`; None if `note` is."""
+
+
+class ListSlots(Request):
+    """The newest tokens of a session in this volume, for its new home. Answers `Slots`."""
+
+    session: bytes
+
+
+class Slots(Reply):
+    slots: list[Slot]
+
+
+class ForgetSession(Request):
+    """The session has ended: its tokens go."""
+
+    session: bytes

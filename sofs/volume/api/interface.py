@@ -1,0 +1,108 @@
+"""The interface itself: reads, writes, tokens, what a volume tells its gateways."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from sofs.locks import GrantKind
+from sofs.types import Inode, Level, Lsn, OpenId, Time, VolumeId
+from sofs.volume.api.clients import SlotToken
+from sofs.volume.api.values import Attributes, Binding, Reply, Request, Target
+
+__all__ = [
+    "Read",
+    "Written",
+    "Token",
+    "Recall",
+    "Upcalls",
+    "Volume",
+]
+
+
+class Read(NamedTuple):
+    """`count` bytes were put into the buffer; `end` says that the file's end was reached."""
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants of a Read
+    end: bool
+    gate: Lsn
+    attributes: Attributes | None = None
+    """Given for `Stateless` targets (NFSv3 returns them with every read)."""
+
+
+class Written(Reply):
+    count: int
+    attributes: Attributes | None = None
+    before: tuple[int, Time, Time, int] | None = None
+
+
+class Token(NamedTuple):
+    """What makes a retry harmless. `key` names the retry (NFSv3: client, xid, procedure, argument checksum); a request whose key is
+    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed
+    had no effect and leaves none.
+    """
+
+    key: bytes
+    age_s: int = 600
+
+
+class Recall(NamedTuple):
+    """Only `keep` of a grant may be kept."""
+
+    inode: Inode
+    key: bytes
+    kind: GrantKind
+    opens: tuple[OpenId, ...]
+    """The opens that share it."""
+    held: int
+    keep: int
+    acknowledge: bool
+    """Whether the volume waits for `Acknowledge` or `ReturnGrant`."""
+    epoch: int
+    version: int
+    """`Wish.version`."""
+    delegation: OpenId
+    """Its number, if it is one."""
+
+
+class Upcalls(Protocol):
+    """What a volume tells its gateways. Called on the loop; must not raise."""
+
+    def recall(self, volume: VolumeId, recall: Recall) -> None:
+        """A grant must be given back, down to `recall.keep`. The gateway that serves one of the holder's opens asks its client; all others ignore it."""
+
+    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
+        """The holder did not answer in time: its grant is gone."""
+
+    def dropped(self, volume: VolumeId, open: OpenId) -> None:
+        """A disconnected open gave way to somebody else, or nobody came back to it in time."""
+
+    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
+        """Something that the open watches has changed: `name` (a path relative to its directory, with `/`) was added (1), removed (2), modified (3), renamed
+        from (4) or to (5), or a stream of it was (6, 7, 8): MS-FSCC 2.7.1. Action 0: the watched directory itself was removed; 9: too much happened to tell."""
+
+    def fenced(self, gateway: int) -> None:
+        """That gateway incarnation has been superseded: its sessions are gone."""
+
+
+class Volume(Protocol):
+    """A volume, local or forwarded. Every method answers at once, or with an awaitable only when it has to wait."""
+
+    id: VolumeId
+    name: str
+    verifier: int
+    """64 bits: changes exactly when an acknowledged unstable write may have been lost."""
+
+    def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]: ...
+
+    def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
+        """Fills `into`. Raises `LockConflict`, `AccessDenied`, `Damaged`, ..."""
+
+    def write(self, target: Target, offset: int, data: memoryview, token: Token | SlotToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
+        """`data` stays valid until the reply's gate opens. An `offset` of -1 appends."""
+
+    def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
+        """Calls `send` at once if the gate is open and the lease valid; else later, in order, or never."""
+
+    def subscribe(self, upcalls: Upcalls) -> None: ...
+
+    def at(self, snapshot: int) -> "Volume":
+        """The volume as it was, read-only: the same interface. Raises `NotFound`."""
