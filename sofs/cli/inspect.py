@@ -13,14 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sofs.admin import api
 from sofs.admin.client import Unreachable
 from sofs.cli import show
-from sofs.cli.target import Data, Json, Node, TokenFile, connect, data_directory
+from sofs.cli.target import Target, data_directory, on_node
 from sofs.errors import Unavailable
 
 
-def status(data: Data = None, node: Node = None, token_file: TokenFile = None, json: Json = False) -> None:
+@on_node
+def status(on: Target) -> None:
     """How the node is: endpoints, disks, pools, volumes, shares."""
-    found = connect(data, node, token_file).get("/status", api.Status)
-    if json:
+    found = on.client.get("/status", api.Status)
+    if on.json:
         show.as_json(found)
         return
     uptime = datetime.timedelta(seconds=int(found.uptime_s))
@@ -36,32 +37,29 @@ def status(data: Data = None, node: Node = None, token_file: TokenFile = None, j
         show.table(rows, columns, empty)
 
 
+@on_node
 def check(
+    on: Target,
     volume: Annotated[str, typer.Argument(help="A volume; all of them if absent.")] = "",
     metadata_only: Annotated[
         bool, typer.Option("--metadata-only", help="Do not read the files' data.")
     ] = False,
-    data: Data = None,
-    node: Node = None,
-    token_file: TokenFile = None,
-    json: Json = False,
 ) -> None:
     """Verify every count, reference and checksum; of the running node, or of a stopped one's data directory."""
     request = api.CheckRequest(volume, not metadata_only)
-    client = connect(data, node, token_file)
     try:
-        last = _follow(client.check(request), json)
+        last = _follow(on.client.check(request), on.json)
     except Unreachable:
-        directory = data_directory(data)
-        if node is not None or not (directory / "store").exists():
+        directory = data_directory(on.data)
+        if on.node is not None or not (directory / "store").exists():
             raise
         from sofs.config import LogConfig
         from sofs.node import check_offline  # everything a node has: only when needed
         from sofs.service import set_up_logging
 
         set_up_logging(LogConfig(level="warning"))
-        last = _follow(check_offline(directory, request), json)
-    if json:
+        last = _follow(check_offline(directory, request), on.json)
+    if on.json:
         show.as_json({"problems": last.problems, "facts": last.facts})
     else:
         for problem in last.problems:
