@@ -1,6 +1,7 @@
 # make run            one node in the foreground, its data in ./sofs-data (ARGS='--user me:secret ...')
 # make test           everything continuous integration checks
 # make lint           style, types and the import contract only
+# make conformance    others' suites (pike, smbtorture, pynfs) against a node of its own; ARGS='smbtorture --only smb2.lock'
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
 # make fuzz N=…       every decoder of bytes from a network or a disk
@@ -18,10 +19,10 @@ JOBS ?= 2
 
 TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra iproute2 util-linux \
     qemu-system-x86 linux-image-cloud-amd64 busybox-static kmod cifs-utils nfs-common \
-    fio xfsprogs attr acl strace keyutils
+    fio xfsprogs attr acl strace keyutils samba-testsuite
 BENCH_PACKAGES = samba nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 util-linux
 
-.PHONY: run test lint bench crash fuzz explore clean .venv
+.PHONY: run test lint conformance bench crash fuzz explore clean .venv
 
 run: .venv/run-stamp
 	@exec $(BIN)/sofs quickstart $(ARGS)
@@ -35,6 +36,9 @@ lint: .venv/dev-stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+conformance: .venv/dev-stamp .venv/test-packages-stamp
+	@$(BIN)/python -m tests.conformance $(ARGS)
 
 bench: .venv/dev-stamp .venv/bench-packages-stamp
 	@$(BIN)/python -m bench $(ARGS)

@@ -1,0 +1,59 @@
+"""The node that a suite runs against: fresh, on free ports, with one share of each kind that suites ask for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.interop.running import PASSWORD, SHARE, USER, RunningNode
+
+_TROUBLE = ("request_failed", "Traceback", '"level": "error"')
+"""What the node's log must not say, whatever a client sends."""
+
+
+class ServerBroke(Exception):
+    """The node died, hangs, or ran into a bug of ours: no conformance suite may do that to it."""
+
+
+@dataclass
+class ConformanceNode:
+    """What a runner has to know of the node."""
+
+    running: RunningNode
+    share: str = SHARE
+    user: str = USER
+    password: str = PASSWORD
+
+    @property
+    def host(self) -> str:
+        return self.running.smb.host
+
+    @property
+    def smb_port(self) -> int:
+        return self.running.smb.port
+
+    @property
+    def nfs_port(self) -> int:
+        return self.running.nfs.port
+
+    def check(self) -> None:
+        """Raises `ServerBroke` unless the node answers, and never had to say that it failed."""
+        try:
+            self.running.admin.metrics()
+        except Exception as error:
+            raise ServerBroke(f"the node does not answer any more: {error}\n{self.running.tail()}") from error
+        log = self.running.log.read_text(errors="replace")
+        bad = [line for line in log.splitlines() if any(mark in line for mark in _TROUBLE)]
+        if bad:
+            raise ServerBroke("the node's log tells of trouble:\n" + "\n".join(bad[:20]))
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[ConformanceNode]:
+    """A node with its data in `folder`, which goes with it."""
+    with RunningNode(folder / "node") as running:
+        yield ConformanceNode(running)
+    shutil.rmtree(folder / "node", ignore_errors=True)
