@@ -474,6 +474,11 @@ class Server:
         bound: int = sock.getsockname()[1]
         return bound
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens."""
+        return [str(listener.getsockname()[0]) for listener in self._listeners]
+
     def _acceptable(self, listener: socket.socket) -> None:
         for _ in range(64):
             try:

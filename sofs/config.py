@@ -119,6 +119,12 @@ class SmbConfig:
         "For the whole server; a share can ask for more. required: clients that cannot encrypt are refused.",
         choices=("off", "offered", "required"),
     )
+    minimum_dialect: str = _setting(
+        "2.0.2",
+        "The oldest dialect that clients may speak. All of them are signed, and a client that knows a newer one notices when it is kept from it; "
+        "but only 3.0 and later can encrypt.",
+        choices=("2.0.2", "2.1", "3.0", "3.0.2", "3.1.1"),
+    )
     workgroup: str = _setting("WORKGROUP", "The domain name that NTLM tells clients.")
 
 

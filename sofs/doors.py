@@ -16,6 +16,7 @@ from gateways.identity import Identities, User
 from gateways.nfs.gateway import NfsGateway
 from gateways.nfs.portmap import PortMapper, registrations
 from gateways.server import Server
+from gateways.smb.crypto import Dialect
 from gateways.smb.gateway import SmbGateway
 from gateways.smb.service import SmbSettings
 from sofs.config import Config
@@ -54,6 +55,7 @@ class Doors:
             workgroup=config.smb.workgroup,
             signing_required=config.smb.signing == "required",
             encryption=config.smb.encryption,
+            minimum_dialect=Dialect.named(config.smb.minimum_dialect),
             guid=guid,
         )
         self._smb = SmbGateway(settings, shares, identities, clock, random, self.incarnation, self._loop)
@@ -90,7 +92,7 @@ class Doors:
     def clients(self) -> dict[int, tuple[str, str]]:
         """Each SMB session's protocol and client: `user@address`."""
         return {
-            number: ("smb", f"{session.user or 'anonymous'}@{session.connection.link.peer}")
+            number: ("smb", f"{session.user or 'anonymous'}@{session.peer}")
             for number, session in self._smb.service.sessions.items()
         }
 

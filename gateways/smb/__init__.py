@@ -1,9 +1,9 @@
-"""The SMB gateway: SMB 3.0, 3.0.2 and 3.1.1 on one side, volume calls on the other.
+"""The SMB gateway: SMB 2.0.2 to 3.1.1 on one side, volume calls on the other.
 
 Bottom up, as it is best read: `wire`, `header` and `status` are the vocabulary; `names` and `patterns` translate paths; `crypto`
 derives keys, signs and encrypts; `auth` says who a client is. `session`, `tree` and `handle` are what a client
-holds. `connection` is the protocol proper, without I/O: it takes whole messages, checks credits, signatures and encryption, walks compounds and
-finishes replies. `dispatch` is the table of commands with what each needs; `commands/` has one module per command, with its
+holds; a session has a channel on each of its connections. `connection` is the protocol proper, without I/O: it takes whole messages, counts
+credits, decrypts, walks compounds and finishes replies; `admission` checks what a request must show. `dispatch` is the table of commands with what each needs; `commands/` has one module per command, with its
 messages, `info/` the classes of information, `rpc/` the named pipes. `service` holds what all connections share.
 
 The gateway promises that nothing is told to a client before the volume's gate for it is open, and that a client can make it hold

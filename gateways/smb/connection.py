@@ -20,12 +20,12 @@ import structlog
 from gateways.eager import begin
 from gateways.server import Link
 from gateways.smb import dispatch
+from gateways.smb.admission import admit
 from gateways.smb.credits import Window
-from gateways.smb.crypto import CipherId, Dialect, Preauth, SigningAlgorithm, verify
-from gateways.smb.exchange import BODY, Answer, Exchange
-from gateways.smb.handle import Handle, Session
+from gateways.smb.crypto import CipherId, Dialect, Preauth, Sealer, SigningAlgorithm, verify
+from gateways.smb.exchange import Answer, Exchange
+from gateways.smb.handle import Channel, Handle, Session
 from gateways.smb.header import (
-    ANY_FILE,
     ENCRYPTED,
     FLAG_ASYNC,
     FLAG_RELATED,
@@ -39,10 +39,11 @@ from gateways.smb.header import (
     SMB1,
     TRANSFORM,
     TRANSFORM_SIZE,
+    UNASKED,
     Command,
 )
-from gateways.smb.status import Failure, Status, is_error, status_of
-from gateways.smb.wire import U16, U32, DecodeError, padding
+from gateways.smb.status import Failure, Status, status_of
+from gateways.smb.wire import U32, DecodeError, padding
 from sofs.errors import PeerError, SofsError
 from sofs.runtime.ports import Buffer, Timer
 from sofs.types import Level, Lsn
@@ -76,9 +77,11 @@ class Connection:
         self.service = service
         self.link = link
         self.client = link.peer
-        self.sessions: dict[int, Session] = {}
+        self.channels: dict[int, Channel] = {}
+        """The sessions that use this connection, by their ids."""
         self.window = Window()
         self.dialect: Dialect | None = None
+        self._single = False
         self.client_guid = bytes(16)
         self.client_capabilities = 0
         self.client_security_mode = 0
@@ -127,14 +130,35 @@ class Connection:
             if exchange.task is not None and exchange.command == Command.WRITE and exchange.session is session:
                 exchange.task.cancel()
 
+    def speak(self, dialect: Dialect) -> None:
+        """From now on this dialect."""
+        self.dialect = dialect
+        self._single = dialect is Dialect.SMB_2_0_2
+        if dialect < Dialect.SMB_3_0:
+            self.signing = SigningAlgorithm.HMAC_SHA256
+
+    def busy_before(self, handle: Handle, sequence: int) -> bool:
+        """Whether a request to the open is in progress here that came with another channel sequence."""
+        return any(
+            getattr(exchange, "handle", None) is handle and exchange.sequence & 0xFFFF != sequence
+            for exchange in self._in_progress.values()
+        )
+
+    def notify(self, body: bytes, session: Session | None, sealer: Sealer | None) -> None:
+        """Sends what nobody asked for: a break, MS-SMB2 3.3.4.6 and 3.3.4.7, which is not signed."""
+        number = 0 if session is None else session.number
+        message = HEADER.pack(PLAIN, HEADER_SIZE, 0, 0, Command.OPLOCK_BREAK, 0, FLAG_REPLY, 0, UNASKED, 0, 0, number, NO_SIGNATURE) + body
+        buffers: list[Buffer] = [message] if sealer is None else sealer.seal(message)
+        self.link.send((_FRAME.pack(sum(map(len, buffers))), *buffers))
+
     def closed(self, reason: str) -> None:
         self._gone = True
         for exchange in list(self._in_progress.values()):
             # What waits for a disk ends by itself, and must not be torn off in the middle.
             if exchange.task is not None and exchange.rule.waits:
                 exchange.task.cancel()
-        for session in list(self.sessions.values()):
-            self.service.end_session(session)
+        for channel in list(self.channels.values()):
+            self.service.end_channel(channel)
         self.service.forget(self)
 
     # Requests in
@@ -142,7 +166,8 @@ class Connection:
     def _unseal(self, message: memoryview) -> tuple[memoryview, Session]:
         if len(message) < TRANSFORM_SIZE + HEADER_SIZE:
             raise DecodeError(f"an encrypted message of {len(message)} bytes")
-        session = self.sessions.get(TRANSFORM.unpack_from(message)[6])
+        channel = self.channels.get(TRANSFORM.unpack_from(message)[6])
+        session = None if channel is None else channel.session
         if session is None or session.sealer is None:
             raise PeerError("an encrypted message of a session without keys")
         plain = session.sealer.open(message)
@@ -163,7 +188,7 @@ class Connection:
             return
         answer: Answer
         try:
-            self._admit(exchange)
+            admit(exchange)
             result = exchange.rule.handler(exchange)
             if type(result) is CoroutineType:
                 running = begin(result)
@@ -183,7 +208,7 @@ class Connection:
         """The request, its message id taken from the window. Raises `PeerError` where the connection must end."""
         exchange = Exchange(self, message, sealed)
         (
-            magic, size, exchange.charge, _, exchange.command, exchange.credits, exchange.flags, _, message_id, low, high,
+            magic, size, exchange.charge, exchange.sequence, exchange.command, exchange.credits, exchange.flags, _, message_id, low, high,
             exchange.session_id, _,
         ) = HEADER.unpack_from(message)  # fmt: skip
         if magic != PLAIN or size != HEADER_SIZE or exchange.flags & FLAG_REPLY:
@@ -194,85 +219,13 @@ class Connection:
         if exchange.command == Command.CANCEL:
             exchange.async_id = low | high << 32 if exchange.flags & FLAG_ASYNC else 0
             return exchange
+        if self._single:
+            exchange.charge = 0  # the field says nothing in dialect 2.0.2
         if not self.window.take(message_id, exchange.charge or 1):
             raise PeerError(f"message id {message_id} (charge {exchange.charge}) was not granted or is used")
         if (self.dialect is None) != (exchange.command == Command.NEGOTIATE):
             raise PeerError(f"{exchange.rule.name} {'before' if self.dialect is None else 'after'} NEGOTIATE")
         return exchange
-
-    def _admit(self, exchange: Exchange) -> None:
-        """Finds what the request refers to, as its rule says. Raises `Failure`."""
-        rule = exchange.rule
-        before = exchange.related
-        if before is not None:
-            exchange.session_id, exchange.tree_id = before.session_id, before.tree_id
-        session = self.sessions.get(exchange.session_id)
-        if session is not None:
-            exchange.session = session
-            self._authenticate(exchange, session)
-        if exchange.flags & FLAG_RELATED:
-            if before is None:
-                raise Failure(Status.INVALID_PARAMETER)
-            if before.rule.tree and not hasattr(before, "tree"):
-                raise Failure(Status(before.status))  # it did not get as far as its share, so neither does this
-        if rule.session and (session is None or not session.ready):
-            raise Failure(Status.USER_SESSION_DELETED)
-        if not rule.size:
-            raise Failure(Status.INVALID_PARAMETER)
-        message = exchange.message
-        # The structure size tells the fixed part, and one byte of the variable part if there is one.
-        if len(message) < rule.least or U16.unpack_from(message, BODY)[0] != rule.size:
-            raise DecodeError(f"{len(message) - BODY} bytes, structure size {bytes(message[BODY : BODY + 2]).hex()}")
-        if rule.tree:
-            assert session is not None
-            tree = session.trees.get(exchange.tree_id)
-            if tree is None:
-                raise Failure(Status.NETWORK_NAME_DELETED)
-            if tree.encrypt and exchange.sealed is None:
-                raise Failure(Status.ACCESS_DENIED)
-            exchange.tree = tree
-            if tree.durable and rule.changes:
-                exchange.stable()
-            if rule.file_at:
-                persistent, volatile = dispatch.FILE_ID.unpack_from(message, rule.file_at)
-                handle = session.handles.get(volatile)
-                if handle is None or handle.persistent != persistent or handle.tree is not tree:
-                    handle = self.handle(exchange, persistent, volatile)
-                exchange.handle = handle
-                if rule.changes and tree.read_only:
-                    raise Failure(Status.MEDIA_WRITE_PROTECTED)
-
-    def _authenticate(self, exchange: Exchange, session: Session) -> None:
-        if exchange.sealed is not None:
-            if exchange.sealed is not session:
-                raise PeerError("a message of one session, encrypted under another's key")
-            return
-        signer = session.signer
-        if exchange.flags & FLAG_SIGNED:
-            exchange.signer = signer
-            if signer is not None and not verify(signer, exchange.message, exchange.message_id):
-                raise Failure(Status.ACCESS_DENIED)
-        elif session.signing:
-            exchange.signer = signer
-            if exchange.command != Command.SESSION_SETUP:
-                raise Failure(Status.ACCESS_DENIED)
-        if session.encrypt and exchange.command != Command.SESSION_SETUP:
-            exchange.sealer = session.sealer
-            raise Failure(Status.ACCESS_DENIED)
-
-    @staticmethod
-    def handle(exchange: Exchange, persistent: int, volatile: int) -> Handle:
-        """The open that a FileId stands for; in a related compound, all ones stand for that of the request before. Raises `Failure`."""
-        before = exchange.related
-        if volatile == ANY_FILE and persistent == ANY_FILE and before is not None:
-            if hasattr(before, "handle"):
-                volatile, persistent = before.handle.number, before.handle.persistent
-            elif is_error(before.status):
-                raise Failure(Status(before.status))
-        handle = exchange.session.handles.get(volatile)
-        if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
-            raise Failure(Status.FILE_CLOSED)
-        return handle
 
     # Compounds, MS-SMB2 3.3.5.2.7
 
@@ -313,7 +266,7 @@ class Connection:
                 exchange.related = exchanges[place - 1]
             answer: Answer
             try:
-                self._admit(exchange)
+                admit(exchange)
                 result = exchange.rule.handler(exchange)
                 running = begin(result) if type(result) is CoroutineType else result
                 if isinstance(running, asyncio.Task):
@@ -424,11 +377,11 @@ class Connection:
 
     def _cancel(self, exchange: Exchange) -> None:
         """MS-SMB2 3.3.5.16: no reply of its own; what has finished meanwhile stays finished."""
-        session = self.sessions.get(exchange.session_id)
-        if session is not None:
-            exchange.session = session
-            if exchange.flags & FLAG_SIGNED and session.signer is not None and exchange.sealed is None:
-                if not verify(session.signer, exchange.message, exchange.message_id, cancel=True):
+        channel = self.channels.get(exchange.session_id)
+        if channel is not None:
+            exchange.session = channel.session
+            if exchange.flags & FLAG_SIGNED and channel.signer is not None and exchange.sealed is None:
+                if not verify(channel.signer, exchange.message, exchange.message_id, cancel=True):
                     return
         for other in self._in_progress.values():
             found = (
@@ -523,8 +476,8 @@ class Connection:
         """Pre-authentication integrity: all but the last reply of a logon is hashed, MS-SMB2 3.3.5.4 and 3.3.5.5."""
         if exchange.command == Command.NEGOTIATE:
             self.preauth.add(message)
-        elif exchange.status == Status.MORE_PROCESSING_REQUIRED and exchange.session.preauth is not None:
-            exchange.session.preauth.add(message)
+        elif exchange.status == Status.MORE_PROCESSING_REQUIRED and exchange.channel.preauth is not None:
+            exchange.channel.preauth.add(message)
 
     def _opened(self, exchange: Exchange, message: bytearray | memoryview, size: int) -> None:
         self._unanswered -= 1

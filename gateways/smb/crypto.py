@@ -1,15 +1,16 @@
-"""Keys, signatures and encryption of SMB 3: MS-SMB2 3.1.4.1 to 3.1.4.3, on `cryptography`'s primitives.
+"""Keys, signatures and encryption of SMB 2 and 3: MS-SMB2 3.1.4.1 to 3.1.4.3, on `cryptography`'s primitives.
 
 Messages are signed in place: the header's signature field must be zero when `sign` is called. What is verified is
 writable too, so its signature is taken out first. Nonces never repeat under one key: a session counts its encrypted
 messages, and signatures take message id, direction and command.
 """
 
+import hmac
 import struct
 from collections.abc import Callable
 from enum import IntEnum
 from hmac import compare_digest
-from typing import Protocol
+from typing import Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher as RawCipher
@@ -25,14 +26,22 @@ from sofs.runtime.ports import Buffer
 
 
 class Dialect(IntEnum):
+    SMB_2_0_2 = 0x0202
+    SMB_2_1 = 0x0210
     SMB_3_0 = 0x0300
     SMB_3_0_2 = 0x0302
     SMB_3_1_1 = 0x0311
 
+    @classmethod
+    def named(cls, text: str) -> Self:
+        """Of `3.1.1` and the like. Raises `KeyError`."""
+        return cls["SMB_" + text.replace(".", "_")]
+
 
 class SigningAlgorithm(IntEnum):
-    """MS-SMB2 2.2.3.1.7. HMAC-SHA256 belongs to dialect 2 and is not offered."""
+    """MS-SMB2 2.2.3.1.7. Dialect 2 has only the first, 3.0 and 3.0.2 only the second."""
 
+    HMAC_SHA256 = 0
     AES_CMAC = 1
     AES_GMAC = 2
 
@@ -67,7 +76,10 @@ class Keys:
     def __init__(self, dialect: Dialect, session_key: bytes, context: bytes, cipher: CipherId) -> None:
         session_key = session_key[:16].ljust(16, b"\0")
         bits = cipher.key_bits
-        if dialect is Dialect.SMB_3_1_1:
+        if dialect < Dialect.SMB_3_0:
+            # Dialect 2 signs with the session key itself, and does not encrypt.
+            self.signing = self.application = self.to_server = self.to_client = session_key
+        elif dialect is Dialect.SMB_3_1_1:
             self.signing = derive(session_key, b"SMBSigningKey\0", context)
             self.application = derive(session_key, b"SMBAppKey\0", context)
             self.to_server = derive(session_key, b"SMBC2SCipherKey\0", context, bits)
@@ -97,6 +109,16 @@ class Signer(Protocol):
         """The 16 bytes for the signature field of `message`, in which that field is zero."""
 
 
+class HmacSigner:
+    """HMAC-SHA256, cut to 16 bytes, MS-SMB2 3.1.4.1."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def sign(self, message: Buffer, message_id: int, cancel: bool = False, reply: bool = True) -> bytes:
+        return hmac.digest(self._key, message, "sha256")[:16]
+
+
 class CmacSigner:
     """AES-128-CMAC, MS-SMB2 3.1.4.1. A prepared context is copied per message, which skips the key schedule."""
 
@@ -122,7 +144,14 @@ class GmacSigner:
 
 
 def signer(algorithm: SigningAlgorithm, key: bytes) -> Signer:
-    return GmacSigner(key) if algorithm is SigningAlgorithm.AES_GMAC else CmacSigner(key)
+    return _SIGNERS[algorithm](key)
+
+
+_SIGNERS: dict[SigningAlgorithm, Callable[[bytes], Signer]] = {
+    SigningAlgorithm.HMAC_SHA256: HmacSigner,
+    SigningAlgorithm.AES_CMAC: CmacSigner,
+    SigningAlgorithm.AES_GMAC: GmacSigner,
+}
 
 
 def verify(signer: Signer, message: memoryview, message_id: int, cancel: bool = False) -> bool:

@@ -3,7 +3,6 @@
 `connection` checks; handlers only act. A handler takes the `Exchange` and gives an `Answer`, or is a coroutine that does.
 """
 
-import struct
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
@@ -30,8 +29,6 @@ from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import Command
 from gateways.smb.status import Failure, Status
 
-FILE_ID = struct.Struct("<QQ")
-
 
 class Rule(NamedTuple):
     name: str
@@ -46,6 +43,8 @@ class Rule(NamedTuple):
     """Bytes that the message must have; 0 stands for the header and as many as the structure size says."""
     changes: bool = False
     """Refused on a read-only share."""
+    ordered: bool = False
+    """Refused when it comes late from a channel that has failed, MS-SMB2 3.3.5.2.10."""
     waits: bool = False
     """It waits for others rather than for a disk: the client is told at once."""
 
@@ -68,15 +67,15 @@ RULES: dict[int, Rule] = {
     Command.CLOSE: Rule("CLOSE", close.handle, 24, file_at=8),
     Command.FLUSH: Rule("FLUSH", flush.handle, 24, file_at=8),
     Command.READ: Rule("READ", read.handle, 49, file_at=16),
-    Command.WRITE: Rule("WRITE", write.handle, 49, file_at=16, changes=True),
+    Command.WRITE: Rule("WRITE", write.handle, 49, file_at=16, changes=True, ordered=True),
     Command.LOCK: Rule("LOCK", lock.handle, 48, file_at=8, least=BODY + 24, waits=True),
-    Command.IOCTL: Rule("IOCTL", ioctl.handle, 57),
+    Command.IOCTL: Rule("IOCTL", ioctl.handle, 57, ordered=True),
     Command.CANCEL: Rule("CANCEL", _never, 4, session=False, tree=False),
     Command.ECHO: Rule("ECHO", echo.handle, 4, session=False, tree=False),
     Command.QUERY_DIRECTORY: Rule("QUERY_DIRECTORY", query_directory.handle, 33, file_at=8),
     Command.CHANGE_NOTIFY: Rule("CHANGE_NOTIFY", change_notify.handle, 32, file_at=8),
     Command.QUERY_INFO: Rule("QUERY_INFO", query_info.handle, 41, file_at=24),
-    Command.SET_INFO: Rule("SET_INFO", set_info.handle, 33, file_at=16, changes=True),
+    Command.SET_INFO: Rule("SET_INFO", set_info.handle, 33, file_at=16, changes=True, ordered=True),
     Command.OPLOCK_BREAK: Rule("OPLOCK_BREAK", oplock_break.handle, 24),
 }
 for _command, _rule in RULES.items():

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from gateways.smb.crypto import Sealer, Signer
-from gateways.smb.handle import Handle, Session, Tree
+from gateways.smb.handle import Channel, Handle, Session, Tree
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.wire import DecodeError
 from sofs.runtime.ports import Timer
@@ -33,13 +33,16 @@ class Exchange:
     """
 
     __slots__ = (
-        "async_id", "charge", "command", "connection", "credits", "flags", "gate", "handle", "level", "message", "message_id", "related",
-        "rule", "sealed", "sealer", "session", "session_id", "signer", "status", "task", "timer", "tree", "tree_id", "volume",
+        "async_id", "channel", "charge", "command", "connection", "credits", "flags", "gate", "handle", "level", "message", "message_id",
+        "related", "rule", "sealed", "sealer", "sequence", "session", "session_id", "signer", "status", "task", "timer", "tree", "tree_id",
+        "volume",
     )  # fmt: skip
 
     connection: Connection
     rule: Rule
     session: Session
+    channel: Channel
+    """Only of a SESSION_SETUP."""
     tree: Tree
     handle: Handle
     command: int
@@ -48,6 +51,8 @@ class Exchange:
     credits: int
     """Asked for; 0 once they have been granted."""
     message_id: int
+    sequence: int
+    """ChannelSequence, in dialect 3; its high half is reserved."""
     session_id: int
     tree_id: int
 

@@ -1,11 +1,13 @@
 """The SMB gateway as a node runs it: the service behind its listeners."""
 
 import asyncio
+from collections.abc import Callable
 
 from gateways.exports import Shares
 from gateways.identity import Identities
 from gateways.server import Server
 from gateways.smb.service import SmbService, SmbSettings
+from sofs.runtime.interfaces import Interface, host_interfaces
 from sofs.runtime.ports import Clock, Random
 from sofs.volume.api import Volume
 
@@ -15,10 +17,12 @@ class SmbGateway:
 
     def __init__(
         self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, incarnation: int,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop, interfaces: Callable[[], list[Interface]] = host_interfaces,
     ) -> None:  # fmt: skip
         self.service = SmbService(settings, shares, identities, clock, random, incarnation)
         self.server = Server("smb", loop, self.service.accept)
+        self.service.interfaces = interfaces
+        self.service.listening = lambda: self.server.addresses
 
     def listen(self, address: str, port: int) -> int:
         """Serves clients at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateways.exports import Share
 from gateways.identity import User
-from gateways.smb.crypto import Sealer, Signer
+from gateways.smb.crypto import CipherId, Dialect, Sealer, Signer, SigningAlgorithm
 from sofs.types import Inode, OpenId
 from sofs.volume.api import Binding, Caller, Volume
 
@@ -21,33 +21,58 @@ MAX_HANDLES = 16_384
 """Of one session."""
 
 
-class Session:
-    """One logged-on user on one connection, MS-SMB2 3.3.1.8."""
+class Channel:
+    """A session on one of its connections, MS-SMB2 3.3.1.14, with the key that signs there."""
 
-    def __init__(self, number: int, connection: Connection, binding: Binding) -> None:
-        self.number = number
+    __slots__ = ("connection", "logon", "preauth", "ready", "session", "signer")
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self.session = session
         self.connection = connection
-        self.binding = binding
+        self.ready = False
+        """Requests of the session are taken here."""
+        self.signer: Signer | None = None
         self.logon: Logon | None = None
-        """While a logon, or a later one of the same session, is in progress."""
+        """While a logon, or a later one of the same session, is in progress here."""
         self.preauth: Preauth | None = None
+
+
+class Session:
+    """One logged-on user, on one connection or several, MS-SMB2 3.3.1.8."""
+
+    def __init__(self, number: int, binding: Binding) -> None:
+        self.number = number
+        self.binding = binding
+        self.channels: list[Channel] = []
+        """Oldest first; those whose logon is not complete among them."""
         self.ready = False
         self.user = ""
         self.account: User | None = None
         """The user's record at the logon; None for an anonymous one."""
         self.caller = Caller(65534, 65534)
         self.anonymous = False
+        self.dialect: Dialect | None = None
+        self.signing_algorithm = SigningAlgorithm.AES_CMAC
+        self.cipher: CipherId | None = None
         self.signer: Signer | None = None
+        """With the key of the first channel: it signs the binding of others."""
         self.signing = False
         """Unsigned messages are refused."""
         self.sealer: Sealer | None = None
         self.encrypt = False
         """Unencrypted messages are refused."""
         self.application_key = b""
+        self.expires = 0.0
+        """When its user has to log on again, on the monotonic clock; 0: never."""
         self.trees: dict[int, Tree] = {}
         self.handles: dict[int, Handle] = {}
         self.next_tree = 1
         self.created = 0.0
+
+    @property
+    def peer(self) -> str:
+        """The client's address, on the oldest connection."""
+        return self.channels[0].connection.link.peer if self.channels else ""
 
 
 class Tree:
@@ -96,7 +121,7 @@ class Handle:
 
     __slots__ = (
         "access", "directory", "id", "inode", "listing", "mode", "name", "number", "persistent", "pipe", "position",
-        "session", "stream", "tree", "volume", "write_through",
+        "sequence", "session", "stream", "tree", "volume", "write_through",
     )  # fmt: skip
 
     def __init__(self, number: int, tree: Tree, open_id: OpenId, access: int, name: tuple[bytes, ...]) -> None:
@@ -108,6 +133,8 @@ class Handle:
         assert tree.volume is not None or not open_id
         self.volume: Volume = tree.volume  # type: ignore[assignment]  # None only for pipes, which no volume command reaches
         self.id = open_id
+        self.sequence = 0
+        """ChannelSequence of the newest request, MS-SMB2 3.3.5.2.10."""
         self.access = access
         """The rights granted."""
         self.name = name

@@ -23,6 +23,9 @@ TRANSFORM_SIZE = 52
 assert TRANSFORM.size == TRANSFORM_SIZE
 TRANSFORM_ENCRYPTED = 1
 
+FILE_ID = struct.Struct("<QQ")
+"""The persistent and the volatile half, MS-SMB2 2.2.14.1."""
+
 
 class Command(IntEnum):
     """MS-SMB2 2.2.1.2."""
@@ -54,6 +57,9 @@ FLAG_RELATED = 0x4
 FLAG_SIGNED = 0x8
 FLAG_DFS = 0x10000000
 FLAG_REPLAY = 0x20000000
+
+UNASKED = 0xFFFFFFFF_FFFFFFFF
+"""The message id of what the server sends by itself."""
 
 ANY_FILE = 0xFFFFFFFF_FFFFFFFF
 """Both halves of the FileId that stands for "the file of the request before", and for "no file" in IOCTL."""

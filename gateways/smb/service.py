@@ -1,7 +1,7 @@
 """What all connections of the SMB gateway share: settings, shares, users, sessions, opens."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,8 +13,10 @@ from gateways.exports import Shares
 from gateways.identity import Identities
 from gateways.server import Buffers, Link
 from gateways.smb.connection import Connection
-from gateways.smb.handle import Handle, Session, Tree
+from gateways.smb.crypto import Dialect
+from gateways.smb.handle import Channel, Handle, Session, Tree
 from sofs.errors import SofsError
+from sofs.runtime.interfaces import Interface
 from sofs.runtime.ports import Clock, Random
 from sofs.volume.api import Binding, Close, Reply, Volume
 
@@ -35,6 +37,9 @@ class SmbSettings:
     signing_required: bool = True
     encryption: str = "offered"
     """off, offered, required."""
+    minimum_dialect: Dialect = Dialect.SMB_2_0_2
+    session_lifetime_s: float = 0.0
+    """After this time a user has to log on again; 0: never."""
     guid: bytes = field(default=bytes(16))
     """ServerGuid: this node's, the same after each start."""
     anonymous: bool = False
@@ -60,6 +65,10 @@ class SmbService:
         self.started = clock.now()
         self.connections: set[Connection] = set()
         self.sessions: dict[int, Session] = {}
+        self.interfaces: Callable[[], list[Interface]] = lambda: []
+        """This host's addresses."""
+        self.listening: Callable[[], list[str]] = lambda: []
+        """Where the gateway listens."""
         self._next_session = 1
         self._next_handle = 1
         self._closing: set[asyncio.Task[Any]] = set()
@@ -81,24 +90,45 @@ class SmbService:
 
     # Sessions
 
-    def new_session(self, connection: Connection) -> Session | None:
-        """A session that has yet to log on; None when there are too many."""
+    def new_session(self, connection: Connection) -> Channel | None:
+        """A session that has yet to log on, on its first connection; None when there are too many."""
         if len(self.sessions) >= MAX_SESSIONS:
             return None
         number = (self.gateway & 0xFFFFFFFF) << 32 | self._next_session << 8 | self.random.number(8)
         self._next_session += 1
-        session = Session(number, connection, Binding(self.gateway, number))
+        session = Session(number, Binding(self.gateway, number))
         session.created = self.clock.monotonic()
         self.sessions[number] = session
-        connection.sessions[number] = session
-        return session
+        return self.add_channel(session, connection)
+
+    def add_channel(self, session: Session, connection: Connection) -> Channel:
+        """One more connection for the session; it has yet to log on there."""
+        channel = Channel(session, connection)
+        session.channels.append(channel)
+        connection.channels[session.number] = channel
+        return channel
+
+    def end_channel(self, channel: Channel) -> None:
+        """The session leaves the channel's connection; without any it ends."""
+        session = channel.session
+        if session.channels == [channel]:
+            self.end_session(session)
+        elif channel in session.channels:
+            self._leave(channel)
+
+    def _leave(self, channel: Channel) -> None:
+        session = channel.session
+        session.channels.remove(channel)
+        channel.ready = False
+        channel.connection.channels.pop(session.number, None)
+        channel.connection.give_up_writes(session)
 
     def end_session(self, session: Session) -> None:
         """Closes everything the session holds. Its later requests are answered USER_SESSION_DELETED."""
         session.ready = False
         self.sessions.pop(session.number, None)
-        session.connection.sessions.pop(session.number, None)
-        session.connection.give_up_writes(session)
+        for channel in list(session.channels):
+            self._leave(channel)
         for handle in list(session.handles.values()):
             self.drop(handle)
         session.trees.clear()
@@ -133,7 +163,8 @@ class SmbService:
         """Ends the connections with a share on this volume: what they have asked it may never be answered."""
         for session in list(self.sessions.values()):
             if any(tree.volume is volume for tree in session.trees.values()):
-                session.connection.link.close("a volume has failed")
+                for channel in session.channels:
+                    channel.connection.link.close("a volume has failed")
 
     # Opens
 

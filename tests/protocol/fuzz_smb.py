@@ -117,9 +117,11 @@ def _logged_on(service: SmbService) -> Client:
     client = Client(service)
     core = client.core
     core.dialect, core.cipher, core.authenticated = Dialect.SMB_3_1_1, CipherId.AES_128_GCM, True
-    session = service.new_session(core)
-    assert session is not None
+    channel = service.new_session(core)
+    assert channel is not None
+    session = channel.session
     session.ready, session.signing, session.signer = True, True, GmacSigner(KEY)
+    channel.ready, channel.signer = True, session.signer
     session.caller = service.identities.caller(USERS[0])
     session.sealer = Sealer(CipherId.AES_128_GCM, KEY, KEY, session.number)
     for number, name in enumerate(("data", "fixed", "safe"), 1):
@@ -310,7 +312,7 @@ def pipes(chance: Random) -> None:
     """RPC fragments to srvsvc: answered, or the pipe breaks."""
     bench = Bench.get()
     client = bench.run(bench.known, chance)
-    pipe: Pipe = open_pipe(bench.service, client.core.sessions[client.session_id], "srvsvc")
+    pipe: Pipe = open_pipe(bench.service, client.core.channels[client.session_id].session, "srvsvc")
     bind = BIND + struct.pack("<HBx16sI", 0, 1, SRVSVC, 3) + NDR
     server = struct.pack("<IIII", 0x20000, 4, 0, 4) + "\\\\s\0".encode("utf-16-le")
     stubs = {

@@ -70,7 +70,8 @@ class MemoryLink:
 class Client:
     """One connection with at most one session, and one tree at a time."""
 
-    def __init__(self, service: SmbService) -> None:
+    def __init__(self, service: SmbService, guid: bytes = b"guid" * 4) -> None:
+        self.guid = guid
         self.link = MemoryLink()
         self.core: Connection = service.accept(self.link)
         self.next_id = 0
@@ -81,6 +82,7 @@ class Client:
         self.session_id = 0
         self.tree_id = 0
         self.signer: Signer | None = None
+        self._binder: Signer | None = None
         self.sealer: Sealer | None = None
         self.sealed = False
         self.credits = 64
@@ -149,8 +151,10 @@ class Client:
         magic, size, _, status, command, credits, flags, _, number, low, high, session, given = HEADER.unpack_from(message)
         assert (magic, size) == (PLAIN, 64) and flags & 1
         if flags & FLAG_SIGNED and status != 0xC0000203:
-            assert self.signer is not None
-            assert given == self.signer.sign(message[:48] + bytes(16) + message[64:], number), "a wrong signature"
+            zeroed = message[:48] + bytes(16) + message[64:]
+            # What refuses a binding bears the session's signature, which its other channels have.
+            signers = [each for each in (self.signer, self._binder) if each is not None]
+            assert any(given == each.sign(zeroed, number) for each in signers), "a wrong signature"
         else:
             assert sealed or self.signer is None or status in (0x103, 0xC0000203) or command == Command.SESSION_SETUP, f"not signed: {status:#x}"
         return Reply(status, command, flags, credits, number, low | high << 32 if flags & 2 else 0, high, session, message)
@@ -186,7 +190,7 @@ class Client:
         cipher: CipherId | None = CipherId.AES_128_GCM,
     ) -> Reply:  # fmt: skip
         self.dialect = dialect
-        message = self.header(Command.NEGOTIATE, 0) + negotiate(dialect, signing, cipher)
+        message = self.header(Command.NEGOTIATE, 0) + negotiate(dialect, signing, cipher, self.guid)
         self.next_id = 1
         self.preauth.add(message)
         self.deliver(message)
@@ -194,21 +198,32 @@ class Client:
         self.preauth.add(reply.message)
         if dialect is Dialect.SMB_3_1_1:
             self.signing, self.cipher = signing, cipher
+        elif dialect < Dialect.SMB_3_0:
+            self.signing = SigningAlgorithm.HMAC_SHA256
         elif cipher is not None:
             self.cipher = CipherId.AES_128_CCM
         return reply
 
-    async def logon(self, user: str = "alice", password: str = "secret", previous: int = 0) -> Reply:
+    async def bind(self, other: "Client", user: str = "alice", password: str = "secret") -> Reply:
+        """Makes this connection a channel of the other's session."""
+        self.session_id, self.tree_id, self.sealer = other.session_id, other.tree_id, other.sealer
+        self.signer = other.signer
+        return await self.logon(user, password, flags=1)
+
+    async def logon(self, user: str = "alice", password: str = "secret", previous: int = 0, flags: int = 0) -> Reply:
+        binder = self.signer
         context = spnego.client(user, password, hostname="test", service="cifs", protocol="ntlm")
         preauth = Preauth(self.preauth.value)
         token = context.step()
         while True:
             number, self.next_id = self.next_id, self.next_id + 1
-            message = self.header(Command.SESSION_SETUP, number) + session_setup(token or b"", previous)
+            message = self.header(Command.SESSION_SETUP, number) + session_setup(token or b"", previous, flags)
+            if binder is not None:
+                message = self.signed(message, number)
             preauth.add(message)
             self.deliver(message)
             if context.complete:
-                self._derive(context.session_key, preauth.value)
+                self._derive(context.session_key, preauth.value, binder)
             reply = await self.final(number)
             self.session_id = reply.session_id
             if reply.status != 0xC0000016:
@@ -219,9 +234,11 @@ class Client:
             at, length = struct.unpack_from("<HH", reply.body, 4)
             token = context.step(reply.message[at : at + length])
 
-    def _derive(self, key: bytes, preauth: bytes) -> None:
+    def _derive(self, key: bytes, preauth: bytes, binder: Signer | None) -> None:
         keys = Keys(self.dialect, key, preauth, self.cipher or CipherId.AES_128_GCM)
-        self.signer = signer(self.signing, keys.signing)
+        self.signer, self._binder = signer(self.signing, keys.signing), binder
+        if binder is not None:
+            return  # the session's other keys stay
         if self.cipher is not None:
             self.sealer = Sealer(self.cipher, keys.to_server, keys.to_client, 0)
 
@@ -253,7 +270,7 @@ def file_id(reply: Reply) -> FileId:
 # Bodies of requests
 
 
-def negotiate(dialect: int, signing: int = 2, cipher: int | None = 2) -> bytes:
+def negotiate(dialect: int, signing: int = 2, cipher: int | None = 2, guid: bytes = b"guid" * 4) -> bytes:
     contexts = [(1, struct.pack("<HHH32s", 1, 32, 1, b"salt" * 8)), (8, struct.pack("<HH", 1, signing))]
     if cipher is not None:
         contexts.append((2, struct.pack("<HH", 1, cipher)))
@@ -262,13 +279,13 @@ def negotiate(dialect: int, signing: int = 2, cipher: int | None = 2) -> bytes:
     encoded = b""
     for kind, data in contexts:
         encoded += bytes(-len(encoded) & 7) + struct.pack("<HHI", kind, len(data), 0) + data
-    capabilities = 0x40 if cipher is not None else 0
-    head = struct.pack("<HHHHI16sIHH", 36, 1, 1, 0, capabilities, b"guid" * 4, 104 if modern else 0, len(contexts) if modern else 0, 0)
+    capabilities = 0x3F | (0x40 if cipher is not None else 0)
+    head = struct.pack("<HHHHI16sIHH", 36, 1, 1, 0, capabilities, guid, 104 if modern else 0, len(contexts) if modern else 0, 0)
     return head + struct.pack("<H", dialect) + (bytes(2) + encoded if modern else b"")
 
 
-def session_setup(token: bytes, previous: int = 0) -> bytes:
-    return struct.pack("<HBBIIHHQ", 25, 0, 1, 0, 0, 88, len(token), previous) + token
+def session_setup(token: bytes, previous: int = 0, flags: int = 0) -> bytes:
+    return struct.pack("<HBBIIHHQ", 25, flags, 1, 0, 0, 88, len(token), previous) + token
 
 
 def tree_connect(share: str) -> bytes:

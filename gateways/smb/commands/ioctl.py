@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from gateways.smb.admission import take_handle
 from gateways.smb.control import copy, misc, network, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import ANY_FILE
@@ -29,6 +30,7 @@ class Rule(NamedTuple):
 
 CONTROLS: dict[int, Rule] = {
     0x00140204: Rule(network.validate_negotiate, file=False),
+    0x001401FC: Rule(network.query_interfaces, file=False),
     0x0011C017: Rule(network.pipe_transceive, pipe=True),
     0x00140078: Rule(copy.resume_key),
     0x001440F2: Rule(copy.copychunk, changes=True),
@@ -62,7 +64,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     if rule is None and persistent == volatile == ANY_FILE:
         raise Failure(Status.NOT_SUPPORTED)
     if rule is None or rule.file:
-        exchange.handle = exchange.connection.handle(exchange, persistent, volatile)
+        take_handle(exchange, persistent, volatile)
         if rule is None or (exchange.handle.pipe is not None and not rule.pipe):
             raise Failure(Status.INVALID_DEVICE_REQUEST if rule is None else Status.NOT_SUPPORTED)
         if rule.changes:

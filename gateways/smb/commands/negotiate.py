@@ -1,9 +1,11 @@
 """NEGOTIATE, MS-SMB2 3.3.5.3 and 3.3.5.4: dialect, signing, encryption, pre-authentication integrity.
 
-Dialects 3.0, 3.0.2 and 3.1.1. A client that begins with SMB1's negotiation is led over to SMB2 (3.3.5.3.1). Compression is not offered.
+Dialects 2.0.2 to 3.1.1, from the lowest that the settings allow. A client that begins with SMB1's negotiation is led over to SMB2 (3.3.5.3.1).
+Compression is not offered.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateways.smb.auth import Logon
@@ -27,12 +29,15 @@ _MAX_DIALECTS = 64
 _MAX_CONTEXTS = 16
 
 SIGNING_ENABLED, SIGNING_REQUIRED = 1, 2
-CAP_LARGE_MTU, CAP_ENCRYPTION = 0x4, 0x40
+CAP_LEASING, CAP_LARGE_MTU, CAP_MULTI_CHANNEL, CAP_PERSISTENT_HANDLES, CAP_DIRECTORY_LEASING, CAP_ENCRYPTION = 0x2, 0x4, 0x8, 0x10, 0x20, 0x40
+_OF_CLIENTS = CAP_MULTI_CHANNEL | CAP_PERSISTENT_HANDLES | CAP_DIRECTORY_LEASING
+"""Offered only to clients that say they have them."""
 _WILDCARD = 0x02FF
 
 # GCM first: several times quicker than CCM, and 128 bits protect a session well.
 _CIPHERS = (CipherId.AES_128_GCM, CipherId.AES_256_GCM, CipherId.AES_128_CCM, CipherId.AES_256_CCM)
-_SIGNING_ALGORITHMS = (SigningAlgorithm.AES_GMAC, SigningAlgorithm.AES_CMAC)
+_SIGNING_ALGORITHMS = (SigningAlgorithm.AES_GMAC, SigningAlgorithm.AES_CMAC, SigningAlgorithm.HMAC_SHA256)
+_SMB1_NAMES = {b"\x02SMB 2.???": _WILDCARD, b"\x02SMB 2.002": int(Dialect.SMB_2_0_2)}
 
 
 def handle(exchange: Exchange) -> bytes:
@@ -44,19 +49,18 @@ def handle(exchange: Exchange) -> bytes:
     if count > _MAX_DIALECTS:
         raise DecodeError(f"NEGOTIATE with {count} dialects")
     dialects = unpack(struct.Struct(f"<{count}H"), message, HEADER_SIZE + _REQUEST.size)
-    common = [dialect for dialect in Dialect if dialect in dialects]
-    if not common:
+    dialect = best_dialect(connection, dialects)
+    if dialect is None:
         raise Failure(Status.NOT_SUPPORTED)
-    dialect = max(common)
     contexts: list[tuple[int, bytes]] = []
     if dialect is Dialect.SMB_3_1_1:
         if context_count > _MAX_CONTEXTS:
             raise DecodeError(f"NEGOTIATE with {context_count} contexts")
         contexts = _choose(connection, _contexts(message, contexts_at, context_count))
         connection.preauth.add(message)
-    elif connection.service.settings.encryption != "off" and capabilities & CAP_ENCRYPTION:
+    elif dialect >= Dialect.SMB_3_0 and connection.service.settings.encryption != "off" and capabilities & CAP_ENCRYPTION:
         connection.cipher = CipherId.AES_128_CCM
-    connection.dialect = dialect
+    connection.speak(dialect)
     connection.client_guid = guid
     connection.client_capabilities = capabilities
     connection.client_security_mode = mode
@@ -64,10 +68,21 @@ def handle(exchange: Exchange) -> bytes:
     return _answer(connection, dialect, contexts)
 
 
+def best_dialect(connection: "Connection", offered: Sequence[int]) -> Dialect | None:
+    """The newest of the client's dialects that we speak with it."""
+    least = connection.service.settings.minimum_dialect
+    return max((dialect for dialect in Dialect if dialect >= least and dialect in offered), default=None)
+
+
 def server_capabilities(connection: "Connection") -> int:
     """What the NEGOTIATE reply says, and FSCTL_VALIDATE_NEGOTIATE_INFO confirms."""
-    sealing = connection.dialect is not Dialect.SMB_3_1_1 and connection.cipher is not None
-    return CAP_LARGE_MTU | (CAP_ENCRYPTION if sealing else 0)
+    dialect = connection.dialect
+    if dialect is None or dialect is Dialect.SMB_2_0_2:
+        return 0
+    if dialect is Dialect.SMB_2_1:
+        return CAP_LEASING | CAP_LARGE_MTU
+    sealing = dialect is not Dialect.SMB_3_1_1 and connection.cipher is not None
+    return CAP_LEASING | CAP_LARGE_MTU | connection.client_capabilities & _OF_CLIENTS | (CAP_ENCRYPTION if sealing else 0)
 
 
 def server_security_mode(connection: "Connection") -> int:
@@ -131,8 +146,8 @@ def _answer(connection: "Connection", dialect: int, contexts: list[tuple[int, by
             rest.append(_CONTEXT.pack(kind, len(data), 0) + data)
             if place < len(contexts) - 1:
                 rest.append(padding(len(data)))
-    capabilities = server_capabilities(connection) if dialect != _WILDCARD else 0
-    largest = MAX_TRANSFER if dialect != _WILDCARD else 1 << 16
+    capabilities = server_capabilities(connection)
+    largest = MAX_TRANSFER if capabilities & CAP_LARGE_MTU else 1 << 16
     head = _REPLY.pack(
         65, server_security_mode(connection), dialect, len(contexts), service.settings.guid, capabilities,
         largest, largest, largest, service.clock.now(), 0, at, len(blob), contexts_at,
@@ -141,12 +156,19 @@ def _answer(connection: "Connection", dialect: int, contexts: list[tuple[int, by
 
 
 def answer_smb1(connection: "Connection", message: memoryview) -> bytes:
-    """The SMB2 reply to SMB1's NEGOTIATE, MS-SMB2 3.3.5.3.1. Raises `PeerError` when the client cannot speak SMB 2.???."""
+    """The SMB2 reply to SMB1's NEGOTIATE, MS-SMB2 3.3.5.3.1: dialect 2.0.2, or 0x02FF, after which the client negotiates anew.
+
+    Raises `PeerError` when the client has no dialect that we speak with it.
+    """
     if len(message) < 35 or message[4] != 0x72:
         raise PeerError("an SMB1 message that is not NEGOTIATE")
     (length,) = U16.unpack_from(message, 33)
     names = bytes(part(message, 35, length, "SMB1's dialects")).split(b"\0")
-    if b"\x02SMB 2.???" not in names:
-        raise PeerError("a client that knows no SMB 3")
-    body = _answer(connection, _WILDCARD, [])
+    offered = [_SMB1_NAMES[name] for name in names if name in _SMB1_NAMES]
+    if _WILDCARD not in offered and best_dialect(connection, offered) is None:
+        raise PeerError("a client that speaks no dialect of SMB 2 or 3 that is allowed here")
+    if _WILDCARD not in offered:
+        connection.speak(Dialect.SMB_2_0_2)
+        connection.client_dialects = (Dialect.SMB_2_0_2,)
+    body = _answer(connection, max(offered), [])
     return HEADER.pack(PLAIN, HEADER_SIZE, 0, 0, Command.NEGOTIATE, connection.window.grant(1, False), FLAG_REPLY, 0, 0, 0, 0, 0, NO_SIGNATURE) + body
