@@ -26,6 +26,7 @@ from sofs.volume.api import (
     SetAttributes,
     Token,
 )
+from sofs.volume.api import Changed as What
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core, OpenFile, Subject
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
@@ -87,6 +88,7 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
     reply = Found(core.gate, after.attributes(owner, core.delete_pending(inode)), before=record.before)
     if batch.count:
         core.commit(batch, reply, token)
+        core.altered(owner, changed_bits(subject.record, after), subject.open)
     if owner != inode:
         reply.attributes = core.attributes(inode)
     return reply
@@ -202,6 +204,22 @@ def _follow_descriptor(
     return after
 
 
+def changed_bits(before: InodeRecord, after: InodeRecord) -> int:
+    """What somebody who watches is told of a change of attributes, MS-FSA 2.1.5.15.2."""
+    what = 0
+    if before.flags != after.flags:
+        what |= What.ATTRIBUTES
+    if before.created != after.created:
+        what |= What.CREATION
+    if before.accessed != after.accessed:
+        what |= What.LAST_ACCESS
+    if before.modified != after.modified:
+        what |= What.LAST_WRITE
+    if (before.mode, before.uid, before.gid) != (after.mode, after.uid, after.gid):
+        what |= What.SECURITY
+    return what
+
+
 def _may_resize(core: Core, subject: Subject, size: int) -> None:
     inode, record = subject.inode, subject.record
     if record.kind == Kind.DIRECTORY:
@@ -231,7 +249,7 @@ def _resize(
     keep = changes.modified is not None or (opened is not None and opened.keep_modified)
     expected = after._replace(size=changes.size, changed=now, change=after.change + 1, modified=after.modified if keep else now)
     core.with_token(batch, token, Found(Lsn(0), expected.attributes(inode), before=sized.before), now)
-    return core.finish(
-        core.data.truncate(inode, changes.size, now, batch, KEEP_MODIFIED if keep else 0),
-        lambda done: Found(done.lsn, core.attributes(inode), before=sized.before),
-    )
+    done = core.data.truncate(inode, changes.size, now, batch, KEEP_MODIFIED if keep else 0)
+    if core.watching.any:
+        done = core.watching.written(inode, opened, True, done)
+    return core.finish(done, lambda done: Found(done.lsn, core.attributes(inode), before=sized.before))

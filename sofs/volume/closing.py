@@ -27,6 +27,7 @@ from sofs.volume.inode import is_nameless
 from sofs.volume.removal import release, take_away
 from sofs.volume.sharing import check_streams
 from sofs.volume.streams import remove_stream
+from sofs.volume.watching import STREAM_REMOVED
 
 __all__ = ["close", "list_opens", "set_disposition"]
 
@@ -40,6 +41,8 @@ def close(core: Core, request: Close, token: Token | None, by: Binding) -> Close
     _forget(core, opened)
     if opened.delete_on_close:
         core.doomed[inode] = opened
+        if core.watching.any:
+            core.watching.gone(inode)
     deleted = core.locks.close(inode, opened.id)
     if opened.stream:
         if deleted:
@@ -61,6 +64,8 @@ def _is_nameless(core: Core, inode: Inode) -> bool:
 
 def _forget(core: Core, opened: OpenFile) -> None:
     del core.opens[opened.id]
+    if core.watching.any:
+        core.watching.forget(opened.id)
     if opened.guid:
         core.by_guid.pop(opened.guid, None)
     others = core.by_inode[opened.base]
@@ -82,7 +87,7 @@ def _delete(core: Core, marked: OpenFile) -> None:
     batch = Batch()
     take_away(core, batch, parent, core.record(parent), slot, record, core.clock.now())
     core.gate = core.keys.commit(batch, reserved=True)
-    core.changed(parent, name, 2)
+    core.changed(parent, name, 2, slot.inode, slot.kind)
 
 
 def _delete_stream(core: Core, opened: OpenFile) -> None:
@@ -95,6 +100,8 @@ def _delete_stream(core: Core, opened: OpenFile) -> None:
         file = core.record(opened.base)
         core.put_record(batch, opened.base, file.stamped(core.clock.now()))
         core.gate = core.keys.commit(batch, reserved=True)
+        if core.watching.any:
+            core.watching.stream(opened, opened.stream, STREAM_REMOVED)
 
 
 def _finish_orphan(core: Core, inode: Inode) -> None:
@@ -130,6 +137,8 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
         core.doomed.pop(inode, None)
         return Reply(core.gate)
     core.doomed[inode] = opened
+    if core.watching.any:
+        core.watching.gone(inode)
     if request.posix and not opened.stream and record.links:
         _delete(core, opened)  # the name goes now, the file with its last open
     return Reply(core.gate)

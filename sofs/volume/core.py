@@ -42,6 +42,7 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.names import NameHash, check
 from sofs.volume.pages import Done
 from sofs.volume.tokens import Tokens
+from sofs.volume.watching import Watching
 
 __all__ = ["Core", "OpenFile", "Settings", "Subject"]
 
@@ -149,6 +150,7 @@ class Core:
         self.doomed: dict[Inode, OpenFile] = {}
         """Through which open each delete-pending file was marked: its name is the one to go."""
         self.listeners: list[Callable[[Inode, bytes, int], None]] = []
+        self.watching = Watching(self)
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
         """Called when there is something for the background to remove."""
@@ -410,3 +412,10 @@ class Core:
         """Tells those who watch that a directory's entry changed."""
         for listener in self.listeners:
             listener(parent, name, action)
+        if self.watching.any:
+            self.watching.entry(parent, name, action, inode, kind)
+
+    def altered(self, inode: Inode, what: int, opened: OpenFile | None = None) -> None:
+        """Tells those who watch that attributes or data of a file or stream have changed, through an open or without; `what` is bits of `api.Changed`."""
+        if self.watching.any:
+            self.watching.altered(inode, what, opened)

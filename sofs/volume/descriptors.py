@@ -8,7 +8,7 @@ from sofs.errors import NotPermitted
 from sofs.types import Inode, Kind
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, is_superuser, require
-from sofs.volume.api import Access, Binding, Caller, GetSecurity, Reply, SetSecurity, Text, Token
+from sofs.volume.api import Access, Binding, Caller, Changed, GetSecurity, Reply, SetSecurity, Text, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
@@ -75,7 +75,9 @@ def set_security(core: Core, request: SetSecurity, token: Token | None, by: Bind
     if descriptor is not None:
         batch.put(keys.descriptor(inode), security.encode(descriptor))
     core.put_record(batch, inode, after.stamped(now))
-    return core.commit(batch, Reply(core.gate), token)
+    reply = core.commit(batch, Reply(core.gate), token)
+    core.altered(inode, Changed.SECURITY)
+    return reply
 
 
 def with_security(

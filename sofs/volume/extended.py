@@ -8,7 +8,7 @@ from sofs.errors import Exists, InvalidName, NameTooLong, NoData, NoSpace
 from sofs.types import Inode
 from sofs.volume import keys
 from sofs.volume.access import require
-from sofs.volume.api import Access, Binding, Extended, GetExtended, Reply, SetExtended, Token
+from sofs.volume.api import Access, Binding, Changed, Extended, GetExtended, Reply, SetExtended, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Subject
 from sofs.volume.inode import IS_STREAM, InodeRecord
@@ -83,7 +83,9 @@ def set_extended(core: Core, request: SetExtended, token: Token | None, by: Bind
     if size > MAX_TOTAL:
         raise NoSpace(f"extended attributes of {size} bytes; {MAX_TOTAL} is the most of one file")
     core.put_record(batch, inode, record.stamped(core.clock.now(), ea_size=size))
-    return core.commit(batch, Reply(core.gate), token)
+    reply = core.commit(batch, Reply(core.gate), token)
+    core.altered(inode, Changed.EA)
+    return reply
 
 
 def _check(name: bytes, value: bytes) -> None:

@@ -142,7 +142,11 @@ def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: T
         if opened.sheds:
             shed(batch, opened.inode, core.record(opened.inode))
             opened.sheds = False
-    return core.data.write(opened.inode, offset, data, now, batch, KEEP_MODIFIED if opened.keep_modified else 0)
+    flags = KEEP_MODIFIED if opened.keep_modified else 0
+    if core.watching.any:
+        grows = offset + len(data) > core.record(opened.inode).size
+        return core.watching.written(opened.inode, opened, grows, core.data.write(opened.inode, offset, data, now, batch, flags))
+    return core.data.write(opened.inode, offset, data, now, batch, flags)
 
 
 async def _write_later(
@@ -182,6 +186,8 @@ def write_stateless(
         if sheds(record, caller):
             shed(batch, inode, record)
     done = core.data.write(inode, offset, data, now, batch)
+    if core.watching.any:
+        done = core.watching.written(inode, None, at + len(data) > found.size, done)
     if isinstance(done, Done):
         return Written(done.lsn, done.length, core.attributes(inode), before)
     return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), before))
@@ -243,6 +249,10 @@ def _to_read(core: Core, subject: Subject, offset: int, length: int, ranges: boo
         check_io(core, subject, offset, length, write=False)
 
 
+def _noticed(core: Core, subject: Subject, done: Done | Awaitable[Done]) -> Done | Awaitable[Done]:
+    return core.watching.written(subject.inode, subject.open, True, done) if core.watching.any else done
+
+
 def _plain(done: Done) -> Reply:
     return Reply(done.lsn)
 
@@ -252,9 +262,8 @@ def allocate(core: Core, request: Allocate, token: Token | None, by: Binding) ->
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
     batch = _batch(core, subject, token, Reply(Lsn(0)), now)
-    return core.finish(
-        core.data.allocate(subject.inode, request.offset, request.length, now, request.extend, batch, flags), _plain
-    )
+    done = core.data.allocate(subject.inode, request.offset, request.length, now, request.extend, batch, flags)
+    return core.finish(_noticed(core, subject, done), _plain)
 
 
 def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
@@ -262,9 +271,8 @@ def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
     batch = _batch(core, subject, token, Reply(Lsn(0)), now)
-    return core.finish(
-        core.data.punch(subject.inode, request.offset, request.length, now, batch, flags, request.deallocate), _plain
-    )
+    done = core.data.punch(subject.inode, request.offset, request.length, now, batch, flags, request.deallocate)
+    return core.finish(_noticed(core, subject, done), _plain)
 
 
 def ranges(core: Core, request: Ranges, token: Token | None, by: Binding) -> RangeList:
@@ -289,6 +297,7 @@ def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply
     return core.finish(
         core.data.clone(
             source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
+    return core.finish(_noticed(core, target, done), _plain)
         ),
         _plain,
     )
@@ -300,6 +309,7 @@ def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied 
     flags = _to_change(core, target, request.offset, request.length)
     now = core.clock.now()
     batch = _batch(core, target, token, Copied(Lsn(0), request.length), now)
+    return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
     return core.finish(
         core.data.copy(
             source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags

@@ -55,7 +55,7 @@ def make(core: Core, request: Make, token: Token | None, by: Binding) -> Found |
     after = put_name(core, batch, at, parent, place, inode, kind, name, now)
     reply = Found(core.gate, record.attributes(inode), (name,), after.attributes(at), parent.before)
     core.commit(batch, reply, token)
-    core.changed(at, name, 1)
+    core.changed(at, name, 1, inode, kind)
     return reply
 
 
@@ -156,5 +156,5 @@ def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
     after = put_name(core, batch, at, parent, place, inode, record.kind, name, now)
     reply = Found(core.gate, record.attributes(inode), (name,), after.attributes(at), parent.before)
     core.commit(batch, reply, token)
-    core.changed(at, name, 1)
+    core.changed(at, name, 1, inode, record.kind)
     return reply

@@ -32,6 +32,7 @@ from sofs.volume.api import (
     Access,
     Action,
     Binding,
+    Changed,
     Disposition,
     Open,
     Opened,
@@ -50,6 +51,7 @@ from sofs.volume.make import adding, put_name
 from sofs.volume.removal import may_delete
 from sofs.volume.sharing import check_base, check_streams
 from sofs.volume.streams import find_stream, put_stream, remove_stream
+from sofs.volume.watching import STREAM_ADDED
 
 __all__ = ["open_file"]
 
@@ -58,6 +60,7 @@ _OVERWRITES = frozenset({Disposition.SUPERSEDE, Disposition.OVERWRITE, Dispositi
 _WRITES = int(Access.WRITE_DATA | Access.APPEND_DATA)
 _RIGHTS = int(Access.ALL | Access.SYSTEM_SECURITY)
 _ALL = int(Access.ALL)
+_EMPTIED = int(Changed.ATTRIBUTES | Changed.SIZE | Changed.LAST_WRITE)
 
 
 class _Found(NamedTuple):
@@ -231,7 +234,7 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
     core.writable()
     core.gate = core.keys.commit(batch)
     _share(core, opened, request, False)
-    core.changed(parent, name, 1)
+    core.changed(parent, name, 1, opened.base, kind)
     return _answer(core, opened, request, found, Action.CREATED, maximal, None if request.stream else record)
 
 
@@ -267,6 +270,8 @@ def _open_stream(
     except SofsError:
         _let_go(core, opened)
         raise
+    if core.watching.any:
+        core.watching.stream(opened, opened.stream, STREAM_ADDED)
     return _answer(core, opened, request, found, Action.CREATED, maximal)
 
 
@@ -371,6 +376,6 @@ def _emptied(core: Core, opened: OpenFile, request: Open, found: _Found, maximal
                 remove_stream(core, batch, slot)
     core.put_record(batch, inode, record)
     core.gate = core.keys.commit(batch)
-    core.changed(found.parent, found.name, 3)
+    core.altered(inode, _EMPTIED, opened)
     action = Action.SUPERSEDED if request.disposition == Disposition.SUPERSEDE else Action.OVERWRITTEN
     return _answer(core, opened, request, found, action, maximal)

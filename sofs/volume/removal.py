@@ -58,7 +58,7 @@ def remove(core: Core, request: Remove, token: Token | None, by: Binding) -> Rem
     batch = Batch()
     after = take_away(core, batch, at, parent, slot, record, now)
     reply = core.commit(batch, Removed(core.gate, after.attributes(at), parent.before), token, reserved=True)
-    core.changed(at, slot.name, 2)
+    core.changed(at, slot.name, 2, slot.inode, slot.kind)
     return reply
 
 

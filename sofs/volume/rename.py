@@ -24,7 +24,7 @@ from sofs.locks.sharing import clashes
 from sofs.types import ROOT, Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import READONLY, Access, Binding, Rename, Renamed, ShareMode, Token
+from sofs.volume.api import READONLY, Access, Binding, Changed, Rename, Renamed, ShareMode, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
@@ -34,6 +34,7 @@ from sofs.volume.names import NUMBER_BITS
 from sofs.volume.removal import drop_name, may_delete
 from sofs.volume.sharing import check_remove
 from sofs.volume.streams import rename_stream
+from sofs.volume.watching import ADDED, NEW_NAME, OLD_NAME, REMOVED
 
 __all__ = ["rename"]
 
@@ -217,6 +218,10 @@ def _follow(core: Core, move: _Move, now: Time) -> None:
         if opened.parent == move.at and opened.name == move.source.name:
             opened.parent, opened.name = move.to, move.name
     if move.replaced is not None:
-        core.changed(move.to, move.replaced.name, 2)
-    core.changed(move.at, move.source.name, 4)
-    core.changed(move.to, move.name, 5)
+        core.changed(move.to, move.replaced.name, REMOVED, move.replaced.inode, move.replaced.kind)
+    within = move.at == move.to
+    core.changed(move.at, move.source.name, OLD_NAME if within else REMOVED, inode, kind)
+    core.changed(move.to, move.name, NEW_NAME if within else ADDED, inode, kind)
+    if kind == Kind.FILE:
+        # As NTFS tells it (smbtorture smb2.notify.mask-change).
+        core.altered(inode, Changed.ATTRIBUTES | Changed.CREATION)

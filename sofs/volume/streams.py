@@ -14,6 +14,7 @@ from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import HAS_STREAMS, IS_STREAM, InodeRecord
 from sofs.volume.names import check_stream
+from sofs.volume.watching import STREAM_ADDED, STREAM_REMOVED
 
 __all__ = ["find_stream", "list_streams", "put_stream", "remove_stream", "rename_stream"]
 
@@ -86,6 +87,9 @@ def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, toke
     core.put_record(batch, base, after)
     reply = Renamed(core.gate, after.attributes(base), file.before, after.attributes(base), file.before)
     core.commit(batch, reply, token)
+    if core.watching.any:
+        core.watching.stream(opened, opened.stream, STREAM_REMOVED)
+        core.watching.stream(opened, name, STREAM_ADDED)
     for other in core.by_inode[base]:
         if other.inode == source.inode:
             other.stream = name

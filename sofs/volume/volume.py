@@ -31,6 +31,7 @@ from sofs.volume import (
     removal,
     rename,
     streams,
+    watching,
 )
 from sofs.volume.access import Judge
 from sofs.volume.api import Binding, Read, Reply, Request, SlotToken, Target, Token, Written
@@ -106,7 +107,7 @@ HANDLERS: dict[type[Request], Handler] = {
     api.ListRecords: _not_yet,
     api.ListSlots: _not_yet,
     api.ForgetSession: _not_yet,
-    api.Watch: _not_yet,
+    api.Watch: watching.watch,
     api.MakeSnapshot: _not_yet,
     api.ListSnapshots: _not_yet,
     api.DeleteSnapshot: _not_yet,
@@ -174,6 +175,7 @@ class LocalVolume:
         judge = Judge(identities or UnixIdentities())
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
         self.core.orphaned = self._wake
+        self.core.watching.volume, self.core.watching.when = id, store.log.when
         self.reaper = Reaper(self.core, store.log.serving)
         self._running: dict[bytes, asyncio.Future[Any]] = {}
         self._work = asyncio.Event()
