@@ -408,8 +408,8 @@ class Core:
         reply.gate = done.lsn
         return reply
 
-    def changed(self, parent: Inode, name: bytes, action: int) -> None:
-        """Tells those who watch that a directory's entry changed."""
+    def changed(self, parent: Inode, name: bytes, action: int, inode: Inode, kind: int) -> None:
+        """Tells those who watch that a directory's entry, which stands or stood for `inode`, was added (1), removed (2) or renamed (4, 5)."""
         for listener in self.listeners:
             listener(parent, name, action)
         if self.watching.any:

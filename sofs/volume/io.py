@@ -294,13 +294,10 @@ def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply
     flags = _to_change(core, target, request.offset, request.length, ranges=False)
     now = core.clock.now()
     batch = _batch(core, target, token, Reply(Lsn(0)), now)
-    return core.finish(
-        core.data.clone(
-            source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
-    return core.finish(_noticed(core, target, done), _plain)
-        ),
-        _plain,
+    done = core.data.clone(
+        source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
     )
+    return core.finish(_noticed(core, target, done), _plain)
 
 
 def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied | Awaitable[Copied]:
@@ -309,13 +306,10 @@ def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied 
     flags = _to_change(core, target, request.offset, request.length)
     now = core.clock.now()
     batch = _batch(core, target, token, Copied(Lsn(0), request.length), now)
-    return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
-    return core.finish(
-        core.data.copy(
-            source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
-        ),
-        lambda done: Copied(done.lsn, done.length),
+    done = core.data.copy(
+        source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
     )
+    return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
 
 
 def get_space(core: Core, request: GetSpace, token: Token | None, by: Binding) -> SpaceReply:

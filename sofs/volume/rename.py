@@ -217,6 +217,7 @@ def _follow(core: Core, move: _Move, now: Time) -> None:
     for opened in users:
         if opened.parent == move.at and opened.name == move.source.name:
             opened.parent, opened.name = move.to, move.name
+    inode, kind = move.source.inode, move.source.kind
     if move.replaced is not None:
         core.changed(move.to, move.replaced.name, REMOVED, move.replaced.inode, move.replaced.kind)
     within = move.at == move.to
