@@ -101,9 +101,10 @@ class View:
 class Place:
     """A file handle as one user's calls see it: the file, and the rules of its export."""
 
-    __slots__ = ("_make", "caller", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
+    __slots__ = ("_make", "_view", "caller", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
 
     def __init__(self, view: View, inode: Inode, generation: int) -> None:
+        self._view = view
         self._make = view.make
         self.share = view.share
         self.volume = view.volume
@@ -117,6 +118,15 @@ class Place:
     def handle(self, of: Attributes) -> bytes:
         """The handle of another file of the same export."""
         return self._make(of.inode, of.generation)
+
+    def sibling(self, of: Attributes) -> "Place":
+        """Another file of the same export, for the same user."""
+        return Place(self._view, of.inode, of.generation)
+
+    @property
+    def own_handle(self) -> bytes:
+        """This file's handle. The generation must be known: that of a place found by its handle, or of a `sibling`."""
+        return self._make(self.inode, self.generation)
 
     @property
     def is_root(self) -> bool:

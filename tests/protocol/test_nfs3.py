@@ -627,6 +627,35 @@ def test_forged_foreign_and_stale_handles_are_refused(tmp_path: Path) -> None:
     served(tmp_path, scenario)
 
 
+def test_dot_dot_does_not_lead_out_of_an_export_from_what_was_moved_out_of_it(tmp_path: Path) -> None:
+    async def whole() -> None:
+        async with nfs_on(tmp_path / "volume") as server, await RpcClient.connect(server.port) as client:
+            top = await client.mount("/data")
+            part = await make_directory(client, top, "part")
+            inode = server.gateway._handles.read(part).inode
+            server.shares.replace([*server.shares.all(), Share("part", 2, VOLUME, inode, nfs=OPEN)])
+            inside = await client.mount("/part")
+            moved = await make_directory(client, inside, "moved", 0o777)
+            deep = await make_directory(client, moved, "deep", 0o777)
+            elsewhere = await make_directory(client, top, "elsewhere", 0o777)
+            assert (await lookup(client, deep, "..")).value.object == moved
+            assert (await lookup(client, moved, "..")).value.object == inside
+            names = DirectoryName(part, b"moved"), DirectoryName(elsewhere, b"moved")
+            assert (await client.nfs("RENAME", m.RenameArgs(*names))).status == 0
+            assert (await lookup(client, moved, "..")).status == Status.STALE
+            assert (await lookup(client, deep, "..")).status == Status.STALE
+
+    asyncio.run(whole())
+
+
+def test_dot_dot_of_a_file_is_refused(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
+        file = await create(client, root, "f")
+        assert (await lookup(client, file, "..")).status == Status.NOTDIR
+
+    served(tmp_path, scenario)
+
+
 def test_one_call_does_not_reach_over_two_exports(tmp_path: Path) -> None:
     shares = [Share("one", 1, VOLUME, nfs=OPEN), Share("two", 2, VOLUME, nfs=OPEN)]
 

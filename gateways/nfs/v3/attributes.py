@@ -4,6 +4,7 @@ import struct
 
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import Place
+from gateways.nfs.rights import ALL_RIGHTS, WRITING, granted
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.layout import NO_WCC
 from gateways.nfs.v3.messages import (
@@ -16,9 +17,8 @@ from gateways.nfs.v3.messages import (
     SetAttributesArgs,
     SetTime,
 )
-from sofs.types import Kind, Time, from_unix_ns
+from sofs.types import Time, from_unix_ns
 from sofs.volume.api import (
-    Access,
     Changes,
     CheckAccess,
     Flush,
@@ -89,41 +89,15 @@ def _time(moment: Moment) -> Time:
     return from_unix_ns(moment.seconds * 1_000_000_000 + moment.nanoseconds)
 
 
-# ACCESS3 bits, 3.3.4
-READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE = 1, 2, 4, 8, 16, 32
-_WRITING = MODIFY | EXTEND | DELETE
-_FILE_RIGHTS = (
-    (READ, Access.READ_DATA),
-    (MODIFY, Access.WRITE_DATA),
-    (EXTEND, Access.APPEND_DATA),
-    (EXECUTE, Access.EXECUTE),
-)
-_DIRECTORY_RIGHTS = (
-    (READ, Access.READ_DATA),
-    (LOOKUP, Access.EXECUTE),
-    (MODIFY, Access.WRITE_DATA),
-    (EXTEND, Access.APPEND_DATA),
-    (DELETE, Access.DELETE_CHILD),
-)
-_ALL_RIGHTS = int(
-    Access.READ_DATA | Access.WRITE_DATA | Access.APPEND_DATA | Access.EXECUTE | Access.DELETE_CHILD
-)
-
-
 def access(place: Place, args: AccessArgs) -> Outcome:
-    """What the bits mean depends on the object's kind, which the answer tells: so all rights are asked for."""
-    wanted = args.access & ~_WRITING if place.read_only else args.access
+    """ACCESS, 3.3.4."""
+    wanted = args.access & ~WRITING if place.read_only else args.access
     fsid = place.fsid
 
     def answer(rights: Rights) -> bytes:
-        directory = rights.attributes.kind is Kind.DIRECTORY
-        granted = 0
-        for bit, right in _DIRECTORY_RIGHTS if directory else _FILE_RIGHTS:
-            if rights.granted & right:
-                granted |= bit
-        return OK + layout.post_op(rights.attributes, fsid) + _U32.pack(granted & wanted)
+        return OK + layout.post_op(rights.attributes, fsid) + _U32.pack(granted(rights) & wanted)
 
-    return Ask(place.volume, CheckAccess(place.caller, place.inode, _ALL_RIGHTS), answer)
+    return Ask(place.volume, CheckAccess(place.caller, place.inode, ALL_RIGHTS), answer)
 
 
 def fsstat(place: Place, args: FileSystemArgs) -> Outcome:

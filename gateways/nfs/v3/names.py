@@ -1,5 +1,6 @@
 """LOOKUP, READLINK, CREATE, MKDIR, SYMLINK, MKNOD, REMOVE, RMDIR, RENAME and LINK: names in directories (RFC 1813 3.3.3, 3.3.5, 3.3.8 to 3.3.15)."""
 
+from gateways.nfs import climbing
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import Place
 from gateways.nfs.status import Status
@@ -61,11 +62,7 @@ def lookup(place: Place, args: LookupArgs) -> Outcome:
     if name == b"." or (name == b".." and place.is_root):
         return Ask(place.volume, GetAttributes(place.target), answer)
     if name == b"..":
-
-        def above(found: Found) -> Ask:
-            return Ask(place.volume, Lookup(place.caller, found.attributes.parent, ()), answer)
-
-        return Ask(place.volume, GetAttributes(place.target), above)
+        return climbing.parent(place, Ask, lambda above: Ask(place.volume, Lookup(place.caller, above, ()), answer))
     return Ask(place.volume, Lookup(place.caller, place.inode, (_checked(name),)), answer)
 
 

@@ -1,32 +1,26 @@
-"""The directory above all exports, which a client gets by mounting `/`.
-
-It is read-only and holds one directory per export that the client may mount. Looking one up gives that export's own handle,
-of another file system; so clients cross over as they would at any mount point.
-"""
+"""The directory above all exports (`gateways.nfs.above`), which a client gets by mounting `/`."""
 
 import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 from gateways.exports import Share
+from gateways.nfs import above
+from gateways.nfs.above import FSID, SELF
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.auth import Credential
 from gateways.nfs.handles import Places
+from gateways.nfs.rights import EXECUTE, LOOKUP, READ
 from gateways.nfs.v3 import layout
-from gateways.nfs.v3.attributes import EXECUTE, INFO, LOOKUP, OK, PATHS, READ
+from gateways.nfs.v3.attributes import INFO, OK, PATHS
 from gateways.nfs.v3.directories import ANSWER_LIMIT, FIXED, Pieces, dots, listing, plain_piece
 from gateways.nfs.v3.messages import AccessArgs, LookupArgs, ReadDirectoryArgs, ReadDirectoryPlusArgs
 from gateways.nfs.v3.names import opaque
-from sofs.errors import NotFound, ReadOnly
-from sofs.types import UNIX_EPOCH, Inode, Kind, Time
+from sofs.errors import ReadOnly
 from sofs.volume.api import Attributes, Found, GetAttributes, Stateless
 
 __all__ = ["PSEUDO", "Pseudo"]
 
-FSID = 0x736F_6673
-"""No volume's."""
-SELF = Inode(1)
 _SPACE = struct.Struct(">6QI")
 
 
@@ -39,13 +33,7 @@ class Pseudo:
         self.shares = places.visible()
 
     def attributes(self) -> Attributes:
-        """Its times say nothing but whether the list of exports has changed, which is what clients compare."""
-        names = "/".join(share.name for share in self.shares)
-        time = Time(UNIX_EPOCH + zlib.crc32(names.encode()) % 10_000_000)
-        links = 2 + len(self.shares)
-        return Attributes(
-            SELF, 0, Kind.DIRECTORY, 0o555, links, 0, 0, len(self.shares), 0, time, time, time, time, 0, 0, (0, 0), SELF
-        )
+        return above.attributes(self.shares)
 
     def getattr(self, args: Any) -> Outcome:
         return OK + layout.attributes(self.attributes(), FSID)
@@ -57,10 +45,7 @@ class Pseudo:
         name = args.what.name
         if name in (b".", b".."):
             return OK + opaque(self._places.root_handle) + self._post_op() * 2
-        share = next((share for share in self.shares if share.name.encode() == name), None)
-        if share is None:
-            raise NotFound(repr(name))
-        return self._enter(share)
+        return self._enter(above.named(self.shares, name))
 
     def _enter(self, share: Share) -> Ask:
         place = self._places.place(share, self._who, share.root)
@@ -80,13 +65,12 @@ class Pseudo:
         return self._list(args.cookie, args.limit, layout.NO_WCC)
 
     def _list(self, cookie: int, limit: int, rest: bytes) -> bytes:
-        """An export's cookie and file id follow from its number, so they never change."""
         pieces = Pieces(min(limit, ANSWER_LIMIT) - FIXED)
         items = dots(cookie, SELF, SELF)
         items += [
-            (share.number + 1, share.name.encode(), share.number + 2)
+            (above.file_id(share), share.name.encode(), above.cookie(share))
             for share in self.shares
-            if share.number + 2 > cookie
+            if above.cookie(share) > cookie
         ]
         complete = all(pieces.add(plain_piece(*item) + rest) for item in items)
         return listing(self.attributes(), FSID, pieces, complete)
