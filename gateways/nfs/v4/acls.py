@@ -24,7 +24,7 @@ from sofs.volume.security import (
     encode,
 )
 
-__all__ = ["ACL_SUPPORT", "dacl_of", "acl_of", "read_acl", "read_dacl"]
+__all__ = ["ACL_SUPPORT", "acl_of", "bound", "dacl_of", "read_acl", "read_dacl"]
 
 ACL_SUPPORT = 0x3
 """ACL4_SUPPORT_ALLOW_ACL and ACL4_SUPPORT_DENY_ACL."""
@@ -74,15 +74,12 @@ def _shown(ace: Ace, of: Descriptor, owners: Owners) -> bytes:
     return _ACE.pack(ace.type, flags, ace.mask & int(Access.ALL), len(who)) + who + pad(len(who))
 
 
-def read_acl(data: memoryview, at: int, owners: Owners, group: bytes | None = None) -> tuple[bytes, int]:
-    """Attribute `acl` at `at` as a descriptor that has a DACL alone, and the offset behind it. Raises `XdrError`, `Failure`.
-
-    `group` is the SID of the file's group; without it `GROUP@` is CREATOR GROUP everywhere.
-    """
-    return _read(data, at, owners, group, DACL_PRESENT)
+def read_acl(data: memoryview, at: int, owners: Owners) -> tuple[Descriptor, int]:
+    """Attribute `acl` at `at` as a descriptor that has a DACL alone, for `bound`; and the offset behind it. Raises `XdrError`, `Failure`."""
+    return _read(data, at, owners, DACL_PRESENT)
 
 
-def read_dacl(data: memoryview, at: int, owners: Owners, group: bytes | None = None) -> tuple[bytes, int]:
+def read_dacl(data: memoryview, at: int, owners: Owners) -> tuple[Descriptor, int]:
     """Attribute `dacl`, likewise."""
     try:
         (flags,) = _U32.unpack_from(data, at)
@@ -93,10 +90,21 @@ def read_dacl(data: memoryview, at: int, owners: Owners, group: bytes | None = N
         control |= _DACL_AUTO_INHERIT_REQ | _DACL_AUTO_INHERITED
     if flags & PROTECTED:
         control |= _DACL_PROTECTED
-    return _read(data, at + 4, owners, group, control)
+    return _read(data, at + 4, owners, control)
 
 
-def _read(data: memoryview, at: int, owners: Owners, group: bytes | None, control: int) -> tuple[bytes, int]:
+def bound(read: Descriptor, group: bytes) -> bytes:
+    """The self-relative descriptor for a file of this group: NT has no word for "whatever group the file belongs to"."""
+    return encode(
+        read._replace(
+            dacl=tuple(
+                ace._replace(sid=group) if ace.sid == CREATOR_GROUP and not ace.flags & INHERIT_ONLY else ace for ace in read.dacl or ()
+            )
+        )
+    )
+
+
+def _read(data: memoryview, at: int, owners: Owners, control: int) -> tuple[Descriptor, int]:
     try:
         (count,) = _U32.unpack_from(data, at)
         at += 4
@@ -109,17 +117,17 @@ def _read(data: memoryview, at: int, owners: Owners, group: bytes | None, contro
             end = at + (length + 3 & ~3)
             if end > len(data):
                 raise XdrError("an ACL is cut short")
-            aces += _kept(kind, flags, mask, bytes(data[at : at + length]), owners, group)
+            aces += _kept(kind, flags, mask, bytes(data[at : at + length]), owners)
             at = end
     except struct.error:
         raise XdrError("an ACL is cut short") from None
-    return encode(Descriptor(control, None, None, tuple(aces), None)), at
+    return Descriptor(control, None, None, tuple(aces), None), at
 
 
-def _kept(kind: int, flags: int, mask: int, who: bytes, owners: Owners, group: bytes | None) -> list[Ace]:
+def _kept(kind: int, flags: int, mask: int, who: bytes, owners: Owners) -> list[Ace]:
     """The NT entries that say what one of NFSv4 says: two, where a file's own owner is meant both here and in what inherits from here."""
     if kind not in (ALLOW, DENY):
-        raise Failure(Status.ATTRNOTSUPP)
+        raise Failure(Status.ATTRNOTSUPP if kind in (2, 3) else Status.INVAL)  # audit and alarm, 6.2.1.1
     if mask & ~_KNOWN or flags & ~0xFF or not who:
         raise Failure(Status.INVAL)
     mask &= int(Access.ALL)
@@ -130,7 +138,7 @@ def _kept(kind: int, flags: int, mask: int, who: bytes, owners: Owners, group: b
         here, inherited = OWNER_RIGHTS, CREATOR_OWNER
         own = mask | _OWNERS_OWN if kind == ALLOW else mask & ~_OWNERS_OWN
     else:
-        here, inherited, own = group or CREATOR_GROUP, CREATOR_GROUP, mask
+        here, inherited, own = CREATOR_GROUP, CREATOR_GROUP, mask
     aces = []
     if not kept & INHERIT_ONLY:
         aces.append(Ace(kind, kept & _NT_INHERITED, own, here))

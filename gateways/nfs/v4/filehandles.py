@@ -1,0 +1,126 @@
+"""PUTROOTFH, PUTPUBFH, PUTFH, GETFH, SAVEFH, RESTOREFH, LOOKUP, LOOKUPP: what the current and the saved filehandle are
+(RFC 8881 18.8, 18.13, 18.14, 18.19 to 18.21, 18.27, 18.29).
+
+The directory above all exports is every client's root; below it each export is a file system of its own.
+"""
+
+import struct
+from typing import NamedTuple
+
+from gateways.nfs import above, climbing
+from gateways.nfs.handles import HANDLE_SIZE, Place
+from gateways.nfs.v4.compound import ABOVE, Ask, Compound, Outcome
+from gateways.nfs.v4.status import Failure, Status
+from gateways.nfs.v4.types import HANDLE_SIZE as HANDLE_LIMIT
+from gateways.nfs.v4.types import Name, NoArguments
+from gateways.nfs.xdr import XdrError
+from sofs.types import Inode
+from sofs.volume.api import Found, GetAttributes, Lookup, Stateless
+
+__all__ = [
+    "LookupArgs", "checked", "getfh", "lookup", "lookup_above", "lookupp", "lookupp_above", "putfh", "putfh_arguments", "putrootfh",
+    "restorefh", "savefh",
+]  # fmt: skip
+
+_U32 = struct.Struct(">I")
+_LENGTH = HANDLE_SIZE.to_bytes(4)
+MAX_NAME = 765
+"""Bytes of the longest name: 255 UTF-16 units in UTF-8."""
+
+
+class LookupArgs(NamedTuple):
+    name: Name
+
+
+def putrootfh(c: Compound, args: NoArguments) -> Outcome:
+    c.go(ABOVE)
+    return b""
+
+
+def putfh_arguments(data: memoryview, at: int) -> tuple[bytes, int]:
+    """PUTFH4args: the handle."""
+    (length,) = _U32.unpack_from(data, at)
+    end = at + 4 + (length + 3 & ~3)
+    if length > HANDLE_LIMIT or end > len(data):
+        raise XdrError("a file handle cut short or too long")
+    return bytes(data[at + 4 : at + 4 + length]), end
+
+
+def putfh(c: Compound, handle: bytes) -> Outcome:
+    """Whether the file is still there shows with the next operation, which has to look anyway."""
+    c.go(c.places.at(handle, c.credential) or ABOVE)
+    return b""
+
+
+def getfh(c: Compound, args: NoArguments) -> Outcome:
+    here = c.here
+    return _LENGTH + (here.own_handle if isinstance(here, Place) else c.places.root_handle)
+
+
+def savefh(c: Compound, args: NoArguments) -> Outcome:
+    c.saved, c.saved_stateid = c.here, c.stateid
+    return b""
+
+
+def restorefh(c: Compound, args: NoArguments) -> Outcome:
+    if c.saved is None:
+        raise Failure(Status.NOFILEHANDLE)
+    c.go(c.saved)
+    c.stateid = c.saved_stateid
+    return b""
+
+
+def lookup(c: Compound, args: LookupArgs) -> Outcome:
+    place = c.place
+
+    def answer(found: Found) -> bytes:
+        c.go(place.sibling(found.attributes))
+        return b""
+
+    return Ask(place.volume, Lookup(place.caller, place.inode, (checked(args.name),)), answer)
+
+
+def lookup_above(c: Compound, args: LookupArgs) -> Outcome:
+    name = checked(args.name)
+    if len(name) > MAX_NAME:
+        raise Failure(Status.NAMETOOLONG)
+    share = above.named(c.places.visible(), name)
+    place = c.places.place(share, c.credential, share.root)
+
+    def answer(found: Found) -> bytes:
+        c.go(place.sibling(found.attributes))
+        return b""
+
+    return Ask(place.volume, GetAttributes(Stateless(share.root, place.caller)), answer)
+
+
+def lookupp(c: Compound, args: NoArguments) -> Outcome:
+    """Above an export's directory lies the one above all exports; nothing leads to where the export lies in its volume."""
+    place = c.place
+
+    def enter(inode: Inode) -> Outcome:
+        return Ask(place.volume, Lookup(place.caller, inode, ()), answer)
+
+    def answer(found: Found) -> Outcome:
+        c.go(place.sibling(found.attributes))
+        return b""
+
+    if place.is_root:
+        c.go(ABOVE)
+        return b""
+    return climbing.parent(place, Ask, enter)
+
+
+def lookupp_above(c: Compound, args: NoArguments) -> Outcome:
+    raise Failure(Status.NOENT)
+
+
+def checked(name: bytes) -> bytes:
+    """The name of an entry. Raises `Failure` for what can be none (14.5, 15.1.7)."""
+    if not name:
+        raise Failure(Status.INVAL)
+    if name in (b".", b"..") or b"/" in name:
+        raise Failure(Status.BADNAME)
+    if b"\0" in name:
+        raise Failure(Status.BADCHAR)
+    return name
