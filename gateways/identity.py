@@ -106,7 +106,7 @@ class Identities:
             sids.append(ADMINISTRATORS)
         return Caller(user.uid, user.gid, user.groups, tuple(sids), privileged=user.uid == 0)
 
-    # The mapping, as a volume asks for it (sofs.volume.security.Identities)
+    # The mapping, as a volume asks for it (sofs.volume.security.Identities), and NFSv4 (gateways.nfs.v4.owners.Mapping)
 
     def sid_of_uid(self, uid: int) -> str:
         user = self._by_uid.get(uid)
@@ -116,6 +116,10 @@ class Identities:
 
     def sid_of_gid(self, gid: int) -> str:
         return f"{self.domain}-{2 * gid + 1001}" if gid in self._gids else f"S-1-22-2-{gid}"
+
+    def uid_of_name(self, name: str) -> int | None:
+        user = self.named(name)
+        return None if user is None else user.uid
 
     def uid_of_sid(self, sid: str) -> int | None:
         user = self._by_sid.get(sid)
