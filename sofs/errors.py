@@ -111,6 +111,22 @@ class Closed(SofsError):
     """There is no such open any more."""
 
 
+class NotRecalled(SofsError):
+    """An answer to a recall that was never made, or is over."""
+
+
+class LocksHeld(SofsError):
+    """The state still stands for an open or for locks."""
+
+
+class Grace(SofsError):
+    """Records of opens and locks may have been lost: only those who had them before may have them now."""
+
+
+class NoGrace(SofsError):
+    """Nothing was lost, or the time to reclaim it is over."""
+
+
 # Rights
 
 class AccessDenied(SofsError):

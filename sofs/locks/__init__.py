@@ -7,7 +7,8 @@ nothing. `LockManager` owns the states of a volume's files, queues what must wai
 revokes those that are not given back in time.
 
 In reading order: `sharing` (opens and share modes), `ranges` (byte ranges), `grants` (the life of a grant), `state` (all
-of them together: the rules between two protocols), `manager`.
+of them together), `recalls` (what others must give up: the rules between two protocols), `transitions` (opens, data, ranges), `holding` (grants),
+`manager`.
 
 The engine knows no protocol messages, sessions or names. Owners are opaque: the id of an open, the key of a grant, the bytes
 by which a protocol names a lock owner.

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
 from sofs.errors import Closed, Delayed, LockConflict, SofsError
-from sofs.locks import ranges
-from sofs.locks import state as transitions
-from sofs.locks.grants import GrantKind
+from sofs.locks import holding, ranges, transitions
+from sofs.locks.grants import READ, Grant, GrantKind
 from sofs.locks.ranges import ByteLock
 from sofs.locks.sharing import Opening
 from sofs.locks.state import FREE, STATELESS, FileState, Step, Upcall
@@ -40,11 +39,18 @@ class LockManager:
     `Delayed` after the recalls have been sent.
     """
 
-    def __init__(self, clock: Clock, upcall: Callable[[Inode, Upcall], None], recall_timeout: float = 35.0) -> None:
-        """`upcall` is told what to send to clients. It must not call back into this object before the call it happens in has returned."""
+    def __init__(
+        self, clock: Clock, upcall: Callable[[Inode, Upcall], None], recall_timeout: float = 35.0, delegation_timeout: float = 90.0
+    ) -> None:
+        """`upcall` is told what to send to clients, when the state has changed already. It must not call back into this object about the same file
+        before the call it happens in has returned. SMB's holders have the first time-out to answer (MS-SMB2 3.3.2.1), NFS's the second: a lease period."""
         self._clock = clock
         self._upcall = upcall
         self._recall_timeout = recall_timeout
+        self._delegation_timeout = delegation_timeout
+        self.changed: Callable[[Inode], None] = lambda inode: None
+        """Called when the state of a file in `followed` has changed."""
+        self.followed: set[Inode] = set()
         self._files: dict[Inode, FileState] = {}
         self._contended: set[Inode] = set()  # where an open's own reads and writes can run into anything at all
         self._queues: dict[Inode, deque[_Waiter]] = {}
@@ -56,14 +62,16 @@ class LockManager:
         """Adds an open. Raises `DeletePending`, `SharingViolation`, `Delayed`."""
         return self._attempt(inode, lambda state: transitions.open_file(state, opening, overwrite), wait)
 
-    def change_open(self, inode: Inode, id: OpenId, access: int, share: int, *, wait: bool = False) -> Awaitable[None] | None:
+    def change_open(
+        self, inode: Inode, id: OpenId, access: int, share: int, *, overwrite: bool = False, wait: bool = False
+    ) -> Awaitable[None] | None:
         """Gives an open other rights and another share mode. Raises as `open` does, and `Closed`."""
-        return self._attempt(inode, lambda state: transitions.change_open(state, id, access, share), wait)
+        return self._attempt(inode, lambda state: transitions.change_open(state, id, access, share, overwrite), wait)
 
     def close(self, inode: Inode, id: OpenId) -> bool:
         """Ends an open with its ranges; says whether the file is to be deleted now. Raises `Closed`."""
-        state, delete = transitions.close_file(self.state(inode), id)
-        self._become(inode, Step(state))
+        step, delete = transitions.close_file(self.state(inode), id)
+        self._become(inode, step)
         return delete
 
     def abandon(self, inode: Inode, id: OpenId) -> None:
@@ -74,11 +82,17 @@ class LockManager:
         """Marks the file for deletion at its last close, or takes the mark away. Raises `Closed`, `Delayed`."""
         return self._attempt(inode, lambda state: transitions.mark_delete(state, id, pending), wait)
 
-    def check_remove(self, inode: Inode, by: OpenId = STATELESS, *, wait: bool = False) -> Awaitable[None] | None:
-        """Passes when a name of the file may be removed, renamed or replaced. Raises `SharingViolation`, `Delayed`."""
+    def check_remove(self, inode: Inode, by: OpenId = STATELESS, *, key: bytes = b"", wait: bool = False) -> Awaitable[None] | None:
+        """Passes when a name of the file may be removed, renamed or replaced, through the open `by` or by the holder of `key`. Raises `SharingViolation`,
+        `Delayed`."""
         if inode not in self._files:
             return None
-        return self._attempt(inode, lambda state: transitions.check_remove(state, by), wait)
+        return self._attempt(inode, lambda state: transitions.check_remove(state, by, key), wait)
+
+    def change_entries(self, inode: Inode, key: bytes) -> None:
+        """The entries of a directory change, by the holder of the directory grant `key` or, if that is empty, by somebody without one."""
+        if self.state(inode).grants:
+            self._become(inode, transitions.change_entries(self.state(inode), key))
 
     def disconnect(self, inode: Inode, id: OpenId) -> None:
         """The open's connection is gone and its owner may come back. Raises `Closed`."""
@@ -143,19 +157,19 @@ class LockManager:
 
     # Grants
 
-    def request(self, inode: Inode, key: bytes, kind: GrantKind, wanted: int) -> int:
-        """Asks for rights to cache; gives those held now, possibly none. The holder's open comes first."""
-        state, rights = transitions.request(self.state(inode), key, kind, wanted)
+    def request(
+        self, inode: Inode, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = OpenId(0)
+    ) -> Grant | None:
+        """Asks for rights to cache; gives the grant held now, if there is one. The holder's open comes first."""
+        state = holding.request(self.state(inode), key, kind, wanted, epoch=epoch, version=version, delegation=delegation)
         self._become(inode, Step(state))
-        return rights
+        return state.grant(key)
 
-    def acknowledge(self, inode: Inode, key: bytes, kept: int) -> None:
-        """The holder's answer to a recall. Raises `InvalidArgument`."""
-        self._become(inode, transitions.acknowledge(self.state(inode), key, kept))
-
-    def give_back(self, inode: Inode, key: bytes) -> None:
-        """The holder gives its grant up. Raises `InvalidArgument` if it has none."""
-        self._become(inode, Step(transitions.give_back(self.state(inode), key)))
+    def acknowledge(self, inode: Inode, key: bytes, kept: int) -> Grant | None:
+        """The holder's answer to a recall; gives what is left. Raises `NotFound`, `NotRecalled`, `InvalidArgument`."""
+        step = holding.acknowledge(self.state(inode), key, kept)
+        self._become(inode, step)
+        return step.state.grant(key)
 
     # States
 
@@ -167,7 +181,7 @@ class LockManager:
         return iter(list(self._files.items()))
 
     def restore(self, inode: Inode, state: FileState) -> None:
-        """Puts a file's recorded state in place, after a restart or takeover; recalls start over."""
+        """Puts a file's recorded state in place, after a restart or takeover; recalls start over when somebody is in their way again."""
         assert inode not in self._files
         self._become(inode, Step(state))
 
@@ -241,10 +255,12 @@ class LockManager:
                 self._files.pop(inode, None)
             else:
                 self._files[inode] = state
-            if state.ranges or any(held.key != opening.key for held in state.grants for opening in state.opens):
+            if state.ranges or (state.grants and _contended(state)):
                 self._contended.add(inode)
             else:
                 self._contended.discard(inode)
+            if inode in self.followed:
+                self.changed(inode)
             if state.grants or old.grants:
                 self._watch(inode, state)
             if inode in self._queues:
@@ -257,12 +273,21 @@ class LockManager:
         recalling = {held.key for held in state.grants if held.recalling}
         for key in recalling:
             if (inode, key) not in self._timers:
-                self._timers[inode, key] = self._clock.call_later(
-                    self._recall_timeout, lambda key=key: self._expire(inode, key)  # type: ignore[misc]
-                )
+                held = state.grant(key)
+                asked = self._delegation_timeout if held is not None and held.delegation else self._recall_timeout
+                self._timers[inode, key] = self._clock.call_later(asked, lambda key=key: self._expire(inode, key))  # type: ignore[misc]
         for place in [place for place in self._timers if place[0] == inode and place[1] not in recalling]:
             self._timers.pop(place).cancel()
 
     def _expire(self, inode: Inode, key: bytes) -> None:
         del self._timers[inode, key]
-        self._become(inode, transitions.expire(self.state(inode), key))
+        self._become(inode, holding.expire(self.state(inode), key))
+
+
+def _contended(state: FileState) -> bool:
+    """Whether an open's reads or writes may have to recall something: another's grant, or its own level II oplock."""
+    return any(
+        held.rights and (held.key != opening.key or (held.kind is GrantKind.OPLOCK and held.rights == READ))
+        for held in state.grants
+        for opening in state.opens
+    )

@@ -15,7 +15,7 @@ from sofs.errors import ConfigError, DiskFailed, Exists, NotFound, NotSupported,
 from sofs.locks import LockManager
 from sofs.locks.state import Recall, Upcall
 from sofs.runtime.ports import Clock, Random
-from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, Time, VolumeId
+from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
 from sofs.volume import (
     api,
     attributes,
@@ -288,11 +288,7 @@ class LocalVolume:
     def _tell(self, inode: Inode, upcall: Upcall) -> None:
         """The lock engine's upcalls: recalls go to the gateways. Handles that outlive their connection, which others could drop, come with leases."""
         if isinstance(upcall, Recall):
-            held = self.core.locks.state(inode).grant(upcall.key)
-            rights = held.rights if held is not None else upcall.keep
-            told = api.Recall(
-                inode, upcall.key, upcall.kind, upcall.opens, rights, upcall.keep, upcall.acknowledge, upcall.epoch, 2, OpenId(0)
-            )
+            told = api.Recall(inode, *upcall)
             for gateway in self.core.upcalls:
                 gateway.recall(self.id, told)
         else:

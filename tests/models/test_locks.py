@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sofs.errors import DeletePending, LockConflict, LockNotHeld, SharingViolation
-from sofs.locks import ranges, sharing, state
+from sofs.locks import ranges, sharing, transitions
 from sofs.locks.ranges import ByteLock
 from sofs.locks.sharing import Opening
 from sofs.locks.state import FREE, FileState
@@ -78,7 +78,7 @@ steps = st.lists(
 def everybody() -> FileState:
     held = FREE
     for id in (*SMB, *NFS):
-        held = state.open_file(held, Opening(id, ALL, sharing.SHARE_ALL, id in SMB)).state
+        held = transitions.open_file(held, Opening(id, ALL, sharing.SHARE_ALL, id in SMB)).state
     return held
 
 
@@ -93,7 +93,7 @@ def test_byte_ranges_agree_with_a_model_that_knows_every_byte(given_steps: list[
         end = start + length
         if operation == "lock":
             try:
-                held = state.lock(held, ByteLock(start, end, flag, open, owner)).state
+                held = transitions.lock(held, ByteLock(start, end, flag, open, owner)).state
             except LockConflict:
                 assert model.in_way(open, start, end, flag)
                 continue
@@ -104,7 +104,7 @@ def test_byte_ranges_agree_with_a_model_that_knows_every_byte(given_steps: list[
                 model.smb[open, start, end, flag] += 1
         elif operation == "unlock":
             try:
-                held = state.unlock(held, start, end, open, owner)
+                held = transitions.unlock(held, start, end, open, owner)
             except LockNotHeld:
                 assert not owner and not any(model.smb[open, start, end, mode] for mode in (True, False))
                 continue
@@ -116,14 +116,14 @@ def test_byte_ranges_agree_with_a_model_that_knows_every_byte(given_steps: list[
                 model.smb += Counter()  # drops zeros
         elif operation == "io":
             try:
-                state.check_io(held, open, start, end, flag)
+                transitions.check_io(held, open, start, end, flag)
             except LockConflict:
                 assert model.io_in_way(open, start, end, flag)
             else:
                 assert not model.io_in_way(open, start, end, flag)
         elif open in SMB:
-            held, _ = state.close_file(held, open)
-            held = state.open_file(held, Opening(open, ALL, sharing.SHARE_ALL, True)).state
+            held = transitions.close_file(held, open)[0].state
+            held = transitions.open_file(held, Opening(open, ALL, sharing.SHARE_ALL, True)).state
             model.smb = Counter({lock: n for lock, n in model.smb.items() if lock[0] != open})
         agree(held, model)
 
@@ -185,7 +185,7 @@ def test_opens_agree_with_a_model_that_compares_every_two(given_steps: list[Any]
             id = OpenId(number)
             fits = all(compatible(access, share, other[0], other[1]) for other in model.values())
             try:
-                held = state.open_file(held, Opening(id, access, share, True, delete_on_close=flag)).state
+                held = transitions.open_file(held, Opening(id, access, share, True, delete_on_close=flag)).state
             except DeletePending:
                 assert pending
             except SharingViolation:
@@ -194,7 +194,8 @@ def test_opens_agree_with_a_model_that_compares_every_two(given_steps: list[Any]
                 assert fits and not pending
                 model[id] = (access, share, flag)
         elif operation == "close":
-            held, delete = state.close_file(held, chosen)
+            step, delete = transitions.close_file(held, chosen)
+            held = step.state
             closing = model.pop(chosen)
             pending = pending or closing[2]
             assert delete == (pending and not model)
@@ -203,7 +204,7 @@ def test_opens_agree_with_a_model_that_compares_every_two(given_steps: list[Any]
             others = [other for id, other in model.items() if id != chosen]
             fits = all(compatible(access, share, other[0], other[1]) for other in others)
             try:
-                held = state.change_open(held, chosen, access, share).state
+                held = transitions.change_open(held, chosen, access, share).state
             except DeletePending:
                 assert pending and (access & ~model[chosen][0] or model[chosen][1] & ~share)
             except SharingViolation:
@@ -212,7 +213,7 @@ def test_opens_agree_with_a_model_that_compares_every_two(given_steps: list[Any]
                 assert fits
                 model[chosen] = (access, share, model[chosen][2])
         else:
-            held = state.mark_delete(held, chosen, flag).state
+            held = transitions.mark_delete(held, chosen, flag).state
             pending = flag
         assert held.delete_pending == pending
         assert {open.id: (open.access, open.share, open.delete_on_close) for open in held.opens} == model

@@ -260,7 +260,8 @@ def test_an_smb_open_waits_for_a_grant_and_an_nfs_one_is_delayed() -> None:
 
         holder = rig.open_name(b"x", owner=b"lease")
         inode, locks = holder.attributes.inode, rig.volume.core.locks
-        assert locks.request(inode, b"lease", GrantKind.LEASE, READ | WRITE | HANDLE) == READ | WRITE | HANDLE
+        given = locks.request(inode, b"lease", GrantKind.LEASE, READ | WRITE | HANDLE)
+        assert given is not None and given.rights == READ | WRITE | HANDLE
         access = int(Access.READ_DATA)
         with pytest.raises(Delayed):
             rig.call(Open(SUPER, ROOT, (b"x",), access, 7, Disposition.OPEN, mandatory=False))
