@@ -20,6 +20,7 @@ from typing import Protocol
 
 from sofs.errors import Damaged
 from sofs.types import Lsn
+from sofs.volume.history import History
 
 __all__ = ["Apply", "Batch", "Mutator", "Operation", "apply_add", "apply_delete", "apply_put", "decode"]
 
@@ -45,10 +46,21 @@ class Operation(IntEnum):
     DROP = 10
     ATTRIBUTES = 11
     FREE = 12
+    SNAPSHOT = 13
+    FORGET = 14
+    FINISH = 15
+    RESTORE = 16
+    CLONE_FILE = 20
+    FLATTEN = 21
+    TRIM = 22
+    THAW = 23
 
 
 class Mutator(Protocol):
     """The records, as an `apply` function sees and changes them."""
+
+    history: History
+    """The volume's snapshots."""
 
     def get(self, key: bytes) -> bytes | None: ...
 

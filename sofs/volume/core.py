@@ -49,8 +49,7 @@ __all__ = ["Core", "OpenFile", "Settings", "Subject"]
 NUMBERS = keys.meta(b"inodes")
 """Inode numbers below this value (u64) may be in use; those from it on are not."""
 _NUMBERS_AT_ONCE = 1024
-FILES = keys.counter(b"files")
-"""Counts the inodes in use."""
+FILES = keys.FILES
 _U64 = struct.Struct("<Q")
 
 R = TypeVar("R", bound=Reply)

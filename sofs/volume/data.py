@@ -16,6 +16,7 @@ from sofs.log import Log
 from sofs.pool import Pool
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
+from sofs.volume import mapping, snapshot_operations
 from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
@@ -24,7 +25,7 @@ from sofs.volume.destage import Destager
 from sofs.volume.duties import begin
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.mapping import APPLIERS, KEEP_MODIFIED
+from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.pages import Done, Pages
 from sofs.volume.protect import Protector
 from sofs.volume.ranges import RangeChanges
@@ -34,6 +35,9 @@ from sofs.volume.space import Space, Usage
 from sofs.volume.writer import APPEND, LARGEST, Writer
 
 __all__ = ["APPEND", "APPLIERS", "KEEP_MODIFIED", "LARGEST", "Data", "DataSettings", "Done", "Got", "Usage"]
+
+APPLIERS = {**mapping.APPLIERS, **snapshot_operations.APPLIERS}
+"""For `KeySpace`."""
 
 
 class Data:

@@ -5,7 +5,7 @@ again which of them are live, and appends one batch: the windows that say where 
 count of live pages in the log, and the new `DESTAGED`. From that batch on nothing below it is read from the log. A step that is cut off leaves
 only an orphan. Maps, clones and their checksums are untouched: a page keeps its name wherever it lies.
 
-A page is live if the leaf that it was written for still names it, or if it is listed as shared.
+A page is live if the leaf that it was written for still names it, if it is listed as shared, or if a snapshot's dead list has it.
 """
 
 from collections import deque
@@ -22,6 +22,7 @@ from sofs.pool import Placement, Policy
 from sofs.types import PAGE, Lsn
 from sofs.volume import leaves, mapping, windows
 from sofs.volume.batch import Batch, Operation, decode
+from sofs.volume.deadlists import dead_pages
 from sofs.volume.extents import WINDOW_LIMIT, Extents
 from sofs.volume.keys import DESTAGED, LEAF, LEAF_PAGES, LOG_PAGES, PLACES, REFERENCES, WINDOW_SHIFT
 from sofs.volume.keyspace import KeySpace
@@ -56,7 +57,7 @@ class _Run(NamedTuple):
     address: int
     sums: tuple[int, ...]
     shared: bool
-    """The leaf no longer names them, but others do."""
+    """The leaf no longer names them, but others do, or snapshots."""
 
 
 class _Found(NamedTuple):
@@ -90,6 +91,7 @@ class Destager:
     ) -> None:
         self._keyspace = keyspace
         self._get = keyspace.get
+        self._history = keyspace.overlay.history
         self._log = log
         self._extents = extents
         self._reader = reader
@@ -199,6 +201,7 @@ class Destager:
     ) -> None:
         """The same page by page, where not all are as they were written."""
         window, listed = -1, None
+        dead: set[int] = set()
         for index, found in enumerate(leaves.addresses(leaf, slot, len(sums))):
             name = address + index * PAGE
             named = found == name
@@ -207,7 +210,9 @@ class Destager:
                     # Once a window: a megabyte of dead pages took 250 us of look-ups.
                     window = name >> WINDOW_SHIFT
                     listed = self._get(REFERENCES + window.to_bytes(8))
-                if listed is None or not _lists(listed, name):
+                    # What is younger than the newest snapshot is in no dead list.
+                    dead = dead_pages(self._keyspace.overlay, window) if name < self._history.horizon else set()
+                if (listed is None or not _lists(listed, name)) and name & (WINDOW - 1) not in dead:
                     continue
             runs.append(_Run(key, slot + index, name.to_bytes(8, "little"), name, (sums[index],), not named))
 

@@ -93,6 +93,7 @@ class Extents:
         self._keyspace = keyspace
         self._pool = pool
         self._free_numbers: list[range] = []
+        self._fences = 0
         self._in_use: set[int] = set()
         """Numbers taken and not yet recorded or given up, and the first of each range whose grant is not stable yet."""
         self._placements: dict[int, Placement] = {}
@@ -158,13 +159,26 @@ class Extents:
         batch.put(keys.bucket(keys.GRANTED, first), _GRANTED.pack(GRANT))
         batch.put(NEXT, (first + GRANT).to_bytes(8, "little"))
         lsn = keyspace.commit_cleaning(batch)
+        fences = self._fences
         # A collection of orphans that comes along meanwhile must leave the range alone.
         self._in_use.add(first)
         try:
             await keyspace.log.reach(lsn)
-            self._free_numbers.append(range(first, first + GRANT))
+            if fences == self._fences:
+                self._free_numbers.append(range(first, first + GRANT))
         finally:
             self._in_use.discard(first)
+
+    def fence(self) -> tuple[int, tuple[int, ...]]:
+        """Draws a line for a snapshot: the lowest number that is taken from now on, and the lower ones whose extents are still to be recorded.
+
+        Numbers that were granted and not taken yet are given up.
+        """
+        self._fences += 1
+        self._free_numbers.clear()
+        value = self._keyspace.get(NEXT)
+        first = 1 if value is None else int.from_bytes(value, "little")
+        return first, tuple(sorted(number for number in self._in_use if number < first))
 
     def done(self, number: int) -> None:
         """The number's extent has been recorded, or never will be."""

@@ -8,7 +8,9 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     C    0                name              counter, i64 little-endian
     I    inode                              inode (sofs/volume/inode.py)
     D    directory inode  cookie u64        directory entry: inode, kind, name (sofs/volume/directory.py)
-    L    inode            leaf number u64   leaf: 64 x (address u64), 64 x (CRC32C u32): 256 KiB of the file's map
+    L    map              leaf number u64   leaf: 64 x (address u64), 64 x (CRC32C u32): 256 KiB of a file's map
+    B    map                                frozen map, which clones read through: what is behind it, its pages, its readers (sofs/volume/maps.py)
+    B    map              reader's map      inode of the reader, or 0 for a frozen map
     W    window                             places of the chunks whose names begin in this 256 KiB window of names
     R    window                             how many leaves name each page of this window that is or was shared (clones)
     E    extent number                      extent: placement, windows that name its pages; with the suffix `n`: live pages u32
@@ -20,6 +22,16 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     Q    range start                        extent id range granted to a writer
     T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
     Z    0                inode             orphan: nameless, deleted when its last open goes, at the latest at recovery
+    N    0                number u64        snapshot (sofs/volume/history.py)
+    J    snapshot         tag, owner, ...   index of what was saved for a snapshot, and of its dead list (sofs/volume/saving.py)
+    K    window           snapshot u64      dead list: pages of this window that no leaf names any more, and this snapshot or older ones do
+    H    snapshot         snapshot u64      how many pages of the first one's dead list the second is the oldest to hold
+    Y    window                             pages that were dead and came back by the restoration of a snapshot (sofs/volume/deadlists.py)
+    a b d i l s x z       as their capitals saved value of such a record as of a snapshot (sofs/volume/saving.py)
+    Z    1                map               frozen map that has lost readers: trimmed without any, taken over by the last one (sofs/volume/thaw.py)
+
+A file's map has the number of its inode, until it is frozen by a clone of the whole file. Then the file gets a new one: `MAP_BORN` and the position of
+the batch that froze the old one.
 
 Addresses (names of pages): a log-born page is named by its position in the log. An extent-born page is named
 `EXTENT_BORN | number << 23 | offset in the extent`: extent numbers are never reused, so neither are names. 0 is a hole, 1 is a page
@@ -39,11 +51,19 @@ HOLE = 0
 RESERVED = 1
 EXTENT_BORN = 1 << 63
 EXTENT_SHIFT = 23
+MAP_BORN = 1 << 63
+"""Numbers of maps that are no inode's."""
 
 META, COUNTER, INODE, ENTRY, LEAF = b"M", b"C", b"I", b"D", b"L"
 PLACES, REFERENCES, EXTENT, FREED = b"W", b"R", b"E", b"F"
 EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
 GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
+FROZEN = b"B"
+SNAPSHOT, SAVED_INDEX, DEAD, DEAD_COUNT, REBORN = b"N", b"J", b"K", b"H", b"Y"
+VERSIONED = (INODE, ENTRY, LEAF, EXTENDED, STREAM, DESCRIPTOR, ORPHAN, FROZEN)
+"""Records that a snapshot shows as they were. All others are of the present only."""
+IDLE = ORPHAN + (1).to_bytes(8)
+"""The bucket of frozen maps that have lost readers."""
 
 
 def meta(name: bytes) -> bytes:
@@ -102,6 +122,9 @@ DESTAGED = meta(b"destaged")
 
 LOG_PAGES = counter(b"log pages")
 """Live pages that are in the log."""
+
+FILES = counter(b"files")
+"""Inodes in use."""
 
 RESERVED_PAGES = counter(b"reserved pages")
 """Pages that are reserved and were never written."""

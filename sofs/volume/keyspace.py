@@ -11,8 +11,9 @@ from sofs.errors import Damaged
 from sofs.log import Log
 from sofs.runtime.ports import Buffer, Records
 from sofs.types import Lsn
-from sofs.volume.batch import Apply, Batch, Operation, apply_add, apply_delete, apply_put, decode
+from sofs.volume.batch import Apply, Batch, Mutator, Operation, apply_add, apply_delete, apply_put, decode
 from sofs.volume.overlay import Overlay
+from sofs.volume.saving import Saving
 
 __all__ = ["KeySpace"]
 
@@ -34,6 +35,7 @@ class KeySpace:
 
     def __init__(self, records: Records, appliers: Mapping[int, Apply]) -> None:
         self.overlay = Overlay(records)
+        self._saving = Saving(self.overlay, self.overlay.history)
         self._appliers: dict[int, Apply] = {
             Operation.PUT: apply_put,
             Operation.DELETE: apply_delete,
@@ -84,12 +86,14 @@ class KeySpace:
         """Changes the records as the batch says. Raises `Damaged` for a batch that no version of this code wrote."""
         overlay = self.overlay
         overlay.lsn = lsn
+        # Where there is no snapshot, nothing has to be saved.
+        target: Mutator = overlay if overlay.history.newest is None else self._saving
         appliers = self._appliers
         for code, body in decode(operations):
             apply = appliers.get(code)
             if apply is None:
                 raise Damaged(f"record {lsn} holds an unknown operation {code}; it was written by a newer release")
-            apply(overlay, body, address, lsn)
+            apply(target, body, address, lsn)
 
     def truncate(self, to: Lsn) -> None:
         """Forgets all that the checkpoint does not hold; the log applies again what lies between it and `to`."""

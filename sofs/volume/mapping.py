@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from sofs.types import PAGE, Inode, Lsn, Time
-from sofs.volume import leaves, windows
+from sofs.volume import deadlists, leaves, windows
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import SHARES_PAGES, apply_patch
 from sofs.volume.keys import (
@@ -38,6 +38,7 @@ from sofs.volume.keys import (
     REFERENCES,
     RESERVED,
     RESERVED_PAGES,
+    WINDOW_SHIFT,
     live_pages,
 )
 
@@ -155,7 +156,17 @@ def _destaged(records: Mutator) -> int:
 
 
 def _lose(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
-    """The pages from this name on are dead."""
+    """No living file names the pages from this name on any more: they are dead unless a snapshot holds them."""
+    if not records.history.horizon:
+        _bereave(records, dropped, address, count)
+        return
+    for window, offset, pages in windows.pieces(address, count):
+        for start, number in deadlists.keep(records, window, offset, pages):
+            _bereave(records, dropped, (window << WINDOW_SHIFT) + start, number)
+
+
+def _bereave(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+    """The pages from this name on are gone: nothing can name them again."""
     if dropped.destaged <= address < EXTENT_BORN:
         dropped.log += count
         return
@@ -323,11 +334,11 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
         else:
             destaged = _destaged(records)
             shared = inode[_MARKS_AT] & SHARES_PAGES
-            if shared or not destaged <= old < EXTENT_BORN or old == RESERVED:
+            if shared or not max(destaged, records.history.horizon) <= old < EXTENT_BORN or old == RESERVED:
                 dropped = _Dropped(destaged)
                 _drop(records, dropped, (old,), bool(shared))
                 _settle(records, dropped, lsn, 1, 0)
-            # Else a page in the log has taken the place of one in the log.
+            # Else a page in the log has taken the place of one in the log, which no snapshot holds.
     else:
         dropped = _Dropped(_destaged(records))
         names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))

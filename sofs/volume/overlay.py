@@ -16,6 +16,7 @@ from typing import Final
 
 from sofs.runtime.ports import Records
 from sofs.types import Lsn
+from sofs.volume.history import SNAPSHOTS, History
 from sofs.volume.keys import BUCKET
 
 __all__ = ["Overlay"]
@@ -77,6 +78,7 @@ class Overlay:
         """Position of the batch that is being applied."""
         self._active = _Layer()
         self._frozen: _Layer | None = None
+        self.history = History(self.scan(SNAPSHOTS))
 
     # Reading
 
@@ -215,6 +217,7 @@ class Overlay:
         """Forgets everything that the records do not have."""
         self._active = _Layer()
         self._frozen = None
+        self.history.load(self.scan(SNAPSHOTS))
 
 
 def _union(lists: list[list[bytes]], start: bytes, end: bytes) -> Iterator[bytes]:

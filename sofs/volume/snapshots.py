@@ -1,0 +1,247 @@
+"""Snapshots of a volume, at its coordinator: taking, listing, deleting and restoring them.
+
+Taking one is one small batch. Deleting marks the snapshot, which nobody sees from then on; the background then deals with all that stands in its
+index, slice by slice, and removes it at last. What comes to the index meanwhile is dealt with in a further round. A restoration is under way from
+the batch that says so to the one that ends it, also over a restart: in between the volume answers nothing else.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from sofs.errors import Exists, InvalidName, NotFound
+from sofs.types import Lsn, Time
+from sofs.volume import deadlists, snapshot_operations
+from sofs.volume.api import SnapshotInfo
+from sofs.volume.batch import Batch
+from sofs.volume.extents import Extents
+from sofs.volume.history import DELETING, READY, Snapshot
+from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, MAP_BORN, REBORN, VERSIONED, meta
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.saving import base_of
+from sofs.volume.snapshot_operations import NEXT_SNAPSHOT, index_bucket
+
+__all__ = ["RESTORING", "Restoration", "Snapshots"]
+
+RESTORING = meta(b"restoring")
+"""The restoration that is under way: numbers of the snapshot and of the one taken before it, u64 each."""
+
+SECOND = 10_000_000
+"""In units of `Time`."""
+
+_SLICE = 200
+"""Records dealt with in one batch: about two milliseconds."""
+_LONGEST = 255
+"""Bytes of a name: it is a directory's over NFS."""
+
+
+class Restoration(NamedTuple):
+    """A restoration that is under way."""
+
+    snapshot: Snapshot
+    before: int
+    """The number of the snapshot of the state before."""
+
+
+class Snapshots:
+    """One volume's snapshots."""
+
+    def __init__(
+        self, keyspace: KeySpace, extents: Extents, pause: Callable[[], Awaitable[None]], exhausted: Callable[[], Awaitable[None] | None]
+    ) -> None:
+        """`exhausted` gives something to wait for when the log cannot even take what gives space back."""
+        self._keyspace = keyspace
+        self._history = keyspace.overlay.history
+        self._extents = extents
+        self._pause = pause
+        self._exhausted = exhausted
+
+    # What there is
+
+    def all(self) -> list[Snapshot]:
+        """Those that can be seen, oldest first."""
+        return [snapshot for snapshot in self._history.snapshots if self._state(snapshot) == READY]
+
+    def get(self, number: int) -> Snapshot:
+        """Raises `NotFound`."""
+        for snapshot in self.all():
+            if snapshot.number == number:
+                return snapshot
+        raise NotFound(f"there is no snapshot {number}")
+
+    def info(self, snapshot: Snapshot) -> SnapshotInfo:
+        number = snapshot.number.to_bytes(8)
+        pages = deadlists.held(self._keyspace.get(DEAD_COUNT + number + number))
+        return SnapshotInfo(snapshot.number, snapshot.name.decode(), snapshot.taken, pages << 12)
+
+    def _state(self, snapshot: Snapshot) -> int:
+        value = self._keyspace.get(snapshot.key)
+        assert value is not None, "the history names a snapshot without a record"
+        return Snapshot.decode(snapshot.key, value).state
+
+    # Taking
+
+    def add(self, batch: Batch, name: str, inodes: int, now: Time) -> int:
+        """Adds the taking of a snapshot to an empty batch; gives its number. Inodes from `inodes` on must not be in use.
+
+        Raises `Exists`, `InvalidName`.
+        """
+        encoded = _checked(name)
+        for snapshot in self.all():
+            if snapshot.name == encoded:
+                raise Exists(f"there is a snapshot {name!r} already")
+        value = self._keyspace.get(NEXT_SNAPSHOT)
+        number = 1 if value is None else int.from_bytes(value, "little")
+        newest = self._history.newest
+        taken = now // SECOND * SECOND
+        if newest is not None:
+            # The names by which SMB's clients know them are in whole seconds, and each has to be another.
+            taken = max(taken, newest.taken + SECOND)
+        extents, under_way = self._extents.fence()
+        snapshot_operations.take(batch, number, extents, under_way, inodes, Time(taken), encoded)
+        return number
+
+    # Deleting
+
+    def delete(self, number: int) -> Lsn:
+        """Nobody sees the snapshot any more; `run_once` does the rest. Raises `NotFound`."""
+        snapshot = self.get(number)
+        batch = Batch()
+        batch.put(snapshot.key, snapshot._replace(state=DELETING).encode())
+        return self._keyspace.commit(batch, reserved=True)
+
+    async def run_once(self) -> int:
+        """Removes what is being deleted; gives how many."""
+        removed = 0
+        while (snapshot := self._doomed()) is not None:
+            while await self._sweep(snapshot.number):
+                pass
+            if self._only(snapshot) and await self._forget_lives():
+                continue
+            if next(self._keyspace.scan(index_bucket(snapshot.number)), None) is not None:
+                continue  # something has come to it meanwhile
+            batch = Batch()
+            snapshot_operations.finish(batch, snapshot.number)
+            self._keyspace.commit(batch, reserved=True)
+            removed += 1
+        return removed
+
+    def _doomed(self) -> Snapshot | None:
+        for snapshot in self._history.snapshots:
+            if self._state(snapshot) == DELETING:
+                return snapshot
+        return None
+
+    async def _sweep(self, number: int) -> int:
+        """One round over a snapshot's index; gives how many records it dealt with."""
+        bucket = index_bucket(number)
+        start = bucket
+        total = 0
+        while True:
+            if (waiting := self._exhausted()) is not None:
+                await waiting
+            places = [key[BUCKET:] for key, _ in islice(self._keyspace.scan(bucket, start), _SLICE)]
+            if not places:
+                return total
+            batch = Batch()
+            snapshot_operations.forget(batch, number, places[0], places[-1])
+            self._keyspace.commit(batch, reserved=True)
+            total += len(places)
+            start = bucket + places[-1] + b"\0"
+            await self._pause()
+
+    def _only(self, snapshot: Snapshot) -> bool:
+        return self._history.snapshots == [snapshot]
+
+    async def _forget_lives(self) -> int:
+        """Without snapshots nobody asks any more since when a page that was restored lives."""
+        records = [key for key, _ in self._keyspace.walk(REBORN)]
+        for at in range(0, len(records), _SLICE):
+            batch = Batch()
+            for key in records[at : at + _SLICE]:
+                batch.delete(key)
+            self._keyspace.commit(batch, reserved=True)
+            await self._pause()
+        return len(records)
+
+    # Restoring
+
+    def begin_restoration(self, number: int, inodes: int, now: Time) -> Lsn:
+        """Takes a snapshot of the present, and says in the same batch that the other one is being restored. Raises `NotFound`."""
+        snapshot = self.get(number)
+        batch = Batch()
+        before = self.add(batch, self._name_before(snapshot), inodes, now)
+        batch.put(RESTORING, number.to_bytes(8, "little") + before.to_bytes(8, "little"))
+        return self._keyspace.commit(batch)
+
+    def _name_before(self, snapshot: Snapshot) -> str:
+        names = {other.name for other in self.all()}
+        number = 1
+        while (name := f"before-restore-{number}").encode() in names:
+            number += 1
+        return name
+
+    @property
+    def restoration(self) -> Restoration | None:
+        """What is being restored now."""
+        value = self._keyspace.get(RESTORING)
+        if value is None:
+            return None
+        number, before = int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")
+        return Restoration(next(each for each in self._history.snapshots if each.number == number), before)
+
+    async def restore(self, now: Time) -> Lsn:
+        """Brings the restoration that is under way to its end; gives the position of the batch that ends it."""
+        restoration = self.restoration
+        assert restoration is not None
+        snapshot, before = restoration
+        for number in [snapshot.number, *self._history.younger(snapshot.number)]:
+            if number < before:
+                await self._restore_all(snapshot, now, lambda start, number=number: self._changed(number, start))  # type: ignore[misc]
+        for tag in VERSIONED:
+            await self._restore_all(snapshot, now, lambda start, tag=tag: self._younger(snapshot, tag, start))  # type: ignore[misc]
+        batch = Batch()
+        batch.delete(RESTORING)
+        return self._keyspace.commit(batch, reserved=True)
+
+    async def _restore_all(self, snapshot: Snapshot, now: Time, keys: Callable[[bytes], Iterator[tuple[bytes, bytes]]]) -> None:
+        """`keys` gives what is to be restored behind a mark: the mark of each, and its key."""
+        mark = b""
+        while True:
+            if (waiting := self._exhausted()) is not None:
+                await waiting
+            found = list(islice(keys(mark), _SLICE))
+            if not found:
+                return
+            mark = found[-1][0]
+            batch = Batch()
+            snapshot_operations.restore(batch, snapshot.number, now, [key for _, key in found])
+            self._keyspace.commit(batch, reserved=True)
+            await self._pause()
+
+    def _changed(self, number: int, mark: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """What was saved for a snapshot, by its place."""
+        bucket = index_bucket(number)
+        for key, _ in self._keyspace.scan(bucket, bucket + mark + b"\0" if mark else b""):
+            place = key[BUCKET:]
+            if place[:1] != DEAD:
+                yield place, base_of(place)
+
+    def _younger(self, snapshot: Snapshot, tag: bytes, mark: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The records of inodes and maps that were not there yet: by nothing but themselves, since they go."""
+        for first in (snapshot.inodes, MAP_BORN | snapshot.lsn):
+            for key, _ in self._keyspace.walk(tag, max(tag + first.to_bytes(8), mark + b"\0")):
+                if not snapshot.lacks(int.from_bytes(key[1:BUCKET])):
+                    break  # a map, of the older ones
+                yield key, key
+
+
+def _checked(name: str) -> bytes:
+    """The name as it is stored. Raises `InvalidName`."""
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        raise InvalidName("a snapshot's name is text") from None
+    if not encoded or len(encoded) > _LONGEST or name in (".", "..") or "/" in name or any(ord(letter) < 32 for letter in name):
+        raise InvalidName(f"{name!r} cannot be a snapshot's name: 1 to {_LONGEST} bytes without / and control characters")
+    return encoded
