@@ -148,8 +148,7 @@ class _Check:
         for key, leaf in self._view.walk(keys.LEAF):
             inode, index = int.from_bytes(key[1:9]), int.from_bytes(key[9:])
             if inode not in sizes:
-                record = self._view.get(keys.bucket(keys.INODE, inode))
-                sizes = {inode: 0 if record is None else int.from_bytes(record[20:28], "little")}
+                sizes = {inode: self._size(inode)}
             pages = leaves.addresses(leaf, 0, keys.LEAF_PAGES)
             sums = leaves.sums(leaf, 0, keys.LEAF_PAGES)
             for slot, (address, expected) in enumerate(zip(pages, sums, strict=True)):
@@ -164,6 +163,15 @@ class _Check:
                     wrong = "is not zero behind the file's end"
                 if wrong and self._still(key, slot, address):
                     self._note(f"inode {inode}, offset {page * PAGE}", wrong)
+
+    def _size(self, map_: int) -> int:
+        """Where the map's file ends. A frozen map belongs to files that may end anywhere."""
+        if map_ in self.map.clones.frozen:
+            return 1 << 63
+        if map_ in self.map.sizes:
+            return self.map.sizes[map_]
+        record = self._view.get(keys.bucket(keys.INODE, map_))
+        return 0 if record is None else int.from_bytes(record[20:28], "little")
 
     async def _page(self, address: int, expected: int, view: memoryview) -> str:
         """What is wrong with a page; empty if nothing is."""

@@ -15,8 +15,10 @@ from sofs.errors import Damaged
 from sofs.pool import Placement
 from sofs.types import PAGE, Kind, Lsn, VolumeId
 from sofs.volume import keys, leaves, windows
+from sofs.volume.check_clones import CloneCheck
 from sofs.volume.extents import NEXT, decode_extent, decode_freed, live
-from sofs.volume.inode import SHARES_PAGES, InodeRecord
+from sofs.volume.inode import CLONED, SHARES_PAGES, InodeRecord
+from sofs.volume.maps import way as way_of
 
 __all__ = ["Finding", "MapCheck", "Note", "View", "decode_inode"]
 
@@ -54,10 +56,10 @@ class MapCheck:
         value = view.get(keys.DESTAGED)
         self.destaged = 0 if value is None else int.from_bytes(value, "little")
         self._names: dict[int, list[tuple[int, int, int]]] = {}
-        """By window: (offset, pages, inode) of each run that a leaf names."""
+        """By window: (offset, pages, map) of each run that a leaf names."""
         self._pages: Counter[int] = Counter()
         self._last: dict[int, int] = {}
-        """The last page of each file that has data."""
+        """The last page of each map that has data."""
         self._reserved = 0
         self.placed = 0
         """Pages with data that leaves name."""
@@ -67,9 +69,12 @@ class MapCheck:
         self.freed: dict[int, Placement] = {}
         self._windows_of: dict[int, frozenset[int]] = {}
         self._live: Counter[int] = Counter()
+        self.clones = CloneCheck(view, note)
+        self.sizes: dict[int, int] = {}
+        """By map, of files that take part in clones."""
 
     async def run(self, pause: Callable[[], Awaitable[None]]) -> None:
-        for check in (self._leaves, self._inodes, self._extents):
+        for check in (self.clones.load, self._leaves, self._inodes, self._extents):
             for count, _ in enumerate(check()):
                 if count % 64 == 0:
                     await pause()
@@ -84,44 +89,65 @@ class MapCheck:
     def _leaves(self) -> Iterator[None]:
         for key, leaf in self._view.walk(keys.LEAF):
             yield
-            inode, index = int.from_bytes(key[1:9]), int.from_bytes(key[9:])
-            where = f"inode {inode}, leaf {index}"
+            map_, index = int.from_bytes(key[1:9]), int.from_bytes(key[9:])
+            where = f"{_owner(map_)}, leaf {index}"
             if len(key) != 17 or len(leaf) != leaves.SIZE:
                 self._note(where, f"{len(leaf)} bytes instead of {leaves.SIZE}")
                 continue
-            if leaf == leaves.EMPTY:
+            cloned = self.clones.takes_part(map_)
+            if leaf == leaves.EMPTY and not cloned and not self._was_cloned(map_):
                 self._note(where, "stored although it holds nothing")
             pages = leaves.addresses(leaf, 0, keys.LEAF_PAGES)
-            self._pages[inode] += len(pages) - pages.count(keys.HOLE)
+            last = -1
+            self._pages[map_] += len(pages) - pages.count(keys.HOLE)
             self._reserved += pages.count(keys.RESERVED)
             for start, address, count in leaves.runs(pages):
                 if address >= leaves.PLACED:
                     self.placed += count
-                    self._last[inode] = index * keys.LEAF_PAGES + start + count - 1
+                    self._last[map_] = last = index * keys.LEAF_PAGES + start + count - 1
                     for window, offset, number in windows.pieces(address, count):
-                        self._names.setdefault(window, []).append((offset, number, inode))
+                        self._names.setdefault(window, []).append((offset, number, map_))
+            if cloned:
+                self.clones.add(map_, index, len(pages) - pages.count(keys.HOLE), last)
+
+    def _was_cloned(self, map_: int) -> bool:
+        """Whether it is a map that had something to hide once."""
+        value = self._view.get(keys.bucket(keys.INODE, map_))
+        return map_ >= keys.MAP_BORN or (value is not None and bool(value[1] & CLONED))
 
     def _inodes(self) -> Iterator[None]:
         seen = set()
         for key, value in self._view.walk(keys.INODE):
             yield
             number = int.from_bytes(key[1:9])
-            seen.add(number)
             where = f"inode {number}"
             record = decode_inode(number, value, self._note)
             if record is None:
+                seen.add(number)
                 continue
-            if record.pages != self._pages[number]:
-                self._note(where, f"says {record.pages} pages, its leaves have {self._pages[number]}")
-            if record.kind != Kind.FILE and self._pages[number]:
+            map_ = number
+            last = -1
+            if record.marks & CLONED:
+                way = way_of(key[1:], value)
+                map_ = int.from_bytes(way.map)
+                inherited, last = self.clones.inherited(way, number)
+                self.sizes[map_] = record.size
+                if record.allocated != record.pages + inherited << 12:
+                    self._note(where, f"says {record.allocated >> 12} pages, {record.pages + inherited} are seen")
+            seen.add(map_)
+            if record.pages != self._pages[map_]:
+                self._note(where, f"says {record.pages} pages, its leaves have {self._pages[map_]}")
+            if record.kind != Kind.FILE and self._pages[map_]:
                 self._note(where, "has data and is not a regular file")
-            last = self._last.get(number)
-            if last is not None and last * PAGE >= record.size:
+            last = max(self._last.get(map_, -1), last)
+            if last * PAGE >= record.size:
                 self._note(where, f"has data at page {last}, behind its end at {record.size}")
             if record.marks & SHARES_PAGES:
-                self._shares.add(number)
-        for number in sorted(self._pages.keys() - seen):
-            self._note(f"inode {number}", "has leaves and does not exist")
+                self._shares.add(map_)
+        self._shares |= self.clones.frozen.keys()
+        for map_ in sorted(self._pages.keys() - seen - self.clones.frozen.keys()):
+            self._note(_owner(map_), "has leaves and does not exist")
+        self.clones.finish()
 
     def _extents(self) -> Iterator[None]:
         value = self._view.get(NEXT)
@@ -211,10 +237,10 @@ class MapCheck:
                 self._note(_name(window, offset), f"{recorded} references are recorded, {count} leaves name it")
         for offset in listed.keys() - counts.keys():
             self._note(_name(window, offset), f"{listed[offset]} references are recorded, no leaf names it")
-        for offset, pages, inode in self._names.get(window, ()) if listed else ():
+        for offset, pages, map_ in self._names.get(window, ()) if listed else ():
             shared = any(name in listed for name in range(offset, offset + pages * PAGE, PAGE))
-            if shared and inode not in self._shares:
-                self._note(f"inode {inode}", f"shares {_name(window, offset)} and is not marked so")
+            if shared and map_ not in self._shares:
+                self._note(_owner(map_), f"shares {_name(window, offset)} and is not marked so")
 
     def _places(self, window: int, counts: Counter[int]) -> None:
         value = self._view.get(keys.bucket(keys.PLACES, window))
@@ -273,6 +299,11 @@ def decode_inode(number: int, value: bytes, note: Note) -> InodeRecord | None:
     except struct.error as error:
         note(f"inode {number}", f"its record of {len(value)} bytes cannot be read: {error}")
         return None
+
+
+def _owner(map_: int) -> str:
+    """Whose leaves they are: as a rule a map's number is its file's."""
+    return f"map {map_:x}" if map_ >= keys.MAP_BORN else f"inode {map_}"
 
 
 def _name(window: int, offset: int) -> str:

@@ -50,7 +50,7 @@ async def check_names(view: View, note: Note, pause: Callable[[], Awaitable[None
         if _entry(inodes, owner, inode, value, note) and value[_KIND] == Kind.DIRECTORY:
             subdirectories[owner] += 1
     streams = _streams(view, inodes, note)
-    orphans = {int.from_bytes(key[keys.BUCKET :]) for key, _ in view.walk(keys.ORPHAN)}
+    orphans = {int.from_bytes(key[keys.BUCKET :]) for key, _ in view.walk(keys.ORPHAN) if key < keys.IDLE}
     for inode, record in inodes.items():
         where = f"inode {inode}"
         if record.marks & IS_STREAM:

@@ -3,6 +3,7 @@
     destage            when the log is fuller than `log_high` (down to `log_low`), or when nobody writes and an extent's worth is there
     trim               the log, below what is both destaged and in a checkpoint
     delete freed       extents whose freeing no recovery can undo
+    maps               frozen maps of clones that have lost readers
     compact            extents that are mostly dead
     protect            extents that have lost a copy
     collect orphans    at the start, then every hour
@@ -28,6 +29,7 @@ from sofs.volume.pages import full
 from sofs.volume.protect import Protector
 from sofs.volume.settings import DataSettings
 from sofs.volume.space import Space
+from sofs.volume.thaw import Maps
 
 __all__ = ["Cleaner", "Pace"]
 
@@ -70,6 +72,8 @@ class Cleaner:
         space: Space,
         settings: DataSettings,
     ) -> None:
+        self.maps: Maps | None = None
+        """Set when there is one: what it needs to wait for room needs this."""
         self._clock = clock
         self._keyspace = keyspace
         self._log = log
@@ -206,6 +210,8 @@ class Cleaner:
                 async with self._turn:
                     await self._shorten()
                 await self.give_back()
+                if self.maps is not None:
+                    self._note("maps of clones looked after", await self.maps.run_once())
                 if now - orphans >= _ORPHANS_S:
                     orphans = now
                     self._note("orphans collected", await self.collect_orphans())

@@ -1,6 +1,7 @@
 """Clones and copies: making a range name another range's pages.
 
-A clone shares every page, so it takes no space and about the time that its leaves take. A copy shares whatever lies equally within its pages and
+A clone of a range shares every page, so it takes no space and about the time that its leaves take. A clone of a whole file takes no time either: both read
+through the map that the source had (`maps.py`), however large that is. A copy shares whatever lies equally within its pages and
 copies the edges; if source and target lie differently within pages, it copies everything. What is longer than `SLICE`
 pages goes in several batches, the last of which carries the caller's operations.
 """
@@ -11,12 +12,14 @@ from crc32c import crc32c
 
 from sofs.errors import FileTooLarge, InvalidArgument
 from sofs.types import PAGE, Inode, Time
-from sofs.volume import mapping
+from sofs.volume import mapping, origins
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.keys import LEAF, LEAF_PAGES
+from sofs.volume.keys import LEAF_PAGES
+from sofs.volume.maps import depth, first
 from sofs.volume.pages import Done, Known, Pages, attempted
-from sofs.volume.ranges import SLICE
+from sofs.volume.ranges import SLICE, RangeChanges
 from sofs.volume.space import Space
+from sofs.volume.thaw import Maps
 from sofs.volume.writer import LARGEST, Writer
 
 __all__ = ["Cloner"]
@@ -24,17 +27,31 @@ __all__ = ["Cloner"]
 _CHUNK = 1 << 20
 """Bytes that are copied at a time."""
 
+_DEEPEST = 8
+"""Maps behind a file's own, at most: each costs a reader two look-ups, 1 us."""
+
 
 class Cloner:
     """Clones and copies between one volume's files."""
 
     def __init__(
-        self, pages: Pages, writer: Writer, space: Space, pause: Callable[[], Awaitable[None]]
+        self,
+        pages: Pages,
+        writer: Writer,
+        ranges: RangeChanges,
+        maps: Maps,
+        space: Space,
+        pause: Callable[[], Awaitable[None]],
+        whole_from: int,
     ) -> None:
         self._pages = pages
         self._writer = writer
+        self._ranges = ranges
+        self._maps = maps
         self._space = space
         self._pause = pause
+        self._whole_from = whole_from
+        """Files of fewer pages are cloned as a range."""
 
     def clone(
         self,
@@ -54,12 +71,54 @@ class Cloner:
         """
         batch = Batch() if batch is None else batch
         self._check(source, source_offset, offset, length)
+        if self._is_whole(source, source_offset, target, offset, length):
+            if self._is_ready(source, target):
+                return self._whole(source, target, now, batch, flags)
+            return self._make_ready(source, target, now, batch, flags)
         if length // PAGE > SLICE:
             return self._slices(source, source_offset, target, offset, length, now, batch, flags)
         known: tuple[Known, Known] = {}, {}
         return attempted(
             lambda: self._attempt(source, source_offset, target, offset, length, now, batch, flags, known)
         )
+
+    # Whole files
+
+    def _is_whole(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> bool:
+        """Whether all of a file, large enough, is to become all of another."""
+        pages = self._pages
+        return (
+            source_offset == offset == 0
+            and source != target
+            and length == pages.size(source) >= pages.size(target)
+            and self._ranges.seen(source) >= self._whole_from
+        )
+
+    def _is_ready(self, source: Inode, target: Inode) -> bool:
+        """Whether one batch does it."""
+        pages = self._pages
+        return self._ranges.small(target) and depth(pages.keyspace.get, pages.way(source)) < _DEEPEST
+
+    def _whole(self, source: Inode, target: Inode, now: Time, batch: Batch, flags: int) -> Done:
+        size = self._pages.size(source)
+        batch.raw(Operation.CLONE_FILE, origins.clone_file(source, target, size, now, flags))
+        return self._pages.commit(batch, length=size)
+
+    async def _make_ready(self, source: Inode, target: Inode, now: Time, batch: Batch, flags: int) -> Done:
+        length = self._pages.size(source)
+        while not self._is_ready(source, target):
+            if not self._ranges.small(target):
+                await self._ranges.trim(target, now)
+            # A file that was changed and cloned again and again: what lies behind it becomes its own, and it begins anew.
+            if depth(self._pages.keyspace.get, self._pages.way(source)) >= _DEEPEST:
+                await self._maps.flatten(source)
+        if self._is_whole(source, 0, target, 0, length):
+            return self._whole(source, target, now, batch, flags)
+        # Somebody has changed a size meanwhile.
+        done = self.clone(source, 0, target, 0, length, now, batch, flags)
+        return done if isinstance(done, Done) else await done
+
+    # Ranges
 
     def _check(self, source: Inode, source_offset: int, offset: int, length: int) -> None:
         end = source_offset + length
@@ -112,7 +171,8 @@ class Cloner:
             )
         if payload:
             sums = crc32c(payload[1], crc32c(payload[0])).to_bytes(4, "little")
-            batch.raw(Operation.WRITE, mapping.write(target, end // PAGE, sums, 0, size, now, flags))
+            map_ = pages.map(target)
+            batch.raw(Operation.WRITE, mapping.write(target, end // PAGE, sums, 0, size, now, flags, map_))
         return pages.commit(batch, payload, length)
 
     async def _slices(
@@ -160,11 +220,10 @@ class Cloner:
 
     def _data_from(self, inode: Inode, offset: int, at: int, length: int) -> int:
         """Where in the range of a file that begins at `offset`, from `at` on, its next leaf is; `length` if there is none."""
-        bucket = LEAF + inode.to_bytes(8)
         leaf = LEAF_PAGES * PAGE
         low, high = (offset + at) // leaf, -(-(offset + length) // leaf)
-        found = next(self._pages.keyspace.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8)), None)
-        return length if found is None else max(int.from_bytes(found[0][9:]) * leaf - offset, at)
+        found = first(self._pages.keyspace, self._pages.way(inode), low, high)
+        return length if found is None else max(found * leaf - offset, at)
 
     async def copy(
         self,
@@ -180,6 +239,9 @@ class Cloner:
         """Copies a range, cut at the source's end; `Done.length` says how much. Overlapping ranges are copied as by memmove."""
         batch = Batch() if batch is None else batch
         length = max(0, min(length, self._pages.size(source) - source_offset))
+        if self._is_whole(source, source_offset, target, offset, length):
+            whole = self.clone(source, 0, target, 0, length, now, batch, flags)
+            return whole if isinstance(whole, Done) else await whole
         parts = _parts(source_offset, offset, length)
         if source == target and offset > source_offset:
             parts.reverse()

@@ -16,7 +16,7 @@ from sofs.log import Log
 from sofs.pool import Pool
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
-from sofs.volume import mapping, snapshot_operations
+from sofs.volume import mapping, origins, snapshot_operations
 from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
@@ -32,11 +32,12 @@ from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Got, Reader
 from sofs.volume.settings import DataSettings
 from sofs.volume.space import Space, Usage
+from sofs.volume.thaw import Maps
 from sofs.volume.writer import APPEND, LARGEST, Writer
 
 __all__ = ["APPEND", "APPLIERS", "KEEP_MODIFIED", "LARGEST", "Data", "DataSettings", "Done", "Got", "Usage"]
 
-APPLIERS = {**mapping.APPLIERS, **snapshot_operations.APPLIERS}
+APPLIERS = {**mapping.APPLIERS, **origins.APPLIERS, **snapshot_operations.APPLIERS}
 """For `KeySpace`."""
 
 
@@ -66,7 +67,9 @@ class Data:
         pages = Pages(keyspace, log, self.reader, self.cleaner.room, self.cleaner.reclaim)
         writer = Writer(pages, self.extents, self.space, settings)
         ranges = RangeChanges(pages, self.space, pause)
-        cloner = Cloner(pages, writer, self.space, pause)
+        self.maps = Maps(keyspace, pages.exhausted, pause)
+        cloner = Cloner(pages, writer, ranges, self.maps, self.space, pause, settings.whole_from)
+        self.cleaner.maps = self.maps
         self._ranges = ranges
         self._service: asyncio.Task[None] | None = None
         # The hot path is one call shorter without a method of ours in between; the signatures are these:

@@ -1,7 +1,8 @@
 """The inode record: what is known of a file apart from its names and its data.
 
 The layout is fixed, so that `apply` patches size and times in place for every write (DESIGN section 6) without
-decoding the rest. A symbolic link's text, or the verifier of an exclusive NFSv3 CREATE, follows the fixed part.
+decoding the rest. A symbolic link's text, or the verifier of an exclusive NFSv3 CREATE, follows the fixed part; behind that, a file that took
+part in a clone says where its leaves are.
 """
 
 import struct
@@ -13,7 +14,7 @@ from sofs.volume.batch import Mutator
 from sofs.volume.keys import INODE
 
 __all__ = [
-    "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "InodeRecord", "apply_patch", "attributes_of",
+    "CLONED", "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "TAIL_SIZE", "InodeRecord", "apply_patch", "attributes_of",
     "encode_patch", "is_nameless", "patch_data",
 ]  # fmt: skip
 
@@ -25,6 +26,9 @@ IS_STREAM = 4
 """A named stream: `parent` is the file it belongs to."""
 HAS_STREAMS = 8
 """Named streams may exist: look for them when the file goes."""
+CLONED = 16
+"""Took part in a clone of a whole file: the record ends with `TAIL_SIZE` bytes that say where its leaves are (`maps.py`)."""
+TAIL_SIZE = 32
 
 LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQ")
 _DATA = struct.Struct("<QQ")  # size, pages
@@ -49,7 +53,7 @@ class InodeRecord(NamedTuple):
     generation: int
     size: int
     pages: int
-    """Pages that have a place or are reserved."""
+    """Pages that have a place or are reserved, in leaves of its own."""
     created: int
     accessed: int
     modified: int
@@ -82,6 +86,17 @@ class InodeRecord(NamedTuple):
         )  # fmt: skip
 
     @property
+    def text(self) -> bytes:
+        """A symbolic link's text, or the verifier."""
+        return self.extra[:-TAIL_SIZE] if self.marks & CLONED else self.extra
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that the file's data occupies, those that it shares with others among them."""
+        inherited = int.from_bytes(self.extra[-8:], "little") if self.marks & CLONED else 0
+        return self.pages + inherited << 12
+
+    @property
     def before(self) -> tuple[int, Time, Time, int]:
         """What NFS wants to know of an object as it was before a change."""
         return self.size, Time(self.modified), Time(self.changed), self.change
@@ -96,7 +111,7 @@ class InodeRecord(NamedTuple):
             self.uid,
             self.gid,
             self.size,
-            self.pages << 12,
+            self.allocated,
             Time(self.created),
             Time(self.accessed),
             Time(self.modified),
@@ -117,8 +132,10 @@ def is_nameless(value: bytes) -> bool:
 
 def attributes_of(value: bytes, inode: Inode) -> Attributes:
     """The attributes straight from the record's bytes: 1 us, half of what `InodeRecord.decode(value).attributes(inode)` takes."""
-    (kind, _, mode, links, uid, gid, generation, size, pages, created, accessed, modified, changed, change, flags, major, minor, ea_size,
+    (kind, marks, mode, links, uid, gid, generation, size, pages, created, accessed, modified, changed, change, flags, major, minor, ea_size,
      parent) = LAYOUT.unpack_from(value)  # fmt: skip
+    if marks & CLONED:
+        pages += int.from_bytes(value[-8:], "little")
     return Attributes(
         inode, generation, KINDS[kind], mode, links, uid, gid, size, pages << 12, created, accessed, modified, changed, change, flags,
         (major, minor), parent, ea_size,

@@ -74,7 +74,7 @@ def _existing(
 ) -> Found | Awaitable[Found]:
     record = core.record(slot.inode)
     if request.exclusive is not None:
-        if slot.kind != Kind.FILE or record.extra != request.exclusive.to_bytes(8):
+        if slot.kind != Kind.FILE or record.text != request.exclusive.to_bytes(8):
             raise Exists(f"{slot.name!r} exists, made by another request")
     elif request.guarded or request.kind != Kind.FILE or slot.kind != Kind.FILE:
         raise Exists(f"{slot.name!r} exists")

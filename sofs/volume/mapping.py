@@ -18,12 +18,12 @@ A page whose name is log-born and not below `destaged` lies in the log, at that 
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from sofs.types import PAGE, Inode, Lsn, Time
 from sofs.volume import deadlists, leaves, windows
 from sofs.volume.batch import Apply, Mutator, Operation
-from sofs.volume.inode import SHARES_PAGES, apply_patch
+from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE, apply_patch
 from sofs.volume.keys import (
     DESTAGED,
     EXTENT,
@@ -41,6 +41,8 @@ from sofs.volume.keys import (
     WINDOW_SHIFT,
     live_pages,
 )
+from sofs.volume.maps import NOTHING, Way, visible
+from sofs.volume.owning import Owner, owner_of, share
 
 __all__ = [
     "APPLIERS",
@@ -65,11 +67,13 @@ RESERVE = 2
 """Punched pages stay reserved."""
 UNSEEN = 4
 """Nobody can see the change, so no time changes: trimming of what has been deleted."""
+MAPPED = 8
+"""The number of the file's map ends the body of a WRITE: it is not that of its inode."""
 
 # Bodies. Each begins with the inode, big-endian as in the keys, so that keys are made from it by concatenation.
 
 _WRITE = struct.Struct("<8sQIIQQB")
-"""Inode, first page, pages, where in the payload the data begins, size, time, flags; then the pages' checksums (u32)."""
+"""Inode, first page, pages, where in the payload the data begins, size, time, flags; then the pages' checksums (u32); then, with MAPPED, the file's map."""
 _MAP = struct.Struct("<8sQIQQQB")
 """Inode, first page, pages, the first page's name, size, time, flags; then the pages' checksums (u32)."""
 _RANGE = struct.Struct("<8sQQQQB")
@@ -81,14 +85,21 @@ FOREVER = 1 << 52
 """A page behind every file's last."""
 
 
-def write(inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0) -> bytes:
-    """The body of WRITE: `sums` are the packed checksums of the pages, the file's size becomes `size`."""
-    return _WRITE.pack(inode.to_bytes(8), first, len(sums) >> 2, at, size, now, flags) + sums
+def write(
+    inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0, map_: bytes = b""
+) -> bytes:
+    """The body of WRITE: `sums` are the packed checksums of the pages, the file's size becomes `size`. `map_` is the file's
+    map, as in keys, for a file that is CLONED: destaging asks its leaves, whatever becomes of the file."""
+    if map_:
+        flags |= MAPPED
+    return _WRITE.pack(inode.to_bytes(8), first, len(sums) >> 2, at, size, now, flags) + sums + map_
 
 
 def written(body: bytes) -> tuple[bytes, int, int, int, tuple[int, ...]]:
-    """What destaging needs of a WRITE: (inode as in keys, first page, pages, where in the payload, checksums)."""
-    number, first, count, at, *_ = _WRITE.unpack_from(body)
+    """What destaging needs of a WRITE: (map as in keys, first page, pages, where in the payload, checksums)."""
+    number, first, count, at, _, _, flags = _WRITE.unpack_from(body)
+    if flags & MAPPED:
+        number = body[-8:]
     return number, first, count, at, struct.unpack_from(f"<{count}I", body, _WRITE.size)
 
 
@@ -257,8 +268,9 @@ def _stamp(
     now: int,
     flags: int,
     marks: int = 0,
+    owner: Owner | None = None,
 ) -> None:
-    """Sets size, pages, times and change of an inode."""
+    """Sets size, pages, times and change of an inode; and where its leaves are, if `owner` is given and it is CLONED."""
     head, old_size, pages, middle, modified, changed, change = _FIELDS.unpack_from(value)
     if not flags & UNSEEN:
         changed = now
@@ -268,8 +280,12 @@ def _stamp(
     if marks:
         head = head[:_MARKS_AT] + bytes((head[_MARKS_AT] | marks,)) + head[_MARKS_AT + 1 :]
     size = old_size if size is None else size
-    record = _FIELDS.pack(head, size, pages + more, middle, modified, changed, change)
-    records.put(key, record + value[_FIELDS.size :])
+    rest = value[_FIELDS.size :]
+    if owner is not None and head[_MARKS_AT] & CLONED:
+        owner.settle(records)
+        more += owner.more
+        rest = (rest[:-TAIL_SIZE] if value[_MARKS_AT] & CLONED else rest) + owner.tail()
+    records.put(key, _FIELDS.pack(head, size, pages + more, middle, modified, changed, change) + rest)
 
 
 def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
@@ -280,13 +296,7 @@ def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
 
 
 def _replace(
-    records: Mutator,
-    dropped: _Dropped,
-    number: bytes,
-    first: int,
-    places: bytes,
-    sums: bytes,
-    shared: bool,
+    records: Mutator, dropped: _Dropped, owner: Owner, first: int, places: bytes, sums: bytes
 ) -> int:
     """Makes the file's pages from `first` on name others; gives how many more of them are no holes."""
     count = len(sums) >> 2
@@ -295,18 +305,14 @@ def _replace(
     while done < count:
         index, slot = divmod(first + done, LEAF_PAGES)
         fits = min(LEAF_PAGES - slot, count - done)
-        key = LEAF + number + index.to_bytes(8)
-        leaf = records.get(key) or leaves.EMPTY
+        leaf = owner.leaf(records, index, slot, fits)
         old = leaves.addresses(leaf, slot, fits)
         more -= fits - old.count(HOLE)
         leaf = leaves.patch(
             leaf, slot, fits, places[done * 8 : (done + fits) * 8], sums[done * 4 : (done + fits) * 4]
         )
-        if leaf == leaves.EMPTY:
-            records.delete(key)
-        else:
-            records.put(key, leaf)
-        _drop(records, dropped, old, shared)
+        owner.store(records, index, leaf)
+        _drop(records, dropped, old, owner.shared)
         done += fits
     return more
 
@@ -320,7 +326,7 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     base = address + at
     key, inode = _inode(records, number)
     slot = first & (LEAF_PAGES - 1)
-    if count == 1:
+    if count == 1 and not inode[_MARKS_AT] & CLONED:
         # Most writes of a virtual machine or a database: one page, often rewritten while still in the log.
         leaf_key = LEAF + number + (first // LEAF_PAGES).to_bytes(8)
         leaf = records.get(leaf_key) or leaves.EMPTY
@@ -339,150 +345,159 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
                 _drop(records, dropped, (old,), bool(shared))
                 _settle(records, dropped, lsn, 1, 0)
             # Else a page in the log has taken the place of one in the log, which no snapshot holds.
-    else:
-        dropped = _Dropped(_destaged(records))
-        names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))
-        shared = inode[_MARKS_AT] & SHARES_PAGES != 0
-        more = _replace(records, dropped, number, first, names, body[_WRITE.size :], shared)
-        _settle(records, dropped, lsn, count, 0)
-    _stamp(records, key, inode, size, more, now, flags)
+        _stamp(records, key, inode, size, more, now, flags)
+        return
+    owner = owner_of(number, inode)
+    dropped = _Dropped(_destaged(records))
+    names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))
+    sums = body[_WRITE.size : _WRITE.size + count * 4]
+    more = _replace(records, dropped, owner, first, names, sums)
+    _settle(records, dropped, lsn, count, owner.reserved)
+    _stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, count, name, size, now, flags = _MAP.unpack_from(body)
     key, inode = _inode(records, number)
+    owner = owner_of(number, inode)
     dropped = _Dropped(_destaged(records))
     names = struct.pack(f"<{count}Q", *range(name, name + count * PAGE, PAGE))
-    shared = inode[_MARKS_AT] & SHARES_PAGES != 0
-    more = _replace(records, dropped, number, first, names, body[_MAP.size :], shared)
-    _settle(records, dropped, lsn, 0, 0)
-    _stamp(records, key, inode, size, more, now, flags)
+    more = _replace(records, dropped, owner, first, names, body[_MAP.size :])
+    _settle(records, dropped, lsn, 0, owner.reserved)
+    _stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_free(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     _free(records, int.from_bytes(body), lsn)
 
 
-def _leaves_in(
-    records: Mutator, number: bytes, first: int, last: int
-) -> Iterator[tuple[bytes, bytes, int, int]]:
-    """The leaves that hold some of these pages: (key, value, first slot, count)."""
-    bucket = LEAF + number
-    low, high = first // LEAF_PAGES, (last - 1) // LEAF_PAGES
-    for key, leaf in records.scan(bucket, bucket + low.to_bytes(8), bucket + (high + 1).to_bytes(8)):
-        base = int.from_bytes(key[9:]) * LEAF_PAGES
-        start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
-        yield key, leaf, start, stop - start
-
-
 def _clear(
-    records: Mutator, dropped: _Dropped, number: bytes, first: int, last: int, shared: bool, keep: bool
+    records: Mutator, dropped: _Dropped, owner: Owner, first: int, last: int, keep: bool = False
 ) -> int:
-    """Makes pages holes, or, with `keep`, those that are none reserved; gives how many it dealt with."""
+    """Makes pages of the owner's leaves holes, or, with `keep`, those that are none reserved; gives how many it dealt with.
+
+    What is seen through the origin there is made the owner's first.
+    """
     touched = 0
     if first >= last:
         return 0
-    for key, leaf, slot, count in _leaves_in(records, number, first, last):
+    low, high = first // LEAF_PAGES, (last - 1) // LEAF_PAGES + 1
+    found = visible(records, Way(owner.map, owner.origin, owner.limit), low, high)
+    for index, leaf, own in found if owner.origin == NOTHING else list(found):
+        base = index * LEAF_PAGES
+        slot = max(first - base, 0)
+        count = min(last - base, LEAF_PAGES) - slot
+        if not own:
+            # With `keep` the pages that go have to be seen, to be reserved; else they need not even come.
+            leaf = owner.leaf(records, index, 0 if keep else slot, 0 if keep else count)
         old = leaves.addresses(leaf, slot, count)
         if keep:
             new = leaves.ADDRESSES[count].pack(*(RESERVED if page != HOLE else HOLE for page in old))
         else:
             new = bytes(count * 8)
-        leaf = leaves.patch(leaf, slot, count, new, bytes(count * 4))
-        if leaf == leaves.EMPTY:
-            records.delete(key)
-        else:
-            records.put(key, leaf)
+        owner.store(records, index, leaves.patch(leaf, slot, count, new, bytes(count * 4)))
         touched += count - old.count(HOLE)
-        _drop(records, dropped, old, shared)
+        _drop(records, dropped, old, owner.shared)
     return touched
 
 
 def _apply_punch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, _, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
+    owner = owner_of(number, inode)
     dropped = _Dropped(_destaged(records))
     keep = flags & RESERVE != 0
-    touched = _clear(
-        records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, keep
-    )
-    _settle(records, dropped, lsn, 0, touched if keep else 0)
-    _stamp(records, key, inode, None, 0 if keep else -touched, now, flags)
+    touched = _clear(records, dropped, owner, first, last, keep)
+    _settle(records, dropped, lsn, 0, owner.reserved + (touched if keep else 0))
+    _stamp(records, key, inode, None, 0 if keep else -touched, now, flags, 0, owner)
 
 
 def _apply_truncate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, size, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
+    owner = owner_of(number, inode)
     dropped = _Dropped(_destaged(records))
-    touched = _clear(
-        records, dropped, number, first, last, inode[_MARKS_AT] & SHARES_PAGES != 0, False
-    )
-    _settle(records, dropped, lsn, 0, 0)
-    _stamp(records, key, inode, size, -touched, now, flags)
+    _lower(records, owner, -(-first // LEAF_PAGES))
+    touched = _clear(records, dropped, owner, first, last)
+    _settle(records, dropped, lsn, 0, owner.reserved)
+    _stamp(records, key, inode, size, -touched, now, flags, 0, owner)
+
+
+def _lower(records: Mutator, owner: Owner, limit: int) -> None:
+    """From leaf `limit` on nothing is seen through the origin any more."""
+    if owner.origin == NOTHING or limit >= owner.limit:
+        return
+    if limit:
+        way = Way(owner.map, owner.origin, owner.limit)
+        for _, leaf, own in visible(records, way, limit, owner.limit):
+            if not own:
+                owner.inherited -= LEAF_PAGES - leaves.addresses(leaf, 0, LEAF_PAGES).count(HOLE)
+    else:
+        owner.inherited = 0  # however large the origin is
+    owner.limit = limit
+    owner.settle(records)
 
 
 def _apply_drop(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     _, inode = _inode(records, body)
+    owner = owner_of(body, inode)
     dropped = _Dropped(_destaged(records))
-    _clear(records, dropped, body, 0, FOREVER, inode[_MARKS_AT] & SHARES_PAGES != 0, False)
+    _lower(records, owner, 0)
+    _clear(records, dropped, owner, 0, FOREVER)
     _settle(records, dropped, lsn, 0, 0)
 
 
 def _apply_allocate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, size, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
+    owner = owner_of(number, inode)
     more = 0
     for index in range(first // LEAF_PAGES, -(-last // LEAF_PAGES)):
         base = index * LEAF_PAGES
         slot, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
-        leaf_key = LEAF + number + index.to_bytes(8)
-        leaf = records.get(leaf_key) or leaves.EMPTY
+        leaf = owner.leaf(records, index, 0, 0)
         old = leaves.addresses(leaf, slot, stop - slot)
         holes = old.count(HOLE)
         if holes:
             new = leaves.ADDRESSES[len(old)].pack(*(page or RESERVED for page in old))
             checks = leaves.SUMS[len(old)].pack(*leaves.sums(leaf, slot, len(old)))
-            records.put(leaf_key, leaves.patch(leaf, slot, len(old), new, checks))
+            leaf = leaves.patch(leaf, slot, len(old), new, checks)
             more += holes
-    if more:
-        records.add(RESERVED_PAGES, more)
-    _stamp(records, key, inode, size, more, now, flags)
+        owner.store(records, index, leaf)
+    if more + owner.reserved:
+        records.add(RESERVED_PAGES, more + owner.reserved)
+    _stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, source, source_first, first, count, size, now, flags = _CLONE.unpack(body)
-    # All of the source is read before anything is changed: the ranges may overlap in one file.
-    pages, sums = _named(records, source, source_first, count)
-    # References come before anything is dropped: what is overwritten may be what is shared.
-    for _, name, length in leaves.runs(pages):
-        if name >= leaves.PLACED:
-            for window, offset, number_of in windows.pieces(name, length):
-                reference = REFERENCES + window.to_bytes(8)
-                records.put(reference, windows.share(records.get(reference), offset, number_of))
     source_key, source_inode = _inode(records, source)
+    # All of the source is read before anything is changed: the ranges may overlap in one file.
+    pages, sums = _named(records, owner_of(source, source_inode), source_first, count)
+    # References come before anything is dropped: what is overwritten may be what is shared.
+    share(records, pages)
     _stamp(records, source_key, source_inode, None, 0, 0, UNSEEN, SHARES_PAGES)
     key, inode = _inode(records, number)
+    owner = owner_of(number, inode)
     dropped = _Dropped(_destaged(records))
     more = _replace(
-        records,
-        dropped,
-        number,
-        first,
-        struct.pack(f"<{count}Q", *pages),
-        struct.pack(f"<{count}I", *sums),
-        source == number or inode[_MARKS_AT] & SHARES_PAGES != 0,
+        records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums)
     )
-    _settle(records, dropped, lsn, 0, 0)
-    _stamp(records, key, inode, size, more, now, flags, SHARES_PAGES)
+    _settle(records, dropped, lsn, 0, owner.reserved)
+    _stamp(records, key, inode, size, more, now, flags, SHARES_PAGES, owner)
 
 
 def _named(
-    records: Mutator, number: bytes, first: int, count: int
+    records: Mutator, owner: Owner, first: int, count: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Addresses and checksums of a file's pages; those that are reserved count as holes."""
+    """Addresses and checksums of the pages that the owner sees; those that are reserved count as holes."""
     pages, sums = [HOLE] * count, [0] * count
-    for key, leaf, slot, length in _leaves_in(records, number, first, first + count):
-        at = int.from_bytes(key[9:]) * LEAF_PAGES + slot - first
+    low, high = first // LEAF_PAGES, (first + count - 1) // LEAF_PAGES + 1
+    for index, leaf, _ in visible(records, Way(owner.map, owner.origin, owner.limit), low, high):
+        base = index * LEAF_PAGES
+        slot = max(first - base, 0)
+        length = min(first + count - base, LEAF_PAGES) - slot
+        at = base + slot - first
         pages[at : at + length] = (
             page if page >= leaves.PLACED else HOLE for page in leaves.addresses(leaf, slot, length)
         )

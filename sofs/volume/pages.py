@@ -15,8 +15,10 @@ from sofs.log import Log
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Lsn
 from sofs.volume.batch import Batch
-from sofs.volume.keys import HOLE, INODE, LEAF, LEAF_PAGES
+from sofs.volume.inode import CLONED
+from sofs.volume.keys import HOLE, INODE, LEAF_PAGES
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.maps import Way, find, map_of, way
 from sofs.volume.reader import Reader
 
 __all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]
@@ -75,9 +77,18 @@ class Pages:
             raise Stale(f"inode {inode} is gone")
         return int.from_bytes(record[20:28], "little")
 
+    def map(self, inode: Inode) -> bytes:
+        """What a WRITE has to say about the file's map: its number, or nothing if that is the inode's."""
+        record = self.inode(inode)
+        return map_of(b"", record) if record[1] & CLONED else b""
+
+    def way(self, inode: Inode) -> Way:
+        """How the file's leaves are found."""
+        return way(inode.to_bytes(8), self.inode(inode))
+
     def name(self, inode: Inode, page: int) -> int:
         """The name of a file's page, HOLE or RESERVED."""
-        leaf = self._get(LEAF + inode.to_bytes(8) + (page // LEAF_PAGES).to_bytes(8))
+        leaf = find(self._get, self.way(inode), page // LEAF_PAGES)
         if leaf is None:
             return HOLE
         at = page % LEAF_PAGES * 8

@@ -14,7 +14,9 @@ from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Time
 from sofs.volume import leaves, mapping
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.keys import HOLE, LEAF, LEAF_PAGES
+from sofs.volume.inode import CLONED
+from sofs.volume.keys import HOLE, LEAF_PAGES
+from sofs.volume.maps import NOTHING, visible
 from sofs.volume.pages import ZEROS, Done, Known, Pages, attempted
 from sofs.volume.space import Space
 from sofs.volume.writer import LARGEST
@@ -47,7 +49,8 @@ class RangeChanges:
             raise InvalidArgument("a size below zero")
         batch = Batch() if batch is None else batch
         known: Known = {}
-        if self._placed(inode) > SLICE and size < self._pages.size(inode):
+        # All that is seen through an origin goes at once, by letting that go.
+        if size < self._pages.size(inode) and (self.seen(inode) if size else self._placed(inode)) > SLICE:
             return self._truncate_slices(inode, size, now, batch, flags, known)
         return attempted(lambda: self._truncate(inode, size, now, batch, flags, known))
 
@@ -83,7 +86,8 @@ class RangeChanges:
         for part in parts:
             sum_ = crc32c(part, sum_)
         batch.raw(
-            Operation.WRITE, mapping.write(inode, page, sum_.to_bytes(4, "little"), at, size, now, flags)
+            Operation.WRITE,
+            mapping.write(inode, page, sum_.to_bytes(4, "little"), at, size, now, flags, self._pages.map(inode)),
         )
         return [part for part in parts if part]
 
@@ -111,14 +115,11 @@ class RangeChanges:
         """Cuts a range of pages into parts that hold at most `SLICE` pages of existing leaves each: (first, last)."""
         if first >= last:
             return []
-        bucket = LEAF + inode.to_bytes(8)
         low, high = first // LEAF_PAGES, (last - 1) // LEAF_PAGES + 1
         bounds = [first]
-        for count, (key, _) in enumerate(
-            self._keyspace.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8))
-        ):
+        for count, (index, *_) in enumerate(visible(self._keyspace, self._pages.way(inode), low, high)):
             if count and count % (SLICE // LEAF_PAGES) == 0:
-                bounds.append(int.from_bytes(key[9:]) * LEAF_PAGES)
+                bounds.append(index * LEAF_PAGES)
         return list(zip(bounds, [*bounds[1:], last], strict=True))
 
     # Punch
@@ -141,7 +142,7 @@ class RangeChanges:
             flags |= mapping.RESERVE
         known: Known = {}
         end = offset + length
-        if self._placed(inode) > SLICE:
+        if self.seen(inode) > SLICE:
             return self._punch_slices(inode, offset, end, now, batch, flags, known)
         return attempted(lambda: self._punch(inode, offset, end, now, batch, flags, known))
 
@@ -233,10 +234,9 @@ class RangeChanges:
     def _used(self, inode: Inode, first: int, last: int) -> int:
         """Pages of the range that are no holes."""
         used = 0
-        bucket = LEAF + inode.to_bytes(8)
         low, high = first // LEAF_PAGES, -(-last // LEAF_PAGES)
-        for key, leaf in self._keyspace.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8)):
-            base = int.from_bytes(key[9:]) * LEAF_PAGES
+        for index, leaf, _ in visible(self._keyspace, self._pages.way(inode), low, high):
+            base = index * LEAF_PAGES
             start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
             used += stop - start - leaves.addresses(leaf, start, stop - start).count(HOLE)
         return used
@@ -248,8 +248,13 @@ class RangeChanges:
         return self._placed(inode) <= SLICE
 
     def _placed(self, inode: Inode) -> int:
-        """Pages that are no holes."""
+        """Pages of the file's own leaves that are no holes."""
         return int.from_bytes(self._pages.inode(inode)[28:36], "little")
+
+    def seen(self, inode: Inode) -> int:
+        """Pages of the file that are no holes, those that it sees through its origin among them."""
+        record = self._pages.inode(inode)
+        return self._placed(inode) + (int.from_bytes(record[-8:], "little") if record[1] & CLONED else 0)
 
     def drop(self, batch: Batch, inode: Inode) -> None:
         """Adds the dropping of all the file's pages to a batch that will delete its inode."""
@@ -257,6 +262,10 @@ class RangeChanges:
 
     async def trim(self, inode: Inode, now: Time) -> None:
         """Drops a nameless file's pages, slice by slice, until it is `small`; safe to be cut off and called again."""
+        if self._pages.way(inode).origin != NOTHING:
+            # Punching would only hide what is seen through the origin.
+            await self._truncate_slices(inode, 0, now, Batch(), mapping.UNSEEN, {})
+            return
         for low, high in self._slices(inode, 0, mapping.FOREVER):
             await self._empty()
             batch = Batch()
@@ -276,10 +285,9 @@ class RangeChanges:
             return [], True
         found: list[tuple[int, int]] = []
         first, last = offset // PAGE, -(-end // PAGE)
-        bucket = LEAF + inode.to_bytes(8)
         low, high = first // LEAF_PAGES, -(-last // LEAF_PAGES)
-        for key, leaf in self._keyspace.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8)):
-            base = int.from_bytes(key[9:]) * LEAF_PAGES
+        for index, leaf, _ in visible(self._keyspace, self._pages.way(inode), low, high):
+            base = index * LEAF_PAGES
             start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
             for page, address in enumerate(leaves.addresses(leaf, start, stop - start), base + start):
                 if address == HOLE:

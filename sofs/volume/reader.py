@@ -22,8 +22,10 @@ from sofs.pool import Pool
 from sofs.types import PAGE, Inode
 from sofs.volume import leaves, windows
 from sofs.volume.extents import Extents
+from sofs.volume.inode import CLONED
 from sofs.volume.keys import DESTAGED, EXTENT_BORN, HOLE, INODE, LEAF, LEAF_PAGES, PLACES, WINDOW_SHIFT
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.maps import Way, find, way
 
 __all__ = ["Got", "Piece", "Reader"]
 
@@ -89,7 +91,7 @@ class Reader:
         pages = (head + count + PAGE - 1) // PAGE
         result = Got(count, offset + count >= size)
         if head == 0 and pages * PAGE <= room:
-            waiting = self.pages(number, first, pages, into)
+            waiting = self.pages(number, first, pages, into, record)
             return result if waiting is None else _then(waiting, result)
         return self._unaligned(number, first, head, pages, into[:count], result)
 
@@ -110,10 +112,12 @@ class Reader:
 
         return later()
 
-    def pages(self, number: bytes, first: int, pages: int, into: memoryview) -> Awaitable[None] | None:
-        """Fills `into` with whole pages, holes as zeros. `number` is the inode's, as it stands in keys."""
+    def pages(
+        self, number: bytes, first: int, pages: int, into: memoryview, record: bytes | None = None
+    ) -> Awaitable[None] | None:
+        """Fills `into` with whole pages, holes as zeros. `number` is the inode's, as it stands in keys, `record` its record if that is at hand."""
         if pages == 1:
-            return self._page(number, first, into if len(into) == PAGE else into[:PAGE])
+            return self._page(number, first, into if len(into) == PAGE else into[:PAGE], record)
         plan = self._plan(number, first, pages, into)
         for index, piece in enumerate(plan):
             view = into[piece.page * PAGE : (piece.page + piece.pages) * PAGE]
@@ -128,9 +132,14 @@ class Reader:
                 return self._finish(number, first, into, plan[index:], None)
         return None
 
-    def _page(self, number: bytes, first: int, into: memoryview) -> Awaitable[None] | None:
+    def _page(self, number: bytes, first: int, into: memoryview, record: bytes | None) -> Awaitable[None] | None:
         """The same for one page, without a plan unless something has to be waited for or mended: 2 us less."""
-        leaf = self._get(LEAF + number + (first // LEAF_PAGES).to_bytes(8))
+        if record is None:
+            record = self._get(INODE + number)
+        if record is None or not record[1] & CLONED:
+            leaf = self._get(LEAF + number + (first // LEAF_PAGES).to_bytes(8))
+        else:
+            leaf = find(self._get, way(number, record), first // LEAF_PAGES)
         slot = first % LEAF_PAGES
         address = HOLE if leaf is None else _U64(leaf, slot * 8)[0]
         if leaf is None or address < leaves.PLACED:
@@ -163,10 +172,13 @@ class Reader:
     def _plan(self, number: bytes, first: int, pages: int, into: memoryview) -> list[Piece]:
         plan: list[Piece] = []
         done = 0
+        # Not remembered over a wait: a clone that is made meanwhile gives the file another map.
+        record = self._get(INODE + number)
+        where = Way(number) if record is None else way(number, record)
         while done < pages:
             index, slot = divmod(first + done, LEAF_PAGES)
             count = min(LEAF_PAGES - slot, pages - done)
-            leaf = self._get(LEAF + number + index.to_bytes(8))
+            leaf = find(self._get, where, index)
             if leaf is None:
                 _zero(into, done, count)
             else:

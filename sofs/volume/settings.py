@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sofs.pool import Policy
-from sofs.types import VolumeId
+from sofs.types import PAGE, VolumeId
 
 __all__ = ["MIB", "DataSettings"]
 
@@ -35,5 +35,7 @@ class DataSettings:
     """Destaging that was started so stops here."""
     compact_below: float = 0.5
     """Extents with a smaller share of live pages are rewritten."""
+    whole_from: int = (4 * MIB) // PAGE
+    """Files of this many pages and more are cloned without looking at their leaves (`maps.py`); for smaller ones that would not save anything."""
     reserve: int = 32 * MIB
     """Space of the pool that no write is admitted into, so that cleaning and deleting always work."""

@@ -103,13 +103,14 @@ class Writer:
         end = offset + length
         if end > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+        map_ = self._pages.map(inode)
         if length == PAGE:
             sums = crc32c(data).to_bytes(4, "little")
         else:
             sums = _packed(page_sums(data))
         batch.raw(
             Operation.WRITE,
-            mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags),
+            mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags, map_),
         )
         return Done(self._commit(batch, (data,), False, sums), length)
 
@@ -146,7 +147,7 @@ class Writer:
             return pages.reclaim(error)
         batch.raw(
             Operation.WRITE,
-            mapping.write(inode, offset // PAGE, sums, 0, max(end, size), now, flags),
+            mapping.write(inode, offset // PAGE, sums, 0, max(end, size), now, flags, pages.map(inode)),
         )
         return pages.commit(batch, [part for part in (before, data, behind) if part], len(data), sums=sums)
 
@@ -282,6 +283,7 @@ class Writer:
             self._add_extent(batch, inode, extent, size, now, flags)
         payload: list[Buffer] = []
         at = 0
+        map_ = pages.map(inode)
         for page, parts in (
             (offset // PAGE, (before, data[:start], ZEROS[:0])),
             ((offset + stop) // PAGE, (ZEROS[:0], data[stop:], behind)),
@@ -289,7 +291,7 @@ class Writer:
             if parts[1]:
                 sums = _sums_of_gather(*parts)
                 batch.raw(
-                    Operation.WRITE, mapping.write(inode, page, _packed(sums), at, size, now, flags)
+                    Operation.WRITE, mapping.write(inode, page, _packed(sums), at, size, now, flags, map_)
                 )
                 payload += [part for part in parts if part]
                 at += len(sums) * PAGE

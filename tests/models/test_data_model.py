@@ -38,12 +38,21 @@ class DataModel(RuleBasedStateMachine):
             direct_threshold=100 * PAGE,
             extent_size=MIB,
             disk_mib=256,
+            whole_from=1,
         )
         self.do(self.rig.make)
         self.files: dict[Inode, bytearray] = {}
+        self.number = 1
+        self.at: dict[Inode, Inode] = {}
+        """The numbers that the files have by now: those of deleted ones are not used again."""
         for inode in (2, 3, 4):
-            self.files[self.do(lambda: self.rig.make_file(inode))] = bytearray()  # noqa: B023
+            self.make(Inode(inode))
         self.stamp = 0
+
+    def make(self, inode: Inode) -> None:
+        self.number += 1
+        self.at[inode] = self.do(lambda: self.rig.make_file(self.number))
+        self.files[inode] = bytearray()
 
     def do(self, action: Callable[[], Any]) -> Any:
         """Runs something on the loop, on which background tasks stay alive in between."""
@@ -63,9 +72,9 @@ class DataModel(RuleBasedStateMachine):
 
     def verify(self, inode: Inode) -> None:
         model = self.files[inode]
-        got = self.do(lambda: self.rig.read(inode, 0, len(model) + 1))
+        got = self.do(lambda: self.rig.read(self.at[inode], 0, len(model) + 1))
         assert got == bytes(model)
-        assert self.rig.record(inode).size == len(model)
+        assert self.rig.record(self.at[inode]).size == len(model)
 
     def verify_all(self) -> None:
         for inode in self.files:
@@ -89,7 +98,7 @@ class DataModel(RuleBasedStateMachine):
     @rule(inode=FILES, offset=OFFSETS, length=LENGTHS)
     def write(self, inode: Inode, offset: int, length: int) -> None:
         data = self.data(length)
-        self.do(lambda: self.rig.write(inode, offset, data))
+        self.do(lambda: self.rig.write(self.at[inode], offset, data))
         model = self.files[inode]
         model.extend(bytes(max(0, offset + length - len(model))))
         model[offset : offset + length] = data
@@ -97,7 +106,7 @@ class DataModel(RuleBasedStateMachine):
 
     @rule(inode=FILES, size=OFFSETS)
     def truncate(self, inode: Inode, size: int) -> None:
-        self.do(lambda: self.rig.data.truncate(inode, size, NOW))
+        self.do(lambda: self.rig.data.truncate(self.at[inode], size, NOW))
         model = self.files[inode]
         del model[size:]
         model.extend(bytes(size - len(model)))
@@ -105,7 +114,7 @@ class DataModel(RuleBasedStateMachine):
 
     @rule(inode=FILES, offset=OFFSETS, length=LENGTHS, deallocate=st.booleans())
     def punch(self, inode: Inode, offset: int, length: int, deallocate: bool) -> None:
-        self.do(lambda: self.rig.data.punch(inode, offset, length, NOW, deallocate=deallocate))
+        self.do(lambda: self.rig.data.punch(self.at[inode], offset, length, NOW, deallocate=deallocate))
         model = self.files[inode]
         end = min(offset + length, len(model))
         if offset < end:
@@ -114,7 +123,7 @@ class DataModel(RuleBasedStateMachine):
 
     @rule(inode=FILES, offset=OFFSETS, length=LENGTHS, extend=st.booleans())
     def allocate(self, inode: Inode, offset: int, length: int, extend: bool) -> None:
-        self.do(lambda: self.rig.data.allocate(inode, offset, length, NOW, extend))
+        self.do(lambda: self.rig.data.allocate(self.at[inode], offset, length, NOW, extend))
         model = self.files[inode]
         if extend:
             model.extend(bytes(max(0, offset + length - len(model))))
@@ -136,7 +145,7 @@ class DataModel(RuleBasedStateMachine):
         if length <= 0 or (length % PAGE and start + length != size):
             return
         shared = bytes(self.files[source][start : start + length])
-        self.do(lambda: self.rig.data.clone(source, start, onto, to, length, NOW))
+        self.do(lambda: self.rig.data.clone(self.at[source], start, self.at[onto], to, length, NOW))
         self.put(onto, to, shared)
         self.verify(onto)
         self.verify(source)
@@ -146,11 +155,29 @@ class DataModel(RuleBasedStateMachine):
         copied = bytes(self.files[source][start : start + length])
         if source == onto and abs(start - to) < length:
             return  # chunks of an overlapping copy are not of one moment
-        result = self.do(lambda: self.rig.data.copy(source, start, onto, to, length, NOW))
+        result = self.do(lambda: self.rig.data.copy(self.at[source], start, self.at[onto], to, length, NOW))
         assert result.length == len(copied)
         if copied:
             self.put(onto, to, copied)
         self.verify(onto)
+
+    @rule(source=FILES, onto=FILES)
+    def clone_whole(self, source: Inode, onto: Inode) -> None:
+        size = len(self.files[source])
+        if source == onto or size < len(self.files[onto]):
+            return
+        self.do(lambda: self.rig.data.clone(self.at[source], 0, self.at[onto], 0, size, NOW))
+        self.files[onto] = bytearray(self.files[source])
+        self.verify(onto)
+        self.verify(source)
+
+    @rule(source=FILES, onto=FILES)
+    def replace_by_clone(self, source: Inode, onto: Inode) -> None:
+        """What `cp --reflink` does."""
+        if source == onto:
+            return
+        self.truncate(onto, 0)
+        self.clone_whole(source, onto)
 
     def put(self, inode: Inode, offset: int, data: bytes) -> None:
         model = self.files[inode]
@@ -159,15 +186,14 @@ class DataModel(RuleBasedStateMachine):
 
     @rule(inode=FILES)
     def delete(self, inode: Inode) -> None:
-        self.do(lambda: self.rig.delete_file(inode))
-        self.do(lambda: self.rig.make_file(inode))
-        self.files[inode] = bytearray()
+        self.do(lambda: self.rig.delete_file(self.at[inode]))
+        self.make(inode)
         self.verify(inode)
 
     @rule(inode=FILES)
     def ranges_cover_all_that_is_not_zero(self, inode: Inode) -> None:
         model = self.files[inode]
-        ranges, complete = self.rig.data.ranges(inode, 0, len(model) + 1, 1 << 20)
+        ranges, complete = self.rig.data.ranges(self.at[inode], 0, len(model) + 1, 1 << 20)
         assert complete
         rest = bytearray(model)
         for offset, length in ranges:
@@ -190,6 +216,16 @@ class DataModel(RuleBasedStateMachine):
     def compact(self) -> None:
         self.do(self.rig.data.cleaner.compact)
         self.verify_all()
+
+    @rule()
+    def maps(self) -> None:
+        self.do(self.look_after_maps)
+        self.verify_all()
+
+    async def look_after_maps(self) -> None:
+        """Until nothing is left to be done."""
+        while await self.rig.data.maps.run_once():
+            pass
 
     @rule()
     def checkpoint(self) -> None:
@@ -238,7 +274,9 @@ class DataModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         async def main() -> None:
             for inode in self.files:
-                await self.rig.delete_file(inode)
+                await self.rig.delete_file(self.at[inode])
+            await self.look_after_maps()
+            assert next(self.rig.store.keyspace.walk(keys.FROZEN), None) is None
             await self.rig.settle()
             report = await self.rig.clean()
             assert report.extents == 0

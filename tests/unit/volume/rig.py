@@ -16,7 +16,7 @@ from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
 from sofs.pool.policy import parse_policy
 from sofs.runtime.ports import Clock, Files, Random
-from sofs.types import ROOT, Inode, Kind, Time, VolumeId
+from sofs.types import PAGE, ROOT, Inode, Kind, Time, VolumeId
 from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.check import Report, check
@@ -65,6 +65,7 @@ class Rig:
     direct_threshold: int = MIB // 2
     direct_fill: float = 0.0
     extent_size: int = 8 * MIB
+    whole_from: int = (4 * MIB) // PAGE
     log_disks: int = 2
     configuration: Configuration = field(init=False)
     specs: list[DiskSpec] = field(default_factory=list)
@@ -131,6 +132,7 @@ class Rig:
                 direct_threshold=self.direct_threshold,
                 direct_fill=self.direct_fill,
                 extent_size=self.extent_size,
+                whole_from=self.whole_from,
                 reserve=2 * MIB,
             ),
         )

@@ -1,0 +1,137 @@
+"""Frozen maps that have lost readers: without any they are trimmed, by the last one they are taken over.
+
+A frozen map keeps pages that none of its files shows any more, once each has changed them. That is the price of a clone that takes no time; with the last but
+one reader it ends, since what only one file reads becomes its own and the rest is dropped. Each step is a batch that leaves everything as it was to readers, so
+whoever is cut off goes on later: the records under `keys.IDLE` say which maps are to be looked after.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from sofs.types import Inode
+from sofs.volume import origins
+from sofs.volume.batch import Batch, Operation
+from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF, LEAF_PAGES
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.maps import NO_LIMIT, NOTHING, Way, decode_frozen, frozen_key, idle_key, visible, way
+from sofs.volume.ranges import SLICE
+
+__all__ = ["Maps"]
+
+_LEAVES = SLICE // LEAF_PAGES
+"""Leaves that one batch may change."""
+
+
+class Maps:
+    """Looks after one volume's frozen maps."""
+
+    def __init__(
+        self,
+        keyspace: KeySpace,
+        exhausted: Callable[[], Awaitable[None] | None],
+        pause: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._keyspace = keyspace
+        self._get = keyspace.get
+        self._exhausted = exhausted
+        self._pause = pause
+
+    async def run_once(self) -> int:
+        """Does what there is to do; gives how many maps were dealt with. Raises `NoSpace` when the log is full to the end."""
+        maps = [key[BUCKET:] for key, _ in self._keyspace.scan(IDLE)]
+        for map_ in maps:
+            await self._look_after(map_)
+        return len(maps)
+
+    async def _look_after(self, map_: bytes) -> None:
+        value = self._get(frozen_key(map_))
+        if value is None:
+            return  # dealt with meanwhile
+        readers = decode_frozen(value).readers
+        if readers == 0:
+            await self._trim(map_)
+        elif readers == 1:
+            await self._take_over(map_)
+        else:
+            batch = Batch()
+            batch.delete(idle_key(map_))
+            self._keyspace.commit(batch, reserved=True)
+
+    async def _trim(self, map_: bytes) -> None:
+        while True:
+            await self._room()
+            if self._get(frozen_key(map_)) is None:
+                return
+            bucket = LEAF + map_
+            high = NO_LIMIT
+            for count, (key, _) in enumerate(self._keyspace.scan(bucket)):
+                if count == _LEAVES:
+                    high = int.from_bytes(key[BUCKET:])
+                    break
+            self._commit(Operation.TRIM, origins.trim(map_, 0, high))
+            await self._pause()
+
+    async def _take_over(self, map_: bytes) -> None:
+        await self._room()
+        if not self._is_single(map_):
+            return
+        bucket = FROZEN + map_
+        reader, inode = next((key[BUCKET:], value) for key, value in self._keyspace.scan(bucket) if len(key) > BUCKET)
+        if inode == NOTHING:
+            await self._flatten(Inode(0), reader)
+            return
+        number = Inode(int.from_bytes(inode))
+        where = self._way(number)
+        if where.limit == NO_LIMIT and next(self._keyspace.scan(LEAF + reader), None) is None:
+            self._commit(Operation.THAW, origins.thaw(number))
+            return
+        await self._flatten(number, reader)
+
+    def _is_single(self, map_: bytes) -> bool:
+        value = self._get(frozen_key(map_))
+        return value is not None and decode_frozen(value).readers == 1
+
+    def _way(self, inode: Inode) -> Way:
+        value = self._get(INODE + inode.to_bytes(8))
+        return Way(NOTHING) if value is None else way(inode.to_bytes(8), value)
+
+    async def flatten(self, inode: Inode) -> None:
+        """Makes all leaves that the file sees its own, as far as it does not change meanwhile."""
+        await self._flatten(inode, self._way(inode).map)
+
+    async def _flatten(self, inode: Inode, map_: bytes) -> None:
+        """The same of a frozen map, where `inode` is 0."""
+        low = 0
+        while True:
+            await self._room()
+            where = self._way(inode) if inode else self._frozen_way(map_)
+            if where.map != map_ or where.origin == NOTHING:
+                return
+            high, found = NO_LIMIT, 0
+            for index, _, own in visible(self._keyspace, where, low, min(where.limit, NO_LIMIT)):
+                found += not own
+                if found > _LEAVES:
+                    high = index
+                    break
+            if found:
+                self._commit(Operation.FLATTEN, origins.flatten(inode, map_, low, high))
+            if high == NO_LIMIT:
+                return
+            low = high
+            await self._pause()
+
+    def _frozen_way(self, map_: bytes) -> Way:
+        value = self._get(frozen_key(map_))
+        if value is None:
+            return Way(NOTHING)
+        frozen = decode_frozen(value)
+        return Way(map_, frozen.origin, frozen.limit)
+
+    def _commit(self, code: Operation, body: bytes) -> None:
+        batch = Batch()
+        batch.raw(code, body)
+        self._keyspace.commit(batch, reserved=True)
+
+    async def _room(self) -> None:
+        """Waits if the log cannot even take what gives space back."""
+        if (full := self._exhausted()) is not None:
+            await full
