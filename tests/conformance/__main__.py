@@ -2,7 +2,7 @@
 
 usage: python -m tests.conformance [SUITE ...] [--only REGEX] [--out FOLDER]
 
-SUITE: smbtorture, pike, pynfs40, pynfs41; all that can run here without any. REGEX chooses among a suite's groups. FOLDER gets each suite's results
+SUITE: smbtorture, pike, pynfs41; all that can run here without any. REGEX chooses among a suite's groups. FOLDER gets each suite's results
 as JSON and the testers' own logs. Exit status: 0 if nothing failed but known misses, 1 if something did, 2 for bad usage.
 """
 
@@ -19,6 +19,7 @@ from typing import Protocol
 from tests.conformance import results as outcomes
 from tests.conformance.node import ConformanceNode, ServerBroke, serving
 from tests.conformance.pike import Pike
+from tests.conformance.pynfs import Pynfs
 from tests.conformance.results import Results
 from tests.conformance.smbtorture import Smbtorture
 
@@ -35,7 +36,7 @@ class Runner(Protocol):
     def summary(self, results: Results) -> str: ...
 
 
-RUNNERS: tuple[Runner, ...] = (Smbtorture(), Pike())
+RUNNERS: tuple[Runner, ...] = (Smbtorture(), Pike(), Pynfs("4.1"))
 
 
 def say(line: str) -> None:
