@@ -135,6 +135,8 @@ def choose(random: SimulatedRandom, word: int) -> Change:
     if pick < 17:
         return Change("punch", file, offset, length * 4)
     source = FILES[random.below(3)]
+    if random.below(2):
+        return Change("whole", file, 0, 0, b"", source, 0)
     return Change(
         "clone", file, page * PAGE, (1 + random.below(40)) * PAGE, b"", source, random.below(40) * PAGE
     )
@@ -170,6 +172,7 @@ class Run:
             direct_fill=random.below(2) * 0.3,
             extent_size=MIB,
             log_disks=1 + random.below(2),
+            whole_from=(1, 20)[random.below(2)],
         )
 
     @property
@@ -269,7 +272,7 @@ class Run:
         random, history = self.random, self.history
         while not self._stopping:
             self.words += 1
-            change = choose(random, self.words)
+            change = self._sized(choose(random, self.words))
             batch = Batch()
             batch.add(APPLIED, 1)
             history.uncertain.add(change)
@@ -289,6 +292,12 @@ class Run:
                 await self.rig.clock.sleep(random.fraction() * 0.004)
             if random.below(12) == 0:
                 await self._read(FILES[random.below(3)])
+
+    def _sized(self, change: Change) -> Change:
+        """A clone of a whole file is as long as that is now."""
+        if change.kind != "whole":
+            return change
+        return change._replace(kind="clone", length=self.rig.record(change.source).size)
 
     def _when_stable(self, lsn: Lsn) -> None:
         history = self.history
@@ -313,8 +322,10 @@ class Run:
         cleaner, random = self.rig.data.cleaner, self.random
         while not self._stopping:
             await self.rig.clock.sleep(random.fraction() * 0.01)
-            pick = random.below(8)
-            if pick < 3:
+            pick = random.below(9)
+            if pick == 8:
+                await self.rig.data.maps.run_once()
+            elif pick < 3:
                 await cleaner.destage(random.fraction() * 0.3)
             elif pick < 5:
                 await cleaner.compact()
@@ -351,6 +362,8 @@ class Run:
         await self.rig.open()
         for file in FILES:
             await self.rig.delete_file(file)
+        while await self.rig.data.maps.run_once():
+            pass
         await self.rig.data.cleaner.collect_orphans()
         await self.rig.settle()
         await self.rig.clean()
