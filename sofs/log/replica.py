@@ -36,8 +36,12 @@ _MAGIC = b"sofslog1"
 _HEADER = struct.Struct("<8sQQQQ")
 _SUM = struct.Struct("<I")
 _HEADER_SIZE = _HEADER.size + _SUM.size
-_KEPT = 2
-"""So many trimmed segments wait for their next use; more are removed."""
+_KEPT = 8
+"""At most so many trimmed segments wait for their next use; more are removed, and so are those that make more than the log ever used.
+
+A segment that is used again has its pages in memory and its blocks on the disk: writing a MiB into it takes 85 us, into a fresh one
+120 to 250, and its removal 20 to 100 more, in which the loop stands still.
+"""
 
 
 class Replica(Protocol):
@@ -108,6 +112,8 @@ class LocalReplica:
         self._log = log
         self._open: dict[int, File] = {}
         self._free: list[tuple[int, File]] = []
+        self._most = 0
+        """Segments that were in use at once."""
         for name in files.list(path):
             index = _index(name)
             if index is not None:
@@ -154,6 +160,7 @@ class LocalReplica:
                 raise NoSpace(f"{self.place}: no space for another segment of the log; free some, or add a disk") from error
         file.write(0, [SegmentHeader(self._log, self.id, index, self.segment_size).encode()])
         self._open[index] = file
+        self._most = max(self._most, len(self._open))
         self._unsynced.add(index)
         self._unsynced_names = True
 
@@ -207,7 +214,7 @@ class LocalReplica:
         for index in [index for index in self._open if index < below]:
             file = self._open.pop(index)
             self._unsynced.discard(index)
-            if len(self._free) < _KEPT:
+            if len(self._free) < _KEPT and len(self._open) + len(self._free) < self._most:
                 self._free.append((index, file))
             else:
                 file.close()

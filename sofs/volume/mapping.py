@@ -296,11 +296,11 @@ def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
 
 
 def _replace(
-    records: Mutator, dropped: _Dropped, owner: Owner, first: int, places: bytes, sums: bytes
+    records: Mutator, dropped: _Dropped, owner: Owner, first: int, places: bytes, sums: bytes, holes: int = 0
 ) -> int:
-    """Makes the file's pages from `first` on name others; gives how many more of them are no holes."""
+    """Makes the file's pages from `first` on name others, `holes` of them nothing; gives how many more of them are no holes."""
     count = len(sums) >> 2
-    more = count - _holes(places)
+    more = count - holes
     done = 0
     while done < count:
         index, slot = divmod(first + done, LEAF_PAGES)
@@ -315,10 +315,6 @@ def _replace(
         _drop(records, dropped, old, owner.shared)
         done += fits
     return more
-
-
-def _holes(places: bytes) -> int:
-    return memoryview(places).cast("Q").tolist().count(HOLE)
 
 
 def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
@@ -481,7 +477,7 @@ def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     owner = owner_of(number, inode)
     dropped = _Dropped(_destaged(records))
     more = _replace(
-        records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums)
+        records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums), pages.count(HOLE)
     )
     _settle(records, dropped, lsn, 0, owner.reserved)
     _stamp(records, key, inode, size, more, now, flags, SHARES_PAGES, owner)
