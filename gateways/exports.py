@@ -197,6 +197,10 @@ class Shares:
     def numbered(self, number: int) -> Share | None:
         return self._numbered.get(number)
 
+    def served(self, id: VolumeId) -> Volume | None:
+        """The volume, if this node serves it."""
+        return self._volumes(id)
+
     def volume(self, share: Share) -> Volume:
         """The volume behind a share. Raises `Unavailable` when this node does not serve it."""
         volume = self._volumes(share.volume)

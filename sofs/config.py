@@ -138,6 +138,9 @@ class NfsConfig:
     portmap: bool = _setting(
         False, "Answer on port 111 too, for clients that ask there; not together with rpcbind."
     )
+    lease_s: float = _setting(
+        90.0, "How long a client of NFS 4.1 or 4.2 may be silent before it loses its opens and locks.", low=1, high=3600
+    )
 
 
 @dataclass

@@ -7,7 +7,7 @@ no other start ever has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -41,6 +41,7 @@ class Doors:
         *,
         handle_key: bytes,
         guid: bytes,
+        system: Callable[[], Volume | None] = lambda: None,
     ) -> None:
         self._config = config
         self.shares = shares
@@ -65,6 +66,11 @@ class Doors:
             incarnation=self.incarnation,
             groups=lambda uid: identities.groups_of(uid) or (),
             loop=self._loop,
+            clock=clock,
+            random=random,
+            users=identities,
+            system=system,
+            lease_s=config.nfs.lease_s,
         )
 
     @property
@@ -103,6 +109,7 @@ class Doors:
             if smb.enabled:
                 self._listen("smb", self._smb.server, smb.addresses, smb.port)
             if nfs.enabled:
+                await self._nfs.load()
                 port = self._listen("nfs", self._nfs.server, nfs.addresses, nfs.port)
                 if nfs.portmap:
                     self._portmapper = PortMapper(self._loop, registrations(port))

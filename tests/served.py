@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateways.exports import Client, NfsOptions, Share, Shares, Squash
+from gateways.identity import Identities, domain_sid
 from gateways.nfs.gateway import NfsGateway
 from sofs.log.replicated import Configuration, LogSettings
 from sofs.pool.local_pool import LocalPool
@@ -84,14 +85,18 @@ class Served:
 
 @asynccontextmanager
 async def nfs_on(
-    path: Path, shares: Callable[[], Sequence[Share]] | None = None, incarnation: int = 1
+    path: Path, shares: Callable[[], Sequence[Share]] | None = None, incarnation: int = 1, lease_s: float = 90
 ) -> AsyncIterator[Served]:
     """The volume in `path` behind an NFS gateway at a free port; by default as the export `/data`, root not squashed."""
     async with volume_on(path) as volume:
         offered = Shares(lambda number: volume if number == VOLUME else None)
         offered.replace(shares() if shares else [Share("data", 1, VOLUME, nfs=OPEN)])
         loop = asyncio.get_running_loop()
-        gateway = NfsGateway(offered, key=bytes(range(32)), incarnation=incarnation, groups=lambda uid: (), loop=loop)
+        gateway = NfsGateway(
+            offered, key=bytes(range(32)), incarnation=incarnation, groups=lambda uid: (), loop=loop,
+            clock=SystemClock(), random=SystemRandom(), users=Identities(domain_sid(bytes(12)), []), system=lambda: volume, lease_s=lease_s,
+        )  # fmt: skip
+        await gateway.load()
         port = gateway.listen("127.0.0.1", 0)
         try:
             yield Served(volume, offered, gateway, port)

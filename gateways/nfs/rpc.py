@@ -37,6 +37,8 @@ _REPLY = struct.Struct(">7I")  # record header, xid, REPLY, MSG_ACCEPTED, AUTH_N
 _DENIED = struct.Struct(">5I")  # record header, xid, REPLY, MSG_DENIED, reject_stat
 _TWO = struct.Struct(">2I")
 
+_IS_REPLY = bytes((0, 0, 0, 1))
+
 SUCCESS, PROG_UNAVAIL, PROG_MISMATCH, PROC_UNAVAIL, GARBAGE_ARGS, SYSTEM_ERR = range(6)
 RPC_MISMATCH, AUTH_ERROR = 0, 1
 REPLY_SIZE = _REPLY.size
@@ -55,6 +57,12 @@ class Program(NamedTuple):
     """A program's versions by number."""
 
     versions: Mapping[int, Version]
+
+
+class Answers(Protocol):
+    """What takes the replies to calls of our own."""
+
+    def answered(self, message: memoryview) -> None: ...
 
 
 class Cancellable(Protocol):
@@ -153,6 +161,11 @@ class RpcConnection:
         """Work on calls that is not finished; cancelled with the connection's end. Otherwise a write that had to wait could take
         effect after the client, on a new connection, has repeated it and then written newer data there."""
 
+        self.back: Answers | None = None
+        """Who calls this client (NFSv4.1's backchannel), and takes its replies."""
+        self.ended: list[Callable[[], object]] = []
+        """Called at the connection's end."""
+
     @property
     def busy(self) -> bool:
         return self._calls > 0
@@ -182,6 +195,8 @@ class RpcConnection:
         self._fragments = []
         for work in tuple(self.waiting):
             work.cancel()
+        for tell in self.ended:
+            tell()
 
     def answer(self, call: Call, buffers: Sequence[Buffer]) -> None:
         """Sends the reply to a call; every call is answered once, or never when its volume is lost."""
@@ -194,6 +209,9 @@ class RpcConnection:
                 self.link.resume()
 
     def _record(self, data: memoryview) -> None:
+        if self.back is not None and data[4:8] == _IS_REPLY:
+            self.back.answered(data)
+            return
         xid, rpc_version, program, version, number, authentication, at = read_call(data)
         who = self._credentials.get(authentication)
         if rpc_version != 2 or who is None:

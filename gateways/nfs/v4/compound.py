@@ -8,8 +8,8 @@ The reply is told when the gates of everything that was consulted are open.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 
@@ -17,14 +17,15 @@ from gateways.nfs.auth import Credential
 from gateways.nfs.handles import BadHandle, Place, Places
 from gateways.nfs.rpc import REPLY_SIZE, Call, write_header
 from gateways.nfs.v4.status import Failure, Status, status_of
-from gateways.nfs.v4.types import ANONYMOUS, Stateid
+from gateways.nfs.v4.types import ANONYMOUS
 from gateways.nfs.xdr import pad
-from sofs.errors import PeerError, ReadOnly, SofsError
+from sofs.errors import ReadOnly, SofsError
 from sofs.runtime.ports import Buffer
-from sofs.types import Level, Lsn
-from sofs.volume.api import Read, Reply, Request, SlotToken, Volume
+from sofs.types import Kind, Level, Lsn
+from sofs.volume.api import Found, GetAttributes, Reply, Request, SlotToken, Volume
 
 if TYPE_CHECKING:
+    from gateways.nfs.v4.clients import Client
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.slots import Session, Slot
 
@@ -42,6 +43,8 @@ __all__ = [
     "Outcome",
     "Payload",
     "Replayed",
+    "Resumed",
+    "Uncached",
     "Unreadable",
     "Wait",
 ]
@@ -69,6 +72,8 @@ class Ask(NamedTuple):
     changes: bool = False
     """The request that changes something: it carries the slot's token, so an operation has at most one, and what it asks before
     is the same each time."""
+    refused: Callable[[SofsError], "Outcome"] | None = None
+    """What to do if the volume refuses it; by default that is the operation's failure."""
 
 
 class Wait(NamedTuple):
@@ -110,6 +115,12 @@ class Operation(NamedTuple):
     """The first minor version that has it."""
     failure: bytes = b""
     """What follows any status but OK (SETATTR: an empty bitmap)."""
+    records: bool = False
+    """Its `Ask` with `changes` carries a token (`modifies` implies it)."""
+    statuses: Mapping[type[SofsError], Status] = {}
+    """Outcomes that mean something else here than everywhere."""
+    works_on: Kind | None = None
+    """The kind of file it works on; if it fails because of another one, the status says what that is (`Compound._wrong_kind`)."""
     first: int = 0
     """`ONLY`, `FIRST` or `ANYWHERE` if it may be a COMPOUND's first; else a SEQUENCE must come before it."""
 
@@ -133,6 +144,18 @@ class Replayed(Exception):
     def __init__(self, reply: bytes) -> None:
         super().__init__()
         self.reply = reply
+
+
+class Resumed(Exception):
+    """The COMPOUND stands behind operations that were carried out before a crash."""
+
+
+class Uncached(Exception):
+    """The request has been answered before, and its reply was not kept: SEQUENCE has this `result`, and the operation behind it fails (2.10.6.1.3)."""
+
+    def __init__(self, result: bytes) -> None:
+        super().__init__()
+        self.result = result
 
 
 class Compound:
@@ -201,7 +224,7 @@ class Compound:
         return self.saved
 
     def rest(self, volume: Volume, gate: Lsn, level: Level) -> None:
-        """The reply is not told before `gate` is open at `level`. For an `Ask`'s or a `Wait`'s answer this is done already, at the level of the table's line."""
+        """The reply is not told before `gate` is open at `level`. For the answer to an `Ask` or a `Wait` this is done already, at its table line's level."""
         if volume is not self._volume:
             if self._volume is not None:
                 self._gates.append((self._volume, self._committed, self._stable))
@@ -214,29 +237,69 @@ class Compound:
             self._stable = gate
 
     def token(self, volume: Volume) -> SlotToken | None:
-        """The token of the current operation, for a handler that calls `Volume.write` itself; `resumed` is to be looked at before."""
+        """The token of the current operation, for a handler that calls `Volume.write` itself; `resumed` is to be looked at before. None where
+        sessions are not kept."""
         session = self.session
-        return None if session is None else session.token(self, volume)
+        return None if session is None or self.service.system is None else session.token(self, volume)
+
+    def renew(self, client: "Client") -> None:
+        """The client has shown that it is alive (RFC 8881 8.3)."""
+        client.renewed = self.service.clock.boottime()
+
+    # For slots
+
+    @property
+    def rest_of_request(self) -> memoryview:
+        """The operations behind the one being carried out, as they were sent."""
+        return self.call.data[self._at :]
+
+    def results(self) -> bytes:
+        """What the operations before the current one have added to the reply."""
+        return (b"".join(self._pieces) + self._out[: self._start])[self._head :]
+
+    def resume_at(self, index: int, results: bytes, reply: Reply | None) -> None:
+        """Goes on with operation `index`, which a volume has answered with `reply`, behind these results."""
+        while self.index + 1 < index:
+            self._read()
+            self.index += 1
+        self.index = index
+        self._out[self._head :] = results
+        self.resumed = reply
 
     # From operation to operation
 
     def proceed(self) -> None:
         """Carries out operations until one has to wait or the reply is complete."""
         while self.index < self.count:
-            try:
-                outcome = self._begin()
-                if type(outcome) is not bytes:
-                    outcome = self._settle(outcome)
-                    if outcome is None:
-                        return
-                self._finish(outcome)
-            except Replayed as replayed:
-                self._replay(replayed.reply)
+            if not self._step(self._begin):
                 return
-            except (SofsError, Failure, BadHandle) as error:
-                self._fail(error)
-                break
         self._reply()
+
+    def _step(self, begin: Callable[[], Outcome]) -> bool:
+        """One operation, or the rest of it; false if it has to wait, or if there is nothing to go on with."""
+        try:
+            outcome = begin()
+            if type(outcome) is not bytes:
+                settled = self._settle(outcome)
+                if settled is None:
+                    return False
+                self._finish(settled)
+            else:
+                self._finish(outcome)
+        except (SofsError, Failure, BadHandle) as error:
+            self._fail(error)
+        except Replayed as replayed:
+            self.call.reply(replayed.reply)
+            return False
+        except Resumed:
+            pass
+        except Uncached as uncached:
+            self._refuse_retry(uncached.result)
+        except Exception:
+            # The slot must become free again, or the client would ask for ever.
+            log.exception("operation_failed", peer=self.call.connection.peer, operation=self.number)
+            self._fail(Failure(Status.SERVERFAULT))
+        return True
 
     def _begin(self) -> Outcome:
         """Reads the next operation, checks what the table says of it, and calls its handler."""
@@ -256,8 +319,14 @@ class Compound:
                 if isinstance(above, Status):
                     raise Failure(above)
                 return above(self, arguments)
-            if operation.modifies and here.read_only:  # type: ignore[union-attr]
-                raise Failure(Status.ROFS)
+            assert isinstance(here, Place)
+            if operation.modifies or operation.records:
+                if operation.modifies and here.read_only:
+                    raise Failure(Status.ROFS)
+                assert self.session is not None
+                client = self.session.client
+                if here.volume.id not in client.volumes:
+                    return self.service.note_volume(client, here.volume.id, lambda: operation.handler(self, arguments))
         return operation.handler(self, arguments)
 
     def _read(self) -> tuple[Operation, Any]:
@@ -282,73 +351,83 @@ class Compound:
 
     def _settle(self, outcome: Outcome) -> bytes | Payload | None:
         """Takes an outcome to a result; None if that takes a while (then a task goes on)."""
-        level = self.operation.level  # type: ignore[union-attr]
         while True:
-            kind = type(outcome)
-            if kind is Ask:
-                volume = outcome.volume  # type: ignore[union-attr]
+            if type(outcome) is Ask:
+                volume = outcome.volume
+                reply: Reply | Awaitable[Reply] | None = None
                 token = None
-                reply: Any = None
-                if outcome.changes:  # type: ignore[union-attr]
+                if outcome.changes:
                     reply = self.resumed
                     if reply is None:
                         token = self.token(volume)
                 if reply is None:
-                    reply = volume.call(outcome.request, token, self.service.by)  # type: ignore[union-attr]
+                    try:
+                        reply = volume.call(outcome.request, token, self.service.by)
+                    except SofsError as error:
+                        if outcome.refused is None:
+                            raise
+                        outcome = outcome.refused(error)
+                        continue
                 if not isinstance(reply, Reply):
                     self._later(outcome, reply)
                     return None
-                self.rest(volume, reply.gate, level)
-                outcome = outcome.answer(reply)  # type: ignore[union-attr]
-            elif kind is Wait:
-                self._later(outcome, outcome.result)  # type: ignore[union-attr]
+                self.rest(volume, reply.gate, self.operation.level)  # type: ignore[union-attr]
+                outcome = outcome.answer(reply)
+            elif type(outcome) is Wait:
+                self._later(outcome, outcome.result)
                 return None
             else:
-                return outcome  # type: ignore[return-value]
+                return cast("bytes | Payload", outcome)
 
-    def _later(self, outcome: Any, result: Awaitable[Reply | Read]) -> None:
+    def _later(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         # Not with the connection's other work, which ends with it: the slot makes a repetition over another connection wait for this one's end.
         task = asyncio.get_running_loop().create_task(self._resume(outcome, result))
         self.service.keep(task)
 
-    async def _resume(self, outcome: Any, result: Awaitable[Reply | Read]) -> None:
+    async def _resume(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         try:
-            try:
-                answered = await result
-                level = self.operation.level  # type: ignore[union-attr]
-                self.rest(outcome.volume, answered.gate, level)
-                settled = self._settle(outcome.answer(answered))
-                if settled is None:
-                    return
-                self._finish(settled)
-            except (SofsError, Failure, BadHandle) as error:
-                self._fail(error)
-                self._reply()
-                return
+            answered = await result
+        except SofsError as error:
+            refusal = error
+            refused = outcome.refused if isinstance(outcome, Ask) else None
+
+            def give_up() -> Outcome:
+                if refused is None:
+                    raise refusal
+                return refused(refusal)
+
+            if self._step(give_up):
+                self.proceed()
+            return
+
+        def go_on() -> Outcome:
+            self.rest(outcome.volume, answered.gate, self.operation.level)  # type: ignore[union-attr]
+            answer: Outcome = outcome.answer(answered)
+            return answer
+
+        if self._step(go_on):
             self.proceed()
-        except PeerError as error:
-            self.call.connection.link.close(str(error))
-        except Exception:
-            log.exception("compound_failed", peer=self.call.connection.peer, operation=self.number)
-            self.call.connection.link.close("a bug of ours, see the log")
 
     def _finish(self, result: bytes | Payload) -> None:
-        """Adds an operation's result to the reply."""
+        """Adds an operation's result to the reply. Raises `Failure` if it is too large."""
         out = self._out
-        out += _RESULT_OK[self.number]
-        if type(result) is bytes:
-            out += result
-        else:
-            head, data = result  # type: ignore[misc]
+        if isinstance(result, Payload):
+            head, data = result
+            if self.session is not None:
+                self.session.check_size(self, 8 + len(head) + len(data))
+            out += _RESULT_OK[self.number]
             out += head
             self._pieces.append(out)
             self._pieces.append(data)
             self.sent += len(out) + len(data)
             self._out = bytearray(pad(len(data)))
             self._start = 0
+        else:
+            if self.session is not None:
+                self.session.check_size(self, 8 + len(result))
+            out += _RESULT_OK[self.number]
+            out += result
         self.resumed = None
-        if self.session is not None:
-            self.session.check_size(self)
         self.index += 1
 
     @property
@@ -362,13 +441,40 @@ class Compound:
         if isinstance(error, Failure):
             status, body = error.status, error.body or body
         else:
-            status = status_of(error)
+            status = self._status(error)
             if isinstance(error, SofsError) and error.gate and self.here is not None and isinstance(self.here, Place):
                 self.rest(self.here.volume, error.gate, Level.COMMITTED)
         del self._out[self._start :]
         self._out += self.number.to_bytes(4) + status.to_bytes(4) + body
         self.status = status
         self.index += 1
+        self.count = self.index
+
+    def _status(self, error: SofsError | BadHandle) -> Status:
+        operation = self.operation
+        if operation is None or isinstance(error, BadHandle):
+            return status_of(error)
+        status = operation.statuses.get(type(error)) or status_of(error)
+        if operation.works_on is not None and status in (Status.NOTDIR, Status.ISDIR, Status.INVAL):
+            return self._wrong_kind(operation.works_on) or status
+        return status
+
+    def _wrong_kind(self, wanted: Kind) -> Status | None:
+        """What the current filehandle stands for instead, if it is that what an operation stumbled over (15.1.2.9, 15.1.2.10)."""
+        if not isinstance(self.here, Place):
+            return None
+        try:
+            found = self.here.volume.call(GetAttributes(self.here.target), None, self.service.by)
+        except SofsError:
+            return None
+        kind = found.attributes.kind if isinstance(found, Found) else wanted
+        if kind is wanted:
+            return None
+        if kind is Kind.SYMLINK:
+            return Status.SYMLINK
+        if wanted is Kind.DIRECTORY:
+            return Status.NOTDIR
+        return Status.ISDIR if kind is Kind.DIRECTORY else Status.WRONG_TYPE
 
     # The reply
 
@@ -398,9 +504,13 @@ class Compound:
             self.session.answered(self, self._pieces)
         self.call.connection.answer(self.call, self._pieces)
 
-    def _replay(self, reply: bytes) -> None:
-        """Answers with a reply of before, whatever this COMPOUND has done."""
-        self.call.reply(reply)
+    def _refuse_retry(self, result: bytes) -> None:
+        self._finish(result)
+        if self.index < self.count:
+            self._start = len(self._out)
+            self.operation = None
+            self.number = int.from_bytes(self.call.data[self._at : self._at + 4])
+            self._fail(Failure(Status.RETRY_UNCACHED_REP))
 
 
 def _after(volume: Volume, committed: Lsn, stable: Lsn, then: Callable[[], None]) -> Callable[[], None]:

@@ -1,23 +1,364 @@
-"""What all connections of the NFSv4 server share."""
+"""The NFSv4 server instance of one node: what all its connections share.
+
+It knows clients and sessions, brings them back after a restart, ends those whose lease has run out, and hears what the volumes have to say.
+"""
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from gateways.nfs.v4.table import read_operation
-from sofs.volume.api import Binding
+import structlog
 
-__all__ = ["Service"]
+from gateways.exports import Shares
+from gateways.nfs.handles import Handles
+from gateways.nfs.rpc import RpcConnection
+from gateways.nfs.v4 import recalls, records, stateids
+from gateways.nfs.v4.backchannel import Backchannel, Callbacks
+from gateways.nfs.v4.clients import Client, Clients
+from gateways.nfs.v4.compound import Ask, Outcome, Wait
+from gateways.nfs.v4.owners import Owners
+from gateways.nfs.v4.slots import Channel, Session, fetch
+from gateways.nfs.v4.table import read_operation
+from sofs.errors import NotSupported, SofsError, Unavailable
+from sofs.locks import GrantKind
+from sofs.runtime.ports import Clock, Random, Timer
+from sofs.types import Inode, Level, OpenId, VolumeId
+from sofs.volume.api import (
+    Binding,
+    Caller,
+    ClientStates,
+    EndClient,
+    ForgetSession,
+    Found,
+    GetAttributes,
+    KeepRecords,
+    ListClient,
+    ListRecords,
+    Recall,
+    Records,
+    Reply,
+    Stateless,
+    Volume,
+)
+
+__all__ = ["LEASE_S", "Service"]
+
+log = structlog.get_logger("nfs")
+
+LEASE_S = 90
+CB_PATH_DOWN, EXPIRED_ALL, RECALLABLE_REVOKED, CB_PATH_DOWN_SESSION, BACKCHANNEL_FAULT = 0x1, 0x8, 0x40, 0x200, 0x400
+"""SEQ4_STATUS_*, 18.46.2."""
+
+Volumes = Callable[[VolumeId], Volume | None]
 
 
 class Service:
-    """The server instance of one node. `by` is this gateway's incarnation."""
+    """`identity` is this server instance's (so_major_id), `scope` the cluster's; `system` the volume that keeps client and session records, without
+    which they are lost with the process. `by` is this gateway's incarnation."""
 
-    def __init__(self, by: Binding) -> None:
+    def __init__(
+        self,
+        by: Binding,
+        clock: Clock,
+        random: Random,
+        volumes: Volumes,
+        *,
+        identity: bytes = b"sofs",
+        scope: bytes = b"sofs",
+        system: Callable[[], Volume | None] = lambda: None,
+        lease_s: float = LEASE_S,
+        owners: Owners,
+        take: Callable[[int], bytearray],
+        handles: Handles,
+        shares: Shares,
+    ) -> None:
         self.by = by
+        self.clock = clock
+        self.random = random
+        self.identity = identity
+        self.scope = scope
+        self.system: Volume | None = None
+        self._system = system
+        self.lease_s = lease_s
+        self.owners = owners
+        self.take = take
+        """A large buffer, of those that are used again."""
+        self._handles = handles
+        self._shares = shares
+        self.clients = Clients(random)
+        self.sessions: dict[bytes, Session] = {}
         self.read = read_operation
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._volumes = volumes
+        self._heard: set[VolumeId] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: Timer | None = None
+
+    # Start and end
+
+    async def load(self) -> None:
+        """Brings back the clients and sessions of before, and begins to look at leases."""
+        system = self._system()
+        if system is not None:
+            try:
+                await self._load(system)
+                self.system = system
+            except NotSupported as error:
+                log.warning("nfs4.sessions_not_kept", reason=str(error))
+        self._look_later()
+
+    async def _load(self, system: Volume) -> None:
+        now = self.clock.boottime()
+        for key, value in (await self._ask(system, ListRecords(records.CLIENTS))).records:
+            self.clients.add(records.read_client(key, value, now))
+        for key, value in (await self._ask(system, ListRecords(records.SESSIONS))).records:
+            record = records.read_session(value)
+            client = self.clients.numbered.get(record.client)
+            if client is None:
+                continue
+            back = Backchannel(Channel(*record.back), record.program, record.security)
+            back.sequences[:] = record.sequences
+            session = Session(key[len(records.SESSIONS) :], client, record.flags, Channel(*record.fore), back)
+            session.resumed, session.restored = True, not client.volumes
+            client.called_back = client.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)
+            self.add(session)
+        log.info("nfs4.loaded", clients=len(self.clients.numbered), sessions=len(self.sessions))
+
+    async def _ask(self, volume: Volume, request: ListRecords) -> Records:
+        reply = volume.call(request, None, self.by)
+        answered = reply if isinstance(reply, Reply) else await reply
+        assert isinstance(answered, Records)
+        return answered
+
+    async def stop(self) -> None:
+        """Ends what runs in the background. Clients and sessions stay in their records."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # Tasks
 
     def keep(self, task: "asyncio.Task[Any]") -> None:
         """Sees to it that the task is not collected before its end."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def begin(self, work: Any, what: str) -> None:
+        """Runs a coroutine in the background; what it raises is logged."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except SofsError as error:
+                log.warning(f"nfs4.{what}_failed", reason=str(error))
+            except Exception:
+                log.exception(f"nfs4.{what}_failed")
+
+        self.keep(asyncio.get_running_loop().create_task(guarded()))
+
+    async def perform(self, outcome: Outcome) -> None:
+        """Takes an outcome that belongs to no COMPOUND to its end. Raises `SofsError`."""
+        while isinstance(outcome, (Ask, Wait)):
+            reply: Any = outcome.volume.call(outcome.request, None, self.by) if isinstance(outcome, Ask) else outcome.result
+            outcome = outcome.answer(await reply if isinstance(reply, Awaitable) else reply)
+
+    # Volumes and records
+
+    def volume(self, id: VolumeId) -> Volume:
+        """The volume, whose upcalls are heard from now on. Raises `Unavailable`."""
+        volume = self._volumes(id)
+        if volume is None:
+            raise Unavailable(f"volume {id:#x} is not served here")
+        if id not in self._heard:
+            self._heard.add(id)
+            volume.subscribe(self)
+        return volume
+
+    def record(self, changes: Iterable[records.Change], then: Callable[[], Outcome]) -> Outcome:
+        """Changes records; the answer is not told before they are stable."""
+        if self.system is None:
+            return then()
+        system = self.system
+        reply = system.call(KeepRecords(tuple(changes)), None, self.by)
+        return Wait(system, self.stable(system, reply), lambda _: then())
+
+    async def stable(self, volume: Volume, reply: Reply | Awaitable[Reply]) -> Reply:
+        """The reply, once what it says is stable."""
+        answered = reply if isinstance(reply, Reply) else await reply
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell() -> None:
+            if not opened.done():
+                opened.set_result(None)
+
+        volume.when(answered.gate, Level.STABLE, tell)
+        await opened
+        return answered
+
+    def note_volume(self, client: Client, id: VolumeId, then: Callable[[], Outcome]) -> Outcome:
+        """The client is about to have state or tokens in a volume: that has to be known after a crash."""
+        self.volume(id)
+        client.noted.add(id)
+
+        def noted() -> Outcome:
+            client.volumes.add(id)
+            return then()
+
+        return self.record([records.client_change(client)], noted)
+
+    # Sessions
+
+    def add(self, session: Session) -> None:
+        self.sessions[session.id] = session
+        session.client.sessions[session.id] = session
+
+    def remove(self, session: Session) -> None:
+        """Forgets the session at once; its record and tokens are the caller's to remove."""
+        self.sessions.pop(session.id, None)
+        session.client.sessions.pop(session.id, None)
+
+    def bind(self, session: Session, connection: RpcConnection) -> None:
+        """The connection belongs to the session's fore channel (2.10.3.1)."""
+        session.connections.add(connection)
+        connection.ended.append(partial(session.connections.discard, connection))
+
+    def bind_back(self, session: Session, connection: RpcConnection) -> None:
+        """The session's callbacks may go over this connection."""
+        if connection.back is None:
+            connection.back = Callbacks(connection)
+        callbacks = connection.back
+        assert isinstance(callbacks, Callbacks)
+        if callbacks not in session.back.connections:
+            session.back.connections.append(callbacks)
+            connection.ended.append(partial(session.back.lost, callbacks))
+        session.client.called_back = True
+        session.back.fault = False
+        recalls.repeat(self, session.client)
+
+    def flags(self, session: Session) -> int:
+        """SEQ4_STATUS_* for a reply to SEQUENCE."""
+        client, flags = session.client, 0
+        if client.called_back:
+            if not session.back.live and session.flags & CREATE_CONN_BACK_CHAN:
+                flags |= CB_PATH_DOWN_SESSION
+            if not client.reachable:
+                flags |= CB_PATH_DOWN
+            elif session.back.fault:
+                flags |= BACKCHANNEL_FAULT
+        if client.revoked:
+            flags |= RECALLABLE_REVOKED
+        return flags
+
+    def restore(self, session: Session, then: Callable[[], Outcome]) -> Outcome:
+        """Fetches what the volumes know of a session and its client from before the restart. Raises `Unavailable`."""
+        client = session.client
+        volumes = [self.volume(id) for id in sorted(client.volumes)]
+
+        def done() -> Outcome:
+            session.restored = True
+            return then()
+
+        return self.restore_client(client, lambda: fetch(session, volumes, done))
+
+    def restore_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
+        """Rebuilds the client's stateids. Raises `Unavailable`."""
+        return then() if client.restored else self._list(client, [self.volume(id) for id in sorted(client.volumes)], then)
+
+    def _list(self, client: Client, volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
+        if not volumes:
+            client.restored = True
+            return then()
+        volume = volumes[0]
+
+        def answer(found: ClientStates) -> Outcome:
+            stateids.restore(client, volume.id, found.states)
+            return self._list(client, volumes[1:], then)
+
+        return Ask(volume, ListClient(client.key), answer)
+
+    async def handle_for(self, held: stateids.Held) -> bytes:
+        """The filehandle of a delegation from before a restart, as an export of its volume makes it. Raises `Unavailable`, `Stale`."""
+        share = next((share for share in self._shares.all() if share.volume == held.volume and share.nfs.enabled), None)
+        if share is None:
+            raise Unavailable("the export of the delegation is gone")
+        target = Stateless(held.inode, Caller(0, 0, privileged=True))
+        reply = self.volume(held.volume).call(GetAttributes(target), None, self.by)
+        found = reply if isinstance(reply, Reply) else await reply
+        assert isinstance(found, Found)
+        return self._handles.make(share.number, held.volume, held.inode, found.attributes.generation)
+
+    # The end of clients
+
+    def end_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
+        """Ends a client with everything it has; its records go last, so that a crash in between is made good by its lease running out."""
+        for session in tuple(client.sessions.values()):
+            self.remove(session)
+        self.clients.remove(client)
+        volumes = [volume for volume in map(self._volumes, sorted(client.volumes)) if volume is not None]
+        forgotten = records.forget_client(client)
+        sessions = [key[len(records.SESSIONS) :] for key, _ in forgotten[1:]]
+        return self._end(client, sessions, volumes, lambda: self.record(forgotten, then) if client.confirmed else then())
+
+    def _end(self, client: Client, sessions: Sequence[bytes], volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
+        if not volumes:
+            return then()
+        volume, others = volumes[0], volumes[1:]
+        steps = [Ask(volume, ForgetSession(session), lambda _: b"") for session in sessions]
+
+        def forget(_: Reply) -> Outcome:
+            if steps:
+                return steps.pop()._replace(answer=forget)
+            return self._end(client, sessions, others, then)
+
+        return Ask(volume, EndClient(client.key), forget)
+
+    def forget_session(self, session: Session, then: Callable[[], Outcome]) -> Outcome:
+        """Ends a session, and with it its tokens and its record."""
+        self.remove(session)
+        volumes = [volume for volume in map(self._volumes, sorted(session.client.volumes)) if volume is not None]
+
+        def forget(left: Sequence[Volume]) -> Outcome:
+            if not left:
+                return self.record([records.forget_session(session.id)], then)
+            return Ask(left[0], ForgetSession(session.id), lambda _: forget(left[1:]))
+
+        return forget(volumes)
+
+    def _look_later(self) -> None:
+        self._timer = self.clock.call_later(max(self.lease_s / 6, 0.05), self._look)
+
+    def _look(self) -> None:
+        """Ends clients whose lease has run out (8.3)."""
+        limit = self.clock.boottime() - self.lease_s
+        for client in tuple(self.clients.numbered.values()):
+            if client.renewed < limit and not client.waiting:
+                log.info("nfs4.lease_expired", client=client.id, owner=client.owner, confirmed=client.confirmed)
+                self.begin(self.perform(self.end_client(client, lambda: b"")), "expiry")
+        self._look_later()
+
+    # sofs.volume.api.Upcalls
+
+    def recall(self, volume: VolumeId, recall: Recall) -> None:
+        if recall.kind is GrantKind.DELEGATION and recall.delegation:
+            with contextlib.suppress(SofsError):
+                recalls.recall(self, volume, recall)
+
+    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
+        if kind is GrantKind.DELEGATION and delegation:
+            recalls.revoked(self, volume, key, delegation)
+
+    def dropped(self, volume: VolumeId, open: OpenId) -> None:
+        """NFS opens are not dropped: their clients have leases here."""
+
+    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
+        """NFS opens watch nothing."""
+
+    def fenced(self, gateway: int) -> None:
+        """Another gateway's sessions are not here."""
+
+
+CREATE_CONN_BACK_CHAN = 2
+"""CREATE_SESSION4_FLAG_CONN_BACK_CHAN."""

@@ -1,0 +1,146 @@
+"""The clients that this server instance knows (RFC 8881 2.4), and what EXCHANGE_ID does to them (18.35.5).
+
+A client calls itself by an owner string, and each of its starts by a verifier. It has at most one confirmed record (a CREATE_SESSION has confirmed it)
+and one that waits for that. Nothing here does I/O: who changes a confirmed client keeps its record (`records`).
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateways.nfs.auth import Credential
+from gateways.nfs.v4.status import Failure, Status
+from sofs.runtime.ports import Random
+from sofs.types import VolumeId
+
+if TYPE_CHECKING:
+    from gateways.nfs.v4.slots import Session
+    from gateways.nfs.v4.stateids import Held
+
+__all__ = ["Client", "Clients", "Principal", "principal"]
+
+LIMIT = 65536
+"""Clients at a time; beyond it unconfirmed ones go first."""
+
+Principal = tuple[int, int]
+"""Flavor and uid of who made a client record."""
+
+
+def principal(who: Credential) -> Principal:
+    return (0, 0) if who.anonymous else (1, who.uid)
+
+
+class Client:
+    """One start of a client."""
+
+    def __init__(self, id: int, owner: bytes, verifier: bytes, principal: Principal, now: float) -> None:
+        self.id = id
+        self.key = id.to_bytes(8)
+        """What volumes know it by: `Open.client`, and the beginning of its owners' names."""
+        self.owner = owner
+        self.verifier = verifier
+        self.principal = principal
+        self.confirmed = False
+        self.sequence = 1
+        """Of the next CREATE_SESSION."""
+        self.created: bytes | None = None
+        """The result of the last CREATE_SESSION, behind its status."""
+        self.sessions: dict[bytes, Session] = {}
+        self.volumes: set[VolumeId] = set()
+        """Where it may have state or tokens: recorded."""
+        self.noted: set[VolumeId] = set()
+        """The same, being recorded."""
+        self.states: dict[bytes, Held] = {}
+        """Its opens, locks and delegations, by their stateids' `other`."""
+        self.restored = True
+        """`states` is complete: false after a restart, until the volumes have been asked."""
+        self.reclaimed = False
+        """It has said RECLAIM_COMPLETE."""
+        self.renewed = now
+        self.called_back = False
+        """It has had a backchannel: the loss of one is worth telling."""
+        self.revoked = 0
+        """States that were taken away and not yet freed (SEQ4_STATUS_RECALLABLE_STATE_REVOKED)."""
+        self.waiting = 0
+        """COMPOUNDs under way: its lease does not run out meanwhile."""
+
+    @property
+    def has_state(self) -> bool:
+        return bool(self.states or self.sessions) or not self.restored
+
+    @property
+    def reachable(self) -> bool:
+        """Whether some session of it has a live backchannel."""
+        return any(session.back.live for session in self.sessions.values())
+
+
+class Exchanged(NamedTuple):
+    """What an EXCHANGE_ID comes to."""
+
+    client: Client
+    replaced: Client | None = None
+    """A confirmed client that goes at once: another principal's, without state."""
+
+
+class Clients:
+    """All of them, by id and by owner."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.numbered: dict[int, Client] = {}
+        self._confirmed: dict[bytes, Client] = {}
+        self._waiting: dict[bytes, Client] = {}
+
+    def add(self, client: Client) -> None:
+        """A confirmed client, from its record."""
+        self.numbered[client.id] = client
+        self._confirmed[client.owner] = client
+
+    def exchange(self, owner: bytes, verifier: bytes, who: Principal, update: bool, now: float) -> Exchanged:
+        """The record that an EXCHANGE_ID makes, finds or updates; the numbers are the cases of 18.35.5. Raises `Failure`."""
+        known = self._confirmed.get(owner)
+        if update:
+            if known is None:
+                raise Failure(Status.NOENT)  # 7
+            if known.verifier != verifier:
+                raise Failure(Status.NOT_SAME)  # 8
+            if known.principal != who:
+                raise Failure(Status.PERM)  # 9
+            return Exchanged(known)  # 6
+        if known is None:
+            return Exchanged(self._new(owner, verifier, who, now))  # 1, 4
+        if known.principal != who:
+            if known.has_state:
+                raise Failure(Status.CLID_INUSE)  # 3
+            return Exchanged(self._new(owner, verifier, who, now), known)
+        if known.verifier == verifier:
+            return Exchanged(known)  # 2
+        return Exchanged(self._new(owner, verifier, who, now))  # 5
+
+    def _new(self, owner: bytes, verifier: bytes, who: Principal, now: float) -> Client:
+        if len(self.numbered) >= LIMIT:
+            if not self._waiting:
+                raise Failure(Status.DELAY)
+            self.remove(next(iter(self._waiting.values())))
+        before = self._waiting.get(owner)
+        if before is not None:
+            self.remove(before)
+        # Random, so that no start of the server gives out a number of an earlier one.
+        client = Client(self._random.number(63) + 1, owner, verifier, who, now)
+        self.numbered[client.id] = client
+        self._waiting[owner] = client
+        return client
+
+    def confirm(self, client: Client) -> Client | None:
+        """The first CREATE_SESSION has come: gives the record of the client's former start, which is to be ended."""
+        if client.confirmed:
+            return None
+        before = self._confirmed.get(client.owner)
+        self._waiting.pop(client.owner, None)
+        client.confirmed = True
+        self._confirmed[client.owner] = client
+        return before
+
+    def remove(self, client: Client) -> None:
+        self.numbered.pop(client.id, None)
+        for table in (self._confirmed, self._waiting):
+            if table.get(client.owner) is client:
+                del table[client.owner]

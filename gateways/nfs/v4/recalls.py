@@ -1,0 +1,77 @@
+"""Delegations on their way back: CB_RECALL (RFC 8881 10.4, 20.2), its repetition, and what is taken away from a client that does not answer."""
+
+import struct
+from typing import TYPE_CHECKING
+
+import structlog
+
+from gateways.nfs.v4.stateids import DELEGATION, Held, other_of
+from gateways.nfs.v4.status import Status
+from gateways.nfs.xdr import pad
+from sofs.errors import Unavailable
+from sofs.types import OpenId, VolumeId
+from sofs.volume.api import Recall
+
+if TYPE_CHECKING:
+    from gateways.nfs.v4.clients import Client
+    from gateways.nfs.v4.service import Service
+
+__all__ = ["recall", "repeat", "revoked"]
+
+log = structlog.get_logger("nfs")
+
+CB_RECALL = 4
+TRIES = 5
+AGAIN_S = 1.0
+"""Before a callback that the client put off is repeated."""
+
+
+def recall(service: "Service", volume: VolumeId, recall: Recall) -> None:
+    """A volume wants a delegation back. What cannot be asked for now is asked for when its client has a backchannel again (`repeat`)."""
+    client = _owner(service, recall.key)
+    held = client.states.get(other_of(volume, recall.delegation)) if client is not None else None
+    if client is None or held is None or held.recalled:
+        return
+    held.recalled = True
+    service.begin(_ask(service, client, held), "recall")
+
+
+def repeat(service: "Service", client: "Client") -> None:
+    """The client can be called again."""
+    for held in client.states.values():
+        if held.kind == DELEGATION and held.recalled and not held.revoked:
+            service.begin(_ask(service, client, held), "recall")
+
+
+async def _ask(service: "Service", client: "Client", held: Held) -> None:
+    """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`)."""
+    handle = held.handle or await service.handle_for(held)
+    arguments = struct.pack(">I12s2I", held.sequence, held.other, 0, len(handle)) + handle + pad(len(handle))
+    for _ in range(TRIES):
+        if held.revoked or held.other not in client.states:
+            return
+        session = next((session for session in client.sessions.values() if session.back.live), None)
+        if session is None:
+            return
+        try:
+            status = await session.back.call(service, session, CB_RECALL, arguments, held.granted)
+        except Unavailable as error:
+            log.info("nfs4.recall_unanswered", client=client.id, reason=str(error))
+            continue
+        if status != Status.DELAY:
+            return
+        await service.clock.sleep(AGAIN_S)
+
+
+def revoked(service: "Service", volume: VolumeId, key: bytes, delegation: OpenId) -> None:
+    """The client did not give the delegation back in time: it is told with its next SEQUENCE, and frees the stateid."""
+    client = _owner(service, key)
+    held = client.states.get(other_of(volume, delegation)) if client is not None else None
+    if client is not None and held is not None and not held.revoked:
+        held.revoked = True
+        client.revoked += 1
+
+
+def _owner(service: "Service", key: bytes) -> "Client | None":
+    """A delegation's key is its client's."""
+    return service.clients.numbered.get(int.from_bytes(key)) if len(key) == 8 else None

@@ -1,0 +1,102 @@
+"""What outlives the server of its clients and sessions: records in the system volume (PROTOCOLS, "Sessions have a home").
+
+Only confirmed clients have one. A record is stable before what it says is told to the client; callbacks wait for it, too.
+"""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateways.nfs.v4.clients import Client, Principal
+from sofs.errors import ConfigError
+from sofs.types import VolumeId
+
+if TYPE_CHECKING:
+    from gateways.nfs.v4.slots import Session
+
+__all__ = ["CLIENTS", "SESSIONS", "Change", "ClientRecord", "SessionRecord", "client_change", "forget_client", "forget_session", "session_change"]
+
+CLIENTS, SESSIONS = b"nfs4/client/", b"nfs4/session/"
+
+Change = tuple[bytes, bytes | None]
+
+
+class ClientRecord(msgspec.Struct, array_like=True):
+    owner: bytes
+    verifier: bytes
+    principal: Principal
+    sequence: int
+    created: bytes | None
+    reclaimed: bool
+    volumes: list[int]
+
+
+class SessionRecord(msgspec.Struct, array_like=True):
+    client: int
+    flags: int
+    fore: tuple[int, ...]
+    back: tuple[int, ...]
+    program: int
+    security: bytes
+    """The RPC credential of callbacks, flavor and body."""
+    sequences: list[int]
+    """Of the callback slots: as high as they may have been sent."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_client = msgspec.msgpack.Decoder(ClientRecord)
+_session = msgspec.msgpack.Decoder(SessionRecord)
+
+
+def client_change(client: Client) -> Change:
+    record = ClientRecord(
+        client.owner,
+        client.verifier,
+        client.principal,
+        client.sequence,
+        client.created,
+        client.reclaimed,
+        sorted(client.volumes | client.noted),
+    )
+    return CLIENTS + client.key, _encoder.encode(record)
+
+
+def session_change(session: "Session") -> Change:
+    back = session.back
+    record = SessionRecord(
+        session.client.id, session.flags, tuple(session.fore), tuple(back.channel), back.program, back.security, list(back.sequences)
+    )
+    return SESSIONS + session.id, _encoder.encode(record)
+
+
+def forget_client(client: Client) -> list[Change]:
+    """The client and its sessions."""
+    return [(CLIENTS + client.key, None), *(forget_session(session) for session in client.sessions)]
+
+
+def forget_session(id: bytes) -> Change:
+    return SESSIONS + id, None
+
+
+def read_client(key: bytes, value: bytes, now: float) -> Client:
+    """Raises `ConfigError`."""
+    try:
+        record = _client.decode(value)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"a client's record in the system volume: {error}") from None
+    client = Client(int.from_bytes(key[len(CLIENTS) :]), record.owner, record.verifier, record.principal, now)
+    client.confirmed = True
+    client.sequence = record.sequence
+    client.created = record.created
+    client.reclaimed = record.reclaimed
+    client.volumes = {VolumeId(volume) for volume in record.volumes}
+    client.restored = not client.volumes
+    return client
+
+
+def read_session(value: bytes) -> SessionRecord:
+    """Raises `ConfigError`."""
+    try:
+        return _session.decode(value)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"a session's record in the system volume: {error}") from None
