@@ -334,7 +334,7 @@ class Core:
         if kind == Kind.FILE:
             flags |= ARCHIVE
         record = InodeRecord(
-            kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent
+            kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent, of.tree
         )
         return record, inherited
 

@@ -30,13 +30,13 @@ CLONED = 16
 """Took part in a clone of a whole file: the record ends with `TAIL_SIZE` bytes that say where its leaves are (`maps.py`)."""
 TAIL_SIZE = 32
 
-LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQ")
+LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQQ")
 _DATA = struct.Struct("<QQ")  # size, pages
 _DATA_AT = 20
 _STAMP = struct.Struct("<QQQ")  # modified, changed, change
 _STAMP_AT = 52
 
-assert LAYOUT.size == 100
+assert LAYOUT.size == 108
 
 KINDS = (Kind.FILE, *Kind)
 """By number: a table costs a tenth of a call of `Kind`. Nothing has kind 0."""
@@ -64,6 +64,8 @@ class InodeRecord(NamedTuple):
     minor: int
     ea_size: int
     parent: int
+    tree: int = 0
+    """The directory with a quota that it lies below, or is; 0: none."""
     extra: bytes = b""
 
     @classmethod
@@ -133,7 +135,7 @@ def is_nameless(value: bytes) -> bool:
 def attributes_of(value: bytes, inode: Inode) -> Attributes:
     """The attributes straight from the record's bytes: 1 us, half of what `InodeRecord.decode(value).attributes(inode)` takes."""
     (kind, marks, mode, links, uid, gid, generation, size, pages, created, accessed, modified, changed, change, flags, major, minor, ea_size,
-     parent) = LAYOUT.unpack_from(value)  # fmt: skip
+     parent, _) = LAYOUT.unpack_from(value)  # fmt: skip
     if marks & CLONED:
         pages += int.from_bytes(value[-8:], "little")
     return Attributes(

@@ -34,7 +34,7 @@ def put_stream(
     inode = core.new_number(batch)
     record = InodeRecord(
         kind=Kind.FILE, marks=IS_STREAM, mode=0, links=1, uid=file.uid, gid=file.gid, generation=1, size=0, pages=0, created=now,
-        accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=base,
+        accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=base, tree=file.tree,
     )  # fmt: skip
     core.put_new(batch, inode, record, None)
     directory.put(batch, place, inode, Kind.FILE, name)
@@ -108,5 +108,5 @@ def list_streams(core: Core, request: ListStreams, token: Token | None, by: Bind
     found = []
     for slot in directory.slots(core.keys, index):
         stream = core.record(slot.inode)
-        found.append((slot.name, stream.size, stream.pages << 12))
+        found.append((slot.name, stream.size, stream.allocated))
     return Streams(core.gate, found)
