@@ -22,7 +22,7 @@ from sofs.errors import AccessDenied, Stale
 from sofs.types import Inode, VolumeId
 from sofs.volume.api import Attributes, Caller, Stateless, Volume
 
-__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Place", "Places"]
+__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Listed", "Place", "Places"]
 
 VERSION = 1
 _TREE = struct.Struct(">B3xIQQ")
@@ -55,6 +55,7 @@ class Handles:
     def __init__(self, key: bytes) -> None:
         assert len(key) >= 16, "a key that can be guessed"
         self._mac = hashlib.blake2b(key=key[:64], digest_size=MAC_SIZE)
+        self._listed: dict[bytes, dict[int, Listed]] = {}
 
     def make(self, export: int, volume: VolumeId, inode: Inode, generation: int, snapshot: int = 0) -> bytes:
         return self.maker(export, volume, snapshot)(inode, generation)
@@ -73,6 +74,10 @@ class Handles:
 
         return make
 
+    def listed(self, handle: bytes) -> "dict[int, Listed]":
+        """What is remembered, by inode, of the entries listed in the tree that this handle belongs to; for all users and clients."""
+        return self._listed.setdefault(handle[: _TREE.size], {})
+
     def read(self, handle: bytes) -> Named:
         """Raises `BadHandle`."""
         if len(handle) != HANDLE_SIZE:
@@ -84,10 +89,14 @@ class Handles:
         return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
 
 
+Listed = tuple[bytes, int, bytes, bytes]
+"""An entry as READDIRPLUS tells it: the stored record, cookie and name it was made from, and its bytes."""
+
+
 class View:
     """One export as one user on one client sees it."""
 
-    __slots__ = ("caller", "fsid", "make", "read_only", "share", "volume")
+    __slots__ = ("caller", "fsid", "listed", "make", "read_only", "share", "volume")
 
     def __init__(self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller) -> None:
         self.share = share
@@ -96,6 +105,7 @@ class View:
         self.read_only = share.read_only or client.read_only
         self.fsid = fsid(share)
         self.make = handles.maker(share.number, share.volume)
+        self.listed = handles.listed(self.make(0, 0))
 
 
 class Place:
@@ -127,6 +137,10 @@ class Place:
     def own_handle(self) -> bytes:
         """This file's handle. The generation must be known: that of a place found by its handle, or of a `sibling`."""
         return self._make(self.inode, self.generation)
+
+    @property
+    def listed(self) -> dict[int, Listed]:
+        return self._view.listed
 
     @property
     def is_root(self) -> bool:

@@ -39,6 +39,7 @@ from sofs.volume.data import Data
 from sofs.volume.directory import Place, Slot, find, look
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, attributes_of
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.listings import Listings
 from sofs.volume.names import NameHash, check
 from sofs.volume.pages import Done
 from sofs.volume.tokens import Tokens
@@ -141,6 +142,7 @@ class Core:
         self.judge = judge
         self.settings = settings
         self.tokens = Tokens(keyspace)
+        self.listings = Listings(keyspace)
         self.gate = Lsn(0)
         self.opens: dict[OpenId, OpenFile] = {}
         self.by_inode: dict[Inode, list[OpenFile]] = {}

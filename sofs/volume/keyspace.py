@@ -65,6 +65,10 @@ class KeySpace:
         lsn = self.overlay.gate(bucket)
         return Lsn(0) if lsn < self.log.stable else lsn
 
+    def state(self, bucket: bytes) -> object:
+        """Something that is equal as long as the bucket has not changed. (It may differ without a change.)"""
+        return self.overlay.generation, self.overlay.gate(bucket)
+
     def commit(self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         """Appends the batch to the log, which applies it; gives its position.
 

@@ -78,6 +78,8 @@ class Overlay:
         """Position of the batch that is being applied."""
         self._active = _Layer()
         self._frozen: _Layer | None = None
+        self.generation = 0
+        """Counts how often gates have been forgotten: within one, a bucket whose gate is the same has not changed."""
         self.history = History(self.scan(SNAPSHOTS))
 
     # Reading
@@ -203,6 +205,7 @@ class Overlay:
         """Forgets what is frozen: the records, newly refreshed, have it."""
         assert self._frozen is not None
         self._frozen = None
+        self.generation += 1
 
     def unfreeze(self) -> None:
         """Takes back a freeze whose checkpoint failed."""
@@ -217,6 +220,7 @@ class Overlay:
         """Forgets everything that the records do not have."""
         self._active = _Layer()
         self._frozen = None
+        self.generation += 1
         self.history.load(self.scan(SNAPSHOTS))
 
 

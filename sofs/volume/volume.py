@@ -67,6 +67,7 @@ def _not_yet(core: Core, request: Request, token: Token | None, by: Binding) -> 
 HANDLERS: dict[type[Request], Handler] = {
     api.Lookup: lookup.lookup,
     api.ReadDirectory: lookup.read_directory,
+    api.ScanDirectory: lookup.scan_directory,
     api.ReadLink: lookup.read_link,
     api.Make: make.make,
     api.Link: make.link,

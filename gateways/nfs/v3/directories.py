@@ -14,14 +14,17 @@ from gateways.nfs.v3.attributes import OK
 from gateways.nfs.v3.messages import ReadDirectoryArgs, ReadDirectoryPlusArgs
 from gateways.nfs.xdr import pad
 from sofs.errors import BufferTooSmall
-from sofs.types import Inode, Kind
-from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory
+from sofs.types import Inode
+from sofs.volume.api import Attributes, Entries, ReadDirectory, ScanDirectory, Scanned
+from sofs.volume.inode import attributes_of
 
 __all__ = ["Pieces", "dots", "listing", "plain_piece", "readdir", "readdirplus"]
 
 SELF, PARENT = 1, 2
 """The cookies of `.` and `..`."""
 ANSWER_LIMIT = 1 << 20
+REMEMBERED = 1 << 14
+"""Entries remembered of one export, about half a kilobyte each."""
 MOST_ENTRIES = 8192
 """Asked of the volume at once, whatever fits into the client's buffer."""
 
@@ -58,35 +61,46 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
     fsid = place.fsid
     room = min(args.limit, ANSWER_LIMIT) - FIXED
 
-    def answer(found: Entries) -> bytes:
+    def answer(found: Scanned) -> bytes:
         pieces = Pieces(room, max(args.directory_limit, 512))
         own = found.directory
-        both = [
-            Entry(cookie, name, Inode(inode), Kind.DIRECTORY, own if inode == own.inode else None)
+        complete = all(
+            pieces.add(_full(place, inode, name, cookie, own if inode == own.inode else None), SMALLEST)
             for inode, name, cookie in dots(args.cookie, *_around(place, own))
-        ]
-        complete = _add_full(place, pieces, both) and _add_full(place, pieces, found.entries)
+        )
+        complete = complete and _add_rows(place, pieces, found.rows)
         return listing(own, fsid, pieces, found.end and complete)
 
     limit = min(_limit(room, SMALLEST + PLUS), max(args.directory_limit, 512) // SMALLEST + 1)
-    request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), limit, True)
-    return Ask(place.volume, request, answer)
+    return Ask(place.volume, ScanDirectory(place.caller, place.inode, _after_dots(args.cookie), limit), answer)
 
 
-def _add_full(place: Place, pieces: "Pieces", entries: Sequence[Entry]) -> bool:
-    """Adds entryplus3 of these, as many as fit; false if some do not."""
-    fsid, handle, add = place.fsid, place.handle, pieces.add
-    for entry in entries:
-        name, of = entry.name, entry.attributes
-        length = len(name)
-        head = _HEAD.pack(1, entry.inode, length) + name + pad(length)
-        if of is None:
-            piece = head + _COOKIE.pack(entry.cookie) + layout.NO_WCC
-        else:
-            piece = head + _REST.pack(entry.cookie, 1, *layout.fields(of, fsid), 1, HANDLE_SIZE, handle(of))
-        if not add(piece, len(head) + 8):
+def _add_rows(place: Place, pieces: "Pieces", rows: Sequence[tuple[int, bytes, Inode, bytes]]) -> bool:
+    """Adds entryplus3 of these, as many as fit; false if some do not.
+
+    Whoever lists a directory once does it again: an entry that is remembered costs 0.3 us, an encoded one 3.5.
+    """
+    known, add = place.listed, pieces.add
+    if len(known) > REMEMBERED:
+        known.clear()
+    for cookie, name, inode, record in rows:
+        entry = known.get(inode)
+        if entry is None or entry[0] != record or entry[1] != cookie or entry[2] != name:
+            of = attributes_of(record, inode)
+            entry = known[inode] = record, cookie, name, _full(place, inode, name, cookie, of)
+        piece = entry[3]
+        if not add(piece, len(piece) - PLUS):
             return False
     return True
+
+
+def _full(place: Place, inode: int, name: bytes, cookie: int, of: Attributes | None) -> bytes:
+    """An entryplus3 with the TRUE before it."""
+    length = len(name)
+    head = _HEAD.pack(1, inode, length) + name + pad(length)
+    if of is None:
+        return head + _COOKIE.pack(cookie) + layout.NO_WCC
+    return head + _REST.pack(cookie, 1, *layout.fields(of, place.fsid), 1, HANDLE_SIZE, place.handle(of))
 
 
 class Pieces:

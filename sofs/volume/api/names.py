@@ -15,6 +15,8 @@ __all__ = [
     "Renamed",
     "ReadDirectory",
     "Entries",
+    "ScanDirectory",
+    "Scanned",
     "ReadLink",
     "Text",
 ]
@@ -134,6 +136,22 @@ class Entries(Reply):
     entries: list[Entry]
     end: bool
     """No entry lies behind these."""
+    directory: Attributes
+
+
+class ScanDirectory(Request):
+    """As `ReadDirectory` without an open, for who lists much: entries are tuples, their attributes as they are stored. Answers `Scanned`."""
+
+    caller: Caller
+    directory: Inode
+    cookie: int
+    limit: int
+
+
+class Scanned(Reply):
+    rows: list[tuple[int, bytes, Inode, bytes]]
+    """Cookie, name, inode, record. While the record of an inode is the same, so are its attributes (`sofs.volume.inode.attributes_of` reads them)."""
+    end: bool
     directory: Attributes
 
 
