@@ -54,6 +54,8 @@ class Operation(IntEnum):
     FLATTEN = 21
     TRIM = 22
     THAW = 23
+    COUNT = 24
+    TREE = 25
 
 
 class Mutator(Protocol):

@@ -75,6 +75,7 @@ class Cloner:
             if self._is_ready(source, target):
                 return self._whole(source, target, now, batch, flags)
             return self._make_ready(source, target, now, batch, flags)
+        self._allow(source, source_offset, target, offset, length)
         if length // PAGE > SLICE:
             return self._slices(source, source_offset, target, offset, length, now, batch, flags)
         known: tuple[Known, Known] = {}, {}
@@ -101,6 +102,8 @@ class Cloner:
 
     def _whole(self, source: Inode, target: Inode, now: Time, batch: Batch, flags: int) -> Done:
         size = self._pages.size(source)
+        more = self._ranges.seen(source) - self._ranges.seen(target)
+        self._pages.quotas.grow(self._pages.inode(target), more)
         batch.raw(Operation.CLONE_FILE, origins.clone_file(source, target, size, now, flags))
         return self._pages.commit(batch, length=size)
 
@@ -119,6 +122,15 @@ class Cloner:
         return done if isinstance(done, Done) else await done
 
     # Ranges
+
+    def _allow(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> None:
+        """Passes when the target may have as many pages as the source has there. Raises `QuotaExceeded`."""
+        pages = self._pages
+        if pages.quotas.limits:
+            given, had = (
+                pages.used(inode, at // PAGE, -(-(at + length) // PAGE)) for inode, at in ((source, source_offset), (target, offset))
+            )
+            pages.quotas.grow(pages.inode(target), given - had)
 
     def _check(self, source: Inode, source_offset: int, offset: int, length: int) -> None:
         end = source_offset + length
@@ -143,6 +155,7 @@ class Cloner:
         known: tuple[Known, Known],
     ) -> Done | Awaitable[object]:
         self._check(source, source_offset, offset, length)
+        self._allow(source, source_offset, target, offset, length)
         pages = self._pages
         size, end = pages.size(target), offset + length
         count, tail = divmod(length, PAGE)

@@ -16,7 +16,7 @@ from sofs.log import Log
 from sofs.pool import Pool
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
-from sofs.volume import mapping, origins, snapshot_operations
+from sofs.volume import counting, mapping, origins, snapshot_operations
 from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
@@ -28,6 +28,7 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.pages import Done, Pages
 from sofs.volume.protect import Protector
+from sofs.volume.quotas import Quotas
 from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Got, Reader
 from sofs.volume.settings import DataSettings
@@ -37,7 +38,7 @@ from sofs.volume.writer import APPEND, LARGEST, Writer
 
 __all__ = ["APPEND", "APPLIERS", "KEEP_MODIFIED", "LARGEST", "Data", "DataSettings", "Done", "Got", "Usage"]
 
-APPLIERS = {**mapping.APPLIERS, **origins.APPLIERS, **snapshot_operations.APPLIERS}
+APPLIERS = {**mapping.APPLIERS, **origins.APPLIERS, **counting.APPLIERS, **snapshot_operations.APPLIERS}
 """For `KeySpace`."""
 
 
@@ -64,7 +65,8 @@ class Data:
             self.space,
             settings,
         )
-        pages = Pages(keyspace, log, self.reader, self.cleaner.room, self.cleaner.reclaim)
+        self.quotas = Quotas(keyspace.get, keyspace.scan)
+        pages = Pages(keyspace, log, self.reader, self.cleaner.room, self.cleaner.reclaim, self.quotas)
         writer = Writer(pages, self.extents, self.space, settings)
         ranges = RangeChanges(pages, self.space, pause)
         self.maps = Maps(keyspace, pages.exhausted, pause)

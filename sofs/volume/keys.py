@@ -21,6 +21,7 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     O    open                               durable open (from the next issue on)
     Q    range start                        extent id range granted to a writer
     T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
+    U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/counting.py); `w` tree to be walked
     Z    0                inode             orphan: nameless, deleted when its last open goes, at the latest at recovery
     N    0                number u64        snapshot (sofs/volume/history.py)
     J    snapshot         tag, owner, ...   index of what was saved for a snapshot, and of its dead list (sofs/volume/saving.py)
@@ -58,7 +59,7 @@ META, COUNTER, INODE, ENTRY, LEAF = b"M", b"C", b"I", b"D", b"L"
 PLACES, REFERENCES, EXTENT, FREED = b"W", b"R", b"E", b"F"
 EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
 GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
-FROZEN = b"B"
+FROZEN, QUOTA = b"B", b"U"
 SNAPSHOT, SAVED_INDEX, DEAD, DEAD_COUNT, REBORN = b"N", b"J", b"K", b"H", b"Y"
 VERSIONED = (INODE, ENTRY, LEAF, EXTENDED, STREAM, DESCRIPTOR, ORPHAN, FROZEN)
 """Records that a snapshot shows as they were. All others are of the present only."""
@@ -125,6 +126,9 @@ LOG_PAGES = counter(b"log pages")
 
 FILES = counter(b"files")
 """Inodes in use."""
+
+COUNTED = meta(b"counted")
+"""What inodes use is counted of those with lower numbers (u64, little-endian); there is no such record while nothing is counted."""
 
 RESERVED_PAGES = counter(b"reserved pages")
 """Pages that are reserved and were never written."""

@@ -12,6 +12,8 @@ from sofs.log import Log
 from sofs.runtime.ports import Buffer, Records
 from sofs.types import Lsn
 from sofs.volume.batch import Apply, Batch, Mutator, Operation, apply_add, apply_delete, apply_put, decode
+from sofs.volume.counting import Counting
+from sofs.volume.keys import COUNTED
 from sofs.volume.overlay import Overlay
 from sofs.volume.saving import Saving
 
@@ -42,6 +44,10 @@ class KeySpace:
             Operation.ADD: apply_add,
             **appliers,
         }
+        if Operation.COUNT in appliers:
+            self._apply_count = appliers[Operation.COUNT]
+            self._appliers[Operation.COUNT] = self._count
+        self._counted = self._load_counted()
         self.checkpointed = Lsn(0)
         # The hot path reads without a call in between.
         self.get = self.overlay.get
@@ -92,6 +98,8 @@ class KeySpace:
         overlay.lsn = lsn
         # Where there is no snapshot, nothing has to be saved.
         target: Mutator = overlay if overlay.history.newest is None else self._saving
+        if self._counted:
+            target = Counting(target, self._counted)
         appliers = self._appliers
         for code, body in decode(operations):
             apply = appliers.get(code)
@@ -99,6 +107,14 @@ class KeySpace:
                 raise Damaged(f"record {lsn} holds an unknown operation {code}; it was written by a newer release")
             apply(target, body, address, lsn)
 
+    def _count(self, records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
+        self._apply_count(records, body, address, lsn)
+        self._counted = self._load_counted()
+
+    def _load_counted(self) -> int:
+        return int.from_bytes(self.overlay.get(COUNTED) or b"", "little")
+
     def truncate(self, to: Lsn) -> None:
         """Forgets all that the checkpoint does not hold; the log applies again what lies between it and `to`."""
         self.overlay.clear()
+        self._counted = self._load_counted()

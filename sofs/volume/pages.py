@@ -14,11 +14,13 @@ from sofs.errors import NoSpace, Stale
 from sofs.log import Log
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Lsn
+from sofs.volume import leaves
 from sofs.volume.batch import Batch
 from sofs.volume.inode import CLONED
 from sofs.volume.keys import HOLE, INODE, LEAF_PAGES
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.maps import Way, find, map_of, way
+from sofs.volume.maps import Way, find, map_of, visible, way
+from sofs.volume.quotas import Quotas
 from sofs.volume.reader import Reader
 
 __all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]
@@ -52,7 +54,9 @@ class Pages:
         reader: Reader,
         room: Callable[[int], Awaitable[None]],
         reclaim: Callable[[NoSpace], Awaitable[None]],
+        quotas: Quotas,
     ) -> None:
+        self.quotas = quotas
         self.keyspace = keyspace
         self.reader = reader
         self._get = keyspace.get
@@ -93,6 +97,21 @@ class Pages:
             return HOLE
         at = page % LEAF_PAGES * 8
         return int.from_bytes(leaf[at : at + 8], "little")
+
+    def used(self, inode: Inode, first: int, last: int) -> int:
+        """Pages of the range, up to, not including, `last`, that are no holes."""
+        used = 0
+        for index, leaf, _ in visible(self.keyspace, self.way(inode), first // LEAF_PAGES, -(-last // LEAF_PAGES)):
+            base = index * LEAF_PAGES
+            start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
+            used += stop - start - leaves.addresses(leaf, start, stop - start).count(HOLE)
+        return used
+
+    def allow(self, inode: Inode, offset: int, end: int) -> None:
+        """Passes when the file may have data in all of this range. Raises `QuotaExceeded`."""
+        if self.quotas.limits:
+            first, last = offset // PAGE, -(-end // PAGE)
+            self.quotas.grow(self.inode(inode), last - first - self.used(inode, first, last))
 
     def old(self, inode: Inode, page: int, known: Known) -> memoryview | Awaitable[None]:
         """A page's content, or something to wait for, after which it is in `known`."""

@@ -209,7 +209,8 @@ class RangeChanges:
         batch = Batch() if batch is None else batch
         first, last = offset // PAGE, -(-(offset + length) // PAGE)
         end = offset + length if extend else 0
-        missing = last - first - self._used(inode, first, last)
+        missing = last - first - self._pages.used(inode, first, last)
+        self._pages.allow(inode, offset, offset + length)
         self._space.admit(missing)
         if last - first <= SLICE:
             return self._allocate(inode, first, last, end, now, batch, flags)
@@ -230,16 +231,6 @@ class RangeChanges:
             first += SLICE
             await self._pause()
         return self._allocate(inode, first, last, end, now, batch, flags)
-
-    def _used(self, inode: Inode, first: int, last: int) -> int:
-        """Pages of the range that are no holes."""
-        used = 0
-        low, high = first // LEAF_PAGES, -(-last // LEAF_PAGES)
-        for index, leaf, _ in visible(self._keyspace, self._pages.way(inode), low, high):
-            base = index * LEAF_PAGES
-            start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
-            used += stop - start - leaves.addresses(leaf, start, stop - start).count(HOLE)
-        return used
 
     # Remove
 

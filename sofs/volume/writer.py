@@ -104,6 +104,7 @@ class Writer:
         if end > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
         map_ = self._pages.map(inode)
+        self._pages.allow(inode, offset, end)
         if length == PAGE:
             sums = crc32c(data).to_bytes(4, "little")
         else:
@@ -140,6 +141,7 @@ class Writer:
         if not isinstance(edges, tuple):
             return edges
         before, behind = edges
+        pages.allow(inode, offset, end)
         sums = _packed(_sums_of_gather(before, data, behind))
         try:
             self._space.admit(len(sums) // 4)
@@ -203,6 +205,7 @@ class Writer:
         self._pages.size(inode)
         if offset + len(data) > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
+        self._pages.allow(inode, offset, offset + len(data))
         start = -offset % PAGE
         length = (len(data) - start) // self._unit * self._unit
         count = -(-length // MIB) * (MIB // PAGE) + (len(data) - length) // PAGE + 2
@@ -278,6 +281,7 @@ class Writer:
         if not isinstance(edges, tuple):
             return edges
         before, behind = edges
+        pages.allow(inode, offset, end)
         size = max(end, size)
         for extent in written:
             self._add_extent(batch, inode, extent, size, now, flags)
