@@ -103,6 +103,10 @@ class DeletePending(SofsError):
     """The file will go with its last open; it can no longer be opened."""
 
 
+class Busy(SofsError):
+    """Something is in use, and would have to be ended first."""
+
+
 class Delayed(SofsError):
     """A grant is being recalled, or a disconnected handle stands in the way: try again soon."""
 

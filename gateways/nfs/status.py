@@ -60,6 +60,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.LockConflict: Status.ACCES,
     errors.LockNotHeld: Status.INVAL,
     errors.DeletePending: Status.ACCES,
+    errors.Busy: Status.JUKEBOX,
     errors.Delayed: Status.JUKEBOX,
     errors.Closed: Status.STALE,
     errors.NotRecalled: Status.INVAL,

@@ -117,6 +117,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.LockConflict: Status.FILE_LOCK_CONFLICT,
     errors.LockNotHeld: Status.RANGE_NOT_LOCKED,
     errors.DeletePending: Status.DELETE_PENDING,
+    errors.Busy: Status.REQUEST_NOT_ACCEPTED,
     errors.Delayed: Status.FILE_NOT_AVAILABLE,
     errors.Closed: Status.FILE_CLOSED,
     errors.NotRecalled: Status.UNSUCCESSFUL,

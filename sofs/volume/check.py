@@ -164,6 +164,13 @@ class _Check:
                 if wrong and self._still(key, slot, address):
                     self._note(f"inode {inode}, offset {page * PAGE}", wrong)
 
+        for where, address, expected in self.map.snapshots.dead_pages():
+            await self._pause()
+            wrong = await self._page(address, expected, view)
+            self.pages_read += 1
+            if wrong and self._view.get(where) == self._living.get(where):
+                self._note(f"page {address} of a snapshot", wrong)
+
     def _size(self, map_: int) -> int:
         """Where the map's file ends. A frozen map belongs to files that may end anywhere."""
         if map_ in self.map.clones.frozen:

@@ -16,6 +16,7 @@ from sofs.pool import Placement
 from sofs.types import PAGE, Kind, Lsn, VolumeId
 from sofs.volume import keys, leaves, windows
 from sofs.volume.check_clones import CloneCheck
+from sofs.volume.check_snapshots import SnapshotCheck
 from sofs.volume.extents import NEXT, decode_extent, decode_freed, live
 from sofs.volume.inode import CLONED, SHARES_PAGES, InodeRecord
 from sofs.volume.maps import way as way_of
@@ -70,11 +71,12 @@ class MapCheck:
         self._windows_of: dict[int, frozenset[int]] = {}
         self._live: Counter[int] = Counter()
         self.clones = CloneCheck(view, note)
+        self.snapshots = SnapshotCheck(view, note)
         self.sizes: dict[int, int] = {}
         """By map, of files that take part in clones."""
 
     async def run(self, pause: Callable[[], Awaitable[None]]) -> None:
-        for check in (self.clones.load, self._leaves, self._inodes, self._extents):
+        for check in (self.snapshots.load, self.clones.load, self._leaves, self._inodes, self._extents):
             for count, _ in enumerate(check()):
                 if count % 64 == 0:
                     await pause()
@@ -83,6 +85,7 @@ class MapCheck:
                 await pause()
             self._window(window)
         self._counts()
+        self.snapshots.counts()
 
     # Reading what there is
 
@@ -197,7 +200,7 @@ class MapCheck:
         recorded = {
             int.from_bytes(key[1:9]) for tag in (keys.PLACES, keys.REFERENCES) for key, _ in self._view.walk(tag)
         }
-        return sorted(recorded | self._names.keys())
+        return sorted(recorded | self._names.keys() | self.snapshots.windows())
 
     def _window(self, window: int) -> None:
         try:
@@ -209,13 +212,14 @@ class MapCheck:
         counts: Counter[int] = Counter()
         for offset, pages, _ in self._names.get(window, ()):
             counts.update(range(offset, offset + pages * PAGE, PAGE))
-        self._overlaps(window, counts)
         self._references(window, counts)
-        self._places(window, counts)
+        pages = counts.keys() | self.snapshots.window(window, counts)
+        self._overlaps(window, pages)
+        self._places(window, pages)
 
-    def _overlaps(self, window: int, counts: Counter[int]) -> None:
+    def _overlaps(self, window: int, pages: set[int]) -> None:
         before = -PAGE
-        for offset in sorted(counts):
+        for offset in sorted(pages):
             if offset - before < PAGE:
                 self._note(_name(window, offset), f"overlaps the page {_name(window, before)}")
             before = offset
@@ -242,7 +246,8 @@ class MapCheck:
             if shared and map_ not in self._shares:
                 self._note(_owner(map_), f"shares {_name(window, offset)} and is not marked so")
 
-    def _places(self, window: int, counts: Counter[int]) -> None:
+    def _places(self, window: int, pages: set[int]) -> None:
+        """`pages` are the pages that leaves or dead lists name."""
         value = self._view.get(keys.bucket(keys.PLACES, window))
         placed: set[int] = set()
         for place in windows.places(value) if value else ():
@@ -250,10 +255,10 @@ class MapCheck:
             for page in range(place.pages):
                 offset = place.offset + page * PAGE
                 placed.add(offset)
-                if offset not in counts:
-                    self._note(_name(window, offset), f"has a place in extent {place.extent}, and no leaf names it")
+                if offset not in pages:
+                    self._note(_name(window, offset), f"has a place in extent {place.extent}, and nothing names it")
         base = window << keys.WINDOW_SHIFT
-        for offset in counts:
+        for offset in pages:
             in_log = self.destaged <= base + offset < keys.EXTENT_BORN
             if in_log:
                 self._log_pages += 1
@@ -262,7 +267,7 @@ class MapCheck:
             if in_log and offset in placed:
                 self._note(_name(window, offset), "is in the log and has a place in an extent")
             if not in_log and offset not in placed:
-                self._note(_name(window, offset), "is named by a leaf and has no place")
+                self._note(_name(window, offset), "is named and has no place")
 
     def _place(self, window: int, place: windows.Place) -> None:
         where = _name(window, place.offset)

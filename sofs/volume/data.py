@@ -32,6 +32,7 @@ from sofs.volume.quotas import Quotas
 from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Got, Reader
 from sofs.volume.settings import DataSettings
+from sofs.volume.snapshots import Snapshots
 from sofs.volume.space import Space, Usage
 from sofs.volume.thaw import Maps
 from sofs.volume.writer import APPEND, LARGEST, Writer
@@ -48,8 +49,10 @@ class Data:
     def __init__(
         self, keyspace: KeySpace, log: Log, pool: Pool, clock: Clock, settings: DataSettings
     ) -> None:
-        pause = Pace(clock)
+        self.pause = pause = Pace(clock)
         self.keyspace = keyspace
+        self.log = log
+        self.pool = pool
         self.settings = settings
         self.extents = Extents(settings.volume, keyspace, pool)
         self.space = Space(keyspace, pool, settings)
@@ -84,6 +87,7 @@ class Data:
         self.allocate = ranges.allocate
         self.ranges = ranges.ranges
         self.exhausted = pages.exhausted
+        self.snapshots = Snapshots(keyspace, self.extents, pause, pages.exhausted)
         self.clone = cloner.clone
         self.copy = cloner.copy
 

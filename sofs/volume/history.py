@@ -19,7 +19,7 @@ from sofs.errors import Damaged
 from sofs.types import Lsn, Time
 from sofs.volume.keys import EXTENT_BORN, EXTENT_SHIFT, MAP_BORN, SNAPSHOT
 
-__all__ = ["DELETING", "READY", "SNAPSHOTS", "History", "Snapshot"]
+__all__ = ["DELETING", "READY", "SNAPSHOTS", "History", "Snapshot", "is_ready"]
 
 SNAPSHOTS = SNAPSHOT + bytes(8)
 """The bucket of all of them."""
@@ -28,6 +28,12 @@ READY, DELETING = 0, 1
 """States. One that is being deleted is seen by nobody any more, and still holds what has not been dealt with."""
 
 _FIXED = struct.Struct("<QQQQBHH")
+_STATE_AT = 32
+
+
+def is_ready(value: bytes | None) -> bool:
+    """Whether the record is that of a snapshot which can be seen."""
+    return value is not None and value[_STATE_AT] == READY
 
 
 class Snapshot(NamedTuple):

@@ -7,7 +7,7 @@ rests on, or takes the position that `commit` gave, and waits for that in the lo
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-from sofs.errors import Damaged
+from sofs.errors import Damaged, SofsError
 from sofs.log import Log
 from sofs.runtime.ports import Buffer, Records
 from sofs.types import Lsn
@@ -32,6 +32,8 @@ class KeySpace:
     """The record's value by key, or None."""
     checkpointed: Lsn
     """Every replica's records durably hold all batches below this position."""
+    barred: SofsError | None = None
+    """What `commit` raises while a snapshot is being restored."""
     checkpoint: Callable[[], Awaitable[None]]
     """Completes when all that was committed before the call is in every replica's records (`sofs.volume.checkpoint`)."""
 
@@ -81,14 +83,16 @@ class KeySpace:
         On return the batch can be read here, and is neither committed nor stable. The payload must not change until it is committed. Raises
         `NoSpace` and `Unavailable`; then nothing was changed. `reserved` is for what gives space back, `sums` are the payload's page sums (see `Log.append`).
         """
+        if self.barred is not None:
+            raise self.barred
         return self.log.append(batch.encode(), payload, reserved, sums)
 
     def commit_cleaning(self, batch: Batch) -> Lsn:
         """As `commit`, for what has to be recorded before the log can be made shorter: it gets through even when deletions have used up
-        what a full log keeps for them.
+        what a full log keeps for them, and when everything else is barred.
         """
         with self.log.overdraft():
-            return self.commit(batch, reserved=True)
+            return self.log.append(batch.encode(), (), True, None)
 
     # sofs.log.Machine
 

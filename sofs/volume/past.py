@@ -11,7 +11,7 @@ from sofs.errors import ReadOnly, Stale
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 from sofs.volume.batch import Batch
-from sofs.volume.history import Snapshot
+from sofs.volume.history import Snapshot, is_ready
 from sofs.volume.keys import BUCKET, VERSIONED
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.saving import base_of, place_of, saved_value
@@ -91,18 +91,12 @@ class PastKeys(KeySpace):
     def __init__(self, living: KeySpace, snapshot: Snapshot) -> None:
         # The parent's state is the living volume's: nothing of it is made again.
         self.snapshot = snapshot
-        self.closed = False
         self._living = living
         self._known: dict[bytes, bytes | None] = {}
         self.log = living.log
         self.overlay = living.overlay
         self.checkpointed = living.checkpointed
         self.get = self._get
-
-    def close(self) -> None:
-        """The snapshot is being deleted: from now on everything is `Stale`."""
-        self.closed = True
-        self._known.clear()
 
     def _get(self, key: bytes) -> bytes | None:
         if key[0] not in _TAGS:
@@ -111,21 +105,22 @@ class PastKeys(KeySpace):
             return self._known[key]
         except KeyError:
             pass
-        self._check()
+        self.check()
         value = past_value(self._living, self.snapshot, key)
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
         self._known[key] = value
         return value
 
-    def _check(self) -> None:
-        if self.closed:
+    def check(self) -> None:
+        """Raises `Stale` once the snapshot is being deleted: what it showed is gone then, or will be."""
+        if not is_ready(self._living.get(self.snapshot.key)):
             raise Stale(f"snapshot {self.snapshot.number} has been deleted")
 
     def scan(self, bucket: bytes, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         if bucket[0] not in _TAGS:
             return self._living.scan(bucket, start, end)
-        self._check()
+        self.check()
         return past_scan(self._living, self.snapshot, bucket, start, end)
 
     def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Awaitable
 from contextlib import suppress
 from typing import NamedTuple
+from weakref import WeakSet
 
 from crc32c import crc32c
 
@@ -64,6 +65,8 @@ class Reader:
         self._log = log
         self._pool = pool
         self._extents = extents
+        self.followers: WeakSet[Reader] = WeakSet()
+        """Readers of snapshots, which have to know how far destaging is as well."""
         self.destaged = 0
         """The record DESTAGED, kept here because every read asks for it."""
         self.refresh()
@@ -72,6 +75,8 @@ class Reader:
         """To be called when DESTAGED has changed."""
         value = self._get(DESTAGED)
         self.destaged = 0 if value is None else int.from_bytes(value, "little")
+        for follower in self.followers:
+            follower.destaged = self.destaged
 
     def read(self, inode: Inode, offset: int, into: memoryview) -> Got | Awaitable[Got]:
         """Fills `into` from `offset` on, as far as the file goes; bytes of `into` behind the count may be overwritten with zeros.

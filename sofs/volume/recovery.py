@@ -304,8 +304,7 @@ def _incarnation(keyspace: KeySpace) -> Incarnation | None:
 def _write_incarnation(keyspace: KeySpace, log: ReplicatedLog, incarnation: Incarnation) -> None:
     batch = Batch()
     batch.put(INCARNATION, incarnation.encode())
-    with log.overdraft():
-        keyspace.commit(batch, reserved=True)
+    keyspace.commit_cleaning(batch)
 
 
 def _next_incarnation(former: Incarnation | None, boot: bytes, memory_broken: bool, random: Random) -> Incarnation:

@@ -5,17 +5,18 @@ index, slice by slice, and removes it at last. What comes to the index meanwhile
 the batch that says so to the one that ends it, also over a restart: in between the volume answers nothing else.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from sofs.errors import Exists, InvalidName, NotFound
+from sofs.errors import Delayed, Exists, InvalidName, NotFound
 from sofs.types import Lsn, Time
 from sofs.volume import deadlists, snapshot_operations
 from sofs.volume.api import SnapshotInfo
 from sofs.volume.batch import Batch
 from sofs.volume.extents import Extents
-from sofs.volume.history import DELETING, READY, Snapshot
+from sofs.volume.history import DELETING, Snapshot, is_ready
 from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, MAP_BORN, REBORN, VERSIONED, meta
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.saving import base_of
@@ -55,12 +56,16 @@ class Snapshots:
         self._extents = extents
         self._pause = pause
         self._exhausted = exhausted
+        self.restoring = self.restoration is not None
+        """Nothing is answered until it is over."""
+        self._turn = asyncio.Lock()
+        """Of what goes in slices: one thing at a time."""
 
     # What there is
 
     def all(self) -> list[Snapshot]:
         """Those that can be seen, oldest first."""
-        return [snapshot for snapshot in self._history.snapshots if self._state(snapshot) == READY]
+        return [snapshot for snapshot in self._history.snapshots if self._ready(snapshot)]
 
     def get(self, number: int) -> Snapshot:
         """Raises `NotFound`."""
@@ -74,10 +79,8 @@ class Snapshots:
         pages = deadlists.held(self._keyspace.get(DEAD_COUNT + number + number))
         return SnapshotInfo(snapshot.number, snapshot.name.decode(), snapshot.taken, pages << 12)
 
-    def _state(self, snapshot: Snapshot) -> int:
-        value = self._keyspace.get(snapshot.key)
-        assert value is not None, "the history names a snapshot without a record"
-        return Snapshot.decode(snapshot.key, value).state
+    def _ready(self, snapshot: Snapshot) -> bool:
+        return is_ready(self._keyspace.get(snapshot.key))
 
     # Taking
 
@@ -112,6 +115,10 @@ class Snapshots:
 
     async def run_once(self) -> int:
         """Removes what is being deleted; gives how many."""
+        async with self._turn:
+            return await self._remove()
+
+    async def _remove(self) -> int:
         removed = 0
         while (snapshot := self._doomed()) is not None:
             while await self._sweep(snapshot.number):
@@ -128,7 +135,7 @@ class Snapshots:
 
     def _doomed(self) -> Snapshot | None:
         for snapshot in self._history.snapshots:
-            if self._state(snapshot) == DELETING:
+            if not self._ready(snapshot):
                 return snapshot
         return None
 
@@ -172,7 +179,14 @@ class Snapshots:
         batch = Batch()
         before = self.add(batch, self._name_before(snapshot), inodes, now)
         batch.put(RESTORING, number.to_bytes(8, "little") + before.to_bytes(8, "little"))
-        return self._keyspace.commit(batch)
+        lsn = self._keyspace.commit(batch)
+        self._bar()
+        return lsn
+
+    def _bar(self) -> None:
+        """Nothing else is changed meanwhile: also not by a request that began before."""
+        self.restoring = True
+        self._keyspace.barred = Delayed("the volume is being brought back to a snapshot")
 
     def _name_before(self, snapshot: Snapshot) -> str:
         names = {other.name for other in self.all()}
@@ -191,10 +205,13 @@ class Snapshots:
         return Restoration(next(each for each in self._history.snapshots if each.number == number), before)
 
     async def restore(self, now: Time) -> Lsn:
-        """Brings the restoration that is under way to its end; gives the position of the batch that ends it."""
-        restoration = self.restoration
-        assert restoration is not None
-        snapshot, before = restoration
+        """Brings the restoration that is under way, if there is one, to its end; gives the position of the last batch."""
+        async with self._turn:
+            restoration = self.restoration
+            return Lsn(self._keyspace.log.end - 1) if restoration is None else await self._restore(*restoration, now)
+
+    async def _restore(self, snapshot: Snapshot, before: int, now: Time) -> Lsn:
+        self._bar()
         for number in [snapshot.number, *self._history.younger(snapshot.number)]:
             if number < before:
                 await self._restore_all(snapshot, now, lambda start, number=number: self._changed(number, start))  # type: ignore[misc]
@@ -202,7 +219,10 @@ class Snapshots:
             await self._restore_all(snapshot, now, lambda start, tag=tag: self._younger(snapshot, tag, start))  # type: ignore[misc]
         batch = Batch()
         batch.delete(RESTORING)
-        return self._keyspace.commit(batch, reserved=True)
+        lsn = self._keyspace.commit_cleaning(batch)
+        self._keyspace.barred = None
+        self.restoring = False
+        return lsn
 
     async def _restore_all(self, snapshot: Snapshot, now: Time, keys: Callable[[bytes], Iterator[tuple[bytes, bytes]]]) -> None:
         """`keys` gives what is to be restored behind a mark: the mark of each, and its key."""
@@ -216,7 +236,7 @@ class Snapshots:
             mark = found[-1][0]
             batch = Batch()
             snapshot_operations.restore(batch, snapshot.number, now, [key for _, key in found])
-            self._keyspace.commit(batch, reserved=True)
+            self._keyspace.commit_cleaning(batch)
             await self._pause()
 
     def _changed(self, number: int, mark: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -156,6 +156,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.LockConflict: Status.LOCKED,
     errors.LockNotHeld: Status.LOCK_RANGE,
     errors.DeletePending: Status.FILE_OPEN,
+    errors.Busy: Status.DELAY,
     errors.Delayed: Status.DELAY,
     errors.Closed: Status.BAD_STATEID,
     errors.NotRecalled: Status.INVAL,

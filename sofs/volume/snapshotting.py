@@ -1,0 +1,72 @@
+"""Requests about snapshots: MakeSnapshot, ListSnapshots, DeleteSnapshot, RestoreSnapshot."""
+
+from collections.abc import Awaitable
+
+from sofs.errors import Busy
+from sofs.volume.api import (
+    Binding,
+    Close,
+    DeleteSnapshot,
+    ListSnapshots,
+    MakeSnapshot,
+    Reply,
+    RestoreSnapshot,
+    SnapshotList,
+    Token,
+)
+from sofs.volume.batch import Batch
+from sofs.volume.closing import close
+from sofs.volume.core import Core
+
+__all__ = ["delete_snapshot", "list_snapshots", "make_snapshot", "restore_snapshot"]
+
+
+def make_snapshot(core: Core, request: MakeSnapshot, token: Token | None, by: Binding) -> SnapshotList:
+    snapshots = core.data.snapshots
+    batch = Batch()
+    now = core.clock.now()
+    number = snapshots.add(batch, request.name, core.next_number, now)
+    core.writable()
+    gate = core.keys.commit(batch)
+    reply = SnapshotList(gate, [snapshots.info(snapshots.get(number))])
+    if token is not None:
+        # In a batch of its own: a retry that comes between the two is told that there is such a snapshot already.
+        told = Batch()
+        core.tokens.store(told, token, reply, now)
+        reply.gate = core.keys.commit(told)
+    return reply
+
+
+def list_snapshots(core: Core, request: ListSnapshots, token: Token | None, by: Binding) -> SnapshotList:
+    snapshots = core.data.snapshots
+    log = core.keys.log
+    gate = core.gate if log.stable >= log.end else type(core.gate)(log.end - 1)
+    return SnapshotList(gate, [snapshots.info(snapshot) for snapshot in snapshots.all()])
+
+
+def delete_snapshot(core: Core, request: DeleteSnapshot, token: Token | None, by: Binding) -> Reply:
+    core.writable()
+    core.await_room()
+    gate = core.data.snapshots.delete(request.number)
+    core.forget_past(request.number)
+    core.orphaned()
+    return Reply(gate)
+
+
+def restore_snapshot(core: Core, request: RestoreSnapshot, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+    snapshots = core.data.snapshots
+    snapshots.get(request.number)
+    core.writable()
+    if core.opens and not request.force:
+        raise Busy(f"{len(core.opens)} files are open; close them, or restore with force, which ends their opens")
+    for number in list(core.opens):
+        close(core, Close(number), None, by)
+        core.ended(number)
+    snapshots.begin_restoration(request.number, core.next_number, core.clock.now())
+    core.orphaned()
+    return _restored(core)
+
+
+async def _restored(core: Core) -> Reply:
+    """Whoever goes away leaves the rest to the background."""
+    return Reply(await core.data.snapshots.restore(core.clock.now()))
