@@ -39,7 +39,7 @@ from sofs.volume.watching import ADDED, NEW_NAME, OLD_NAME, REMOVED
 __all__ = ["rename"]
 
 
-_PARENT_ACCESS = Access.WRITE_DATA | Access.DELETE
+_PARENT_ACCESS = Access.WRITE_DATA
 
 
 class _Move(NamedTuple):
@@ -79,6 +79,7 @@ def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Ren
         if not request.replace:
             raise Exists(f"{slot.name!r} exists")
         _check_replaced(core, request, opened, move, target_parent)
+        core.await_room()  # replacing gives space back, so it gets through where the log is full
     if source.kind == Kind.DIRECTORY and to != at:
         _check_cycle(core, source.inode, to)
     return _carry_out(core, move, moved, source_parent, target_parent, token)
@@ -204,7 +205,7 @@ def _carry_out(
         core.put_record(batch, to, target_after)
     core.put_record(batch, at, source_after)
     reply = Renamed(core.gate, source_after.attributes(at), source_parent.before, target_after.attributes(to), target_parent.before)
-    core.commit(batch, reply, token)
+    core.commit(batch, reply, token, reserved=replaced is not None)
     _follow(core, move, now)
     return reply
 

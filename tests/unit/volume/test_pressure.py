@@ -10,7 +10,7 @@ from sofs.errors import NoSpace
 from sofs.log.replicated import LogSettings
 from sofs.types import PAGE, ROOT, VolumeId
 from sofs.volume import keys, windows
-from sofs.volume.api import Changes, Close, Remove, SetAttributes, SetDisposition, Stateless
+from sofs.volume.api import Changes, Close, Remove, Rename, SetAttributes, SetDisposition, Stateless
 from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.keys import WINDOW_SHIFT
@@ -150,7 +150,7 @@ def test_space_taken_by_others_is_noticed_after_a_few_writes() -> None:
     run(scenario, disk_mib=256)
 
 
-@pytest.mark.parametrize("how", ["remove", "close", "truncate"])
+@pytest.mark.parametrize("how", ["remove", "close", "truncate", "rename"])
 def test_deletions_at_a_full_log_wait_for_room(how: str) -> None:
     async def scenario(rig: VolumeRig) -> None:
         names = [b"%d" % number for number in range(6)]
@@ -163,6 +163,10 @@ def test_deletions_at_a_full_log_wait_for_room(how: str) -> None:
             for name in names:
                 await rig.later(Remove(SUPER, ROOT, name, None))
             rig.close_open(opened)
+        elif how == "rename":
+            for name in names[2:]:
+                await rig.later(Rename(SUPER, ROOT, name, True, ROOT, names[0]))
+                names[0] = name
         elif how == "truncate":
             await rig.later(SetAttributes(Stateless(file, SUPER), Changes(size=0)))
         else:
