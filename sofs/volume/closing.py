@@ -4,7 +4,7 @@ A file marked for deletion keeps its name until its last open ends, and cannot b
 is the one through which the mark was set. A directory into which somebody put something meanwhile stays.
 """
 
-from sofs.errors import CannotDelete, NotEmpty
+from sofs.errors import CannotDelete, NotEmpty, Stale
 from sofs.types import Inode, Kind
 from sofs.volume import directory, keys
 from sofs.volume.access import require
@@ -24,37 +24,76 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile, Wait
 from sofs.volume.inode import is_nameless
+from sofs.volume.opening import forget
 from sofs.volume.removal import release, take_away
 from sofs.volume.sharing import check_streams
 from sofs.volume.streams import remove_stream
 from sofs.volume.watching import STREAM_REMOVED
 
-__all__ = ["close", "list_opens", "set_disposition"]
+__all__ = ["aftermath", "close", "doomed", "end_open", "list_opens", "must_delete", "set_disposition"]
 
 
 def close(core: Core, request: Close, token: Token | None, by: Binding) -> ClosedReply:
     opened = core.open_of(request.open)
-    inode, base = opened.inode, opened.base
-    if opened.delete_on_close or inode in core.doomed or base in core.doomed or _is_nameless(core, base):
+    if must_delete(core, opened):
         core.await_room()
-    attributes = core.attributes(inode) if request.attributes else None
-    _forget(core, opened)
+    reply = ClosedReply(core.gate, core.attributes(opened.inode) if request.attributes else None)
+    end_open(core, opened, reply, token)
+    return reply
+
+
+def must_delete(core: Core, opened: OpenFile) -> bool:
+    """Whether the open's end may have to delete something."""
+    inode, base = opened.inode, opened.base
+    return opened.delete_on_close or inode in core.doomed or base in core.doomed or _is_nameless(core, base)
+
+
+def end_open(core: Core, opened: OpenFile, reply: Reply | None = None, token: Token | None = None) -> None:
+    """Ends an open for good, with all that follows; `reply` gets its gate."""
+    doomed(core, opened)
+    forget(core, opened)
+    deleted = core.locks.close(opened.inode, opened.id)
+    aftermath(core, opened, deleted, reply, token)
+
+
+def doomed(core: Core, opened: OpenFile) -> None:
+    """An open that ends marks its file if it was to delete it."""
+    core.parent_key = opened.parent_key
     if opened.delete_on_close:
-        core.doomed[inode] = opened
+        core.doomed[opened.inode] = opened
         if core.watching.any:
-            core.watching.gone(inode)
-    deleted = core.locks.close(inode, opened.id)
+            core.watching.gone(opened.inode)
+
+
+def aftermath(core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: Token | None = None) -> None:
+    """What follows when an open has left the lock engine; `deleted`: its file, or stream, is to go now. All in one batch, but that a stream goes first."""
+    base = opened.base
+    if core.directories and opened.parent in core.directories and _has_changed(core, opened):
+        core.entries_changed(opened.parent)
     if opened.stream:
         if deleted:
             _delete_stream(core, opened)
         deleted = core.locks.close(base, opened.id)
+    batch, told = Batch(), None
     if base not in core.by_inode:
         marked = core.doomed.pop(base, None)
         if deleted and marked is not None:
-            _delete(core, marked)
-        if _is_nameless(core, base):
-            _finish_orphan(core, base)
-    return ClosedReply(core.gate, attributes)
+            told = delete_name(core, batch, marked)
+        if not batch.count and _is_nameless(core, base):
+            _finish_orphan(core, batch, base)
+    if batch.count or opened.keep is not None:
+        done = core.note_down(batch, Reply(core.gate) if reply is None else reply, token, reserved=True)
+        core.gate = done.gate
+    if told is not None:
+        core.changed(*told)
+
+
+def _has_changed(core: Core, opened: OpenFile) -> bool:
+    """Whether a directory's listing shows something else for the file than when it was opened."""
+    try:
+        return core.attributes(opened.inode).change != opened.change
+    except Stale:
+        return False
 
 
 def _is_nameless(core: Core, inode: Inode) -> bool:
@@ -62,32 +101,17 @@ def _is_nameless(core: Core, inode: Inode) -> bool:
     return value is not None and is_nameless(value)
 
 
-def _forget(core: Core, opened: OpenFile) -> None:
-    del core.opens[opened.id]
-    if core.watching.any:
-        core.watching.forget(opened.id)
-    if opened.guid:
-        core.by_guid.pop(opened.guid, None)
-    others = core.by_inode[opened.base]
-    if len(others) == 1:
-        del core.by_inode[opened.base]
-    else:
-        others.remove(opened)
-
-
-def _delete(core: Core, marked: OpenFile) -> None:
-    """Takes the name through which the file was marked away, if it is still that file's."""
+def delete_name(core: Core, batch: Batch, marked: OpenFile) -> tuple[Inode, bytes, int, Inode, int] | None:
+    """Adds to the batch that the name goes through which the file was marked, if it is still that file's; gives what watchers are to be told."""
     parent, name = marked.parent, marked.name
     slot = core.find(parent, name, False)
     if slot is None or slot.inode != marked.base:
-        return
+        return None
     record = core.record(slot.inode)
     if record.kind == Kind.DIRECTORY and record.size:
-        return
-    batch = Batch()
+        return None
     take_away(core, batch, parent, core.record(parent), slot, record, core.clock.now())
-    core.gate = core.keys.commit(batch, reserved=True)
-    core.changed(parent, name, 2, slot.inode, slot.kind)
+    return parent, name, 2, slot.inode, slot.kind
 
 
 def _delete_stream(core: Core, opened: OpenFile) -> None:
@@ -104,12 +128,10 @@ def _delete_stream(core: Core, opened: OpenFile) -> None:
             core.watching.stream(opened, opened.stream, STREAM_REMOVED)
 
 
-def _finish_orphan(core: Core, inode: Inode) -> None:
+def _finish_orphan(core: Core, batch: Batch, inode: Inode) -> None:
     """Removes a file that lost its last name while it was open; a large one is left to the background."""
-    batch = Batch()
     if release(core, batch, inode, core.record(inode)):
         batch.delete(keys.orphan(inode))
-        core.gate = core.keys.commit(batch, reserved=True)
     else:
         core.orphaned()
 
@@ -133,15 +155,21 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
     waiting = core.locks.mark_delete(inode, opened.id, request.delete, wait=opened.mandatory)
     if waiting is not None:
         raise Wait(waiting)
+    batch, reply, told = Batch(), Reply(core.gate), None
     if not request.delete:
         core.doomed.pop(inode, None)
-        return Reply(core.gate)
-    core.doomed[inode] = opened
-    if core.watching.any:
-        core.watching.gone(inode)
-    if request.posix and not opened.stream and record.links:
-        _delete(core, opened)  # the name goes now, the file with its last open
-    return Reply(core.gate)
+    else:
+        core.doomed[inode] = opened
+        if core.watching.any:
+            core.watching.gone(inode)
+        if request.posix and not opened.stream and record.links:
+            told = delete_name(core, batch, opened)  # the name goes now, the file with its last open
+    if batch.count or core.kept.dirty:
+        core.note_down(batch, reply, token, reserved=True)
+    if told is not None:
+        core.parent_key = opened.parent_key
+        core.changed(*told)
+    return reply
 
 
 def list_opens(core: Core, request: ListOpens, token: Token | None, by: Binding) -> OpenList:

@@ -9,43 +9,28 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-import msgspec
-
-from sofs.errors import (
-    Closed,
-    NotDirectory,
-    ReadOnly,
-    Stale,
-)
+from sofs.errors import Closed, Fenced, NotDirectory, ReadOnly, Stale
 from sofs.locks import LockManager
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, Judge, is_member, is_superuser, require
-from sofs.volume.api import (
-    ARCHIVE,
-    Attributes,
-    Binding,
-    Caller,
-    Opened,
-    Reply,
-    Stateless,
-    Target,
-    Token,
-    Upcalls,
-)
+from sofs.volume.api import ARCHIVE, AnyToken, Attributes, Binding, Caller, Reply, Stateless, Target, Upcalls
 from sofs.volume.batch import Batch
 from sofs.volume.data import Data
 from sofs.volume.directory import Place, Slot, find, look
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, attributes_of
+from sofs.volume.kept import Kept
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.listings import Listings
 from sofs.volume.names import NameHash, check
+from sofs.volume.openfile import OpenFile
 from sofs.volume.pages import Done
+from sofs.volume.register import Register
 from sofs.volume.tokens import Tokens
 from sofs.volume.watching import Watching
 
-__all__ = ["Core", "OpenFile", "Settings", "Subject"]
+__all__ = ["Core", "OpenFile", "Settings", "Subject", "Wait"]
 
 NUMBERS = keys.meta(b"inodes")
 """Inode numbers below this value (u64) may be in use; those from it on are not."""
@@ -63,37 +48,6 @@ class Settings(NamedTuple):
     """For files that are made without a mode and inherit nothing (SMB)."""
     directory_mode: int = 0o755
     read_only: bool = False
-
-
-class OpenFile(msgspec.Struct):
-    """An open, in the coordinator's memory."""
-
-    id: OpenId
-    inode: Inode
-    base: Inode
-    """The file; the same as `inode` unless that is a stream."""
-    access: int
-    share: int
-    caller: Caller
-    by: Binding
-    owner: bytes
-    guid: bytes
-    parent: Inode
-    name: bytes
-    """The name through which it was opened, kept up when that is renamed."""
-    stream: bytes
-    kind: int
-    mandatory: bool
-    """An SMB open."""
-    delete_on_close: bool = False
-    keep_modified: bool = False
-    """Its writes leave the time of modification alone."""
-    keep_changed: bool = False
-    """The time of change was set through it, and stays."""
-    sheds: bool = False
-    """Its first write takes the set-user-id and set-group-id bits away: the caller is not the superuser."""
-    answer: Opened | None = None
-    """What a retry of an open with a guid is answered."""
 
 
 class Wait(Exception):
@@ -144,17 +98,32 @@ class Core:
         self.tokens = Tokens(keyspace)
         self.listings = Listings(keyspace)
         self.gate = Lsn(0)
-        self.opens: dict[OpenId, OpenFile] = {}
-        self.by_inode: dict[Inode, list[OpenFile]] = {}
-        """Opens of each file, its streams' among them."""
-        self.by_guid: dict[bytes, OpenFile] = {}
-        self.doomed: dict[Inode, OpenFile] = {}
-        """Through which open each delete-pending file was marked: its name is the one to go."""
+        self.register = Register()
+        self.opens = self.register.opens
+        self.by_inode = self.register.by_inode
+        self.doomed = self.register.doomed
+        self.kept = Kept(keyspace, locks, clock, self.register)
+        self.by = Binding(0, 0)
+        """Through which gateway and session the request came that is being carried out."""
+        self.parent_key = b""
+        """The directory grant that the request under way does not break."""
+        self.directories: set[Inode] = set()
+        """Directories whose entries somebody may cache."""
+        self.recalled: dict[Inode, float] = {}
+        """When a delegation of the file was last recalled: another would be recalled soon, too."""
+        self.dropped: Callable[[OpenId], None] = lambda open: None
+        """Called when nobody came back to a disconnected open."""
+        self.grace = False
+        """Records of opens and locks may have been lost, and those who had them may still come."""
         self.listeners: list[Callable[[Inode, bytes, int], None]] = []
         self.watching = Watching(self)
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
         """Called when there is something for the background to remove."""
+        self.forget_past: Callable[[int], None] = lambda number: None
+        """Called with the number of a snapshot that is going."""
+        self.ended: Callable[[OpenId], None] = lambda number: None
+        """Called when an open has been ended from here: its gateway is to be told."""
         self._next_number = self._reserved_numbers()
         self._last_open = start << 32
 
@@ -259,6 +228,8 @@ class Core:
         found = self.opens.get(number)
         if found is None:
             raise Closed(f"open {number} has ended")
+        if found.former and self.by in found.former:
+            raise Fenced(f"open {number} has another owner by now")
         return found
 
     def subject(self, target: Target) -> Subject:
@@ -285,6 +256,11 @@ class Core:
         """The number of an open: those of one start of the volume begin with a number of their own."""
         self._last_open += 1
         return OpenId(self._last_open)
+
+    @property
+    def next_number(self) -> int:
+        """No inode has this number, or a higher one."""
+        return self._next_number
 
     def new_number(self, batch: Batch) -> Inode:
         """An inode number that no file ever had; reserves more in the batch when they run out."""
@@ -370,16 +346,30 @@ class Core:
         if self.settings.read_only:
             raise ReadOnly("the volume is read-only")
 
-    def commit(self, batch: Batch, reply: R, token: Token | None = None, reserved: bool = False) -> R:
+    def commit(self, batch: Batch, reply: R, token: AnyToken | None = None, reserved: bool = False) -> R:
         """Commits the batch, with the reply under the token if there is one, and gives the reply its gate.
 
         `reserved`: the batch gives space back, so it may use what is kept for that in a full log.
         """
         self.writable()
+        return self.note_down(batch, reply, token, reserved)
+
+    def note_down(self, batch: Batch, reply: R, token: AnyToken | None = None, reserved: bool = False) -> R:
+        """As `commit`, for what is recorded about clients: also on a volume that may only be read."""
         if token is not None:
             self.tokens.store(batch, token, reply, self.clock.now())
-        reply.gate = self.keys.commit(batch, reserved=reserved)
+        reply.gate = self.put(batch, reserved)
         return reply
+
+    def put(self, batch: Batch, reserved: bool = False) -> Lsn:
+        """Commits the batch with all that has to be recorded about opens by now; gives its position."""
+        kept = self.kept
+        if not kept.dirty:
+            return self.keys.commit(batch, reserved=reserved)
+        changes = kept.add_to(batch)
+        lsn = self.keys.commit(batch, reserved=reserved)
+        kept.settled(changes, lsn)
+        return lsn
 
     def await_room(self) -> None:
         """To be called by what gives space back, before it changes anything: waits if the log cannot even take that."""
@@ -387,7 +377,7 @@ class Core:
         if waiting is not None:
             raise Wait(waiting)
 
-    def with_token(self, batch: Batch, token: Token | None, reply: Reply, now: Time) -> Batch:
+    def with_token(self, batch: Batch, token: AnyToken | None, reply: Reply, now: Time) -> Batch:
         """The batch for a data operation, with the reply that a retry will get: it foretells what the operation does."""
         self.writable()
         if token is not None:
@@ -411,6 +401,7 @@ class Core:
 
     def changed(self, parent: Inode, name: bytes, action: int, inode: Inode, kind: int) -> None:
         """Tells those who watch that a directory's entry, which stands or stood for `inode`, was added (1), removed (2) or renamed (4, 5)."""
+        self.entries_changed(parent)
         for listener in self.listeners:
             listener(parent, name, action)
         if self.watching.any:
@@ -418,5 +409,21 @@ class Core:
 
     def altered(self, inode: Inode, what: int, opened: OpenFile | None = None) -> None:
         """Tells those who watch that attributes or data of a file or stream have changed, through an open or without; `what` is bits of `api.Changed`."""
+        if self.directories:
+            self.attributes_changed(inode, opened)
         if self.watching.any:
             self.watching.altered(inode, what, opened)
+
+    def attributes_changed(self, inode: Inode, opened: OpenFile | None = None) -> None:
+        """What a directory's listing says of the file is no longer right."""
+        if opened is not None:
+            self.entries_changed(opened.parent)
+        elif (value := self.get(keys.INODE + inode.to_bytes(8))) is not None:
+            self.entries_changed(Inode(InodeRecord.decode(value).parent))
+
+    def entries_changed(self, parent: Inode) -> None:
+        """What is cached of a directory's entries is no longer right, but for the one whose `parent_key` it is."""
+        if parent in self.directories:
+            self.locks.change_entries(parent, self.parent_key)
+            if not self.locks.state(parent).grants:
+                self.directories.discard(parent)

@@ -14,6 +14,7 @@ from sofs.volume.access import SETGID, SETUID, is_owner, is_superuser, require
 from sofs.volume.api import (
     Access,
     Allocate,
+    AnyToken,
     Binding,
     Caller,
     Clone,
@@ -28,7 +29,6 @@ from sofs.volume.api import (
     Reply,
     SpaceReply,
     Stateless,
-    Token,
     Written,
 )
 from sofs.volume.batch import Batch, Operation
@@ -56,6 +56,8 @@ def read(core: Core, number: OpenId, offset: int, into: memoryview) -> Read | Aw
     opened = core.opens.get(number)
     if opened is None:
         raise Closed(f"open {number} has ended")
+    if opened.former:
+        core.open_of(number)  # not for those whom it belonged to before
     if not opened.access & _MAY_READ:
         raise AccessDenied("the open does not allow reading")
     if opened.kind != Kind.FILE:
@@ -103,11 +105,13 @@ async def _stateless_later(core: Core, inode: Inode, reading: Awaitable[Got]) ->
 # Writing
 
 
-def write(core: Core, number: OpenId, offset: int, data: memoryview, token: Token | None) -> Written | Awaitable[Written]:
+def write(core: Core, number: OpenId, offset: int, data: memoryview, token: AnyToken | None) -> Written | Awaitable[Written]:
     """Through an open."""
     opened = core.opens.get(number)
     if opened is None:
         raise Closed(f"open {number} has ended")
+    if opened.former:
+        core.open_of(number)
     if not opened.access & _MAY_WRITE:
         raise AccessDenied("the open does not allow writing")
     if opened.kind != Kind.FILE:
@@ -134,7 +138,7 @@ def _at_end(core: Core, opened: OpenFile, offset: int) -> int:
     return size if offset == APPEND else offset
 
 
-def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: Token | None) -> Done | Awaitable[Done]:
+def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None) -> Done | Awaitable[Done]:
     now = core.clock.now()
     batch = None
     if token is not None or opened.sheds or core.settings.read_only:
@@ -150,7 +154,7 @@ def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: T
 
 
 async def _write_later(
-    core: Core, opened: OpenFile, offset: int, data: memoryview, token: Token | None, waiting: Awaitable[None]
+    core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None, waiting: Awaitable[None]
 ) -> Written:
     await waiting
     done = _write(core, opened, offset, data, token)
@@ -165,7 +169,7 @@ async def _written_later(waiting: Awaitable[Done]) -> Written:
 
 
 def write_stateless(
-    core: Core, target: Stateless, offset: int, data: memoryview, token: Token | None
+    core: Core, target: Stateless, offset: int, data: memoryview, token: AnyToken | None
 ) -> Written | Awaitable[Written]:
     # As for a read, of the attributes and not of the decoded record and all rights: together 6 us less.
     found = core.stateless(target)
@@ -208,7 +212,7 @@ def shed(batch: Batch, inode: Inode, record: InodeRecord) -> InodeRecord:
 # The rest
 
 
-def flush(core: Core, request: Flush, token: Token | None, by: Binding) -> Reply:
+def flush(core: Core, request: Flush, token: AnyToken | None, by: Binding) -> Reply:
     subject = core.subject(request.target)
     if subject.open is not None and subject.open.kind == Kind.FILE and not subject.rights & _MAY_WRITE:
         raise AccessDenied("the open does not allow writing")
@@ -232,7 +236,7 @@ def _to_change(core: Core, subject: Subject, offset: int, length: int, ranges: b
     return KEEP_MODIFIED if subject.open is not None and subject.open.keep_modified else 0
 
 
-def _batch(core: Core, subject: Subject, token: Token | None, reply: Reply, now: Time) -> Batch:
+def _batch(core: Core, subject: Subject, token: AnyToken | None, reply: Reply, now: Time) -> Batch:
     """The batch of a change of a file's data, other than by a write."""
     batch = core.with_token(Batch(), token, reply, now)
     if sheds(subject.record, subject.caller):
@@ -257,7 +261,7 @@ def _plain(done: Done) -> Reply:
     return Reply(done.lsn)
 
 
-def allocate(core: Core, request: Allocate, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+def allocate(core: Core, request: Allocate, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
@@ -266,7 +270,7 @@ def allocate(core: Core, request: Allocate, token: Token | None, by: Binding) ->
     return core.finish(_noticed(core, subject, done), _plain)
 
 
-def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+def punch(core: Core, request: Punch, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
@@ -275,7 +279,7 @@ def punch(core: Core, request: Punch, token: Token | None, by: Binding) -> Reply
     return core.finish(_noticed(core, subject, done), _plain)
 
 
-def ranges(core: Core, request: Ranges, token: Token | None, by: Binding) -> RangeList:
+def ranges(core: Core, request: Ranges, token: AnyToken | None, by: Binding) -> RangeList:
     subject = core.subject(request.target)
     if subject.record.kind != Kind.FILE:
         raise not_a_file(subject.record.kind)
@@ -287,7 +291,7 @@ def ranges(core: Core, request: Ranges, token: Token | None, by: Binding) -> Ran
     return RangeList(core.gate, found, end, subject.record.size)
 
 
-def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+def clone(core: Core, request: Clone, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
     source, target = core.subject(request.source), core.subject(request.target)
     # Unlike copychunk this does not run into byte ranges in SMB (smbtorture smb2.ioctl.dup_extents_src_lock, as Windows does).
     _to_read(core, source, request.source_offset, request.length, ranges=False)
@@ -300,7 +304,7 @@ def clone(core: Core, request: Clone, token: Token | None, by: Binding) -> Reply
     return core.finish(_noticed(core, target, done), _plain)
 
 
-def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied | Awaitable[Copied]:
+def copy(core: Core, request: Copy, token: AnyToken | None, by: Binding) -> Copied | Awaitable[Copied]:
     source, target = core.subject(request.source), core.subject(request.target)
     _to_read(core, source, request.source_offset, request.length)
     flags = _to_change(core, target, request.offset, request.length)
@@ -312,8 +316,15 @@ def copy(core: Core, request: Copy, token: Token | None, by: Binding) -> Copied 
     return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
 
 
-def get_space(core: Core, request: GetSpace, token: Token | None, by: Binding) -> SpaceReply:
+def get_space(core: Core, request: GetSpace, token: AnyToken | None, by: Binding) -> SpaceReply:
     total, free = core.data.usage()
+    available = free
+    quotas = core.data.quotas
+    if quotas.active:
+        tree = 0 if request.at is None else core.record(request.at).tree
+        room = quotas.room(request.caller.uid, request.caller.gid, tree)
+        if room is not None:
+            total, available = min(total, room.total), min(free, room.free)
     value = core.get(FILES)
     files = int.from_bytes(value, "little", signed=True) if value else 0
-    return SpaceReply(Lsn(0), total, free, files)  # usage never gates (DESIGN section 6)
+    return SpaceReply(Lsn(0), total, free, files, available)  # usage never gates (DESIGN section 6)

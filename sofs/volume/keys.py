@@ -18,7 +18,13 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     X    inode            name              extended attribute
     S    inode            cookie u64        named stream: laid out as a directory entry
     A    inode                              explicit security descriptor
-    O    open                               durable open (from the next issue on)
+    O    open                               open that outlives its connection (sofs/volume/kept.py, as the next four)
+    V    open             state, range      byte range that it has locked
+    k    lock state                         one NFSv4 lock owner's locks on a file
+    G    inode            key               grant: a client's right to cache
+    P    inode                              mark that the file is deleted with its last open
+    c    0                key               a gateway's own record (`KeepRecords`)
+    t    session          session, slot     newest token of an NFSv4.1 slot (sofs/volume/tokens.py)
     Q    range start                        extent id range granted to a writer
     T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
     U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/counting.py); `w` tree to be walked
@@ -59,6 +65,7 @@ META, COUNTER, INODE, ENTRY, LEAF = b"M", b"C", b"I", b"D", b"L"
 PLACES, REFERENCES, EXTENT, FREED = b"W", b"R", b"E", b"F"
 EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
 GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
+RANGE, LOCKS, GRANT, PENDING, CLIENT, SLOT = b"V", b"k", b"G", b"P", b"c", b"t"
 FROZEN, QUOTA = b"B", b"U"
 SNAPSHOT, SAVED_INDEX, DEAD, DEAD_COUNT, REBORN = b"N", b"J", b"K", b"H", b"Y"
 VERSIONED = (INODE, ENTRY, LEAF, EXTENDED, STREAM, DESCRIPTOR, ORPHAN, FROZEN)
@@ -98,6 +105,19 @@ def descriptor(number: Inode) -> bytes:
 
 def token(generation: int, digest: bytes) -> bytes:
     return TOKEN + generation.to_bytes(8) + digest
+
+
+def client(name: bytes) -> bytes:
+    return CLIENT + bytes(8) + name
+
+
+def slots(session: bytes) -> bytes:
+    """What the keys of a session's slots begin with; their bucket is the first half of the session's id."""
+    return SLOT + session
+
+
+def slot(session: bytes, number: int) -> bytes:
+    return SLOT + session + number.to_bytes(4)
 
 
 def orphan(number: Inode) -> bytes:

@@ -4,7 +4,7 @@ The order of checks is the document's where it can be observed: name, delete pen
 changed before all have passed. An open lives in the coordinator's memory and in the lock engine.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from sofs.errors import (
@@ -19,7 +19,6 @@ from sofs.errors import (
     NotFound,
     SofsError,
 )
-from sofs.locks import Opening
 from sofs.types import ROOT, Inode, Kind
 from sofs.volume import directory, keys, security
 from sofs.volume.access import is_superuser, require
@@ -36,11 +35,10 @@ from sofs.volume.api import (
     Disposition,
     Open,
     Opened,
-    ShareMode,
     Token,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile, Wait
+from sofs.volume.core import Core, OpenFile
 from sofs.volume.descriptors import with_security
 from sofs.volume.directory import Slot
 from sofs.volume.extended import clear, put_new
@@ -48,8 +46,18 @@ from sofs.volume.inode import InodeRecord
 from sofs.volume.io import sheds
 from sofs.volume.lookup import enter, symlink_in_path, walk
 from sofs.volume.make import adding, put_name
+from sofs.volume.opening import (
+    admit,
+    answer_again,
+    check_grace,
+    conclude,
+    give_up,
+    grow,
+    let_go,
+    make_open,
+    share,
+)
 from sofs.volume.removal import may_delete
-from sofs.volume.sharing import check_base, check_streams
 from sofs.volume.streams import find_stream, put_stream, remove_stream
 from sofs.volume.watching import STREAM_ADDED
 
@@ -76,8 +84,10 @@ class _Found(NamedTuple):
 
 
 def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
-    if request.guid and (known := core.by_guid.get(request.guid)) and known.answer and known.caller == request.caller:
-        return known.answer
+    if (known := answer_again(core, request)) is not None:
+        return known
+    if core.grace or request.reclaim:
+        check_grace(core, request)
     if not request.access & (_RIGHTS | Access.MAXIMUM_ALLOWED):
         raise AccessDenied("an open asks for at least one right")
     if request.disposition in _OVERWRITES and request.directory:
@@ -87,7 +97,7 @@ def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Op
         # The size is a client's announcement: nothing is reserved for it, but what cannot fit is refused before the first byte.
         raise NoSpace(f"{request.allocation} bytes are more than there is room for")
     if found.slot is not None:
-        return _open_existing(core, request, found, by)
+        return _open_existing(core, request, found, token, by)
     if request.disposition not in _CREATES:
         raise NotFound(f"there is no {found.name!r} in directory {found.parent}")
     return _create(core, request, found, token, by)
@@ -112,7 +122,7 @@ def _find(core: Core, request: Open) -> _Found:
 # What exists
 
 
-def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Opened | Awaitable[Opened]:
+def _open_existing(core: Core, request: Open, found: _Found, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
     slot = found.slot
     assert slot is not None
     inode, record = slot.inode, core.record(slot.inode)
@@ -134,14 +144,24 @@ def _open_existing(core: Core, request: Open, found: _Found, by: Binding) -> Ope
     if overwrite and stream is None and record.flags & (HIDDEN | SYSTEM) & ~request.flags:
         raise AccessDenied("overwriting would lose the attributes HIDDEN or SYSTEM")
     kind = record.kind if stream is None else Kind.FILE
-    opened = _opening(core, request, found, by, inode, kind, granted)
-    opened.sheds = stream is None and bool(granted & _WRITES) and sheds(record, request.caller)
-    if stream is not None:
-        return _open_stream(core, request, found, opened, record, maximal, stream)
-    _share(core, opened, request, overwrite)
-    if not overwrite:
-        return _answer(core, opened, request, found, Action.OPENED, maximal, record)
-    return _overwrite(core, opened, request, found, maximal)
+    admit(core, request, inode if stream is None else None if stream[0] is None else stream[0].inode)
+    opened = None if request.mandatory or not request.owner else core.register.by_owner.get((inode, request.owner))
+    undo = None
+    if opened is None:
+        opened = make_open(core, request, (found.parent, found.name, found.stored), by, inode, kind, granted)
+        opened.sheds = stream is None and bool(granted & _WRITES) and sheds(record, request.caller)
+        if stream is not None:
+            return _open_stream(core, request, found, opened, record, maximal, stream)
+        share(core, opened, request, overwrite)
+    else:
+        undo = grow(core, opened, request, granted, overwrite)
+    if overwrite:
+        return _overwrite(core, opened, request, maximal, token, undo)
+    try:
+        return conclude(core, opened, request, Action.OPENED, maximal, record.attributes(inode), None, token, undo)
+    except SofsError:
+        give_up(core, opened, undo)
+        raise
 
 
 def _check_kind(core: Core, request: Open, found: _Found, record: InodeRecord) -> None:
@@ -225,17 +245,23 @@ def _create(core: Core, request: Open, found: _Found, token: Token | None, by: B
     require(maximal | _ALL, granted)  # who makes a file gets what he asks for; only SYSTEM_SECURITY is a privilege
     if request.delete_on_close and not granted & Access.DELETE:
         raise AccessDenied("deletion at the close takes the right to delete")
-    opened = _opening(core, request, found, by, inode, kind, granted)
+    admit(core, request, None)
+    opened = make_open(core, request, (parent, name, found.stored), by, inode, kind, granted)
     if request.stream:
         _, place = find_stream(core, inode, request.stream)
         opened.inode, record = put_stream(core, batch, inode, record, place, request.stream, now)
     record = core.put_new(batch, inode, record, descriptor)
     put_name(core, batch, parent, above, found.place, inode, kind, name, now)
-    core.writable()
-    core.gate = core.keys.commit(batch)
-    _share(core, opened, request, False)
+    share(core, opened, request, False)
+    core.parent_key = request.parent_key
+    try:
+        attributes = None if request.stream else record.attributes(inode)
+        reply = conclude(core, opened, request, Action.CREATED, maximal, attributes, batch, token)
+    except SofsError:
+        let_go(core, opened)
+        raise
     core.changed(parent, name, 1, opened.base, kind)
-    return _answer(core, opened, request, found, Action.CREATED, maximal, None if request.stream else record)
+    return reply
 
 
 # Streams
@@ -254,80 +280,23 @@ def _open_stream(
     if slot is not None:
         opened.inode, opened.stream = slot.inode, slot.name
         overwrite = request.disposition in _OVERWRITES
-        _share(core, opened, request, overwrite)
+        share(core, opened, request, overwrite)
         if overwrite:
-            return _overwrite(core, opened, request, found, maximal)
-        return _answer(core, opened, request, found, Action.OPENED, maximal)
+            return _overwrite(core, opened, request, maximal)
+        return conclude(core, opened, request, Action.OPENED, maximal, None, None, None)
     require(maximal, Access.WRITE_DATA)
     batch = Batch()
     now = core.clock.now()
     opened.inode, file = put_stream(core, batch, opened.base, file, place, request.stream, now)
     core.put_record(batch, opened.base, file)
-    _share(core, opened, request, False)
+    share(core, opened, request, False)
     try:
-        core.writable()
-        core.gate = core.keys.commit(batch)
+        reply = conclude(core, opened, request, Action.CREATED, maximal, None, batch, None)
     except SofsError:
-        _let_go(core, opened)
+        let_go(core, opened)
         raise
     if core.watching.any:
         core.watching.stream(opened, opened.stream, STREAM_ADDED)
-    return _answer(core, opened, request, found, Action.CREATED, maximal)
-
-
-# Sharing
-
-
-def _opening(core: Core, request: Open, found: _Found, by: Binding, inode: Inode, kind: int, access: int) -> OpenFile:
-    return OpenFile(
-        core.new_open(), inode, inode, access, request.share, request.caller, by, request.owner, request.guid, found.parent, found.name,
-        request.stream, kind, request.mandatory, request.delete_on_close,
-    )  # fmt: skip
-
-
-def _share(core: Core, opened: OpenFile, request: Open, overwrite: bool) -> None:
-    """Puts the open into the lock engine. Raises `SharingViolation`, `DeletePending`, `Delayed`, `Wait`."""
-    locks, base = core.locks, opened.base
-    if opened.stream:
-        check_base(core, base, opened.share)
-        # The file cannot go while its stream is open; otherwise the two do not know of each other.
-        locks.open(base, Opening(opened.id, int(Access.READ_ATTRIBUTES), int(ShareMode.ALL), opened.mandatory))
-    elif opened.access & Access.DELETE and base in core.by_inode:
-        check_streams(core, base)
-    access = opened.access | (Access.WRITE_DATA if overwrite else 0)
-    opening = Opening(opened.id, access, opened.share, opened.mandatory, opened.owner, opened.delete_on_close)
-    try:
-        waiting = locks.open(opened.inode, opening, overwrite=overwrite, wait=opened.mandatory)
-    except SofsError:
-        if opened.stream:
-            locks.close(base, opened.id)
-        raise
-    if waiting is not None:
-        if opened.stream:
-            locks.close(base, opened.id)
-        raise Wait(waiting, lambda: _let_go(core, opened, held=False))
-    if access != opened.access:
-        locks.change_open(opened.inode, opened.id, opened.access, opened.share)
-
-
-def _let_go(core: Core, opened: OpenFile, held: bool = True) -> None:
-    """Takes an open that is not going to be out of the lock engine, without the consequences of a close."""
-    core.locks.abandon(opened.inode, opened.id)
-    if opened.stream and held:
-        core.locks.abandon(opened.base, opened.id)
-
-
-def _answer(
-    core: Core, opened: OpenFile, request: Open, found: _Found, action: Action, maximal: int, record: InodeRecord | None = None
-) -> Opened:
-    """The open is there; `record` is that of a file without a stream, where it is known."""
-    core.opens[opened.id] = opened
-    core.by_inode.setdefault(opened.base, []).append(opened)
-    attributes = core.attributes(opened.inode) if record is None else record.attributes(opened.inode)
-    reply = Opened(core.gate, opened.id, action, attributes, opened.access, maximal & _ALL, found.stored, opened.stream)
-    if opened.guid:
-        core.by_guid[opened.guid] = opened
-        opened.answer = reply
     return reply
 
 
@@ -335,31 +304,35 @@ def _answer(
 
 
 def _overwrite(
-    core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None = None, undo: Callable[[], None] | None = None
 ) -> Opened | Awaitable[Opened]:
     """Empties the file; what is too large for one batch is cut off first, in the background's slices, under the open."""
     if core.data.small(opened.inode):
         try:
-            return _emptied(core, opened, request, found, maximal)
+            return _emptied(core, opened, request, maximal, token, undo)
         except SofsError:
-            _let_go(core, opened)
+            give_up(core, opened, undo)
             raise
-    return _overwrite_large(core, opened, request, found, maximal)
+    return _overwrite_large(core, opened, request, maximal, token, undo)
 
 
-async def _overwrite_large(core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int) -> Opened:
+async def _overwrite_large(
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None, undo: Callable[[], None] | None
+) -> Opened:
     try:
         while not core.data.small(opened.inode):
             done = core.data.truncate(opened.inode, 0, core.clock.now())
             if isinstance(done, Awaitable):
                 await done
-        return _emptied(core, opened, request, found, maximal)
+        return _emptied(core, opened, request, maximal, token, undo)
     except BaseException:
-        _let_go(core, opened)
+        give_up(core, opened, undo)
         raise
 
 
-def _emptied(core: Core, opened: OpenFile, request: Open, found: _Found, maximal: int) -> Opened:
+def _emptied(
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None, undo: Callable[[], None] | None
+) -> Opened:
     core.writable()
     inode, now = opened.inode, core.clock.now()
     record = core.record(inode)
@@ -375,7 +348,9 @@ def _emptied(core: Core, opened: OpenFile, request: Open, found: _Found, maximal
             if slot.inode not in used:
                 remove_stream(core, batch, slot)
     core.put_record(batch, inode, record)
-    core.gate = core.keys.commit(batch)
-    core.altered(inode, _EMPTIED, opened)
     action = Action.SUPERSEDED if request.disposition == Disposition.SUPERSEDE else Action.OVERWRITTEN
-    return _answer(core, opened, request, found, action, maximal)
+    attributes = None if opened.stream else record.attributes(inode)
+    reply = conclude(core, opened, request, action, maximal, attributes, batch, token, undo)
+    core.parent_key = request.parent_key
+    core.altered(inode, _EMPTIED, opened)
+    return reply

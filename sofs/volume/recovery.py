@@ -103,6 +103,8 @@ class Store:
     clock: Clock
     log_id: int
     settings: StoreSettings
+    lost: bool = False
+    """What was acknowledged and not stable may have been lost at this opening: the incarnation is a new one."""
     _service: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -223,7 +225,9 @@ async def _open(
     records = {each.place.id: each.records for each in survivors}
     checkpoints = Checkpoints(clock, keyspace, log, records, oldest.mark, settings.checkpoint)
     log.on_lost = checkpoints.lost
-    incarnation = _next_incarnation(_incarnation(keyspace), boot, configuration.memory_broken, random)
+    former = _incarnation(keyspace)
+    incarnation = _next_incarnation(former, boot, configuration.memory_broken, random)
+    lost = former is not None and former.verifier != incarnation.verifier
     _write_incarnation(keyspace, log, incarnation)
     await log.sync()
     if configuration.memory_broken:
@@ -231,7 +235,7 @@ async def _open(
     structlog.get_logger(component="volume").info(
         "log_recovered", place=opened[0].place.path, records=recovered.records, mended=recovered.repaired, version=log.version
     )
-    return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened, files, clock, log_id, settings)
+    return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened, files, clock, log_id, settings, lost)
 
 
 def _open_places(

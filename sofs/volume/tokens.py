@@ -4,10 +4,14 @@ The reply to a request that carried a token is stored in the request's own batch
 or neither, at every replica; a retry is answered with the first reply, whichever node it reaches. Only a request that changed
 something leaves a token: one that failed can be tried again as if for the first time.
 
+The token of an NFSv4.1 request is one of its slot's: it takes the place of the slot's former one, and stays until its session ends
+(PROTOCOLS.md, "Sessions have a home"). What it says about the COMPOUND it belongs to is the gateway's.
+
 Keys are in generations of ten minutes by the time at which they expire, so that a whole generation goes at once, and a look-up asks two.
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Union
 
 import msgspec
@@ -30,6 +34,9 @@ def _kinds(base: type[api.Reply]) -> list[type[api.Reply]]:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[api.Reply] = msgspec.msgpack.Decoder(Union[tuple(_kinds(api.Reply))])  # noqa: UP007
+_slot_value: msgspec.msgpack.Decoder[tuple[int, bytes, int, bytes | None, bytes | None]] = msgspec.msgpack.Decoder(
+    tuple[int, bytes, int, bytes | None, bytes | None]
+)
 
 
 class Tokens:
@@ -38,8 +45,13 @@ class Tokens:
     def __init__(self, keyspace: KeySpace) -> None:
         self._keys = keyspace
 
-    def store(self, batch: Batch, token: api.Token, reply: api.Reply, now: Time) -> None:
+    def store(self, batch: Batch, token: api.AnyToken, reply: api.Reply, now: Time) -> None:
         """Adds the token with its reply to the batch that carries the request out."""
+        if isinstance(token, api.SlotToken):
+            kept = None if token.note is None else _encode(reply)
+            value = _encode((token.sequence, token.digest, token.index, token.note, kept))
+            batch.put(keys.slot(token.session, token.slot), value)
+            return
         if token.age_s > GENERATION_S:
             raise InvalidArgument(f"a token that lasts {token.age_s} s; {GENERATION_S} is the most")
         batch.put(keys.token(now // _TICKS + 1, _digest(token)), _encode(reply))
@@ -66,6 +78,25 @@ class Tokens:
         if batch.count:
             self._keys.commit(batch, reserved=True)
         return batch.count
+
+
+    def slots(self, session: bytes) -> list[api.Slot]:
+        """The newest token of each of a session's slots."""
+        return [_slot(key, value) for key, value in self._slot_records(session)]
+
+    def forget(self, batch: Batch, session: bytes) -> None:
+        """Adds to the batch that the session's tokens go."""
+        for key, _ in self._slot_records(session):
+            batch.delete(key)
+
+    def _slot_records(self, session: bytes) -> Iterator[tuple[bytes, bytes]]:
+        start = keys.slots(session)
+        return self._keys.scan(start[: keys.BUCKET], start, start + b"\xff" * 5)
+
+
+def _slot(key: bytes, value: bytes) -> api.Slot:
+    sequence, digest, index, note, reply = _slot_value.decode(value)
+    return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, None if reply is None else _decoder.decode(reply))
 
 
 def _digest(token: api.Token) -> bytes:

@@ -7,21 +7,34 @@ reply's gate has opened (`when`).
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
-from sofs.errors import ConfigError, DiskFailed, Exists, NotFound, NotSupported, SofsError, Unavailable
-from sofs.locks import LockManager
-from sofs.locks.state import Recall, Upcall
+from sofs.errors import (
+    ConfigError,
+    Delayed,
+    DiskFailed,
+    Exists,
+    NoSpace,
+    NotSupported,
+    SofsError,
+    Unavailable,
+)
+from sofs.locks import LockManager, Upcall
 from sofs.runtime.ports import Clock, Random
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
 from sofs.volume import (
     api,
     attributes,
+    clients,
     closing,
     descriptors,
+    disconnection,
     extended,
+    granting,
     io,
     keys,
     locking,
@@ -30,20 +43,25 @@ from sofs.volume import (
     opens,
     removal,
     rename,
+    snapshotting,
     streams,
     watching,
 )
 from sofs.volume.access import Judge
-from sofs.volume.api import Binding, Read, Reply, Request, SlotToken, Target, Token, Written
+from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, SlotToken, Target, Token, Written
 from sofs.volume.batch import Batch
 from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
 from sofs.volume.data import Data
 from sofs.volume.duties import begin
 from sofs.volume.inode import InodeRecord
+from sofs.volume.kept import NFS_STATE
 from sofs.volume.names import UPCASE_ID, NameHash
+from sofs.volume.past_volume import PastVolume
 from sofs.volume.recovery import Store
 from sofs.volume.removal import Reaper
+from sofs.volume.restoring import restore
 from sofs.volume.security import Identities, UnixIdentities
+from sofs.volume.upcalls import Teller
 
 __all__ = ["LocalVolume", "Settings", "make_volume"]
 
@@ -53,12 +71,17 @@ SECRET = keys.meta(b"name secret")
 UPCASE = keys.meta(b"upcase")
 STARTS = keys.counter(b"starts")
 
+_PASTS = 16
+"""Snapshots of which the views are kept though nobody may be using them."""
+
 _BACKGROUND_S = 60.0
 """Between two rounds of background duties, when nothing calls for one earlier."""
 
 R = TypeVar("R", bound=Reply)
 
-Handler = Callable[[Core, Any, Token | None, Binding], Reply | Awaitable[Reply]]
+Handler = Callable[[Core, Any, Any, Binding], Reply | Awaitable[Reply]]
+"""The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`."""
+
 
 def _not_yet(core: Core, request: Request, token: Token | None, by: Binding) -> Reply:
     raise NotSupported(f"this release does not carry out {type(request).__name__}")
@@ -94,25 +117,26 @@ HANDLERS: dict[type[Request], Handler] = {
     api.GetSpace: io.get_space,
     api.Lock: locking.lock,
     api.Unlock: locking.unlock,
-    api.Downgrade: _not_yet,
-    api.Disconnect: _not_yet,
-    api.Reconnect: _not_yet,
-    api.EndClient: _not_yet,
-    api.ListClient: _not_yet,
-    api.TestLock: _not_yet,
-    api.FreeState: _not_yet,
-    api.Want: _not_yet,
-    api.Acknowledge: _not_yet,
-    api.ReturnGrant: _not_yet,
-    api.KeepRecords: _not_yet,
-    api.ListRecords: _not_yet,
-    api.ListSlots: _not_yet,
-    api.ForgetSession: _not_yet,
+    api.Downgrade: locking.downgrade,
+    api.Disconnect: disconnection.disconnect,
+    api.Reconnect: disconnection.reconnect,
+    api.EndClient: clients.end_client,
+    api.ListClient: clients.list_client,
+    api.TestLock: locking.test_lock,
+    api.FreeState: locking.free_state,
+    api.Want: granting.want,
+    api.Acknowledge: granting.acknowledge,
+    api.ReturnGrant: granting.return_grant,
+    api.KeepRecords: clients.keep_records,
+    api.ListRecords: clients.list_records,
+    api.ListSlots: clients.list_slots,
+    api.ForgetSession: clients.forget_session,
+    api.EndGrace: clients.end_grace,
     api.Watch: watching.watch,
-    api.MakeSnapshot: _not_yet,
-    api.ListSnapshots: _not_yet,
-    api.DeleteSnapshot: _not_yet,
-    api.RestoreSnapshot: _not_yet,
+    api.MakeSnapshot: snapshotting.make_snapshot,
+    api.ListSnapshots: snapshotting.list_snapshots,
+    api.DeleteSnapshot: snapshotting.delete_snapshot,
+    api.RestoreSnapshot: snapshotting.restore_snapshot,
     api.SetQuota: _not_yet,
     api.GetQuota: _not_yet,
     api.ListQuotas: _not_yet,
@@ -158,6 +182,7 @@ class LocalVolume:
         name: str,
         settings: Settings = Settings(),  # noqa: B008  # an immutable value
         identities: Identities | None = None,
+        grace_s: float = 90.0,
     ) -> None:
         """Raises `ConfigError` for a volume that was never formatted, or by a release whose format is not this one's."""
         self.id = id
@@ -177,24 +202,38 @@ class LocalVolume:
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
         self.core.orphaned = self._wake
         self.core.watching.volume, self.core.watching.when = id, store.log.when
+        self._teller = Teller(self.core, id, name)
+        self.core.dropped = self._teller.dropped
         self.reaper = Reaper(self.core, store.log.serving)
+        self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
+        self._kept: dict[int, PastVolume] = {}
+        self.core.forget_past = self._forget_past
+        self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
         self._work = asyncio.Event()
         self._service: asyncio.Task[None] | None = None
         self._logger = structlog.get_logger(component="volume", volume=name)
+        restored = restore(self.core)
+        if restored:
+            self._logger.info("opens_restored", count=restored)
+        if store.lost and keyspace.get(NFS_STATE) is not None:
+            self._begin_grace(grace_s)
 
     # sofs.volume.api.Volume
 
     def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         if self._log.failure is not None:
             raise self._refusal(self._log.failure)
-        if isinstance(token, SlotToken):
-            raise NotSupported("this release does not keep the tokens of NFSv4.1 slots")
+        if self._snapshots.restoring:
+            raise Delayed("the volume is being brought back to a snapshot")
         core = self.core
-        core.gate = Lsn(0)
+        core.gate, core.by, core.parent_key = Lsn(0), by, b""
         try:
-            if token is None:
-                return HANDLERS[type(request)](core, request, None, by)
+            if token is None or isinstance(token, SlotToken):
+                reply = HANDLERS[type(request)](core, request, token, by)
+                if core.kept.dirty:
+                    self._record_rest(reply)
+                return reply
             if (known := self._known(token)) is not None:
                 return known
             return self._once(token, HANDLERS[type(request)](core, request, token, by))
@@ -213,8 +252,10 @@ class LocalVolume:
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
         if self._log.failure is not None:
             raise self._refusal(self._log.failure)
+        if self._snapshots.restoring:
+            raise Delayed("the volume is being brought back to a snapshot")
         core = self.core
-        core.gate = Lsn(0)
+        core.gate, core.by = Lsn(0), by
         try:
             if isinstance(target, int):
                 return io.read(core, target, offset, into)
@@ -228,19 +269,20 @@ class LocalVolume:
     ) -> Written | Awaitable[Written]:
         if self._log.failure is not None:
             raise self._refusal(self._log.failure)
+        if self._snapshots.restoring:
+            raise Delayed("the volume is being brought back to a snapshot")
         core = self.core
-        core.gate = Lsn(0)
-        if isinstance(token, SlotToken):
-            raise NotSupported("this release does not keep the tokens of NFSv4.1 slots")
+        core.gate, core.by, core.parent_key = Lsn(0), by, b""
+        plain = token if isinstance(token, Token) else None
         try:
-            if token is not None:
-                if (known := self._known(token)) is not None:
+            if plain is not None:
+                if (known := self._known(plain)) is not None:
                     return known  # type: ignore[return-value]  # a token's key names the procedure too
             if isinstance(target, int):
                 done = io.write(core, target, offset, data, token)
             else:
                 done = io.write_stateless(core, target, offset, data, token)
-            return done if token is None else self._once(token, done)
+            return done if plain is None else self._once(plain, done)
         except SofsError as error:
             error.gate = core.gate
             raise
@@ -252,7 +294,25 @@ class LocalVolume:
         self.core.upcalls.append(upcalls)
 
     def at(self, snapshot: int) -> api.Volume:
-        raise NotFound(f"there is no snapshot {snapshot}")
+        found = self._snapshots.get(snapshot)
+        known = self._past.get(snapshot)
+        if known is None:
+            known = PastVolume(self.id, self.name, self.verifier, self.core, found, HANDLERS, self._refused)
+            self._past[snapshot] = known
+        # The ones that were asked for last are kept, with what they remember, and those with opens.
+        self._kept.pop(snapshot, None)
+        self._kept[snapshot] = known
+        if len(self._kept) > _PASTS:
+            idle = next((number for number, past in self._kept.items() if not past.core.opens), snapshot)
+            del self._kept[idle]
+        return known
+
+    def _forget_past(self, number: int) -> None:
+        self._kept.pop(number, None)
+
+    def _refused(self) -> SofsError | None:
+        failure = self._log.failure
+        return None if failure is None else self._refusal(failure)
 
     # Waiting
 
@@ -272,7 +332,7 @@ class LocalVolume:
         running.add_done_callback(lambda _: self._running.pop(token.key, None))
         return asyncio.shield(running)  # whoever goes away leaves it to the others
 
-    async def _after(self, wait: Wait, request: Request, token: Token | None, by: Binding) -> Reply:
+    async def _after(self, wait: Wait, request: Request, token: AnyToken | None, by: Binding) -> Reply:
         """Waits, takes back what the wait's success changed, and calls again: the handler then finds nothing in its way."""
         future = asyncio.ensure_future(wait.waiting)
         try:
@@ -286,14 +346,26 @@ class LocalVolume:
         reply = self.call(request, token, by)
         return reply if isinstance(reply, Reply) else await reply
 
+    # State that outlives connections
+
     def _tell(self, inode: Inode, upcall: Upcall) -> None:
-        """The lock engine's upcalls: recalls go to the gateways. Handles that outlive their connection, which others could drop, come with leases."""
-        if isinstance(upcall, Recall):
-            told = api.Recall(inode, *upcall)
-            for gateway in self.core.upcalls:
-                gateway.recall(self.id, told)
-        else:
-            self._logger.info("grant_ended", inode=inode, upcall=type(upcall).__name__)
+        self._teller.tell(inode, upcall)
+
+    def _record_rest(self, reply: Reply | Awaitable[Reply]) -> None:
+        """Records what the request changed about opens and did not take along in its own batch; the reply rests on it."""
+        kept = self.core.kept
+        with suppress(NoSpace):  # it is tried again
+            kept.flush()
+            if isinstance(reply, Reply) and reply.gate < kept.lsn:
+                reply.gate = kept.lsn
+
+    def _begin_grace(self, seconds: float) -> None:
+        self._logger.warning("grace_begins", seconds=seconds)
+        self.core.grace = True
+        self._clock.call_later(seconds, self._end_grace)
+
+    def _end_grace(self) -> None:
+        self.core.grace = False
 
     # Background
 
@@ -334,7 +406,10 @@ class LocalVolume:
 
     async def run_once(self) -> None:
         """Removes what is orphaned and the tokens that have expired."""
+        if self._snapshots.restoring:
+            await self._snapshots.restore(self._clock.now())
         await self.reaper.run_once()
+        await self._snapshots.run_once()
         while self.core.tokens.expire(Time(self._clock.now())):
             await self._clock.sleep(0)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from sofs.volume.api.values import Reply, Request
 
-__all__ = ["KeepRecords", "Records", "ListRecords", "SlotToken", "Slot", "ListSlots", "Slots", "ForgetSession"]
+__all__ = ["EndGrace", "ForgetSession", "KeepRecords", "ListRecords", "ListSlots", "Records", "Slot", "SlotToken", "Slots"]
 
 
 class KeepRecords(Request):
@@ -73,3 +73,7 @@ class ForgetSession(Request):
     """The session has ended: its tokens go."""
 
     session: bytes
+
+
+class EndGrace(Request):
+    """All clients that are known have reclaimed what they had: the volume's grace, if it is in one, is over."""

@@ -1,5 +1,6 @@
 """Requests about data and space. Reads and writes have methods of their own (`sofs.volume.api.interface`)."""
 
+from sofs.types import Inode
 from sofs.volume.api.values import Caller, Reply, Request, Target
 
 __all__ = [
@@ -82,11 +83,18 @@ class Copied(Reply):
 
 
 class GetSpace(Request):
+    """How much room there is, for this caller in this directory (or where this file is); None: anywhere. Answers `SpaceReply`."""
+
     caller: Caller
+    at: Inode | None = None
 
 
 class SpaceReply(Reply):
     total: int
+    """Bytes; no more than the tightest quota that binds the caller there (MS-FSCC 2.5.4 TotalAllocationUnits)."""
     free: int
+    """Of the volume."""
     inodes: int
     """In use."""
+    available: int = 0
+    """What the caller may still take there: never more than `free`."""

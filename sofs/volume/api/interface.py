@@ -11,6 +11,7 @@ from sofs.volume.api.values import Attributes, Binding, Reply, Request, Target
 __all__ = [
     "Read",
     "Written",
+    "AnyToken",
     "Token",
     "Recall",
     "Upcalls",
@@ -42,6 +43,10 @@ class Token(NamedTuple):
 
     key: bytes
     age_s: int = 600
+
+
+AnyToken = Token | SlotToken
+"""What makes a request's retry harmless, in either protocol's way."""
 
 
 class Recall(NamedTuple):

@@ -32,9 +32,11 @@ class Lock(Request):
     owner: bytes = b""
     """Empty: the open itself (SMB). NFSv4: client id and lock owner; the answer is then `State`, the number and sequence of that owner's locks on the file."""
     number: bytes = b""
-    """SMB's LockSequenceIndex and -Number (MS-SMB2 3.3.5.14): a repeated one has been carried out already."""
+    """SMB's LockSequenceIndex, and as its last byte the -Number (MS-SMB2 3.3.5.14): a repeated one has been carried out already."""
     reclaim: bool = False
     """As in `Open`."""
+    element: int = 0
+    """Its place among the elements of its SMB request, all of which come with the same `number`."""
 
 
 class TestLock(Request):
@@ -70,6 +72,9 @@ class Unlock(Request):
     offset: int
     length: int
     owner: bytes = b""
+    number: bytes = b""
+    """As in `Lock`."""
+    element: int = 0
 
 
 # Grants: leases, oplocks, delegations
@@ -105,8 +110,8 @@ class Granted(Reply):
 
 
 class Acknowledge(Request):
-    """The holder's answer to a recall (MS-SMB2 3.3.5.22): it keeps these rights. Raises `InvalidArgument` for what was not asked, `NotFound` without a
-    grant. Answers `Granted`."""
+    """The holder's answer to a recall (MS-SMB2 3.3.5.22): it keeps these rights. Raises `NotFound` without a grant, `NotRecalled` when nothing is asked,
+    `InvalidArgument` when it keeps more than it may. Answers `Granted`."""
 
     inode: Inode
     key: bytes

@@ -112,7 +112,11 @@ class Opened(Reply):
     sequence: int = 1
     """How often the open state has changed: the stateid's seqid, RFC 8881 8.2.2."""
     keep_ms: int = 0
-    """How long it will wait for its owner after a disconnection; 0: not at all."""
+    """How long it will wait for its owner after a disconnection; 0: not at all, -1: as long as its client lives."""
+    key: bytes = b""
+    """The key of its grant: what was wished, or what the volume made for an oplock."""
+    version: int = 2
+    """Of its lease: that of the request which made it."""
 
 
 class Downgrade(Request):
@@ -128,6 +132,8 @@ class State(Reply):
 
     id: OpenId
     sequence: int
+    open: OpenId = OpenId(0)
+    """For locks: the open they were made through, which is what their holder reads and writes through."""
 
 
 class Disconnect(Request):
@@ -146,7 +152,7 @@ class Reconnect(Request):
     client: bytes
     user: bytes
     key: bytes | None
-    """The grant's key; None: the open has none."""
+    """The key of the lease that the open was made with; None: it was made without one."""
     volatile: bool = False
     """Also an open that is still connected may be taken over (a replayed CREATE on another channel is not this)."""
 

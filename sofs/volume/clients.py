@@ -1,0 +1,106 @@
+"""What gateways ask about their clients: all of a client's state, its end, records of their own, the slots of NFSv4.1 sessions, the end of a grace."""
+
+from sofs.errors import InvalidArgument
+from sofs.types import Lsn
+from sofs.volume import keys
+from sofs.volume.api import (
+    Binding,
+    ClientStates,
+    EndClient,
+    EndGrace,
+    ForgetSession,
+    KeepRecords,
+    ListClient,
+    ListRecords,
+    ListSlots,
+    Records,
+    Reply,
+    Slots,
+    StateInfo,
+    Token,
+)
+from sofs.volume.batch import Batch
+from sofs.volume.closing import end_open, must_delete
+from sofs.volume.core import Core
+from sofs.volume.openfile import StateKind
+
+__all__ = ["end_client", "end_grace", "forget_session", "keep_records", "list_client", "list_records", "list_slots"]
+
+_MOST_NAME, _MOST_VALUE = 200, 3072
+_RECORDS = keys.bucket(keys.CLIENT, 0)
+_SESSION = 16
+
+
+def list_client(core: Core, request: ListClient, token: Token | None, by: Binding) -> ClientStates:
+    states: list[StateInfo] = []
+    for opened in core.register.by_client.get(request.client, {}).values():
+        states.append(
+            StateInfo(opened.id, opened.state, opened.sequence, opened.inode, opened.owner, opened.id, opened.access, opened.share)
+        )
+        for locks in core.register.locks_of.get(opened.inode, {}).values():
+            if locks.open == opened.id:
+                states.append(
+                    StateInfo(locks.id, StateKind.LOCKS, locks.sequence, locks.inode, locks.owner, locks.open, opened.access, opened.share)
+                )
+    return ClientStates(max(core.gate, core.kept.lsn), states)
+
+
+def end_client(core: Core, request: EndClient, token: Token | None, by: Binding) -> Reply:
+    """Each open in a batch of its own: what was done before a crash need not be done again after it."""
+    opens = list(core.register.by_client.get(request.client, {}).values())
+    for opened in opens:
+        if must_delete(core, opened):
+            core.await_room()
+        end_open(core, opened)
+    reply = Reply(core.gate)
+    if opens and token is not None:
+        core.note_down(Batch(), reply, token)
+    return reply
+
+
+def end_grace(core: Core, request: EndGrace, token: Token | None, by: Binding) -> Reply:
+    core.grace = False
+    return Reply(core.gate)
+
+
+def keep_records(core: Core, request: KeepRecords, token: Token | None, by: Binding) -> Reply:
+    batch = Batch()
+    for name, value in request.changes:
+        if not 0 < len(name) <= _MOST_NAME or len(value or b"") > _MOST_VALUE:
+            raise InvalidArgument(f"a record of {len(value or b'')} bytes under a key of {len(name)}")
+        if value is None:
+            batch.delete(keys.client(name))
+        else:
+            batch.put(keys.client(name), value)
+    return core.note_down(batch, Reply(core.gate), token)
+
+
+def list_records(core: Core, request: ListRecords, token: Token | None, by: Binding) -> Records:
+    core.note(_RECORDS)
+    start = keys.client(request.prefix)
+    found = []
+    for key, value in core.keys.scan(_RECORDS, start):
+        if not key.startswith(start):
+            break
+        found.append((key[keys.BUCKET :], value))
+    return Records(core.gate, found)
+
+
+def list_slots(core: Core, request: ListSlots, token: Token | None, by: Binding) -> Slots:
+    _check_session(request.session)
+    core.note(keys.slots(request.session)[: keys.BUCKET])
+    return Slots(core.gate, core.tokens.slots(request.session))
+
+
+def forget_session(core: Core, request: ForgetSession, token: Token | None, by: Binding) -> Reply:
+    _check_session(request.session)
+    batch = Batch()
+    core.tokens.forget(batch, request.session)
+    if not batch.count:
+        return Reply(Lsn(0))
+    return core.note_down(batch, Reply(core.gate))
+
+
+def _check_session(session: bytes) -> None:
+    if len(session) != _SESSION:
+        raise InvalidArgument(f"a session id of {len(session)} bytes")

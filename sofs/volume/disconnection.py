@@ -1,0 +1,92 @@
+"""SMB opens whose connection is gone: Disconnect, Reconnect, and the end of those to whom nobody comes back (MS-SMB2 3.3.7.1, 3.3.5.9.7 and .12).
+
+Time stands still for them while the volume is not served: after a restart each waits its whole time again.
+"""
+
+from sofs.errors import NotFound, SofsError
+from sofs.locks import HANDLE
+from sofs.volume.api import Action, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Token
+from sofs.volume.batch import Batch
+from sofs.volume.closing import end_open, must_delete
+from sofs.volume.core import Core, OpenFile, Wait
+
+__all__ = ["await_owner", "disconnect", "reconnect"]
+
+_AGAIN_S = 1.0
+"""When there was no room to delete what the end of an open deletes."""
+_MOST_FORMER = 16
+
+
+def disconnect(core: Core, request: Disconnect, token: Token | None, by: Binding) -> Reply:
+    opened = core.open_of(request.open)
+    reply = Reply(core.gate)
+    if opened.keep is None or not _stays(core, opened, opened.keep):
+        if must_delete(core, opened):
+            core.await_room()
+        end_open(core, opened, reply, token)
+        return reply
+    opened.connected = False
+    core.locks.disconnect(opened.inode, opened.id)
+    await_owner(core, opened)
+    return reply
+
+
+def _stays(core: Core, opened: OpenFile, keep: Keep) -> bool:
+    """A durable open stays while its owner could have kept the handle in its cache: nothing that it would have to answer is asked of it."""
+    if keep.persistent or keep.timeout_ms < 0:
+        return True
+    grant = core.locks.state(opened.inode).grant(opened.key)
+    return grant is not None and not grant.recalling and bool(grant.rights & HANDLE)
+
+
+def await_owner(core: Core, opened: OpenFile) -> None:
+    """Begins to wait for the owner of a disconnected open."""
+    assert opened.keep is not None and opened.timer is None
+    if opened.keep.timeout_ms >= 0:
+        opened.timer = core.clock.call_later(opened.keep.timeout_ms / 1000, lambda: _give_up(core, opened))
+
+
+def _give_up(core: Core, opened: OpenFile) -> None:
+    """Nobody came back in time."""
+    opened.timer = None
+    try:
+        if must_delete(core, opened):
+            core.await_room()
+        end_open(core, opened)
+    except Wait as wait:
+        if hasattr(wait.waiting, "cancel"):
+            wait.waiting.cancel()
+        opened.timer = core.clock.call_later(_AGAIN_S, lambda: _give_up(core, opened))
+        return
+    except SofsError:
+        return  # the volume has failed, and serves nobody any more
+    core.dropped(opened.id)
+
+
+def reconnect(core: Core, request: Reconnect, token: Token | None, by: Binding) -> Opened:
+    opened = core.opens.get(request.open)
+    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile):
+        raise NotFound(f"nobody can come back to open {request.open}")
+    fits = (opened.guid, opened.client, opened.keep.user, opened.lease) == (request.guid, request.client, request.user, request.key)
+    if not fits:
+        raise NotFound(f"open {request.open} is somebody else's")
+    if opened.timer is not None:
+        opened.timer.cancel()
+        opened.timer = None
+    if opened.by != by:
+        opened.former = (*opened.former, opened.by)[-_MOST_FORMER:]
+        opened.by = by
+    opened.caller, opened.connected = request.caller, True
+    core.locks.reconnect(opened.inode, opened.id)
+    core.kept.touch(opened)
+    grant = core.locks.state(opened.inode).grant(opened.key)
+    reply = Opened(
+        core.gate, opened.id, Action.OPENED, core.attributes(opened.inode), opened.access, opened.maximal, opened.path, opened.stream,
+        keep_ms=opened.keep.timeout_ms, key=opened.key,
+    )  # fmt: skip
+    if grant is not None:
+        reply.grant, reply.epoch, reply.breaking, reply.version = grant.rights, grant.epoch, grant.recalling, grant.version
+    core.note_down(Batch(), reply, token)
+    if opened.guid:
+        opened.answer = reply
+    return reply
