@@ -42,6 +42,8 @@ LOG_SHARE = 8
 """A log takes at most one part in so many of its disk."""
 SEGMENT = 64 * MIB
 FEWEST_SEGMENTS = 3
+SYSTEM = ".system"
+"""The node's own small volume: what gateways keep about their clients. It has no share, and operators are not shown it."""
 ROOT_MODE = 0o777
 """Of a new volume's root: whoever a share lets in may use it, until somebody narrows that."""
 
@@ -55,6 +57,11 @@ class Hosted:
     store: Store | None = None
     data: Data | None = None
     reason: str = ""
+
+    @property
+    def is_system(self) -> bool:
+        """It is the node's own."""
+        return self.record.name == SYSTEM
 
     @property
     def policy(self) -> Policy:
@@ -160,11 +167,26 @@ class Host:
         return hosted.volume if hosted else None
 
     def named(self, name: str) -> Hosted:
-        """Raises `NotFound`."""
+        """A volume that shares can be made of. Raises `NotFound`."""
         for hosted in self.volumes.values():
-            if hosted.record.name == name:
+            if hosted.record.name == name and not hosted.is_system:
                 return hosted
         raise NotFound(f"there is no volume {name}; `sofs volume list` shows all")
+
+    def system(self) -> LocalVolume | None:
+        """The node's own volume, once there is one."""
+        return next((hosted.volume for hosted in self.volumes.values() if hosted.is_system), None)
+
+    async def ensure_system(self) -> None:
+        """Make the node's own volume if it has none, as safe as the safest of the others. Without any there is nothing to keep records for."""
+        others = [hosted for hosted in self.volumes.values() if hosted.volume is not None]
+        if not others or any(hosted.is_system for hosted in self.volumes.values()):
+            return
+        model = max(others, key=lambda hosted: hosted.policy.tolerates).record
+        try:
+            await self._create_volume(SYSTEM, model.pool, model.policy, force=True)
+        except SofsError as error:
+            log.warning("system_volume.not_made", reason=str(error))
 
     # Disks and pools
 
@@ -251,6 +273,11 @@ class Host:
 
     async def create_volume(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
         """Make, record and open a volume. Raises `Exists`, `NotFound` (the pool), `InvalidArgument` (the policy)."""
+        if name == SYSTEM:
+            raise InvalidArgument(f"the name {SYSTEM} is the node's own volume's")
+        return await self._create_volume(name, pool_name, policy_text, force)
+
+    async def _create_volume(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
         if any(hosted.record.name == name for hosted in self.volumes.values()):
             raise Exists(f"volume {name} exists already")
         if not name or "/" in name:
@@ -274,7 +301,7 @@ class Host:
             replicas=replicas,
         )
         places = self.places(record)
-        await make_store(self.files, places, record.log_id, self._store_settings(places))
+        await make_store(self.files, places, record.log_id, self._store_settings(places, name == SYSTEM))
         for place in places:
             # The names of the directories above are ours to make durable.
             logs = Path(place.path).parent
@@ -319,7 +346,7 @@ class Host:
             log_id=record.log_id,
             boot=BOOT_ID.read_bytes().strip(),
             appliers=APPLIERS,
-            settings=self._store_settings(places),
+            settings=self._store_settings(places, hosted.is_system),
         )
         try:
             if fresh:
@@ -356,11 +383,11 @@ class Host:
             if DiskId(replica.disk) in paths
         ]
 
-    def _store_settings(self, places: list[Place]) -> StoreSettings:
-        """For a log with replicas at `places`, whose disks are there."""
+    def _store_settings(self, places: list[Place], small: bool) -> StoreSettings:
+        """For a log with replicas at `places`, whose disks are there; `small` takes as little room as possible."""
         smallest = min(self.files.space(Path(place.path).parents[1].as_posix()).total for place in places)
         capacity = min(self.config.volume.log_limit_mib * MIB, smallest // LOG_SHARE)
-        capacity = max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT
+        capacity = FEWEST_SEGMENTS * SEGMENT if small else max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT
         return StoreSettings(
             log=LogSettings(segment_size=SEGMENT, capacity=capacity),
             checkpoint=CheckpointSettings(interval_s=self.config.volume.checkpoint_interval_s),

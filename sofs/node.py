@@ -78,6 +78,7 @@ class Node:
                     random,
                     handle_key=await registry.secret("nfs-handles", 32),
                     guid=await registry.secret(f"smb-guid-{name}", 16),
+                    system=host.system,
                 )
                 host.on_failure = doors.give_up
                 doors.offer(await registry.shares())
@@ -98,6 +99,7 @@ class Node:
 
     async def listen(self) -> None:
         """Let clients and operators in. Raises `Unavailable`."""
+        await self._host.ensure_system()  # a node with data of a release that had none gets one
         await self._doors.open()
         admin = self.config.admin
         try:

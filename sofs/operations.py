@@ -126,13 +126,14 @@ class NodeOperations:
     # Volumes
 
     async def volumes(self) -> list[api.Volume]:
-        return [await self._volume(hosted) for hosted in self._host.volumes.values()]
+        return [await self._volume(hosted) for hosted in self._host.volumes.values() if not hosted.is_system]
 
     async def volume(self, name: str) -> api.Volume:
         return await self._volume(self._host.named(name))
 
     async def create_volume(self, request: api.NewVolume) -> api.Volume:
         hosted = await self._host.create_volume(request.name, request.pool, request.policy, request.force)
+        await self._host.ensure_system()
         self._doors.shares.volumes_changed()
         return await self._volume(hosted)
 

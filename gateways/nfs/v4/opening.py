@@ -279,14 +279,16 @@ class _Opening:
             if new is not None and new.changes.size == 0 and opened.attributes.size:
                 return Ask(volume, SetAttributes(opened.open, Changes(size=0)), self._changed(finish))
             return finish()
-        changes = new.whole(None)
+        changes, size = new.whole(None), new.changes.size
+        changes.size = None
         if created:
             changes.mode = None
+        # The open has the rights to data only; its maker has those to the rest.
         target: Target = Stateless(opened.attributes.inode, self.place.caller, opened.attributes.generation)
-        with_acl: Callable[[], Outcome] = partial(set_acl, self.place, target, new, finish)
-        if changes == Changes():
-            return with_acl()
-        return Ask(volume, SetAttributes(opened.open, changes), self._changed(with_acl))
+        then: Callable[[], Outcome] = partial(set_acl, self.place, target, new, finish)
+        if changes != Changes():
+            then = partial(Ask, volume, SetAttributes(target, changes), self._changed(then))
+        return Ask(volume, SetAttributes(opened.open, Changes(size=size)), self._changed(then)) if size else then()
 
     def _refuse(self, reply: Reply) -> Outcome:
         raise Failure(Status.WRONG_TYPE)

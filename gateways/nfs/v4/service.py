@@ -79,8 +79,9 @@ class Service:
         self.random = random
         self.identity = identity
         self.scope = scope
-        self.system: Volume | None = None
         self._system = system
+        self._known: Volume | None = None
+        self._keeps = True
         self.lease_s = lease_s
         self.owners = owners
         self.take = take
@@ -103,9 +104,9 @@ class Service:
         if system is not None:
             try:
                 await self._load(system)
-                self.system = system
             except NotSupported as error:
                 log.warning("nfs4.sessions_not_kept", reason=str(error))
+                self._keeps = False
         self._look_later()
 
     async def _load(self, system: Volume) -> None:
@@ -166,6 +167,13 @@ class Service:
             outcome = outcome.answer(await reply if isinstance(reply, Awaitable) else reply)
 
     # Volumes and records
+
+    @property
+    def system(self) -> Volume | None:
+        """The volume that keeps records; None if there is none."""
+        if self._known is None and self._keeps:
+            self._known = self._system()
+        return self._known
 
     def volume(self, id: VolumeId) -> Volume:
         """The volume, whose upcalls are heard from now on. Raises `Unavailable`."""

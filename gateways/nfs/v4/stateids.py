@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gateways.nfs.v4.status import Failure, Status
-from gateways.nfs.v4.types import ANONYMOUS, Stateid
+from gateways.nfs.v4.types import Stateid
 from sofs import locks
 from sofs.types import Inode, OpenId, VolumeId
 from sofs.volume.api import Access, ShareMode, StateInfo, Target
@@ -34,6 +34,7 @@ __all__ = [
     "check_sequence",
     "find",
     "other_of",
+    "resolve",
     "restore",
     "share_bits",
     "target",
@@ -96,8 +97,7 @@ def share_bits(access: int) -> int:
 
 def find(c: "Compound", stateid: Stateid, kind: int = 0, place: "Place | None" = None) -> Held:
     """The state behind a stateid of `place` (the current filehandle's file). `kind`, if given, is the only one that will do. Raises `Failure`."""
-    if stateid.other == _ZERO:
-        stateid = _current(c, stateid)
+    stateid = resolve(c, stateid)
     assert c.session is not None
     held = c.session.client.states.get(stateid.other)
     if held is None or (kind and held.kind != kind):
@@ -117,9 +117,11 @@ def check_sequence(held: Held, sequence: int) -> None:
         raise Failure(Status.OLD_STATEID if sequence < held.sequence else Status.BAD_STATEID)
 
 
-def _current(c: "Compound", stateid: Stateid) -> Stateid:
-    """The stateid that the special one for "current" stands for. Raises `Failure`."""
-    if stateid.sequence != 1 or c.stateid is ANONYMOUS or c.stateid.other in (_ZERO, _ONES):
+def resolve(c: "Compound", stateid: Stateid) -> Stateid:
+    """The stateid itself, or the current one where that is meant (8.2.3). Raises `Failure`."""
+    if stateid.other != _ZERO:
+        return stateid
+    if stateid.sequence != 1 or c.stateid.other in (_ZERO, _ONES):
         raise Failure(Status.BAD_STATEID)
     return c.stateid
 
@@ -130,7 +132,7 @@ def target(c: "Compound", stateid: Stateid, access: int, place: "Place | None" =
     if other == _ZERO:
         if not stateid.sequence:
             return (place or c.place).target
-        stateid = _current(c, stateid)
+        stateid = resolve(c, stateid)
     elif other == _ONES:
         if stateid.sequence != 0xFFFFFFFF:
             raise Failure(Status.BAD_STATEID)

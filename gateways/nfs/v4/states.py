@@ -133,15 +133,15 @@ def _status(held: Held | None, stateid: Stateid) -> Status:
 
 def free_stateid(c: Compound, args: StateidArgs) -> Outcome:
     """Locks of an owner that holds none any more, and delegations that were taken away."""
-    client = client_of(c)
-    held = client.states.get(args.stateid.other)
+    client, stateid = client_of(c), stateids.resolve(c, args.stateid)
+    held = client.states.get(stateid.other)
     if held is None:
         raise Failure(Status.BAD_STATEID)
     if held.revoked:
         del client.states[held.other]
         client.revoked -= 1
         return b""
-    stateids.check_sequence(held, args.stateid.sequence)
+    stateids.check_sequence(held, stateid.sequence)
     if held.kind != LOCKS:
         raise Failure(Status.LOCKS_HELD)
 
