@@ -13,6 +13,19 @@ from tests.interop.running import PASSWORD, SHARE, USER, RunningNode
 _TROUBLE = ("request_failed", "Traceback", '"level": "error"')
 """What the node's log must not say, whatever a client sends."""
 
+_SETTINGS = """\
+[node]
+data_dir = ".."
+
+[smb]
+addresses = ["127.0.0.1"]
+
+[nfs]
+addresses = ["127.0.0.1"]
+lease_s = 10.0
+"""
+"""As quickstart has them, but that NFS's leases are short: many of pynfs's tests wait for their end."""
+
 
 class ServerBroke(Exception):
     """The node died, hangs, or ran into a bug of ours: no conformance suite may do that to it."""
@@ -54,6 +67,9 @@ class ConformanceNode:
 @contextmanager
 def serving(folder: Path) -> Iterator[ConformanceNode]:
     """A node with its data in `folder`, which goes with it."""
+    settings = folder / "node" / "conf" / "sofs.toml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(_SETTINGS)
     with RunningNode(folder / "node") as running:
         yield ConformanceNode(running)
     shutil.rmtree(folder / "node", ignore_errors=True)

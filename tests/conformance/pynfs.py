@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Pynfs:
     def _folder(self) -> Path:
         return Path(os.environ["PYNFS_DIR"]) / f"nfs{self._version}"
 
+    @property
+    def _python(self) -> str:
+        return os.environ.get("PYNFS_PYTHON", "python3")
+
     def missing(self) -> str | None:
         """Why it cannot run here, if it cannot."""
         if "PYNFS_DIR" not in os.environ:
@@ -67,8 +72,7 @@ class Pynfs:
         asked = ["all"] if everything else [code for codes in chosen.values() for code in codes]
         if not asked:
             return {}
-        python = os.environ.get("PYNFS_PYTHON", "python3")
-        command = [python, "-u", "./testserver.py", f"{node.host}:{node.nfs_port}:/{node.share}", "--maketree", "-v", "--showomit", *asked]
+        command = [self._python, "-u", "./testserver.py", f"{node.host}:{node.nfs_port}/{node.share}", "--maketree", "-v", "--showomit", *asked]
         ended = process.run(command, logs / "pynfs.log", self._limit_s, folder=self._folder)
         results = _read(ended.text, TIMEOUT if ended.timed_out else CRASH)
         started = {code for group in results.values() for code in group}
@@ -87,13 +91,15 @@ class Pynfs:
     def listed(self) -> dict[str, list[str]]:
         """The codes of the tests in group `all`, by module, as their docstrings say."""
         found: dict[str, list[str]] = {}
+        showing = [self._python, "./testserver.py", "--showcodes"]
+        known = subprocess.run(showing, cwd=self._folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
         folder = "servertests" if self._version == "4.0" else "server41tests"
         loaded = re.findall(r'^(?:__all__ = \[)?\s*"(st_\w+)', (self._folder / folder / "__init__.py").read_text(), re.MULTILINE)
         for path in sorted((self._folder / folder).glob("st_*.py")):
             source = path.read_text(errors="replace") if path.stem in loaded else ""
             for docstring in re.findall(r'"""(.*?)"""', source, re.DOTALL):
                 code, flags = _CODE.search(docstring), _FLAGS.search(docstring)
-                if code is not None and flags is not None and "all" in re.split(r"[\s,]+", flags[1]):
+                if code is not None and code[1] in known and flags is not None and "all" in re.split(r"[\s,]+", flags[1]):
                     found.setdefault(path.stem, []).append(code[1])
         return found
 

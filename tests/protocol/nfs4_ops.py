@@ -289,9 +289,10 @@ def open_(
     how: str = "open",
     verifier: bytes = bytes(8),
     claim: bytes | None = None,
-    **values: Any,
+    values: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Op:
-    """`how`: "open", "unchecked", "guarded", "exclusive" or "exclusive_41"; `values` are a new file's attributes; `claim` an open_claim4 in place of
+    """`how`: "open", "unchecked", "guarded", "exclusive" or "exclusive_41"; `values` and `more` are a new file's attributes; `claim` an open_claim4 in place of
     CLAIM_NULL."""
     out = Writer().u32(0, share, deny).u64(clientid).opaque(owner)
     if how == "open":
@@ -302,7 +303,7 @@ def open_(
         if mode >= 2:
             out.raw(verifier)
         if mode != 2:
-            out.raw(new_fattr(**values))
+            out.raw(new_fattr(**(values or {}), **more))
     out.raw(bytes(4) + _name(name) if claim is None else claim)
     return Op(18, bytes(out.data), _opened)
 

@@ -81,10 +81,7 @@ def lookup(c: Compound, args: LookupArgs) -> Outcome:
 
 
 def lookup_above(c: Compound, args: LookupArgs) -> Outcome:
-    name = checked(args.name)
-    if len(name) > MAX_NAME:
-        raise Failure(Status.NAMETOOLONG)
-    share = above.named(c.places.visible(), name)
+    share = above.named(c.places.visible(), checked(args.name))
     place = c.places.place(share, c.credential, share.root)
 
     def answer(found: Found) -> bytes:
@@ -123,4 +120,6 @@ def checked(name: bytes) -> bytes:
         raise Failure(Status.BADNAME)
     if b"\0" in name:
         raise Failure(Status.BADCHAR)
+    if len(name) > MAX_NAME:
+        raise Failure(Status.NAMETOOLONG)
     return name

@@ -110,5 +110,5 @@ def read_operation(data: memoryview, at: int, minor: int) -> tuple[int, Operatio
     try:
         arguments, at = unpack(data, at + 4)
     except (struct.error, XdrError):
-        raise Unreadable(Status.BADXDR, number) from None
+        raise Unreadable(Status.BADXDR, number, operation.failure) from None
     return number, operation, arguments, at
