@@ -106,8 +106,11 @@ def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Op
 def _find(core: Core, request: Open) -> _Found:
     path, caller, fold = request.path, request.caller, request.fold
     if not path:
-        record = core.directory(request.at)
+        # SMB opens a share's root this way, NFSv4 any file that it has a handle of (CLAIM_FH).
+        record = core.directory(request.at) if request.mandatory else core.record(request.at)
         root = Slot(b"", request.at, record.kind, b"")
+        if record.kind == Kind.SYMLINK and request.follow:
+            raise symlink_in_path(core, root, ())
         return _Found(Inode(record.parent or ROOT), b"", (), root, b"")
     parent, stored = walk(core, caller, request.at, path, fold)
     enter(core, caller, parent, fold)

@@ -119,8 +119,10 @@ class Callbacks:
 class Backchannel:
     """A session's way to call its client."""
 
-    def __init__(self, channel: "Channel", program: int, security: bytes) -> None:
+    def __init__(self, channel: "Channel", program: int, security: bytes, minor: int) -> None:
         self.channel = channel
+        self.minor = minor
+        """The minor version that the session was made with."""
         self.program = program
         self.security = security
         """The credential to use, as it is sent."""
@@ -144,14 +146,14 @@ class Backchannel:
             self.connections.remove(callbacks)
 
     async def call(
-        self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None, minor: int = 1
+        self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None
     ) -> int:
         """Sends one callback, and gives its operation's status. Raises `Unavailable` when the client cannot be reached or makes no sense."""
         async with self._free:
             slot = min(set(range(len(self.sequences))) - self._busy)
             self._busy.add(slot)
             try:
-                return await self._send(service, session, slot, operation, arguments, referring, minor)
+                return await self._send(service, session, slot, operation, arguments, referring)
             finally:
                 self._busy.discard(slot)
 
@@ -163,7 +165,6 @@ class Backchannel:
         operation: int,
         arguments: bytes,
         referring: Referring | None,
-        minor: int,
     ) -> int:
         from gateways.nfs.v4.records import session_change
 
@@ -173,17 +174,17 @@ class Backchannel:
             reply = service.system.call(KeepRecords((session_change(session),)), None, service.by)
             await service.stable(service.system, reply)
         self.doubtful.discard(slot)
-        status, which = await self._exchange(session, slot, self.sequences[slot], operation, arguments, referring, minor)
+        status, which = await self._exchange(session, slot, self.sequences[slot], operation, arguments, referring)
         if which == CB_SEQUENCE and doubtful:
             # What was recorded before a crash may never have been sent.
-            status, which = await self._exchange(session, slot, self.sequences[slot] - 1, operation, arguments, referring, minor)
+            status, which = await self._exchange(session, slot, self.sequences[slot] - 1, operation, arguments, referring)
             self.sequences[slot] -= 1
         if which == CB_SEQUENCE:
             raise Unavailable(f"the client refuses CB_SEQUENCE with {status}")
         return status
 
     async def _exchange(
-        self, session: "Session", slot: int, sequence: int, operation: int, arguments: bytes, referring: Referring | None, minor: int
+        self, session: "Session", slot: int, sequence: int, operation: int, arguments: bytes, referring: Referring | None
     ) -> tuple[int, int]:
         """The status of the callback, and of which operation it is."""
         if not self.connections:
@@ -193,7 +194,7 @@ class Backchannel:
         if referring is not None:
             lists = struct.pack(">I16s3I", 1, referring.session, 1, referring.sequence, referring.slot)
         compound = (
-            struct.pack(">4I", 0, minor, 0, 2)
+            struct.pack(">4I", 0, self.minor, 0, 2)
             + _SEQUENCE.pack(CB_SEQUENCE, session.id, sequence, slot, len(self.sequences) - 1, 0)
             + lists
             + operation.to_bytes(4)

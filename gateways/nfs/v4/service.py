@@ -118,7 +118,7 @@ class Service:
             client = self.clients.numbered.get(record.client)
             if client is None:
                 continue
-            back = Backchannel(Channel(*record.back), record.program, record.security)
+            back = Backchannel(Channel(*record.back), record.program, record.security, record.minor)
             back.sequences[:] = record.sequences
             session = Session(key[len(records.SESSIONS) :], client, record.flags, Channel(*record.fore), back)
             session.resumed, session.restored = True, not client.volumes

@@ -82,7 +82,7 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
         raise Failure(Status.NOSPC)
     flags = args.flags & CONN_BACK_CHAN | (args.flags & PERSIST if service.system is not None else 0)
     id = client.key + service.random.bytes(8)
-    session = Session(id, client, flags, fore, Backchannel(back, args.program, credential_of(args.security)))
+    session = Session(id, client, flags, fore, Backchannel(back, args.program, credential_of(args.security), c.minor))
     result = struct.pack(">16s2I", id, args.sequence, flags) + _channel(fore) + _channel(back)
     before = service.clients.confirm(client)
     client.sequence = client.sequence + 1 & 0xFFFFFFFF
