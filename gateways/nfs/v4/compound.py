@@ -133,8 +133,8 @@ it is always the only one (BIND_CONN_TO_SESSION)."""
 class Unreadable(Failure):
     """An operation that cannot be read; its result has `number`."""
 
-    def __init__(self, status: Status, number: int) -> None:
-        super().__init__(status)
+    def __init__(self, status: Status, number: int, body: bytes = b"") -> None:
+        super().__init__(status, body)
         self.number = number
 
 
