@@ -41,6 +41,7 @@ class SessionRecord(msgspec.Struct, array_like=True):
     """The RPC credential of callbacks, flavor and body."""
     sequences: list[int]
     """Of the callback slots: as high as they may have been sent."""
+    minor: int
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -64,7 +65,14 @@ def client_change(client: Client) -> Change:
 def session_change(session: "Session") -> Change:
     back = session.back
     record = SessionRecord(
-        session.client.id, session.flags, tuple(session.fore), tuple(back.channel), back.program, back.security, list(back.sequences)
+        session.client.id,
+        session.flags,
+        tuple(session.fore),
+        tuple(back.channel),
+        back.program,
+        back.security,
+        list(back.sequences),
+        back.minor,
     )
     return SESSIONS + session.id, _encoder.encode(record)
 
