@@ -6,31 +6,39 @@ handler may be written as a coroutine, and is run like a function until it first
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from types import coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-@coroutine
-def _rest(started: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, Any, T]:
-    """Goes on with a coroutine that has handed out `waiting`."""
-    while True:
-        raised: BaseException | None = None
-        value: Any = None
-        try:
-            value = yield waiting
-        except BaseException as error:
-            raised = error
-        try:
-            waiting = started.send(value) if raised is None else started.throw(raised)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+class _Rest(Coroutine[Any, Any, T]):
+    """A coroutine that has handed out `waiting` already, as one for a task.
 
+    Not a coroutine function: cancelled before its first step, such a one would never get to tell `started` that it was given up.
+    """
 
-async def _as_task(started: Coroutine[Any, Any, T], waiting: Any) -> T:
-    return await _rest(started, waiting)
+    __slots__ = ("_started", "_waiting")
+
+    def __init__(self, started: Coroutine[Any, Any, T], waiting: Any) -> None:
+        self._started = started
+        self._waiting = waiting
+
+    def send(self, value: Any) -> Any:
+        waiting = self._waiting
+        if waiting is not None:
+            self._waiting = None
+            return waiting
+        return self._started.send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        self._waiting = None
+        return self._started.throw(*raised)
+
+    def close(self) -> None:
+        self._started.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        raise AssertionError("a task runs it")
 
 
 def begin(started: Coroutine[Any, Any, T]) -> "T | asyncio.Task[T]":
@@ -40,4 +48,4 @@ def begin(started: Coroutine[Any, Any, T]) -> "T | asyncio.Task[T]":
     except StopIteration as done:
         result: T = done.value
         return result
-    return asyncio.get_running_loop().create_task(_as_task(started, waiting))
+    return asyncio.get_running_loop().create_task(_Rest(started, waiting))

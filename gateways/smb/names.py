@@ -106,12 +106,30 @@ def parse_path(text: str) -> Path:
     if text[-1] == "\\":
         text = text[:-1]
     components = text.split("\\")
+    if ".." in components:
+        components = _without_parents(components)
+        if not components:
+            return Path(())
     stream, colon = b"", ":" in components[-1]
     if colon:
         components[-1], stream = _split_stream(components[-1])
     for component in components:
         check_component(component)
     return Path(tuple(map(from_wire, components)), stream, colon)
+
+
+def _without_parents(components: list[str]) -> list[str]:
+    """`a\\..` leads to where `a` is. Clients resolve that themselves and must not send it (MS-FSCC 2.1.5.1); those that do are
+    not refused. Raises `Failure` for what leads out of the share."""
+    kept: list[str] = []
+    for component in components:
+        if component != "..":
+            kept.append(component)
+        elif kept:
+            check_component(kept.pop())
+        else:
+            raise Failure(Status.OBJECT_PATH_SYNTAX_BAD)
+    return kept
 
 
 def check_component(component: str) -> None:

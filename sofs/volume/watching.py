@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sofs.errors import InvalidArgument, NotDirectory, Stale
+from sofs.errors import NotDirectory, Stale
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, VolumeId
 from sofs.volume import directory, keys
 from sofs.volume.access import require
@@ -44,8 +44,6 @@ def watch(core: Core, request: Watch, token: Token | None, by: Binding) -> Reply
     if opened.kind != Kind.DIRECTORY:
         raise NotDirectory("only directories are watched")
     require(opened.access, Access.READ_DATA)
-    if not request.filter:
-        raise InvalidArgument("a watch of nothing")
     core.watching.watch(opened, request.filter, request.tree)
     return Reply(core.gate)
 

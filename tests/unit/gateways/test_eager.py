@@ -60,3 +60,24 @@ def test_what_waits_goes_on_as_a_task_and_passes_on_errors_and_cancellation() ->
         assert seen == ["clean"]
 
     asyncio.run(main())
+
+
+def test_a_task_cancelled_before_its_first_step_still_ends_what_it_was_waiting_for() -> None:
+    ended = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def main() -> None:
+        task = begin(waits())
+        assert isinstance(task, asyncio.Task)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended == ["cancelled"]

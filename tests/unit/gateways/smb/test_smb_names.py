@@ -52,10 +52,12 @@ def test_paths_split_into_components_and_a_stream() -> None:
     assert parse_path("f:s") == ((b"f",), b"s", True)
     assert parse_path("d\\f:s:$data") == ((b"d", b"f"), b"s", True)
     assert parse_path("f::$DATA") == ((b"f",), b"", True)
+    assert parse_path("a\\b\\..\\c\\..") == ((b"a",), b"", False)
+    assert parse_path("a\\..") == ((), b"", False)
 
 
 @pytest.mark.parametrize(
-    "path", ["\\a", "a\\\\b", "a\\..\\b", ".", "a*", "a\\b?", "a/b", "f:s:$INDEX", "f:", "f:s:", "f:a:b:c", "x" * 256, "a\x01", "f:s\\b"]
+    "path", ["\\a", "a\\\\b", "..\\b", "a\\..\\..", "a*\\..", ".", "a*", "a\\b?", "a/b", "f:s:$INDEX", "f:", "f:s:", "f:a:b:c", "x" * 256, "a\x01", "f:s\\b"]
 )
 def test_paths_that_name_nothing_are_refused(path: str) -> None:
     with pytest.raises(Failure):
