@@ -10,7 +10,7 @@ import msgspec
 
 from sofs.errors import AccessDenied, Changed, InvalidArgument, IsDirectory, NotPermitted
 from sofs.types import Inode, Kind, Lsn, Time
-from sofs.volume import keys, security
+from sofs.volume import counting, keys, security
 from sofs.volume.access import SETGID, SETUID, execute, is_member, is_owner, is_superuser, require
 from sofs.volume.api import (
     SETTABLE_FLAGS,
@@ -33,6 +33,7 @@ from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_pat
 from sofs.volume.io import shed, sheds
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.sharing import check_io
+from sofs.volume.streams import stream_inodes
 
 __all__ = ["change", "check_access", "get_attributes", "set_attributes"]
 
@@ -78,6 +79,7 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
     if changes != Changes(size=changes.size):
         _permit(subject, changes)
         after = change(core, subject.record, changes, subject.caller, now)
+        change_owner(core, batch, owner, subject.record, after)
         after = _follow_descriptor(core, batch, owner, subject.record, after, changes.mode is not None)
         # Not a PUT of the record: a change of size may have to wait, and others may write meanwhile.
         batch.raw(Operation.ATTRIBUTES, encode_patch(owner, subject.record, after))
@@ -92,6 +94,19 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
     if owner != inode:
         reply.attributes = core.attributes(inode)
     return reply
+
+
+def change_owner(core: Core, batch: Batch, inode: Inode, before: InodeRecord, after: InodeRecord) -> None:
+    """Asks the quotas of a file's new owners, and adds to the batch that its streams follow it. Raises `QuotaExceeded`."""
+    if (before.uid, before.gid, before.tree) == (after.uid, after.gid, after.tree):
+        return
+    streams = [(stream, core.record(stream)) for stream in stream_inodes(core, inode, before)]
+    moved = [(old, old._replace(uid=after.uid, gid=after.gid, tree=after.tree)) for _, old in streams]
+    core.data.quotas.move([(before, after), *moved])
+    for (stream, old), (_, new) in zip(streams, moved, strict=True):
+        batch.raw(Operation.ATTRIBUTES, encode_patch(stream, old, new))
+    if before.tree != after.tree:
+        batch.raw(Operation.TREE, counting.tree(Inode(after.tree), [stream for stream, _ in streams]))
 
 
 def _stick(opened: OpenFile, changes: Changes, record: InodeRecord) -> Changes:

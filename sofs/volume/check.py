@@ -2,6 +2,7 @@
 
     maps     leaves, inodes' pages, references, places, live pages, log pages, reserved pages (`check_map.py`)
     names    entries, links, directories, streams, orphans, descriptors (`check_names.py`)
+    quotas   what every owner uses (`check_quotas.py`)
     disks    extents on the disks against extents recorded
     data     with `read_data`: every page of every file against its checksum, on every copy of the log and of each extent
 
@@ -23,6 +24,7 @@ from sofs.types import PAGE, VolumeId
 from sofs.volume import keys, leaves
 from sofs.volume.check_map import Finding, MapCheck, View
 from sofs.volume.check_names import check_names
+from sofs.volume.check_quotas import check_quotas
 from sofs.volume.extents import NEXT
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.windows import WINDOW, find
@@ -82,6 +84,7 @@ class _Check:
     async def run(self, read_data: bool) -> None:
         await self.map.run(self._pause)
         await check_names(self._view, self._note, self._pause)
+        await check_quotas(self._view, self._note, self._pause)
         await self._disks()
         if read_data:
             await self._extents()

@@ -326,7 +326,8 @@ class Core:
         batch.put(keys.INODE + inode.to_bytes(8), record.encode())
 
     def put_new(self, batch: Batch, inode: Inode, record: InodeRecord, descriptor: security.Descriptor | None) -> InodeRecord:
-        """Writes a new inode with its explicit descriptor, if it has one; gives the record as written."""
+        """Writes a new inode with its explicit descriptor, if it has one; gives the record as written. Raises `QuotaExceeded`."""
+        self.data.quotas.create(record)
         if descriptor is not None:
             batch.put(keys.descriptor(inode), security.encode(descriptor))
             record = record._replace(marks=record.marks | HAS_DESCRIPTOR)

@@ -9,6 +9,7 @@ from sofs.types import Inode, Kind
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, is_superuser, require
 from sofs.volume.api import Access, Binding, Caller, Changed, GetSecurity, Reply, SetSecurity, Text, Token
+from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
@@ -74,6 +75,7 @@ def set_security(core: Core, request: SetSecurity, token: Token | None, by: Bind
     after, descriptor = with_security(core, subject.caller, record, old, given, parts)
     if descriptor is not None:
         batch.put(keys.descriptor(inode), security.encode(descriptor))
+    change_owner(core, batch, inode, record, after)
     core.put_record(batch, inode, after.stamped(now))
     reply = core.commit(batch, Reply(core.gate), token)
     core.altered(inode, Changed.SECURITY)

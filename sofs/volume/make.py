@@ -21,6 +21,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
+from sofs.volume.quotas import same_tree
 from sofs.volume.security import Descriptor
 
 __all__ = ["MAX_LINKS", "adding", "link", "make", "put_name"]
@@ -149,6 +150,7 @@ def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
     slot, place = core.look(at, name, request.fold)
     if slot is not None:
         raise Exists(f"{slot.name!r} exists")
+    same_tree(record, parent)
     now = core.clock.now()
     batch = Batch()
     record = record.stamped(now, links=record.links + 1)

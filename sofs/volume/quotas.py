@@ -8,7 +8,8 @@ most: quotas of directories do not lie within one another. A user's quota of sub
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Self
 
 from sofs.errors import CrossVolume, QuotaExceeded
@@ -122,12 +123,19 @@ class Quotas:
             for kind, subject in owners(_use(record)):
                 self._ask(kind, subject, 0, 1)
 
-    def move(self, before: InodeRecord, after: InodeRecord) -> None:
-        """An inode gets other owners, or comes into another tree. Raises `QuotaExceeded`."""
-        if self.limits:
-            old, new = _use(before), _use(after)
-            for kind, subject in set(owners(new)) - set(owners(old)):
-                self._ask(kind, subject, new[3], 1)
+    def move(self, changes: Iterable[tuple[InodeRecord, InodeRecord]]) -> None:
+        """Inodes (before, after) get other owners, or come into another tree, together. Raises `QuotaExceeded`."""
+        if not self.limits:
+            return
+        pages: Counter[tuple[int, int]] = Counter()
+        files: Counter[tuple[int, int]] = Counter()
+        for before, after in changes:
+            new = _use(after)
+            for owner in set(owners(new)) - set(owners(_use(before))):
+                pages[owner] += new[3]
+                files[owner] += 1
+        for kind, subject in files:
+            self._ask(kind, subject, pages[kind, subject], files[kind, subject])
 
     def _ask(self, kind: int, subject: int, pages: int, files: int) -> None:
         limits = self._limits(kind, subject)

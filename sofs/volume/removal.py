@@ -16,8 +16,9 @@ from sofs.volume.api import Access, Binding, Caller, Remove, Removed, Token
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
-from sofs.volume.inode import HAS_DESCRIPTOR, HAS_STREAMS, InodeRecord
+from sofs.volume.inode import HAS_DESCRIPTOR, InodeRecord
 from sofs.volume.sharing import check_remove
+from sofs.volume.streams import stream_inodes
 
 __all__ = ["Reaper", "drop_name", "may_delete", "release", "remove"]
 
@@ -103,12 +104,6 @@ def release(core: Core, batch: Batch, inode: Inode, record: InodeRecord) -> bool
         core.data.drop(batch, inode)
     core.delete_record(batch, inode)
     return True
-
-
-def stream_inodes(core: Core, inode: Inode, record: InodeRecord) -> list[Inode]:
-    if not record.marks & HAS_STREAMS:
-        return []
-    return [slot.inode for slot in directory.slots(core.keys, keys.bucket(keys.STREAM, inode))]
 
 
 _A_SLICE = 32

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sofs.errors import (
     AccessDenied,
     CannotDelete,
+    CrossVolume,
     DeletePending,
     Exists,
     InvalidArgument,
@@ -25,6 +26,7 @@ from sofs.types import ROOT, Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
 from sofs.volume.api import READONLY, Access, Binding, Changed, Rename, Renamed, ShareMode, Token
+from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
@@ -178,12 +180,27 @@ def _hash(place: Place) -> int:
     return int.from_bytes(place) >> NUMBER_BITS
 
 
+def _into_tree(core: Core, batch: Batch, inode: Inode, moved: InodeRecord, to: InodeRecord) -> InodeRecord:
+    """What is moved into another directory quota is counted there. Raises `QuotaExceeded`, and `CrossVolume` for what has to be copied.
+
+    That is a directory that is not empty, as it takes all below it along, and a file that may still have names in the tree it comes from. As
+    between XFS's projects, clients then copy and delete.
+    """
+    if (moved.kind == Kind.DIRECTORY and (moved.size or moved.tree == inode)) or (moved.kind != Kind.DIRECTORY and moved.links > 1):
+        raise CrossVolume("the directories have quotas of their own")
+    after = moved._replace(tree=to.tree)
+    change_owner(core, batch, inode, moved, after)
+    return after
+
+
 def _carry_out(
     core: Core, move: _Move, moved: InodeRecord, source_parent: InodeRecord, target_parent: InodeRecord, token: Token | None
 ) -> Renamed:
     at, source, to, place, replaced = move.at, move.source, move.to, move.place, move.replaced
     now = core.clock.now()
     batch = Batch()
+    if source_parent.tree != target_parent.tree:
+        moved = _into_tree(core, batch, source.inode, moved, target_parent)
     if replaced is None and _hash(place) == _hash(source.place):
         # A change of case only: the entry keeps its place, or its hash's numbers could get a gap.
         directory.put(batch, source.place, source.inode, source.kind, move.name)

@@ -16,7 +16,7 @@ from sofs.volume.inode import HAS_STREAMS, IS_STREAM, InodeRecord
 from sofs.volume.names import check_stream
 from sofs.volume.watching import STREAM_ADDED, STREAM_REMOVED
 
-__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream", "rename_stream"]
+__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream", "rename_stream", "stream_inodes"]
 
 
 def find_stream(core: Core, base: Inode, name: bytes) -> tuple[Slot | None, Place]:
@@ -25,6 +25,13 @@ def find_stream(core: Core, base: Inode, name: bytes) -> tuple[Slot | None, Plac
     index = keys.bucket(keys.STREAM, base)
     core.note(index)
     return directory.look(core.get, index, core.names.first(name), name, True)
+
+
+def stream_inodes(core: Core, inode: Inode, record: InodeRecord) -> list[Inode]:
+    """A file's streams."""
+    if not record.marks & HAS_STREAMS:
+        return []
+    return [slot.inode for slot in directory.slots(core.keys, keys.bucket(keys.STREAM, inode))]
 
 
 def put_stream(

@@ -41,6 +41,7 @@ from sofs.volume import (
     lookup,
     make,
     opens,
+    quota_requests,
     removal,
     rename,
     snapshotting,
@@ -137,9 +138,9 @@ HANDLERS: dict[type[Request], Handler] = {
     api.ListSnapshots: snapshotting.list_snapshots,
     api.DeleteSnapshot: snapshotting.delete_snapshot,
     api.RestoreSnapshot: snapshotting.restore_snapshot,
-    api.SetQuota: _not_yet,
-    api.GetQuota: _not_yet,
-    api.ListQuotas: _not_yet,
+    api.SetQuota: quota_requests.set_quota,
+    api.GetQuota: quota_requests.get_quota,
+    api.ListQuotas: quota_requests.list_quotas,
 }
 
 
@@ -205,6 +206,7 @@ class LocalVolume:
         self._teller = Teller(self.core, id, name)
         self.core.dropped = self._teller.dropped
         self.reaper = Reaper(self.core, store.log.serving)
+        self._quotas = quota_requests.QuotaKeeper(self.core)
         self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
         self._kept: dict[int, PastVolume] = {}
         self.core.forget_past = self._forget_past
@@ -410,6 +412,7 @@ class LocalVolume:
             await self._snapshots.restore(self._clock.now())
         await self.reaper.run_once()
         await self._snapshots.run_once()
+        await self._quotas.run_once()
         while self.core.tokens.expire(Time(self._clock.now())):
             await self._clock.sleep(0)
 
