@@ -4,7 +4,7 @@ A handle names volume, snapshot, inode, generation and export, and carries a MAC
 cluster share. So a client can neither make one up nor turn one export's handle into another's, and a handle stays good
 over restarts and at any node. It is 48 bytes, which mean nothing to the client:
 
-    version u8, zero 3 bytes, export u32, volume u64, snapshot u64 (0: the live tree), inode u64, generation u32, zero 4 bytes, MAC 8 bytes
+    version u8, zero 3 bytes, export u32, volume u64, snapshot u64 (0: the living tree), inode u64, generation u32, zero 4 bytes, MAC 8 bytes
 
 Whatever else has the right form but the wrong MAC is no handle of ours (`BadHandle`); one whose export, volume or file is gone
 is `Stale`.
@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from gateways.exports import Client, Share, Shares
 from gateways.nfs.auth import Credential
-from sofs.errors import AccessDenied, Stale
+from gateways.nfs.snapshot_list import LIST, SnapshotList
+from sofs.errors import AccessDenied, NotFound, Stale
 from sofs.types import Inode, VolumeId
 from sofs.volume.api import Attributes, Caller, Stateless, Volume
 
@@ -94,29 +95,36 @@ Listed = tuple[bytes, int, bytes, bytes]
 
 
 class View:
-    """One export as one user on one client sees it."""
+    """One export, as it is or as of a snapshot, as one user on one client sees it."""
 
-    __slots__ = ("caller", "fsid", "listed", "make", "read_only", "share", "volume")
+    __slots__ = ("at", "caller", "fsid", "listed", "make", "read_only", "share", "snapshot", "volume")
 
-    def __init__(self, handles: Handles, share: Share, volume: Volume, client: Client, caller: Caller) -> None:
+    def __init__(
+        self, handles: Handles, share: Share, snapshot: int, volume: Volume, client: Client, caller: Caller, at: Callable[[int], "View"]
+    ) -> None:
+        """`volume` is as of the snapshot, `at` gives the same export as of another one."""
         self.share = share
+        self.snapshot = snapshot
         self.volume = volume
         self.caller = caller
-        self.read_only = share.read_only or client.read_only
-        self.fsid = fsid(share)
-        self.make = handles.maker(share.number, share.volume)
+        self.at = at
+        self.read_only = share.read_only or client.read_only or snapshot != 0
+        self.fsid = fsid(share, snapshot)
+        self.make = handles.maker(share.number, share.volume, snapshot)
         self.listed = handles.listed(self.make(0, 0))
 
 
 class Place:
     """A file handle as one user's calls see it: the file, and the rules of its export."""
 
-    __slots__ = ("_make", "_view", "caller", "fsid", "generation", "inode", "read_only", "share", "target", "volume")
+    __slots__ = ("_make", "_view", "caller", "fsid", "generation", "inode", "read_only", "share", "snapshot", "target", "volume")
 
     def __init__(self, view: View, inode: Inode, generation: int) -> None:
         self._view = view
         self._make = view.make
         self.share = view.share
+        self.snapshot = view.snapshot
+        """0: the living tree; `LIST`: the list of all snapshots."""
         self.volume = view.volume
         self.caller = view.caller
         self.read_only = view.read_only
@@ -133,6 +141,10 @@ class Place:
         """Another file of the same export, for the same user."""
         return Place(self._view, of.inode, of.generation)
 
+    def in_snapshot(self, snapshot: int, inode: Inode, generation: int = 0) -> "Place":
+        """A file of the same export as of a snapshot (0: as it is), for the same user. Raises `NotFound`."""
+        return Place(self._view.at(snapshot), inode, generation)
+
     @property
     def own_handle(self) -> bytes:
         """This file's handle. The generation must be known: that of a place found by its handle, or of a `sibling`."""
@@ -147,10 +159,11 @@ class Place:
         return self.inode == self.share.root
 
 
-def fsid(share: Share) -> int:
+def fsid(share: Share, snapshot: int = 0) -> int:
     """The export's file system number, the same at every node. It is one per export, because what is read-only in one may be
-    writable in another, and clients cache per file system."""
-    return int.from_bytes(hashlib.blake2b(b"%d %d" % (share.volume, share.number), digest_size=8).digest()) >> 1
+    writable in another, and clients cache per file system; and one per snapshot, in which the files have the numbers that they have today."""
+    words = b"%d %d" % (share.volume, share.number) + (b" %d" % snapshot if snapshot else b"")
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
 
 
 class Places:
@@ -167,7 +180,7 @@ class Places:
         """That of the directory above all exports."""
         self._groups = groups
         self._known: dict[tuple[Credential, bytes], Place] = {}
-        self._views: dict[tuple[Credential, int], View] = {}
+        self._views: dict[tuple[Credential, int, int], View] = {}
         self._version = shares.version
 
     def at(self, handle: bytes, who: Credential) -> Place | None:
@@ -191,13 +204,18 @@ class Places:
 
     def _find(self, handle: bytes, who: Credential) -> Place:
         named = self.handles.read(handle)
-        view = self._views.get((who, named.export))
+        view = self._views.get((who, named.export, named.snapshot))
         if view is None:
             share = self.shares.numbered(named.export)
             if share is None or not share.nfs.enabled:
                 raise Stale(f"export {named.export} is gone")
-            view = self._view(share, who)
-        if view.share.volume != named.volume or named.snapshot:
+            if share.volume != named.volume:
+                raise Stale("the export lies in another volume now")
+            try:
+                view = self._view(share, who, named.snapshot)
+            except NotFound:
+                raise Stale(f"snapshot {named.snapshot} has been deleted") from None
+        if view.share.volume != named.volume:
             raise Stale("the export lies in another volume now")
         return Place(view, named.inode, named.generation)
 
@@ -205,15 +223,22 @@ class Places:
         """A file of `share` as this user sees it. Raises `AccessDenied`, `Unavailable`."""
         return Place(self._view(share, who), inode, generation)
 
-    def _view(self, share: Share, who: Credential) -> View:
+    def _view(self, share: Share, who: Credential, snapshot: int = 0) -> View:
+        if snapshot and (known := self._views.get((who, share.number, snapshot))) is not None:
+            return known
         client = share.client(self.peer)
         if client is None:
             raise AccessDenied(f"{self.peer} is not in the client list of {share.name}")
         caller = who.caller(client, self._groups)
-        view = View(self.handles, share, self.shares.volume(share), client, caller)
+        volume = self.shares.volume(share)
+        if snapshot == LIST:
+            volume = SnapshotList(volume, share.root)
+        elif snapshot:
+            volume = volume.at(snapshot)
+        view = View(self.handles, share, snapshot, volume, client, caller, lambda other: self._view(share, who, other))
         if len(self._views) >= self.LIMIT:
             self._views.clear()
-        self._views[who, share.number] = view
+        self._views[who, share.number, snapshot] = view
         return view
 
     def visible(self) -> list[Share]:

@@ -7,6 +7,7 @@ leaf of that very snapshot. A snapshot that is being deleted is in between: what
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Protocol
 
 from sofs.errors import Damaged
@@ -86,7 +87,7 @@ class SnapshotCheck:
                 self._note(where, "does not stand among the others")
         self._history = History(found)
         all_ = self._history.snapshots
-        for older, younger in zip(all_, all_[1:], strict=False):
+        for older, younger in pairwise(all_):
             if older.lsn >= younger.lsn or older.extents > younger.extents or older.inodes > younger.inodes or older.taken >= younger.taken:
                 self._note(f"snapshot {younger.number}", f"is not younger than snapshot {older.number}")
 

@@ -15,6 +15,7 @@ from sofs.runtime.ports import Clock
 from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
 from sofs.volume import api, io
 from sofs.volume.api import Access, Binding, Caller, Read, Reply, Request, SlotToken, Target, Token, Written
+from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
 from sofs.volume.history import Snapshot
@@ -28,7 +29,7 @@ __all__ = ["PastVolume"]
 
 _READING = frozenset(
     {
-        api.Lookup, api.ReadDirectory, api.ReadLink, api.Open, api.Close, api.ListOpens, api.GetAttributes, api.CheckAccess, api.GetSecurity,
+        api.Lookup, api.ReadDirectory, api.ScanDirectory, api.ReadLink, api.Open, api.Close, api.ListOpens, api.GetAttributes, api.CheckAccess, api.GetSecurity,
         api.GetExtended, api.ListStreams, api.Flush, api.Ranges, api.GetSpace, api.Lock, api.Unlock, api.TestLock, api.FreeState, api.Downgrade,
         api.Disconnect, api.EndClient, api.ListClient, api.ListSlots,
     }
@@ -65,7 +66,8 @@ class PastData(Data):
         self.snapshots = living.snapshots
         self.reader = _PastReader(past, living.log, living.pool, living.extents)
         living.reader.followers.add(self.reader)
-        pages = Pages(past, living.log, self.reader, _refused, _refused)
+        self.quotas = living.quotas
+        pages = Pages(past, living.log, self.reader, _refused, _refused, living.quotas)
         self._ranges = RangeChanges(pages, living.space, living.pause)
         self.read = self.reader.read
         self.ranges = self._ranges.ranges
@@ -84,6 +86,10 @@ class PastCore(Core):
 
     def rights(self, inode: Inode, record: InodeRecord, caller: Caller) -> int:
         return super().rights(inode, record, caller) & ~_CHANGING
+
+    def put(self, batch: Batch, reserved: bool = False) -> Lsn:
+        """Opens and locks in a snapshot are kept in no record, so there is nothing to commit about them."""
+        return self.keys.commit(batch, reserved=reserved) if batch.count else Lsn(0)
 
     def new_open(self) -> OpenId:
         """One space of numbers for all opens of a volume, in whatever snapshot."""

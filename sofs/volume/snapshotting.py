@@ -5,7 +5,6 @@ from collections.abc import Awaitable
 from sofs.errors import Busy
 from sofs.volume.api import (
     Binding,
-    Close,
     DeleteSnapshot,
     ListSnapshots,
     MakeSnapshot,
@@ -15,7 +14,7 @@ from sofs.volume.api import (
     Token,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.closing import close
+from sofs.volume.closing import end_open
 from sofs.volume.core import Core
 
 __all__ = ["delete_snapshot", "list_snapshots", "make_snapshot", "restore_snapshot"]
@@ -59,9 +58,11 @@ def restore_snapshot(core: Core, request: RestoreSnapshot, token: Token | None, 
     core.writable()
     if core.opens and not request.force:
         raise Busy(f"{len(core.opens)} files are open; close them, or restore with force, which ends their opens")
-    for number in list(core.opens):
-        close(core, Close(number), None, by)
-        core.ended(number)
+    core.await_room()
+    for opened in list(core.opens.values()):
+        if opened.id in core.opens:
+            end_open(core, opened)
+            core.dropped(opened.id)
     snapshots.begin_restoration(request.number, core.next_number, core.clock.now())
     core.orphaned()
     return _restored(core)

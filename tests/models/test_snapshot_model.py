@@ -1,23 +1,22 @@
 """Snapshots of files as plain byte arrays: the data model's operations with snapshots taken, deleted and restored among them.
 
-After each operation every snapshot reads as the files did when it was taken; the check, which recounts what only snapshots hold, is clean after every move; and when
-all snapshots are gone, all space is back.
+After each operation every snapshot reads as the files did when it was taken; the check, which recounts what only snapshots hold, is clean after every
+move; and when all snapshots are gone, all space is back.
 """
 
 
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule
+from hypothesis.stateful import precondition, rule
 
 from sofs.types import Inode, Time
 from sofs.volume import keys
 from sofs.volume.batch import Batch
-from sofs.volume.check_names import check_names
 from sofs.volume.past import PastKeys
 from sofs.volume.reader import Reader
 from tests.models.test_data_model import DataModel
-from tests.unit.volume.rig import NOW, done, no_pause
+from tests.unit.volume.rig import NOW, done
 
 CHOICE = st.integers(0, 1 << 10)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import HANDLE_SIZE, Place
+from gateways.nfs.snapshot_list import LIST
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.attributes import OK
 from gateways.nfs.v3.messages import ReadDirectoryArgs, ReadDirectoryPlusArgs
@@ -60,6 +61,8 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
     """`directory_limit` bounds names and cookies alone, `limit` everything."""
     fsid = place.fsid
     room = min(args.limit, ANSWER_LIMIT) - FIXED
+    if place.snapshot == LIST:
+        return _list_snapshots(place, args, room)
 
     def answer(found: Scanned) -> bytes:
         pieces = Pieces(room, max(args.directory_limit, 512))
@@ -73,6 +76,20 @@ def readdirplus(place: Place, args: ReadDirectoryPlusArgs) -> Outcome:
 
     limit = min(_limit(room, SMALLEST + PLUS), max(args.directory_limit, 512) // SMALLEST + 1)
     return Ask(place.volume, ScanDirectory(place.caller, place.inode, _after_dots(args.cookie), limit), answer)
+
+
+def _list_snapshots(place: Place, args: ReadDirectoryPlusArgs, room: int) -> Outcome:
+    """Neither attributes nor handles: each entry is another file system's."""
+
+    def answer(found: Entries) -> bytes:
+        pieces = Pieces(room, max(args.directory_limit, 512))
+        items = dots(args.cookie, place.inode, place.inode)
+        items += [(entry.inode, entry.name, entry.cookie) for entry in found.entries]
+        complete = all(pieces.add(_full(place, inode, name, cookie, None), SMALLEST) for inode, name, cookie in items)
+        return listing(found.directory, place.fsid, pieces, found.end and complete)
+
+    request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), _limit(room, SMALLEST))
+    return Ask(place.volume, request, answer)
 
 
 def _add_rows(place: Place, pieces: "Pieces", rows: Sequence[tuple[int, bytes, Inode, bytes]]) -> bool:

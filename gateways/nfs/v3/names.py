@@ -1,6 +1,6 @@
 """LOOKUP, READLINK, CREATE, MKDIR, SYMLINK, MKNOD, REMOVE, RMDIR, RENAME and LINK: names in directories (RFC 1813 3.3.3, 3.3.5, 3.3.8 to 3.3.15)."""
 
-from gateways.nfs import climbing
+from gateways.nfs import climbing, past
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import Place
 from gateways.nfs.status import Status
@@ -59,11 +59,23 @@ def lookup(place: Place, args: LookupArgs) -> Outcome:
             + layout.post_op(found.directory, fsid)
         )
 
+    to = past.step(place, name)
+    if to is not None:
+        return _crossing(to)
     if name == b"." or (name == b".." and place.is_root):
         return Ask(place.volume, GetAttributes(place.target), answer)
     if name == b"..":
         return climbing.parent(place, Ask, lambda above: Ask(place.volume, Lookup(place.caller, above, ()), answer))
     return Ask(place.volume, Lookup(place.caller, place.inode, (_checked(name),)), answer)
+
+
+def _crossing(to: Place) -> Ask:
+    """Into a snapshot or back. Of the directory nothing is told: it is another file system's."""
+
+    def answer(found: Found) -> bytes:
+        return OK + opaque(to.handle(found.attributes)) + layout.post_op(found.attributes, to.fsid) + layout.ABSENT
+
+    return Ask(to.volume, GetAttributes(to.target), answer)
 
 
 def readlink(place: Place, args: ReadLinkArgs) -> Outcome:
@@ -135,6 +147,8 @@ def _make(
         )
 
     name = _new_name(where.name)
+    if past.is_reserved(place, name):
+        raise Exists("the list of snapshots has this name")
     request = Make(place.caller, place.inode, name, kind, new, guarded, exclusive, target, device)
     return Ask(place.volume, request, answer)
 
