@@ -122,8 +122,6 @@ class Core:
         """Called when there is something for the background to remove."""
         self.forget_past: Callable[[int], None] = lambda number: None
         """Called with the number of a snapshot that is going."""
-        self.ended: Callable[[OpenId], None] = lambda number: None
-        """Called when an open has been ended from here: its gateway is to be told."""
         self._next_number = self._reserved_numbers()
         self._last_open = start << 32
 
