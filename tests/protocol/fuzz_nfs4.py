@@ -51,7 +51,7 @@ class Bench:
         # Nothing here is about power loss, so no input waits for a disk.
         SystemFile.sync = _at_once  # type: ignore[method-assign]
         SystemFile.sync_now = lambda file: None  # type: ignore[method-assign]
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), processors=[_bugs_are_raised])
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[_bugs_are_raised])
         self.loop = asyncio.new_event_loop()
         self.directory = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self.stack = AsyncExitStack()
@@ -167,7 +167,7 @@ class Maker:
 
     @property
     def state(self) -> Stateid:
-        state = self.chance.choice(self.bench.stateids)
+        state = CURRENT if self.chance.random() < 0.4 else self.chance.choice(self.bench.stateids)
         if self.chance.random() < 0.1:
             state = state._replace(sequence=self.chance.choice((0, 1, 2, state.sequence + 1 & 0xFFFFFFFF, 0xFFFFFFFF)))
         return state
@@ -228,6 +228,17 @@ class Maker:
         prototype = PROTOTYPES.get(number, Op(number, b""))
         data = encode(sample(arguments, self.chance)) if isinstance(arguments, type) else self.chance.randbytes(4 * self.chance.randrange(12))
         return prototype._replace(arguments=data)
+
+    def start(self) -> list[Op]:
+        """Most COMPOUNDs begin where something can be done."""
+        chance, way = self.chance, [op.putfh(self.chance.choice(self.bench.handles)), op.savefh()]
+        if chance.random() < 0.2:
+            return []
+        if chance.random() < 0.4:
+            return [*way, op.putfh(chance.choice(self.bench.handles))]
+        root = self.bench.handles[min(2, len(self.bench.handles) - 1)]
+        name = chance.choice(NAMES[:5])
+        return [*way, op.putfh(root), op.open_(name, op.BOTH, owner=b"o", clientid=self.bench.clientid, how="unchecked"), op.getfh()]
 
     def one(self) -> Op:
         chance = self.chance
@@ -340,9 +351,7 @@ async def _compounds(bench: Bench, chance: Random) -> None:
     for slot in chance.sample(range(SLOTS), chance.choice((1, 1, 2, 4))):
         if chance.random() < 0.01:
             bench.sequences[slot] += chance.choice((-1, 1))
-        # Most begin where something can be done.
-        start = [op.putfh(chance.choice(bench.handles)), op.savefh(), op.putfh(chance.choice(bench.handles))] if chance.random() < 0.7 else []
-        operations = start + [maker.one() for _ in range(chance.choice((1, 2, 3, 8)))]
+        operations = maker.start() + [maker.one() for _ in range(chance.choice((1, 2, 3, 8)))]
         made.append([bench.next_sequence(slot, chance.random() < 0.3), *operations])
 
     def change(data: bytes) -> bytes:
@@ -350,7 +359,7 @@ async def _compounds(bench: Bench, chance: Random) -> None:
         return data[:kept] + mutated(data[kept:], chance)
 
     changed = chance.random() < 0.3
-    results = await bench.give(made, chance.choice((0, 0, 1)), chance.choice((1, 2, 2, 2, 3)), change if changed else None)
+    results = await bench.give(made, chance.choice((0, 0, 1)), chance.choices((1, 2, 3), (20, 79, 1))[0], change if changed else None)
     if any(result is None or not result.operations or result.operations[0][1] for result in results):
         await bench.begin()  # the slots are no longer where the client believes them
 
