@@ -90,7 +90,9 @@ def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Ren
 def _source(core: Core, request: Rename, opened: OpenFile | None) -> tuple[Inode, Slot]:
     """The name to be moved: the open's own, or the one given."""
     at, name = (opened.parent, opened.name) if opened else (request.at, request.name)
-    if opened is not None:
+    if opened is None:
+        core.directory(at)  # or it would be a name that is not there
+    else:
         require(opened.access, Access.DELETE)
         if opened.stream:
             raise NotSupported("a stream stays with its file")

@@ -19,7 +19,7 @@ from sofs.errors import (
     SymlinkInPath,
 )
 from sofs.types import ROOT, Kind
-from sofs.volume.api import Changes, Disposition, GetSpace, Link, Lookup, Make, ReadLink, Stateless, Token
+from sofs.volume.api import Changes, Disposition, GetSpace, Link, Lookup, Make, ReadLink, Rename, Stateless, Token
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 
 
@@ -432,5 +432,15 @@ def test_a_large_removed_file_is_collected_in_the_background(monkeypatch: pytest
         await rig.reopen()
         reaped = await rig.volume.reaper.run_once()
         assert reaped.files == 1
+
+    run(scenario)
+
+
+def test_nothing_is_renamed_out_of_or_into_what_is_no_directory() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f")
+        for at, to in ((file, ROOT), (ROOT, file)):
+            with pytest.raises(NotDirectory):
+                rig.call(Rename(SUPER, to, b"to", True, at, b"f"))  # type: ignore[arg-type]
 
     run(scenario)
