@@ -21,6 +21,7 @@ from sofs.doors import Doors
 from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
 from sofs.hosting import Host, Hosted
 from sofs.pool.members import DiskStatus
+from sofs.preserving import Snapshots
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
 from sofs.types import ROOT, Inode, Kind, OpenId
@@ -57,6 +58,11 @@ class NodeOperations:
         self._clock = clock
         self._started = clock.monotonic()
         self._by = Binding(doors.incarnation, 0)
+        preserved = Snapshots(host, clock, self._by)
+        self.snapshots = preserved.all
+        self.create_snapshot = preserved.create
+        self.delete_snapshot = preserved.delete
+        self.restore_snapshot = preserved.restore
 
     async def _ask(self, volume: LocalVolume, request: Request, kind: type[R]) -> R:
         reply = volume.call(request, None, self._by)

@@ -99,6 +99,16 @@ class Status(Struct):
     shares: list[Share]
 
 
+class Snapshot(Struct):
+    volume: str
+    name: str
+    taken: str
+    """In UTC: 2026-11-20T15:00:00Z."""
+    number: int
+    held: int = 0
+    """What deleting this one alone would free."""
+
+
 class Progress(Struct, omit_defaults=True):
     """One line of a long answer: how far it is; the last one has `finished`, and what was found."""
 
@@ -151,6 +161,14 @@ class NewUser(Struct):
     replace: bool = False
 
 
+class SnapshotName(Struct):
+    volume: str
+    name: str = ""
+    """Empty, where one is made: named by the time."""
+    force: bool = False
+    """Restoring: although files are open, whose opens it ends."""
+
+
 class CheckRequest(Struct):
     volume: str = ""
     """Empty: all volumes."""
@@ -193,6 +211,15 @@ class Operations(Protocol):
 
     async def close_open(self, name: str) -> None:
         """Ends the open with this id, as `opens` shows it."""
+
+    async def snapshots(self, volume: str) -> list[Snapshot]: ...
+
+    async def create_snapshot(self, request: SnapshotName) -> Snapshot: ...
+
+    async def delete_snapshot(self, request: SnapshotName) -> None: ...
+
+    async def restore_snapshot(self, request: SnapshotName) -> Snapshot:
+        """Answers the snapshot of the state before."""
 
     def check(self, request: CheckRequest) -> AsyncIterator[Progress]: ...
 

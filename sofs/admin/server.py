@@ -31,6 +31,7 @@ STATUS: dict[type[errors.SofsError], int] = {
     errors.InvalidName: 400,
     errors.AccessDenied: 403,
     errors.DiskRefused: 409,
+    errors.Busy: 409,
     errors.NoSpace: 507,
     errors.Unavailable: 503,
     errors.NotSupported: 501,
@@ -86,6 +87,10 @@ class AdminServer:
                 web.delete("/users/{name}", _named(op.delete_user)),
                 web.get("/opens", _answer(op.opens)),
                 web.delete("/opens/{name}", _named(op.close_open)),
+                web.get("/volumes/{name}/snapshots", _named(op.snapshots)),
+                web.post("/snapshots", _change(op.create_snapshot, api.SnapshotName)),
+                web.post("/snapshots/delete", _change(op.delete_snapshot, api.SnapshotName)),
+                web.post("/snapshots/restore", _change(op.restore_snapshot, api.SnapshotName)),
                 web.post("/check", self._check),
                 web.get("/metrics", self._metrics),
             ]

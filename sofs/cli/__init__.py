@@ -2,6 +2,7 @@
 
 - `quickstart`: one node in the foreground, with all it needs made at first start.
 - `objects`: disks, pools, volumes, shares, users and opens of a running node.
+- `snapshots`: snapshots of volumes.
 - `inspect`: `status` and `check`.
 - `target`: which node a command means. `show`: answers as tables or JSON.
 
@@ -15,7 +16,7 @@ import sys
 
 import typer
 
-from sofs.cli import inspect, objects, quickstart
+from sofs.cli import inspect, objects, quickstart, snapshots
 from sofs.errors import SofsError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command("status")(inspect.status)
 app.command("check")(inspect.check)
 for name, group in objects.GROUPS.items():
     app.add_typer(group, name=name)
+app.add_typer(snapshots.snapshot, name="snapshot")
 
 
 def main() -> None:
