@@ -15,7 +15,7 @@ from sofs.locks import holding, ranges, transitions
 from sofs.locks.grants import READ, Grant, GrantKind
 from sofs.locks.ranges import ByteLock
 from sofs.locks.sharing import Opening
-from sofs.locks.state import FREE, STATELESS, FileState, Step, Upcall
+from sofs.locks.state import FREE, STATELESS, Dropped, FileState, Step, Upcall
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import Inode, OpenId
 
@@ -158,7 +158,7 @@ class LockManager:
     # Grants
 
     def request(
-        self, inode: Inode, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = OpenId(0)
+        self, inode: Inode, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = STATELESS
     ) -> Grant | None:
         """Asks for rights to cache; gives the grant held now, if there is one. The holder's open comes first."""
         state = holding.request(self.state(inode), key, kind, wanted, epoch=epoch, version=version, delegation=delegation)
@@ -212,6 +212,8 @@ class LockManager:
                 return None
             if not wait:
                 raise Delayed("a client has been asked to give back what it caches")
+            if any(isinstance(upcall, Dropped) for upcall in step.upcalls):
+                self._clock.call_soon(lambda: self._retry(inode))  # it waits for nobody's answer
         waiter = _Waiter(transition, asyncio.get_running_loop().create_future(), for_lock)
         self._queues.setdefault(inode, deque()).append(waiter)
         return waiter.future

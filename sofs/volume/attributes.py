@@ -69,6 +69,7 @@ def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: 
     opened = subject.open
     if opened is not None:
         changes = _stick(opened, changes, record)
+        core.kept.touch(opened)
     if changes.size is not None:
         _may_resize(core, subject, changes.size)
     owner = inode

@@ -2,6 +2,7 @@
 
     maps     leaves, inodes' pages, references, places, live pages, log pages, reserved pages (`check_map.py`)
     names    entries, links, directories, streams, orphans, descriptors (`check_names.py`)
+    clients  kept opens, their ranges, grants, slots (`check_kept.py`)
     quotas   what every owner uses (`check_quotas.py`)
     disks    extents on the disks against extents recorded
     data     with `read_data`: every page of every file against its checksum, on every copy of the log and of each extent
@@ -22,6 +23,7 @@ from sofs.pool import Placement, Pool
 from sofs.runtime.ports import Records
 from sofs.types import PAGE, VolumeId
 from sofs.volume import keys, leaves
+from sofs.volume.check_kept import check_kept
 from sofs.volume.check_map import Finding, MapCheck, View
 from sofs.volume.check_names import check_names
 from sofs.volume.check_quotas import check_quotas
@@ -85,6 +87,7 @@ class _Check:
         await self.map.run(self._pause)
         await check_names(self._view, self._note, self._pause)
         await check_quotas(self._view, self._note, self._pause)
+        check_kept(self._view, self._note)
         await self._disks()
         if read_data:
             await self._extents()

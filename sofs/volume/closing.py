@@ -156,6 +156,7 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
     if waiting is not None:
         raise Wait(waiting)
     batch, reply, told = Batch(), Reply(core.gate), None
+    core.kept.touch_file(inode)
     if not request.delete:
         core.doomed.pop(inode, None)
     else:

@@ -192,6 +192,8 @@ def write_stateless(
     done = core.data.write(inode, offset, data, now, batch)
     if core.watching.any:
         done = core.watching.written(inode, None, at + len(data) > found.size, done)
+    if core.directories:
+        core.entries_changed(found.parent)
     if isinstance(done, Done):
         return Written(done.lsn, done.length, core.attributes(inode), before)
     return core.finish(done, lambda done: Written(done.lsn, done.length, core.attributes(inode), before))

@@ -13,12 +13,12 @@ restart the holder has what it had, until somebody is in its way again.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
-from sofs.errors import NoSpace, SofsError
+from sofs.errors import Damaged, NoSpace, SofsError
 from sofs.locks import Grant, LockManager
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Lsn, OpenId
@@ -29,7 +29,7 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 from sofs.volume.register import Register
 
-__all__ = ["NFS_STATE", "Doom", "Kept", "KeptLocks", "KeptOpen", "split_range"]
+__all__ = ["NFS_STATE", "Doom", "Kept", "KeptLocks", "KeptOpen", "decode_record", "split_range"]
 
 NFS_STATE = keys.meta(b"nfs state")
 """There once were NFSv4 opens, and the volume has not been closed without any since: if records may be lost, there is a grace."""
@@ -94,11 +94,20 @@ class Doom(NamedTuple):
     stream: bytes
 
 
+T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
 _FIELDS = KeptOpen.__struct_fields__
 
 Values = dict[bytes, bytes]
 Changes = Mapping[Inode, Values]
+
+
+def decode_record(value: bytes, kind: type[T]) -> T:
+    """Raises `Damaged`."""
+    try:
+        return msgspec.msgpack.decode(value, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"a record of {len(value)} bytes is no {kind.__name__}: {error}") from error
 
 
 def split_range(key: bytes) -> tuple[OpenId, OpenId, int, int, bool]:
@@ -155,6 +164,11 @@ class Kept:
         if opened.keep is not None:
             self.mark(opened.inode)
 
+    def touch_file(self, inode: Inode) -> None:
+        """What is noted beside the lock engine about the file (how it was marked for deletion) has changed."""
+        if inode in self._locks.followed:
+            self.mark(inode)
+
     @property
     def nfs_opens(self) -> bool:
         return any(not opened.mandatory for opens in self._opens.values() for opened in opens.values())
@@ -175,13 +189,13 @@ class Kept:
             changes[inode] = wanted
             if not self._nfs and any(not opened.mandatory for opened in self._opens.get(inode, {}).values()):
                 batch.put(NFS_STATE, b"")
-                self._nfs = True
         return changes
 
     def settled(self, changes: Changes, lsn: Lsn) -> None:
         """The batch with these changes is in the log."""
         self.lsn = lsn
         self.dirty.clear()
+        self._nfs = self._nfs or self._keys.get(NFS_STATE) is not None
         for inode, wanted in changes.items():
             if wanted:
                 self._written[inode] = wanted

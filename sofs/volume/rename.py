@@ -5,6 +5,7 @@ two differ in what may be replaced: SMB no directory and nothing that is open; N
 as an orphan.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from sofs.errors import (
@@ -28,7 +29,7 @@ from sofs.volume.access import require
 from sofs.volume.api import READONLY, Access, Binding, Changed, Rename, Renamed, ShareMode, Token
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile
+from sofs.volume.core import Core, OpenFile, Wait
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import InodeRecord
 from sofs.volume.make import adding
@@ -121,6 +122,10 @@ def _check_source(
         # As if the directory were opened to add a name to it, sharing reads and writes (MS-FSA 2.1.5.14.11).
         if any(clashes(held, _PARENT_ACCESS, ShareMode.READ | ShareMode.WRITE) for held in core.locks.state(move.to).opens):
             raise SharingViolation("an open of the directory keeps names from being moved into it")
+        core.parent_key = opened.parent_key
+        waiting = core.locks.check_remove(opened.inode, opened.id, wait=opened.mandatory)
+        if waiting is not None:
+            raise Wait(waiting)
         return
     rights = core.rights(move.at, parent, request.caller)
     require(rights, Access.EXECUTE)
@@ -141,8 +146,8 @@ def _check_replaced(core: Core, request: Rename, opened: OpenFile | None, move: 
             raise AccessDenied("a directory is neither replaced nor does it replace anything")
         if record.flags & READONLY:
             raise CannotDelete(f"{slot.name!r} is read-only")
-        if slot.inode in core.by_inode and slot.inode != move.source.inode:
-            raise AccessDenied(f"{slot.name!r} is open")
+        if slot.inode != move.source.inode:
+            _check_unused(core, opened, slot)
         return
     if slot.kind == Kind.DIRECTORY:
         if move.source.kind != Kind.DIRECTORY:
@@ -152,6 +157,17 @@ def _check_replaced(core: Core, request: Rename, opened: OpenFile | None, move: 
     elif move.source.kind == Kind.DIRECTORY:
         raise NotDirectory(f"{slot.name!r} is not a directory")
     check_remove(core, slot.inode)
+
+
+def _check_unused(core: Core, opened: OpenFile, slot: Slot) -> None:
+    """Raises `AccessDenied` if the file is open, unless it is so only in somebody's cache (smbtorture smb2.lease.v2_rename_target_overwrite)."""
+    if slot.inode in core.by_inode:
+        with suppress(SharingViolation):
+            waiting = core.locks.check_remove(slot.inode, key=opened.key, wait=opened.mandatory)
+            if waiting is not None:
+                raise Wait(waiting)
+    if slot.inode in core.by_inode:
+        raise AccessDenied(f"{slot.name!r} is open")
 
 
 def _check_cycle(core: Core, moved: Inode, to: Inode) -> None:
@@ -237,6 +253,7 @@ def _follow(core: Core, move: _Move, now: Time) -> None:
     for opened in users:
         if opened.parent == move.at and opened.name == move.source.name:
             opened.parent, opened.name = move.to, move.name
+            core.kept.touch(opened)
     inode, kind = move.source.inode, move.source.kind
     if move.replaced is not None:
         core.changed(move.to, move.replaced.name, REMOVED, move.replaced.inode, move.replaced.kind)

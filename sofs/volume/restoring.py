@@ -4,33 +4,20 @@ SMB's come back without their connections, each with its whole time to be reconn
 them for anything yet: a grant that was being recalled is recalled again when somebody is in its way again.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import structlog
 
-from sofs.errors import Damaged
 from sofs.locks import ByteLock, FileState, Grant, Opening
 from sofs.types import Inode, OpenId
 from sofs.volume import keys
 from sofs.volume.api import Access, Binding, Caller, ShareMode
 from sofs.volume.core import Core
 from sofs.volume.disconnection import await_owner
-from sofs.volume.kept import Doom, KeptLocks, KeptOpen, split_range
+from sofs.volume.kept import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 
-__all__ = ["decode_record", "restore"]
-
-T = TypeVar("T")
-
-
-def decode_record(value: bytes, kind: type[T]) -> T:
-    """Raises `Damaged`."""
-    try:
-        return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
-        raise Damaged(f"a record of {len(value)} bytes is no {kind.__name__}: {error}") from error
-
+__all__ = ["restore"]
 
 def restore(core: Core) -> int:
     """Puts every kept open with its ranges and its grant in place; gives how many there were."""

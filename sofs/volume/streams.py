@@ -100,6 +100,7 @@ def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, toke
     for other in core.by_inode[base]:
         if other.inode == source.inode:
             other.stream = name
+            core.kept.touch(other)
     return reply
 
 

@@ -16,13 +16,13 @@ from typing import Union
 
 import msgspec
 
-from sofs.errors import InvalidArgument
+from sofs.errors import Damaged, InvalidArgument
 from sofs.types import Time
 from sofs.volume import api, keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["GENERATION_S", "Tokens"]
+__all__ = ["GENERATION_S", "Tokens", "decode_slot"]
 
 GENERATION_S = 600
 _TICKS = 10_000_000 * GENERATION_S
@@ -82,7 +82,7 @@ class Tokens:
 
     def slots(self, session: bytes) -> list[api.Slot]:
         """The newest token of each of a session's slots."""
-        return [_slot(key, value) for key, value in self._slot_records(session)]
+        return [decode_slot(key, value) for key, value in self._slot_records(session)]
 
     def forget(self, batch: Batch, session: bytes) -> None:
         """Adds to the batch that the session's tokens go."""
@@ -94,8 +94,12 @@ class Tokens:
         return self._keys.scan(start[: keys.BUCKET], start, start + b"\xff" * 5)
 
 
-def _slot(key: bytes, value: bytes) -> api.Slot:
-    sequence, digest, index, note, reply = _slot_value.decode(value)
+def decode_slot(key: bytes, value: bytes) -> api.Slot:
+    """Raises `Damaged`."""
+    try:
+        sequence, digest, index, note, reply = _slot_value.decode(value)
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"the slot token of {len(value)} bytes: {error}") from error
     return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, None if reply is None else _decoder.decode(reply))
 
 
