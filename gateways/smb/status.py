@@ -129,7 +129,8 @@ STATUS: dict[type[SofsError], Status] = {
     errors.ReadOnly: Status.MEDIA_WRITE_PROTECTED,
     errors.CannotDelete: Status.CANNOT_DELETE,
     errors.NoSpace: Status.DISK_FULL,
-    errors.QuotaExceeded: Status.QUOTA_EXCEEDED,
+    # Not QUOTA_EXCEEDED: NTFS answers so when a hard limit is reached, and programs know only that.
+    errors.QuotaExceeded: Status.DISK_FULL,
     errors.FileTooLarge: Status.FILE_TOO_LARGE,
     errors.NoData: Status.END_OF_FILE,
     errors.BufferTooSmall: Status.BUFFER_TOO_SMALL,

@@ -105,10 +105,11 @@ def fsstat(place: Place, args: FileSystemArgs) -> Outcome:
 
     def answer(space: SpaceReply) -> Ask:
         files = space.free >> 12
-        sizes = (space.total, space.free, space.free, space.inodes + files, files, files)
+        # Where a quota is the tightest limit, all three are the quota's, or clients would find more free than there is.
+        sizes = (space.total, space.available, space.available, space.inodes + files, files, files)
         return _with_attributes(place, _SPACE.pack(*sizes, 0))
 
-    return Ask(place.volume, GetSpace(place.caller), answer)
+    return Ask(place.volume, GetSpace(place.caller, place.inode), answer)
 
 
 def fsinfo(place: Place, args: FileSystemArgs) -> Outcome:

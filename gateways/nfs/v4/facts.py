@@ -46,7 +46,7 @@ def with_space(place: Place, facts: Facts, wanted: int, then: Callable[[], Outco
         facts.space = space
         return then()
 
-    return Ask(place.volume, GetSpace(place.caller), answer)
+    return Ask(place.volume, GetSpace(place.caller, place.inode), answer)
 
 
 def found(place: Place, target: Target, facts: Facts, wanted: int, then: Callable[[Attributes], Outcome]) -> Outcome:

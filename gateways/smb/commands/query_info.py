@@ -135,12 +135,12 @@ async def _file_system(exchange: Exchange, number: int, room: int) -> Answer:
     assert tree.share is not None
     if room < form.fixed:
         raise Failure(Status.INFO_LENGTH_MISMATCH)
-    total = free = 0
+    total = free = available = 0
     if number in (filesystem.SIZE, filesystem.FULL_SIZE):
-        space: SpaceReply = await exchange.call(GetSpace(exchange.session.caller))
-        total, free = space.total, space.free
+        space: SpaceReply = await exchange.call(GetSpace(exchange.session.caller, exchange.handle.inode))
+        total, free, available = space.total, space.free, space.available
     root: Found = await exchange.call(GetAttributes(Stateless(tree.root, exchange.session.caller)))
-    facts = filesystem.Facts(volume.id, tree.share.name, root.attributes.created, total, free, tree.read_only)
+    facts = filesystem.Facts(volume.id, tree.share.name, root.attributes.created, total, free, available, tree.read_only)
     return _fit(exchange, form.encode(facts), form.fixed, room)
 
 

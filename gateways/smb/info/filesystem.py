@@ -33,6 +33,8 @@ class Facts(NamedTuple):
     created: Time
     total: int
     free: int
+    available: int
+    """What the caller's quotas leave of it."""
     read_only: bool
 
 
@@ -42,13 +44,17 @@ def _volume(facts: Facts) -> bytes:
     return struct.pack("<QIIBx", facts.created, serial, len(label), 0) + label
 
 
+# Both speak of what is there for the user who asks (MS-FSCC 2.5.4 and 2.5.8).
+
+
 def _size(facts: Facts) -> bytes:
-    return struct.pack("<QQII", facts.total // _UNIT, facts.free // _UNIT, _SECTORS, _SECTOR)
+    return struct.pack("<QQII", facts.total // _UNIT, facts.available // _UNIT, _SECTORS, _SECTOR)
 
 
 def _full_size(facts: Facts) -> bytes:
-    free = facts.free // _UNIT
-    return struct.pack("<QQQII", facts.total // _UNIT, free, free, _SECTORS, _SECTOR)
+    return struct.pack(
+        "<QQQII", facts.total // _UNIT, facts.available // _UNIT, facts.free // _UNIT, _SECTORS, _SECTOR
+    )
 
 
 def _attribute(facts: Facts) -> bytes:

@@ -45,7 +45,7 @@ def a_file(**changes: object) -> Attributes:
 
 def facts(minor: int = 2) -> Facts:
     made = Facts(minor, OWNERS, 90, 0x5105, lambda of: b"h" * 48, Inode(77), 5)
-    made.space = SpaceReply(0, 1 << 30, 1 << 20, 12)  # type: ignore[arg-type]
+    made.space = SpaceReply(0, 1 << 30, 1 << 20, 12, 1 << 20)  # type: ignore[arg-type]
     sids = sid_bytes("S-1-22-1-55"), sid_bytes("S-1-22-2-66")
     made.security = security.encode(security.derive(0o750, False, *sids))
     return made
