@@ -28,7 +28,7 @@ def admit(exchange: Exchange) -> None:
         if session.expires and exchange.connection.service.clock.monotonic() > session.expires:
             _expired(exchange)
     if exchange.flags & FLAG_RELATED:
-        if before is None:
+        if before is None or channel is None or not channel.ready:
             raise Failure(Status.INVALID_PARAMETER)
         if before.rule.tree and not hasattr(before, "tree"):
             raise Failure(Status(before.status))  # it did not get as far as its share, so neither does this
@@ -38,7 +38,7 @@ def admit(exchange: Exchange) -> None:
         raise Failure(Status.INVALID_PARAMETER)
     message = exchange.message
     # The structure size tells the fixed part, and one byte of the variable part if there is one.
-    if len(message) < rule.least or U16.unpack_from(message, BODY)[0] != rule.size:
+    if len(message) < rule.least or ((size := U16.unpack_from(message, BODY)[0]) != rule.size and size != rule.other):
         raise DecodeError(f"{len(message) - BODY} bytes, structure size {bytes(message[BODY : BODY + 2]).hex()}")
     if rule.tree:
         session = exchange.session

@@ -97,7 +97,7 @@ class Connection:
         self._unanswered = 0
         self._held = 0
         self._paused = False
-        self._gone = False
+        self.gone = False
 
     # What the shell asks and tells
 
@@ -152,11 +152,13 @@ class Connection:
         self.link.send((_FRAME.pack(sum(map(len, buffers))), *buffers))
 
     def closed(self, reason: str) -> None:
-        self._gone = True
+        self.gone = True
         for exchange in list(self._in_progress.values()):
-            # What waits for a disk ends by itself, and must not be torn off in the middle.
+            # What waits for a disk ends by itself, and must not be torn off in the middle. A CREATE goes on where its session does: the
+            # client asks for it again on another channel.
             if exchange.task is not None and exchange.rule.waits:
-                exchange.task.cancel()
+                if exchange.command != Command.CREATE or len(exchange.session.channels) < 2:
+                    exchange.task.cancel()
         for channel in list(self.channels.values()):
             self.service.end_channel(channel)
         self.service.forget(self)
@@ -275,6 +277,11 @@ class Connection:
                         self._deliver(answers)
                         self._await(exchange, running)
                         return
+                    if exchange.rule.waits and exchange.command != Command.CREATE:
+                        # Like Windows: what may take for ever cannot stand in the middle.
+                        running.cancel()
+                        await asyncio.wait([running])
+                        raise Failure(Status.INTERNAL_ERROR)
                     answer = await self._part(exchange, running)
                 else:
                     answer = running  # type: ignore[assignment]
@@ -298,7 +305,7 @@ class Connection:
 
     def _deliver(self, answers: list[tuple[Exchange, Answer]]) -> None:
         """Sends a compound's replies together, once every gate is open."""
-        if not answers or self._gone:
+        if not answers or self.gone:
             return
         last = len(answers) - 1
         replies = [self._assemble(exchange, answer, place == last, last > 0) for place, (exchange, answer) in enumerate(answers)]
@@ -324,7 +331,8 @@ class Connection:
 
     def _await(self, exchange: Exchange, task: "asyncio.Task[Any]") -> None:
         exchange.task = task
-        size = len(exchange.message) + (exchange.charge << 16)
+        # What waits for others has no payload in memory yet, and may wait for ever.
+        size = len(exchange.message) + (0 if exchange.rule.waits else exchange.charge << 16)
         self._in_progress[exchange.message_id] = exchange
         self._hold(exchange, size)
         if exchange.rule.waits:
@@ -338,7 +346,7 @@ class Connection:
         self._in_progress.pop(exchange.message_id, None)
         if exchange.timer is not None:
             exchange.timer.cancel()
-        if self._gone:
+        if self.gone:
             if not task.cancelled():
                 task.exception()
             return
@@ -366,7 +374,7 @@ class Connection:
 
     def _tell_pending(self, exchange: Exchange) -> None:
         """The interim response, MS-SMB2 3.3.4.2; it brings the credits."""
-        if exchange.task is None or exchange.task.done() or self._gone or exchange.async_id:
+        if exchange.task is None or exchange.task.done() or self.gone or exchange.async_id:
             return
         exchange.async_id = self._next_async
         self._next_async += 1

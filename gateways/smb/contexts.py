@@ -10,7 +10,6 @@ _LAYOUT = struct.Struct("<IHHHHI")  # next, name at, name length, reserved, data
 
 EXTENDED_ATTRIBUTES, SECURITY, ALLOCATION = b"ExtA", b"SecD", b"AlSi"
 MAXIMAL_ACCESS, FILE_ID, TIMEWARP = b"MxAc", b"QFid", b"TWrp"
-DURABLE_RECONNECTS = (b"DHnC", b"DH2C")
 
 
 def decode(data: memoryview) -> dict[bytes, bytes]:

@@ -35,6 +35,8 @@ class Rule(NamedTuple):
     handler: Callable[[Exchange], Answer | Coroutine[Any, Any, Answer]]
     size: int
     """The structure size that the request's body begins with."""
+    other: int = -1
+    """Another structure size that it may begin with."""
     session: bool = True
     tree: bool = True
     file_at: int = 0
@@ -63,7 +65,7 @@ RULES: dict[int, Rule] = {
     Command.LOGOFF: Rule("LOGOFF", logoff.handle, 4, tree=False),
     Command.TREE_CONNECT: Rule("TREE_CONNECT", tree_connect.connect, 9, tree=False),
     Command.TREE_DISCONNECT: Rule("TREE_DISCONNECT", tree_connect.disconnect, 4),
-    Command.CREATE: Rule("CREATE", create.handle, 57),
+    Command.CREATE: Rule("CREATE", create.handle, 57, waits=True),
     Command.CLOSE: Rule("CLOSE", close.handle, 24, file_at=8),
     Command.FLUSH: Rule("FLUSH", flush.handle, 24, file_at=8),
     Command.READ: Rule("READ", read.handle, 49, file_at=16),
@@ -73,10 +75,10 @@ RULES: dict[int, Rule] = {
     Command.CANCEL: Rule("CANCEL", _never, 4, session=False, tree=False),
     Command.ECHO: Rule("ECHO", echo.handle, 4, session=False, tree=False),
     Command.QUERY_DIRECTORY: Rule("QUERY_DIRECTORY", query_directory.handle, 33, file_at=8),
-    Command.CHANGE_NOTIFY: Rule("CHANGE_NOTIFY", change_notify.handle, 32, file_at=8),
+    Command.CHANGE_NOTIFY: Rule("CHANGE_NOTIFY", change_notify.handle, 32, file_at=8, waits=True),
     Command.QUERY_INFO: Rule("QUERY_INFO", query_info.handle, 41, file_at=24),
     Command.SET_INFO: Rule("SET_INFO", set_info.handle, 33, file_at=16, changes=True, ordered=True),
-    Command.OPLOCK_BREAK: Rule("OPLOCK_BREAK", oplock_break.handle, 24),
+    Command.OPLOCK_BREAK: Rule("OPLOCK_BREAK", oplock_break.handle, 24, other=36),
 }
 for _command, _rule in RULES.items():
     # The structure size counts one byte of the variable part where there is one.

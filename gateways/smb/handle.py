@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gateways.smb.auth import Logon
     from gateways.smb.connection import Connection
     from gateways.smb.crypto import Preauth
+    from gateways.smb.durable import Durable
+    from gateways.smb.leases import Holding
+    from gateways.smb.notices import Notices
     from gateways.smb.rpc.pipe import Pipe
 
 MAX_TREES = 1024
@@ -120,14 +123,15 @@ class Handle:
     """One open file, directory, stream or pipe, MS-SMB2 3.3.1.10."""
 
     __slots__ = (
-        "access", "directory", "id", "inode", "listing", "mode", "name", "number", "persistent", "pipe", "position",
+        "access", "directory", "durable", "holding", "id", "inode", "listing", "mode", "name", "notices", "number", "persistent", "pipe", "position",
         "sequence", "session", "stream", "tree", "volume", "write_through",
     )  # fmt: skip
 
     def __init__(self, number: int, tree: Tree, open_id: OpenId, access: int, name: tuple[bytes, ...]) -> None:
         self.number = number
         """The volatile half of the FileId; unique on this node."""
-        self.persistent = number
+        self.persistent = open_id or number
+        """Names the open even when its connection is gone, or this gateway."""
         self.tree = tree
         self.session = tree.session
         assert tree.volume is not None or not open_id
@@ -148,3 +152,8 @@ class Handle:
         self.position = 0
         self.listing: Listing | None = None
         self.pipe: Pipe | None = None
+        self.holding: Holding | None = None
+        """Its lease or oplock."""
+        self.durable: Durable | None = None
+        self.notices: Notices | None = None
+        """Set once it watches its directory."""

@@ -14,11 +14,15 @@ from gateways.identity import Identities
 from gateways.server import Buffers, Link
 from gateways.smb.connection import Connection
 from gateways.smb.crypto import Dialect
+from gateways.smb.durable import Durables
 from gateways.smb.handle import Channel, Handle, Session, Tree
+from gateways.smb.leases import Leases
+from gateways.smb.notices import Watched
+from gateways.smb.upcalls import Upcalls
 from sofs.errors import SofsError
 from sofs.runtime.interfaces import Interface
 from sofs.runtime.ports import Clock, Random
-from sofs.volume.api import Binding, Close, Reply, Volume
+from sofs.volume.api import Binding, Close, Disconnect, Reply, Volume
 
 log = structlog.get_logger("smb")
 
@@ -63,11 +67,16 @@ class SmbService:
         self.gateway = gateway
         self.buffers = Buffers()
         self.started = clock.now()
+        self.notices = Watched()
+        self.leases = Leases()
+        self.durables = Durables()
+        self._upcalls = Upcalls(self)
+        self._attended: set[Volume] = set()
         self.connections: set[Connection] = set()
         self.sessions: dict[int, Session] = {}
-        self.interfaces: Callable[[], list[Interface]] = lambda: []
+        self.interfaces: Callable[[], list[Interface]] = list
         """This host's addresses."""
-        self.listening: Callable[[], list[str]] = lambda: []
+        self.listening: Callable[[], list[str]] = list
         """Where the gateway listens."""
         self._next_session = 1
         self._next_handle = 1
@@ -122,15 +131,19 @@ class SmbService:
         channel.ready = False
         channel.connection.channels.pop(session.number, None)
         channel.connection.give_up_writes(session)
+        self.leases.left(channel.connection)
 
-    def end_session(self, session: Session) -> None:
-        """Closes everything the session holds. Its later requests are answered USER_SESSION_DELETED."""
+    def end_session(self, session: Session, lost: bool = True) -> None:
+        """Closes everything the session holds, unless it is `lost` and its client may come back for some of it (MS-SMB2 3.3.7.1).
+
+        Its later requests are answered USER_SESSION_DELETED.
+        """
         session.ready = False
         self.sessions.pop(session.number, None)
         for channel in list(session.channels):
             self._leave(channel)
         for handle in list(session.handles.values()):
-            self.drop(handle)
+            self.drop(handle, lost)
         session.trees.clear()
 
     def end_tree(self, tree: Tree) -> None:
@@ -157,7 +170,7 @@ class SmbService:
             now = self.identities.named(before.name)
             if now is None or (now.uid, now.nt_hash, now.sid) != (before.uid, before.nt_hash, before.sid):
                 log.info("session_ended", user=before.name, reason="the user has been deleted or has another password")
-                self.end_session(session)
+                self.end_session(session, lost=False)
 
     def give_up(self, volume: Volume) -> None:
         """Ends the connections with a share on this volume: what they have asked it may never be answered."""
@@ -165,6 +178,12 @@ class SmbService:
             if any(tree.volume is volume for tree in session.trees.values()):
                 for channel in session.channels:
                     channel.connection.link.close("a volume has failed")
+
+    def attend(self, volume: Volume) -> None:
+        """Hears what the volume has to tell, from the first connection to one of its shares on."""
+        if volume not in self._attended:
+            self._attended.add(volume)
+            volume.subscribe(self._upcalls)
 
     # Opens
 
@@ -177,18 +196,23 @@ class SmbService:
         for session in self.sessions.values():
             yield from session.handles.values()
 
-    def drop(self, handle: Handle) -> None:
-        """Closes an open whose client does not wait for the answer."""
+    def drop(self, handle: Handle, lost: bool = False) -> None:
+        """Closes an open whose client does not wait for the answer; one that outlives its connection only if that is not merely `lost`."""
         handle.session.handles.pop(handle.number, None)
+        self.leases.detach(handle)
+        stays = lost and self.durables.went(handle)
+        if not stays:
+            self.durables.ended(handle)
+        self.notices.end(handle)
         if handle.pipe is None:
-            task_or_none = begin(self._close(handle))
+            task_or_none = begin(self._close(handle, Disconnect(handle.id) if stays else Close(handle.id)))
             if isinstance(task_or_none, asyncio.Task):
                 self._closing.add(task_or_none)
                 task_or_none.add_done_callback(self._closing.discard)
 
-    async def _close(self, handle: Handle) -> None:
+    async def _close(self, handle: Handle, request: Close | Disconnect) -> None:
         try:
-            reply = handle.volume.call(Close(handle.id), None, handle.session.binding)
+            reply = handle.volume.call(request, None, handle.session.binding)
             if not isinstance(reply, Reply):
                 await reply
         except SofsError as error:

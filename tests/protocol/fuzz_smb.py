@@ -168,7 +168,7 @@ def _body(command: int, chance: Random, file: FileId) -> bytes:
             return smb.create(
                 chance.choice(PATHS), access=chance.choice((0x1F01FF, 0x2000000, 0x80000000, 1, chance.getrandbits(32))),
                 disposition=chance.randrange(7), options=chance.choice((0, 1, 0x40, 0x1000, 0x200000, chance.getrandbits(24))),
-                share=chance.randrange(9), attributes=chance.choice((0, 0x80, 0x20, chance.getrandbits(16))), contexts=extra,
+                share=chance.randrange(9), attributes=chance.choice((0, 0x80, 0x20, chance.getrandbits(16))), extras=extra,
             )  # fmt: skip
         case Command.CLOSE:
             return smb.close(file, chance.getrandbits(1))
@@ -197,7 +197,8 @@ def _body(command: int, chance: Random, file: FileId) -> bytes:
         case Command.TREE_CONNECT:
             return smb.tree_connect(chance.choice(("data", "IPC$", "none", "sealed")))
         case Command.CHANGE_NOTIFY:
-            return smb.change_notify(file)
+            what = chance.choice((0, 3, 0xFFF, chance.getrandbits(32)))
+            return smb.change_notify(file, chance.choice((0, 1, 100, 4096, 1 << 20)), what, chance.random() < 0.5)
         case Command.OPLOCK_BREAK:
             return struct.pack("<HBBIQQ", 24, 0, 0, 0, *file)
         case _:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import spnego
 
+from gateways.smb import contexts
 from gateways.smb.connection import Connection
 from gateways.smb.crypto import CipherId, Dialect, Keys, Preauth, Sealer, Signer, SigningAlgorithm, signer
 from gateways.smb.header import (
@@ -18,6 +19,7 @@ from gateways.smb.header import (
     FLAG_SIGNED,
     HEADER,
     PLAIN,
+    UNASKED,
     Command,
 )
 from gateways.smb.service import SmbService
@@ -85,6 +87,11 @@ class Client:
         self._binder: Signer | None = None
         self.sealer: Sealer | None = None
         self.sealed = False
+        self.breaks: list[bytes] = []
+        """Bodies of the breaks that came."""
+        self._finals: dict[int, Reply] = {}
+        self.pending: set[int] = set()
+        """Message ids that were told PENDING."""
         self.credits = 64
 
     # Messages
@@ -144,7 +151,13 @@ class Client:
             while message:
                 (following,) = struct.unpack_from("<I", message, 20)
                 one, message = (message[:following], message[following:]) if following else (message, b"")
-                found.append(self._reply(one, sealed))
+                reply = self._reply(one, sealed)
+                if reply.message_id == UNASKED:
+                    self.breaks.append(reply.body)
+                    continue
+                if reply.status == 0x103:
+                    self.pending.add(reply.message_id)
+                found.append(reply)
         return found
 
     def _reply(self, message: bytes, sealed: bool) -> Reply:
@@ -155,7 +168,7 @@ class Client:
             # What refuses a binding bears the session's signature, which its other channels have.
             signers = [each for each in (self.signer, self._binder) if each is not None]
             assert any(given == each.sign(zeroed, number) for each in signers), "a wrong signature"
-        else:
+        elif number != UNASKED:
             assert sealed or self.signer is None or status in (0x103, 0xC0000203) or command == Command.SESSION_SETUP, f"not signed: {status:#x}"
         return Reply(status, command, flags, credits, number, low | high << 32 if flags & 2 else 0, high, session, message)
 
@@ -168,10 +181,28 @@ class Client:
         async with asyncio.timeout(20):
             while True:
                 for reply in self.replies():
-                    if reply.message_id == number and reply.status != 0x103:
-                        return reply
+                    if reply.status != 0x103:
+                        self._finals[reply.message_id] = reply
+                if (found := self._finals.pop(number, None)) is not None:
+                    return found
                 assert not self.link.closed_for, self.link.closed_for
                 await asyncio.sleep(0.001)
+
+    async def told(self, number: int) -> None:
+        """Until the request has been told PENDING."""
+        async with asyncio.timeout(20):
+            while number not in self.pending:
+                self.replies()
+                await asyncio.sleep(0.001)
+
+    async def broken(self, count: int = 1) -> list[bytes]:
+        """The bodies of the breaks that came since the last call, once there are `count`."""
+        async with asyncio.timeout(20):
+            while len(self.breaks) < count:
+                self.replies()
+                await asyncio.sleep(0.001)
+        found, self.breaks = self.breaks, []
+        return found
 
     async def ask_all(self, parts: Sequence[tuple[int, bytes, int]]) -> list[Reply]:
         """The replies to a compound."""
@@ -204,7 +235,7 @@ class Client:
             self.cipher = CipherId.AES_128_CCM
         return reply
 
-    async def bind(self, other: "Client", user: str = "alice", password: str = "secret") -> Reply:
+    async def bind(self, other: Client, user: str = "alice", password: str = "secret") -> Reply:
         """Makes this connection a channel of the other's session."""
         self.session_id, self.tree_id, self.sealer = other.session_id, other.tree_id, other.sealer
         self.signer = other.signer
@@ -256,7 +287,7 @@ class Client:
         assert (await self.connect(share)).status == 0
 
     async def open(self, name: str, **options: int) -> FileId:
-        reply = await self.ask(Command.CREATE, create(name, **options))
+        reply = await self.ask(Command.CREATE, create(name, **options))  # type: ignore[arg-type]
         assert reply.status == 0, hex(reply.status)
         return file_id(reply)
 
@@ -265,6 +296,25 @@ def file_id(reply: Reply) -> FileId:
     """The FileId that a CREATE reply names."""
     found: FileId = struct.unpack_from("<QQ", reply.body, 64)
     return found
+
+
+class Granted(NamedTuple):
+    """What a CREATE reply grants besides the open."""
+
+    level: int
+    contexts: dict[bytes, bytes]
+
+    @property
+    def lease(self) -> int:
+        """The lease's state."""
+        state: int = struct.unpack_from("<I", self.contexts[b"RqLs"], 16)[0]
+        return state
+
+
+def granted(reply: Reply) -> Granted:
+    at, length = struct.unpack_from("<II", reply.body, 80)
+    found = contexts.decode(memoryview(reply.message)[at : at + length]) if length else {}
+    return Granted(reply.body[2], found)
 
 
 # Bodies of requests
@@ -295,15 +345,37 @@ def tree_connect(share: str) -> bytes:
 
 def create(
     name: str, access: int = 0x1F01FF, disposition: int = 3, options: int = 0, share: int = 7, attributes: int = 0,
-    contexts: bytes = b"",
+    extras: bytes = b"", level: int = 0,
 ) -> bytes:  # fmt: skip
     encoded = name.encode("utf-16-le", "surrogatepass")
     at = 120 + len(encoded) + (-len(encoded) & 7)
     head = struct.pack(
-        "<HBBIQQIIIIIHHII", 57, 0, 0, 2, 0, 0, access, attributes, share, disposition, options, 120, len(encoded),
-        at if contexts else 0, len(contexts),
+        "<HBBIQQIIIIIHHII", 57, 0, level, 2, 0, 0, access, attributes, share, disposition, options, 120, len(encoded),
+        at if extras else 0, len(extras),
     )  # fmt: skip
-    return head + (encoded + bytes(-len(encoded) & 7) + contexts if contexts else encoded or b"\0")
+    return head + (encoded + bytes(-len(encoded) & 7) + extras if extras else encoded or b"\0")
+
+
+def lease(key: bytes, state: int, version: int = 2, parent: bytes = b"", epoch: int = 0) -> tuple[bytes, bytes]:
+    """A create context; keys may be shorter than they will be."""
+    data = struct.pack("<16sIIQ", key, state, 4 if parent else 0, 0)
+    return b"RqLs", data if version == 1 else data + struct.pack("<16sHH", parent, epoch, 0)
+
+
+def durable(guid: bytes, timeout: int = 0, persistent: bool = False) -> tuple[bytes, bytes]:
+    return b"DH2Q", struct.pack("<II8s16s", timeout, 2 if persistent else 0, b"", guid)
+
+
+def comes_back(file: FileId, guid: bytes, persistent: bool = False) -> tuple[bytes, bytes]:
+    return b"DH2C", struct.pack("<QQ16sI", *file, guid, 2 if persistent else 0)
+
+
+def oplock_break(file: FileId, level: int) -> bytes:
+    return struct.pack("<HBBIQQ", 24, level, 0, 0, *file)
+
+
+def lease_break(key: bytes, state: int) -> bytes:
+    return struct.pack("<HHI16sIQ", 36, 0, 0, key, state, 0)
 
 
 def close(file: FileId = NOBODY, flags: int = 0) -> bytes:
@@ -345,5 +417,19 @@ def set_info(file: FileId, kind: int, number: int, data: bytes, parts: int = 0) 
     return struct.pack("<HBBIHHIQQ", 33, kind, number, len(data), 96, 0, parts, *file) + data
 
 
-def change_notify(file: FileId, room: int = 4096) -> bytes:
-    return struct.pack("<HHIQQII", 32, 0, room, *file, 0xFF, 0)
+def change_notify(file: FileId, room: int = 4096, what: int = 0xFF, tree: bool = False) -> bytes:
+    return struct.pack("<HHIQQII", 32, tree, room, *file, what, 0)
+
+
+def changes(reply: Reply) -> list[tuple[int, str]]:
+    """The actions and names that a CHANGE_NOTIFY reply tells, MS-FSCC 2.7.1."""
+    at, length = struct.unpack_from("<HI", reply.body, 2)
+    data = reply.message[at : at + length]
+    found, at = [], 0
+    while data:
+        following, action, size = struct.unpack_from("<III", data, at)
+        found.append((action, data[at + 12 : at + 12 + size].decode("utf-16-le")))
+        at += following
+        if not following:
+            break
+    return found

@@ -675,7 +675,7 @@ def samples(file: smb.FileId) -> dict[Command, bytes]:
         Command.LOGOFF: b"\x04\0\0\0",
         Command.TREE_CONNECT: smb.tree_connect("data"),
         Command.TREE_DISCONNECT: b"\x04\0\0\0",
-        Command.CREATE: smb.create("some\\name", contexts=struct.pack("<IHHHHI", 0, 16, 4, 0, 24, 8) + b"AlSi" + bytes(12)),
+        Command.CREATE: smb.create("some\\name", extras=struct.pack("<IHHHHI", 0, 16, 4, 0, 24, 8) + b"AlSi" + bytes(12)),
         Command.CLOSE: smb.close(file),
         Command.FLUSH: smb.flush(file),
         Command.READ: smb.read(file, 0, 10),

@@ -15,6 +15,11 @@ async def handle(exchange: Exchange) -> bytes:
     flags: int = exchange.unpack(_REQUEST)[1]
     handle = exchange.handle
     del exchange.session.handles[handle.number]
+    service = exchange.connection.service
+    service.notices.end(handle)
+    if handle.holding is not None or handle.durable is not None:
+        service.leases.detach(handle)
+        service.durables.ended(handle)
     if handle.pipe is not None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     if exchange.tree.durable and handle.access & Access.DELETE:

@@ -1,14 +1,17 @@
-"""CREATE, MS-SMB2 3.3.5.9: opens and makes files, directories, streams and pipes.
+"""CREATE, MS-SMB2 3.3.5.9: opens and makes files, directories, streams and pipes, with leases or oplocks, and for longer than a connection lasts.
 
-Neither oplocks nor leases are granted, and no handle is durable; their contexts are ignored, as 3.3.5.9 asks of a server without them.
+A client that comes back to such an open, or repeats a CREATE, is `commands.reopen`'s business.
 """
 
 import struct
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateways.smb import contexts
+from gateways.smb import contexts, durable, leases
+from gateways.smb.commands import reopen
+from gateways.smb.commands.negotiate import CAP_PERSISTENT_HANDLES, server_capabilities
 from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
+from gateways.smb.durable import Durable
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import MAX_HANDLES, Handle
 from gateways.smb.header import HEADER_SIZE
@@ -20,7 +23,7 @@ from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text
 from sofs.errors import SymlinkInPath
 from sofs.types import Kind, OpenId
-from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Disposition, Open, Opened
+from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Attributes, Disposition, Open, Opened
 
 _REQUEST = struct.Struct("<HBBIQQIIIIIHHII")
 _REPLY = struct.Struct("<HBBIQQQQQQIIQQII")
@@ -48,23 +51,57 @@ def map_generic(access: int) -> int:
     return access
 
 
+class Asked(NamedTuple):
+    """What a CREATE asks for besides the open itself."""
+
+    level: int
+    """Its oplock level."""
+    lease: leases.Asked | None
+    durable: Durable | None
+    extras: dict[bytes, bytes]
+    """All create contexts."""
+
+
+_NOTHING = Asked(leases.LEVEL_NONE, None, None, {})
+
+
 def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     (
-        _, _, _, impersonation, _, _, access, attributes, share, disposition, options, name_at, name_length, extras_at, extras_length,
+        _, _, level, impersonation, _, _, access, attributes, share, disposition, options, name_at, name_length, extras_at, extras_length,
     ) = exchange.unpack(_REQUEST)  # fmt: skip
     message = exchange.message
     if name_length > _MAX_NAME:
         raise Failure(Status.INVALID_PARAMETER)
     name = text(part(message, name_at, name_length, "the name"))
     extras = contexts.decode(part(message, extras_at, extras_length, "create contexts")) if extras_length else {}
-    if impersonation > 3:
-        raise Failure(Status.BAD_IMPERSONATION_LEVEL)
     if len(exchange.session.handles) >= MAX_HANDLES:
         raise Failure(Status.INSUFFICIENT_RESOURCES)
+    asked = _asked(exchange, level, extras) if extras or level else _NOTHING
+    if extras and exchange.tree.volume is not None:
+        # Of a CREATE that comes back, nothing else counts; an earlier one that is asked for again has been checked.
+        back = durable.coming_back(extras, exchange.connection.client_guid)
+        if back is not None:
+            return reopen.come_back(exchange, parse_path(name), back, asked, options)
+        known = reopen.earlier(exchange, asked.durable)
+        if known is not None:
+            return reopen.again(exchange, known, asked)
+    if impersonation > 3:
+        raise Failure(Status.BAD_IMPERSONATION_LEVEL)
     if exchange.tree.volume is None:
         return _pipe(exchange, name)
     access = _check(exchange, access, attributes, share, disposition, options)
-    return _file(exchange, parse_path(name), access, attributes, share, Disposition(disposition), options, extras)
+    return _file(exchange, parse_path(name), access, attributes, share, Disposition(disposition), options, asked)
+
+
+def _asked(exchange: Exchange, level: int, extras: dict[bytes, bytes]) -> Asked:
+    connection = exchange.connection
+    assert connection.dialect is not None
+    lease = None
+    if level == leases.LEVEL_LEASE or any(name in extras for name in durable.RECONNECTS):
+        level = leases.LEVEL_LEASE if leases.CONTEXT in extras else leases.LEVEL_NONE
+        lease = leases.decode(extras[leases.CONTEXT], connection.dialect) if leases.CONTEXT in extras else None
+    persistent = exchange.tree.durable and bool(server_capabilities(connection) & CAP_PERSISTENT_HANDLES)
+    return Asked(level, lease, durable.asked(extras, connection.client_guid, persistent), extras)
 
 
 def _check(exchange: Exchange, access: int, attributes: int, share: int, disposition: int, options: int) -> int:
@@ -92,10 +129,10 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
 
 
 async def _file(
-    exchange: Exchange, path: Path, access: int, attributes: int, share: int, disposition: Disposition, options: int, extras: dict[bytes, bytes]
+    exchange: Exchange, path: Path, access: int, attributes: int, share: int, disposition: Disposition, options: int, asked: Asked
 ) -> Answer:
-    tree = exchange.tree
-    if contexts.TIMEWARP in extras or any(name in extras for name in contexts.DURABLE_RECONNECTS):
+    tree, extras = exchange.tree, asked.extras
+    if contexts.TIMEWARP in extras:
         raise Failure(Status.OBJECT_NAME_NOT_FOUND)
     directory = True if options & DIRECTORY_FILE else False if options & NON_DIRECTORY_FILE else None
     if path.colon:
@@ -121,13 +158,38 @@ async def _file(
         security=extras.get(contexts.SECURITY),
         attributes=_extended(extras),
         allocation=0 if directory else _allocation(extras),
-        owner=U64.pack(exchange.session.number),
     )
     try:
-        opened: Opened = await exchange.call(request)
+        if asked is _NOTHING:
+            opened: Opened = await exchange.call(request)
+        else:
+            opened = await _lasting(exchange, request, asked)
     except SymlinkInPath as error:
         raise _stopped(error, path) from None
-    return _answer(exchange, path, opened, options, extras)
+    return _answer(exchange, path, opened, options, asked)
+
+
+async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
+    """Opens with a grant, or for longer than the connection."""
+    client, lease, lasting = exchange.connection.client_guid, asked.lease, asked.durable
+    request.wish = leases.wish_for(client, asked.level, lease)
+    if lease is not None:
+        request.owner = client + lease.key
+        request.parent_key = client + lease.parent if lease.parent else b""
+    if lasting is None:
+        opened: Opened = await exchange.call(request)
+        return opened
+    request.guid, request.client = lasting.guid, lasting.client
+    request.keep = lasting.keep(reopen.owner(exchange))
+    reopen.replace_instance(exchange, lasting)
+    durables = exchange.connection.service.durables
+    durables.begin(lasting)
+    try:
+        opened = await exchange.call(request)
+    except BaseException:
+        durables.failed(lasting)
+        raise
+    return await reopen.own(exchange, opened, asked)
 
 
 def _mode(exchange: Exchange, directory: bool | None) -> int | None:
@@ -162,32 +224,66 @@ def _stopped(error: SymlinkInPath, path: Path) -> Failure:
     return Failure(Status.STOPPED_ON_SYMLINK, data)
 
 
-def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, extras: dict[bytes, bytes]) -> bytes:
-    service = exchange.connection.service
-    a = as_opened(opened.attributes, path.stream)
-    handle = Handle(service.next_handle(), exchange.tree, opened.open, opened.access, opened.path)
-    handle.stream = opened.stream
-    handle.inode = a.inode
-    handle.directory = a.kind is Kind.DIRECTORY
+def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, asked: Asked) -> bytes:
+    handle = Handle(exchange.connection.service.next_handle(), exchange.tree, opened.open, opened.access, opened.path)
     handle.write_through = bool(options & WRITE_THROUGH)
     handle.mode = options & _MODE_OPTIONS
-    if not exchange.session.ready:
-        # The session ended while the volume was opening: nobody would ever close it.
-        service.drop(handle)
+    if asked is not _NOTHING and asked.durable is not None:
+        lasting = asked.durable._replace(action=opened.action, maximal=opened.maximal, granted_ms=opened.keep_ms)
+        exchange.connection.service.durables.made(handle, lasting)
+    hold(exchange, handle, opened, asked)
+    if exchange.tree.durable and opened.action != Action.OPENED:
+        exchange.stable()
+    level = leases.LEVEL_NONE
+    if opened.grant or asked.lease is not None:
+        level = level_granted(handle, opened, asked)
+    return respond(handle, as_opened(opened.attributes, path.stream), opened.action, opened.maximal, level, asked)
+
+
+def hold(exchange: Exchange, handle: Handle, opened: Opened, asked: Asked) -> None:
+    """The open is the session's from now on. Raises `Failure` when nobody is there any more to have it."""
+    service = exchange.connection.service
+    attributes = opened.attributes
+    handle.stream = opened.stream
+    handle.inode = attributes.parent if opened.stream else attributes.inode
+    handle.directory = attributes.kind is Kind.DIRECTORY and not opened.stream
+    if opened.grant or asked.lease is not None:
+        service.leases.attach(exchange, handle, opened, asked.lease)
+    repeatable = handle.durable is not None and bool(handle.durable.guid)
+    if not exchange.session.ready or (exchange.connection.gone and not repeatable):
+        # The session or its connection ended while the volume was opening: nobody would ever close it.
+        service.drop(handle, lost=True)
         raise Failure(Status.USER_SESSION_DELETED)
     exchange.session.handles[handle.number] = handle
     exchange.handle = handle
-    if exchange.tree.durable and opened.action != Action.OPENED:
-        exchange.stable()
+
+
+def level_granted(handle: Handle, opened: Opened, asked: Asked) -> int:
+    if asked.lease is None:
+        return leases.level_of(opened.grant)
+    if handle.directory and asked.lease.version == 1:
+        return leases.LEVEL_NONE  # leases on directories came with version 2
+    return leases.LEVEL_LEASE
+
+
+def respond(handle: Handle, a: Attributes, action: Action, maximal: int, level: int, asked: Asked) -> bytes:
+    """The reply, MS-SMB2 2.2.14."""
     answers = []
+    extras = asked.extras
     if contexts.MAXIMAL_ACCESS in extras:
-        maximal = opened.maximal & READ_ONLY_ACCESS if exchange.tree.read_only else opened.maximal
+        maximal = maximal & READ_ONLY_ACCESS if handle.tree.read_only else maximal
         answers.append((contexts.MAXIMAL_ACCESS, struct.pack("<II", Status.SUCCESS, maximal)))
     if contexts.FILE_ID in extras:
         answers.append((contexts.FILE_ID, struct.pack("<QQ16x", a.inode, handle.volume.id)))
+    if level == leases.LEVEL_LEASE and handle.holding is not None and asked.lease is not None:
+        answers.append((leases.CONTEXT, handle.holding.encode(asked.lease.parent)))
+    lasting = handle.durable
+    if asked.durable is not None and lasting is not None and lasting.granted_ms:
+        if lasting.persistent or level in (leases.LEVEL_BATCH, leases.LEVEL_LEASE):
+            answers.append(durable.encode(lasting))
     rest = contexts.encode(answers)
     head = _REPLY.pack(
-        89, 0, 0, opened.action, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a), 0,
+        89, level, 0, action, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a), 0,
         handle.persistent, handle.number, HEADER_SIZE + _REPLY.size if rest else 0, len(rest),
     )  # fmt: skip
     return head + rest

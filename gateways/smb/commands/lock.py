@@ -4,6 +4,7 @@ import struct
 from collections.abc import Coroutine
 from typing import Any
 
+from gateways.smb.commands.negotiate import CAP_MULTI_CHANNEL, server_capabilities
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.status import Failure, Status
@@ -16,25 +17,37 @@ _ELEMENT = struct.Struct("<QQII")  # offset, length, flags, reserved
 _SHARED, _EXCLUSIVE, _UNLOCK, _FAIL_IMMEDIATELY = 1, 2, 4, 0x10
 _LOCKS = (_SHARED, _EXCLUSIVE, _SHARED | _FAIL_IMMEDIATELY, _EXCLUSIVE | _FAIL_IMMEDIATELY)
 _MAX_LOCKS = 64
+_MAX_INDEX = 64
 _REPLY = b"\x04\0\0\0"
 
 Element = tuple[int, int, int]
 
 
 def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
-    count = exchange.unpack(_REQUEST)[1]
+    _, count, sequence, _, _ = exchange.unpack(_REQUEST)
     if not count or count > _MAX_LOCKS or exchange.handle.directory or exchange.handle.pipe is not None:
         raise Failure(Status.INVALID_PARAMETER)
     elements = [
         unpack(_ELEMENT, exchange.message, HEADER_SIZE + _REQUEST.size + place * _ELEMENT.size)[:3] for place in range(count)
     ]
     if elements[0][2] == _UNLOCK:
-        return _unlock(exchange, elements)
+        return _unlock(exchange, elements, _number(exchange, sequence))
     if any(flags not in _LOCKS for _, _, flags in elements):
         raise Failure(Status.INVALID_PARAMETER)
     if count > 1 and any(not flags & _FAIL_IMMEDIATELY for _, _, flags in elements):
         raise Failure(Status.INVALID_PARAMETER)
-    return _lock(exchange, elements)
+    return _lock(exchange, elements, _number(exchange, sequence))
+
+
+def _number(exchange: Exchange, sequence: int) -> bytes:
+    """LockSequenceIndex and -Number as the volume takes them; empty where they say nothing, MS-SMB2 3.3.5.14."""
+    index, number = sequence >> 4, sequence & 0xF
+    if not 1 <= index <= _MAX_INDEX:
+        return b""
+    lasts = exchange.handle.durable is not None and bool(exchange.handle.durable.granted_ms)
+    if not lasts and not server_capabilities(exchange.connection) & CAP_MULTI_CHANNEL:
+        return b""
+    return struct.pack("<IB", index, number)
 
 
 def _check_range(offset: int, length: int) -> None:
@@ -43,26 +56,26 @@ def _check_range(offset: int, length: int) -> None:
         raise Failure(Status.INVALID_LOCK_RANGE)
 
 
-async def _unlock(exchange: Exchange, elements: list[Element]) -> Answer:
+async def _unlock(exchange: Exchange, elements: list[Element], number: bytes) -> Answer:
     handle = exchange.handle
-    for offset, length, flags in elements:
+    for place, (offset, length, flags) in enumerate(elements):
         if flags != _UNLOCK:
             raise Failure(Status.INVALID_PARAMETER)
         _check_range(offset, length)
-        await exchange.call(Unlock(handle.id, offset, length))
+        await exchange.call(Unlock(handle.id, offset, length, number=number, element=place))
     return _REPLY
 
 
-async def _lock(exchange: Exchange, elements: list[Element]) -> Answer:
+async def _lock(exchange: Exchange, elements: list[Element], number: bytes) -> Answer:
     """All or none: what was taken is given back when a later one fails."""
     handle = exchange.handle
     taken: list[Element] = []
     try:
-        for offset, length, flags in elements:
+        for place, (offset, length, flags) in enumerate(elements):
             _check_range(offset, length)
             wait = not flags & _FAIL_IMMEDIATELY
             try:
-                await exchange.call(Lock(handle.id, offset, length, bool(flags & _EXCLUSIVE), wait))
+                await exchange.call(Lock(handle.id, offset, length, bool(flags & _EXCLUSIVE), wait, number=number, element=place))
             except LockConflict as error:
                 failure = Failure(Status.LOCK_NOT_GRANTED)
                 failure.gate = error.gate

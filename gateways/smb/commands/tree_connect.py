@@ -2,6 +2,8 @@
 
 import struct
 
+from gateways.exports import Share
+from gateways.smb.crypto import Dialect
 from gateways.smb.exchange import Exchange
 from gateways.smb.handle import MAX_TREES, Tree
 from gateways.smb.status import Failure, Status
@@ -12,6 +14,7 @@ _REQUEST = struct.Struct("<HHHH")  # structure size, flags, path at, path length
 _REPLY = struct.Struct("<HBBIII")  # structure size, share type, reserved, share flags, capabilities, maximal access
 _DISK, _PIPE = 1, 2
 _FLAG_NO_CACHING, _FLAG_ENCRYPT, _FLAG_ABE = 0x30, 0x8000, 0x800
+_CAP_CONTINUOUS_AVAILABILITY, _CAP_CLUSTER, _CAP_ASYMMETRIC = 0x10, 0x40, 0x80
 _MAX_PATH = 1024
 PIPE_ACCESS = 0x1F01FF
 READ_ONLY_ACCESS = (
@@ -51,12 +54,23 @@ def _share(exchange: Exchange, name: str) -> tuple[Tree, bytes]:
         raise Failure(Status.ACCESS_DENIED)
     if share.smb.encrypt and session.sealer is None:
         raise Failure(Status.ACCESS_DENIED)
-    tree = Tree(session.next_tree, session, share, shares.volume(share))
+    volume = shares.volume(share)
+    exchange.connection.service.attend(volume)
+    tree = Tree(session.next_tree, session, share, volume)
     flags = _FLAG_NO_CACHING | (_FLAG_ENCRYPT if share.smb.encrypt else 0)
     if share.smb.access_based_enumeration:
         flags |= _FLAG_ABE
     maximal = READ_ONLY_ACCESS if share.read_only else Access.ALL
-    return tree, _REPLY.pack(16, _DISK, 0, flags, 0, maximal)
+    return tree, _REPLY.pack(16, _DISK, 0, flags, _capabilities(exchange.connection.dialect, share), maximal)
+
+
+def _capabilities(dialect: Dialect | None, share: Share) -> int:
+    """Share capabilities, MS-SMB2 2.2.10: what dialect 3 promises of a continuously available share."""
+    assert dialect is not None
+    if dialect < Dialect.SMB_3_0 or not share.smb.continuously_available:
+        return 0
+    asymmetric = _CAP_ASYMMETRIC if dialect >= Dialect.SMB_3_0_2 else 0
+    return _CAP_CONTINUOUS_AVAILABILITY | _CAP_CLUSTER | asymmetric
 
 
 def disconnect(exchange: Exchange) -> bytes:

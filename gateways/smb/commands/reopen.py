@@ -1,0 +1,123 @@
+"""The CREATEs that open nothing new: a client comes back to an open that outlived its connection, or repeats a CREATE whose reply it has missed.
+
+MS-SMB2 3.3.5.9.7 and 3.3.5.9.12 (reconnect), 3.3.5.9.10 (replay), 3.3.5.9.13 (another instance of the same application).
+"""
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from gateways.smb.durable import Durable, Return
+from gateways.smb.exchange import Answer, Exchange
+from gateways.smb.handle import Handle
+from gateways.smb.header import FLAG_REPLAY
+from gateways.smb.info.attributes import as_opened
+from gateways.smb.leases import LEVEL_LEASE
+from gateways.smb.names import Path
+from gateways.smb.status import Failure, Status
+from sofs.errors import AccessDenied, InvalidArgument, NotFound
+from sofs.volume.api import Action, Found, GetAttributes, Opened, Reconnect
+
+if TYPE_CHECKING:
+    from gateways.smb.commands.create import Asked
+
+_WRITE_THROUGH = 2
+
+
+def owner(exchange: Exchange) -> str:
+    """Who may come back to an open that is made now: its user's SID."""
+    sids = exchange.session.caller.sids
+    return sids[0] if sids else f"uid {exchange.session.caller.uid}"
+
+
+# Coming back
+
+
+async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", options: int) -> Answer:
+    from gateways.smb.commands.create import hold, level_granted, respond
+
+    tree, service = exchange.tree, exchange.connection.service
+    assert tree.volume is not None
+    before = service.durables.away(tree.volume.id, to.open)
+    if before is not None and (before.session.caller.uid, before.tree.root) != (exchange.session.caller.uid, tree.root):
+        raise Failure(Status.ACCESS_DENIED if before.tree.root == tree.root else Status.OBJECT_NAME_NOT_FOUND)
+    opened = await _reconnect(exchange, to, asked)
+    handle = Handle(service.next_handle(), tree, opened.open, opened.access, opened.path)
+    handle.write_through = bool(options & _WRITE_THROUGH)
+    service.durables.back(handle, to, opened.keep_ms)
+    hold(exchange, handle, opened, asked)
+    level = level_granted(handle, opened, asked)
+    return respond(handle, as_opened(opened.attributes, opened.stream), Action.OPENED, opened.maximal, level, asked)
+
+
+async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
+    key = exchange.connection.client_guid + asked.lease.key if asked.lease is not None else None
+    request = Reconnect(exchange.session.caller, to.open, to.guid, to.client, owner(exchange).encode(), key)
+    try:
+        opened: Opened = await exchange.call(request)
+    except (NotFound, AccessDenied, InvalidArgument) as error:
+        failure = Failure(Status.OBJECT_NAME_NOT_FOUND)
+        failure.gate = error.gate
+        raise failure from None
+    return opened
+
+
+# Asking again
+
+
+def earlier(exchange: Exchange, durable: Durable | None) -> Handle | None:
+    """The open that this CREATE has made already. Raises `Failure` if it is still being made, or this is no repetition."""
+    if durable is None or not durable.guid:
+        return None
+    return exchange.connection.service.durables.lookup(durable, bool(exchange.flags & FLAG_REPLAY))
+
+
+def again(exchange: Exchange, known: Handle, asked: "Asked") -> Coroutine[Any, Any, Answer]:
+    """Answers a repeated CREATE as the first one was. Raises `Failure` if it does not ask for the same."""
+    lease = known.holding.lease if known.holding is not None else b""
+    if asked.lease is not None and asked.lease.key != lease:
+        raise Failure(Status.ACCESS_DENIED)
+    if known.tree.volume is not exchange.tree.volume or known.session.caller.uid != exchange.session.caller.uid:
+        raise Failure(Status.ACCESS_DENIED)
+    if known.session is not exchange.session and known.session.ready:
+        raise Failure(Status.DUPLICATE_OBJECTID)
+    return _again(exchange, known, asked)
+
+
+async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
+    from gateways.smb.commands.create import respond
+
+    durable = known.durable
+    assert durable is not None
+    if exchange.session.handles.get(known.number) is not known:
+        # Its session has ended: what was made waits for this client.
+        return await come_back(exchange, Path(()), Return(known.id, durable.guid, durable.client, durable.version), asked, 0)
+    found: Found = await exchange.call(GetAttributes(known.id))
+    exchange.handle = known
+    # The oplock level that is asked for, as Windows has it: what has been broken meanwhile, the client will be told as well.
+    level = asked.level if asked.lease is None else LEVEL_LEASE
+    return respond(known, as_opened(found.attributes, known.stream), durable.action, durable.maximal, level, asked)
+
+
+async def own(exchange: Exchange, opened: Opened, asked: "Asked") -> Opened:
+    """After a restart, the volume may answer a repeated CREATE with the open that the first one made; it has to be taken over."""
+    durable = asked.durable
+    if durable is None or not durable.guid or not exchange.flags & FLAG_REPLAY:
+        return opened
+    try:
+        taken = await _reconnect(exchange, Return(opened.open, durable.guid, durable.client, durable.version), asked)
+    except Failure:
+        return opened  # it is new, and connected
+    taken.action = opened.action
+    return taken
+
+
+def replace_instance(exchange: Exchange, durable: Durable) -> None:
+    """Closes the open of another instance of the same application, on another machine: it has been moved here."""
+    if not durable.app:
+        return
+    service = exchange.connection.service
+    other = service.durables.instance(durable.app)
+    if other is None or other.durable is None or other.durable.client == durable.client or other.tree.root != exchange.tree.root:
+        return
+    if other.volume is exchange.tree.volume and other.session.caller.uid == exchange.session.caller.uid:
+        service.drop(other)
