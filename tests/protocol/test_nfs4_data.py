@@ -132,6 +132,20 @@ def test_an_open_reads_on_after_the_mode_has_changed_and_the_name_is_gone(tmp_pa
     served(tmp_path, scenario)
 
 
+def test_a_lock_to_the_end_of_every_file_is_told_to_whom_it_stands_in_the_way(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        file, state = await open_file(client, root, "f", mode=0o666)
+        await client.done(op.putfh(file), op.lock(op.WRITE_LT, 0, op.TO_END, state, b"mine"))
+        async with await Nfs4Client.connect(server.port) as other:
+            _, theirs = await open_file(other, root, "f")
+            for asked in (op.lock(op.READ_LT, 5, op.TO_END, theirs, b"other"), op.lockt(op.READ_LT, 5, 1, b"other")):
+                result = await other.compound(op.putfh(file), asked)
+                assert result.status == Status.DENIED
+                assert result.last == op.Denied(0, op.TO_END, op.WRITE_LT, client.clientid, b"mine")
+
+    served(tmp_path, scenario)
+
+
 # Beside SMB
 
 

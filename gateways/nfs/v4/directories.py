@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateways.exports import Share
-from gateways.nfs import above
+from gateways.nfs import above, past
 from gateways.nfs.handles import Place
+from gateways.nfs.snapshot_list import LIST
 from gateways.nfs.v4.attributes import ACL_ASKED, Attr, Facts, encoder, mask_of
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
 from gateways.nfs.v4.facts import facts_of, found, readable, with_space
@@ -48,6 +49,8 @@ class ReadDirectoryArgs(NamedTuple):
 def readdir(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     place, wanted = c.place, readable(c, mask_of(args.wanted))
     room = _room(args)
+    if place.snapshot == LIST:
+        return _snapshots(c, args)
     facts = facts_of(c, place)
     limit = min(max(room // (SMALLEST + _least(wanted)), 1), MOST_ENTRIES)
     request = ReadDirectory(place.caller, place.inode, args.cookie, limit, True)
@@ -126,18 +129,48 @@ def _with_acls(place: Place, facts: Facts, wanted: int, entries: Entries, room: 
 
 
 def readdir_above(c: Compound, args: ReadDirectoryArgs) -> Outcome:
-    """Each entry is shown as the export's own directory, with another fsid and what it is mounted on (5.8.2.23)."""
-    wanted, room = readable(c, mask_of(args.wanted)), _room(args)
+    """Each export."""
+
+    def crossing(share: Share) -> "Crossing":
+        return above.cookie(share), share.name.encode(), lambda: c.places.place(share, c.credential, share.root)
+
     shares = sorted(c.places.visible(), key=above.cookie)
-    waiting = [share for share in reversed(shares) if above.cookie(share) > args.cookie]
-    listed: list[tuple[Share, bytes]] = []
+    return _crossings(c, args, [crossing(share) for share in shares if above.cookie(share) > args.cookie])
+
+
+def _snapshots(c: Compound, args: ReadDirectoryArgs) -> Outcome:
+    """Each snapshot of an export."""
+    place = c.place
+
+    def crossing(entry: Entry) -> "Crossing":
+        def find() -> Place:
+            to = past.step(place, entry.name)
+            assert to is not None
+            return to
+
+        return entry.cookie, entry.name, find
+
+    def answer(found: Entries) -> Outcome:
+        return _crossings(c, args, [crossing(entry) for entry in found.entries])
+
+    return Ask(place.volume, ReadDirectory(place.caller, place.inode, args.cookie, MOST_ENTRIES), answer)
+
+
+Crossing = tuple[int, bytes, Callable[[], Place]]
+"""An entry that is another file system: cookie, name, and what finds that file system's own directory."""
+
+
+def _crossings(c: Compound, args: ReadDirectoryArgs, entries: Sequence[Crossing]) -> Outcome:
+    """Each entry is shown as the directory that one enters there, with another fsid and what it is mounted on (5.8.2.23)."""
+    wanted, room = readable(c, mask_of(args.wanted)), _room(args)
+    waiting = list(reversed(entries))
+    listed: list[tuple[Crossing, bytes]] = []
 
     def finish() -> bytes:
         parts = [VERIFIER]
         left = room
-        for share, values in listed:
-            name = share.name.encode()
-            parts.append(_HEAD.pack(1, above.cookie(share), len(name)) + name + pad(len(name)) + values)
+        for (cookie, name, _), values in listed:
+            parts.append(_HEAD.pack(1, cookie, len(name)) + name + pad(len(name)) + values)
             left -= len(parts[-1])
             if left < 0:
                 if len(parts) == 2:
@@ -147,20 +180,18 @@ def readdir_above(c: Compound, args: ReadDirectoryArgs) -> Outcome:
 
     def go_on() -> Outcome:
         while waiting:
-            share = waiting.pop()
+            entry = waiting.pop()
             try:
-                place = c.places.place(share, c.credential, share.root)
-            except SofsError:  # its volume is not served just now: it is there, and nothing more is known
-                listed.append((share, _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
-                continue
-            return _entry(place)
+                return describe(entry, entry[2]())
+            except SofsError:  # it is not served just now, or has just gone: nothing more is known of it
+                listed.append((entry, _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
         return finish()
 
-    def _entry(place: Place) -> Outcome:
+    def describe(entry: Crossing, place: Place) -> Outcome:
         facts = facts_of(c, place)
 
         def keep(of: Attributes) -> Outcome:
-            listed.append((place.share, encoder(wanted)(of, facts)))
+            listed.append((entry, encoder(wanted)(of, facts)))
             return go_on()
 
         return found(place, place.target, facts, wanted, keep)

@@ -7,6 +7,7 @@ from gateways.nfs.handles import Place
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, WRITE_ONLY, Facts, supported
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
 from gateways.nfs.v4.status import Failure, Status
+from sofs.types import Inode
 from sofs.volume.api import Attributes, GetAttributes, GetSecurity, GetSpace, SpaceReply, Target, Text
 
 __all__ = ["facts_above", "facts_of", "found", "readable", "with_space"]
@@ -19,7 +20,9 @@ UNDEFINED = 4
 
 def facts_of(c: Compound, place: Place) -> Facts:
     share, service = place.share, c.service
-    return Facts(c.minor, service.owners, int(service.lease_s), place.fsid, place.handle, share.root, above.file_id(share))
+    # Where a snapshot is entered, its directory has the number that the list of snapshots gives for it.
+    root = Inode(0) if place.snapshot else share.root
+    return Facts(c.minor, service.owners, int(service.lease_s), place.fsid, place.handle, root, above.file_id(share))
 
 
 def facts_above(c: Compound) -> Facts:

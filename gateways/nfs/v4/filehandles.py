@@ -7,18 +7,17 @@ The directory above all exports is every client's root; below it each export is 
 import struct
 from typing import NamedTuple
 
-from gateways.nfs import above, climbing
+from gateways.nfs import above, climbing, past
 from gateways.nfs.handles import HANDLE_SIZE, Place
 from gateways.nfs.v4.compound import ABOVE, Ask, Compound, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import HANDLE_SIZE as HANDLE_LIMIT
 from gateways.nfs.v4.types import Name, NoArguments
 from gateways.nfs.xdr import XdrError
-from sofs.types import Inode
-from sofs.volume.api import Found, GetAttributes, Lookup, Stateless
+from sofs.volume.api import Found, GetAttributes, Lookup
 
 __all__ = [
-    "LookupArgs", "checked", "getfh", "lookup", "lookup_above", "lookupp", "lookupp_above", "putfh", "putfh_arguments", "putrootfh",
+    "LookupArgs", "checked", "checked_new", "getfh", "lookup", "lookup_above", "lookupp", "lookupp_above", "putfh", "putfh_arguments", "putrootfh",
     "restorefh", "savefh",
 ]  # fmt: skip
 
@@ -71,41 +70,41 @@ def restorefh(c: Compound, args: NoArguments) -> Outcome:
 
 
 def lookup(c: Compound, args: LookupArgs) -> Outcome:
-    place = c.place
+    place, name = c.place, checked(args.name)
+    to = past.step(place, name)
+    return _enter(c, to) if to is not None else _ask(c, place, Lookup(place.caller, place.inode, (name,)))
+
+
+def _enter(c: Compound, place: Place) -> Outcome:
+    """Makes a place whose generation is not known the current filehandle."""
+    return _ask(c, place, GetAttributes(place.target))
+
+
+def _ask(c: Compound, place: Place, request: Lookup | GetAttributes) -> Outcome:
+    """Makes what the request finds, in the same file system as `place`, the current filehandle."""
 
     def answer(found: Found) -> bytes:
         c.go(place.sibling(found.attributes))
         return b""
 
-    return Ask(place.volume, Lookup(place.caller, place.inode, (checked(args.name),)), answer)
+    return Ask(place.volume, request, answer)
 
 
 def lookup_above(c: Compound, args: LookupArgs) -> Outcome:
     share = above.named(c.places.visible(), checked(args.name))
-    place = c.places.place(share, c.credential, share.root)
-
-    def answer(found: Found) -> bytes:
-        c.go(place.sibling(found.attributes))
-        return b""
-
-    return Ask(place.volume, GetAttributes(Stateless(share.root, place.caller)), answer)
+    return _enter(c, c.places.place(share, c.credential, share.root))
 
 
 def lookupp(c: Compound, args: NoArguments) -> Outcome:
     """Above an export's directory lies the one above all exports; nothing leads to where the export lies in its volume."""
     place = c.place
-
-    def enter(inode: Inode) -> Outcome:
-        return Ask(place.volume, Lookup(place.caller, inode, ()), answer)
-
-    def answer(found: Found) -> Outcome:
-        c.go(place.sibling(found.attributes))
-        return b""
-
+    to = past.step(place, b"..")
+    if to is not None:
+        return _enter(c, to)
     if place.is_root:
         c.go(ABOVE)
         return b""
-    return climbing.parent(place, Ask, enter)
+    return climbing.parent(place, Ask, lambda inode: _ask(c, place, Lookup(place.caller, inode, ())))
 
 
 def lookupp_above(c: Compound, args: NoArguments) -> Outcome:
@@ -123,3 +122,10 @@ def checked(name: bytes) -> bytes:
     if len(name) > MAX_NAME:
         raise Failure(Status.NAMETOOLONG)
     return name
+
+
+def checked_new(place: Place, name: bytes) -> bytes:
+    """The name of an entry to be made."""
+    if past.is_reserved(place, name):
+        raise Failure(Status.EXIST)
+    return checked(name)

@@ -126,7 +126,8 @@ def _blocker(blocker: Blocker) -> bytes:
     """LOCK4denied."""
     client, owner = blocker.owner[:8].ljust(8, b"\0"), blocker.owner[8:]
     type = WRITE_LT if blocker.exclusive else READ_LT
-    return _DENIED.pack(blocker.offset, blocker.length, type, client, len(owner)) + owner + pad(len(owner))
+    length = min(blocker.length, TO_END)  # the volume's ranges may end behind the last byte that there can be
+    return _DENIED.pack(blocker.offset, length, type, client, len(owner)) + owner + pad(len(owner))
 
 
 class LockTestArgs(NamedTuple):

@@ -10,7 +10,7 @@ from gateways.nfs.handles import Place
 from gateways.nfs.v4 import settable
 from gateways.nfs.v4.attributes import words_of
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
-from gateways.nfs.v4.filehandles import checked
+from gateways.nfs.v4.filehandles import checked, checked_new
 from gateways.nfs.v4.metadata import set_acl
 from gateways.nfs.v4.settable import NewAttributes
 from gateways.nfs.v4.status import Failure, Status
@@ -90,12 +90,12 @@ def create(c: Compound, args: CreateArgs) -> Outcome:
     kind = _KINDS.get(number)
     if kind is None:
         raise Failure(Status.BADTYPE)
-    name = checked(args.name)
+    place = c.place
+    name = checked_new(place, args.name)
     new = settable.read(args.attributes, c.minor, c.service.owners)
     changes = new.whole(None)
     if changes.size is not None:
         raise Failure(Status.INVAL)
-    place = c.place
     target = what.target if isinstance(what, Link4) else b""
     device = (what.major, what.minor) if isinstance(what, Device) else (0, 0)
     if kind is Kind.SYMLINK and not target:
@@ -121,7 +121,7 @@ def link(c: Compound, args: LinkArgs) -> Outcome:
     def answer(found: Found) -> bytes:
         return change_info(found.before, found.directory)
 
-    return Ask(directory.volume, Link(directory.caller, file.inode, directory.inode, checked(args.name)), answer, True)
+    return Ask(directory.volume, Link(directory.caller, file.inode, directory.inode, checked_new(directory, args.name)), answer, True)
 
 
 def remove(c: Compound, args: RemoveArgs) -> Outcome:
@@ -141,7 +141,7 @@ def rename(c: Compound, args: RenameArgs) -> Outcome:
     def answer(renamed: Renamed) -> bytes:
         return change_info(renamed.source_before, renamed.source) + change_info(renamed.target_before, renamed.target)
 
-    old, new = checked(args.old), checked(args.new)
+    old, new = checked(args.old), checked_new(to, args.new)
     return Ask(to.volume, Rename(to.caller, to.inode, new, True, source.inode, old), answer, True)
 
 
