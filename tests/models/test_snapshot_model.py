@@ -15,6 +15,7 @@ from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.past import PastKeys
 from sofs.volume.reader import Reader
+from sofs.volume.snapshots import Snapshots
 from tests.models.test_data_model import DataModel
 from tests.unit.volume.rig import NOW, done
 
@@ -29,7 +30,7 @@ class SnapshotModel(DataModel):
         self.names = 0
 
     @property
-    def snapshots(self):  # type: ignore[no-untyped-def]
+    def snapshots(self) -> Snapshots:
         return self.rig.data.snapshots
 
     @property
@@ -46,7 +47,7 @@ class SnapshotModel(DataModel):
 
         async def main() -> int:
             batch = Batch()
-            number: int = self.snapshots.add(batch, f"s{self.names}", self.next_inode, NOW)
+            number = self.snapshots.add(batch, f"s{self.names}", self.next_inode, NOW)
             self.rig.store.keyspace.commit(batch)
             return number
 
@@ -77,7 +78,8 @@ class SnapshotModel(DataModel):
 
         async def main() -> int:
             self.snapshots.begin_restoration(number, self.next_inode, NOW)
-            before: int = self.snapshots.restoration.before
+            assert self.snapshots.restoration is not None
+            before = self.snapshots.restoration.before
             await self.snapshots.restore(Time(NOW + 1))
             return before
 
@@ -107,7 +109,8 @@ class SnapshotModel(DataModel):
                 got = self.do(lambda: done(reader.read(at[inode], 0, memoryview(buffer))))  # noqa: B023
                 assert got.length == len(content) and buffer == content, f"snapshot {number}, file {inode}"
                 if content:
-                    assert reader.read(at[inode], len(content), memoryview(bytearray(1))).length == 0
+                    behind = self.do(lambda: done(reader.read(at[inode], len(content), memoryview(bytearray(1)))))  # noqa: B023
+                    assert behind.length == 0
 
     def teardown(self) -> None:
         async def main() -> None:
