@@ -111,8 +111,6 @@ class Core:
         """Directories whose entries somebody may cache."""
         self.recalled: dict[Inode, float] = {}
         """When a delegation of the file was last recalled: another would be recalled soon, too."""
-        self.dropped: Callable[[OpenId], None] = lambda open: None
-        """Called when nobody came back to a disconnected open."""
         self.grace = False
         """Records of opens and locks may have been lost, and those who had them may still come."""
         self.listeners: list[Callable[[Inode, bytes, int], None]] = []

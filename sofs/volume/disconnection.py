@@ -60,7 +60,7 @@ def _give_up(core: Core, opened: OpenFile) -> None:
         return
     except SofsError:
         return  # the volume has failed, and serves nobody any more
-    core.dropped(opened.id)
+    core.ended(opened.id)
 
 
 def reconnect(core: Core, request: Reconnect, token: Token | None, by: Binding) -> Opened:

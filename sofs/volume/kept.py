@@ -13,6 +13,7 @@ restart the holder has what it had, until somebody is in its way again.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -169,9 +170,13 @@ class Kept:
         if inode in self._locks.followed:
             self.mark(inode)
 
-    @property
-    def nfs_opens(self) -> bool:
-        return any(not opened.mandatory for opens in self._opens.values() for opened in opens.values())
+    def close(self) -> None:
+        """The volume is being closed in order: without NFSv4 opens by now, a later loss of records will not have lost any."""
+        if self._nfs and not any(not opened.mandatory for opens in self._opens.values() for opened in opens.values()):
+            batch = Batch()
+            batch.delete(NFS_STATE)
+            with suppress(SofsError):
+                self._keys.commit(batch, reserved=True)
 
     # Records
 

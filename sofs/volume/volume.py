@@ -44,6 +44,7 @@ from sofs.volume import (
     quota_requests,
     removal,
     rename,
+    reparse,
     snapshotting,
     streams,
     watching,
@@ -134,6 +135,9 @@ HANDLERS: dict[type[Request], Handler] = {
     api.ForgetSession: clients.forget_session,
     api.EndGrace: clients.end_grace,
     api.Watch: watching.watch,
+    api.GetReparse: reparse.get_reparse,
+    api.SetReparse: reparse.set_reparse,
+    api.DeleteReparse: reparse.delete_reparse,
     api.MakeSnapshot: snapshotting.make_snapshot,
     api.ListSnapshots: snapshotting.list_snapshots,
     api.DeleteSnapshot: snapshotting.delete_snapshot,
@@ -204,7 +208,7 @@ class LocalVolume:
         self.core.orphaned = self._wake
         self.core.watching.volume, self.core.watching.when = id, store.log.when
         self._teller = Teller(self.core, id, name)
-        self.core.dropped = self._teller.dropped
+        self.core.ended = self._teller.dropped
         self.reaper = Reaper(self.core, store.log.serving)
         self._quotas = quota_requests.QuotaKeeper(self.core)
         self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
@@ -379,12 +383,16 @@ class LocalVolume:
         self._service = begin(self._run(), "removal")
 
     async def close(self) -> None:
-        """Ends all of it, in order, and leaves everything stable. Opens are forgotten."""
+        """Ends all of it, in order, and leaves everything stable. Opens that are not kept are forgotten."""
         if self._service is not None:
             self._service.cancel()
             await asyncio.gather(self._service, return_exceptions=True)
             self._service = None
         self.core.locks.stop()
+        self.core.kept.close()
+        for opened in self.core.opens.values():
+            if opened.timer is not None:
+                opened.timer.cancel()
         await self.core.data.close()
         await self._store.close()
 
