@@ -20,6 +20,7 @@ from sofs.coordination import keys
 from sofs.doors import Doors
 from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
 from sofs.hosting import Host, Hosted
+from sofs.limiting import Quotas
 from sofs.pool.members import DiskStatus
 from sofs.preserving import Snapshots
 from sofs.records import Registry
@@ -63,6 +64,11 @@ class NodeOperations:
         self.create_snapshot = preserved.create
         self.delete_snapshot = preserved.delete
         self.restore_snapshot = preserved.restore
+        limited = Quotas(host, registry, self._by)
+        self.quotas = limited.all
+        self.set_quota = limited.set
+        self.show_quota = limited.show
+        self.delete_quota = limited.delete
 
     async def _ask(self, volume: LocalVolume, request: Request, kind: type[R]) -> R:
         reply = volume.call(request, None, self._by)
@@ -195,6 +201,7 @@ class NodeOperations:
             nfs=NfsOptions(
                 enabled="nfs" in request.protocols,
                 clients=tuple(Client(network, squash=Squash(request.squash)) for network in request.clients),
+                require_privileged_port=request.privileged_port,
             ),
         )
         await self._registry.put(keys.share(share.name), share.encode(), what=f"share {share.name}")
@@ -298,6 +305,7 @@ def _shown(share: Share, volume: str) -> api.Share:
         read_only=share.read_only,
         encrypt=share.smb.encrypt,
         clients=[client.network for client in share.nfs.clients],
+        privileged_port=share.nfs.require_privileged_port,
         squash=str(share.nfs.clients[0].squash) if share.nfs.clients else "root",
         continuously_available=share.smb.continuously_available,
     )

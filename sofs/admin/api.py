@@ -60,6 +60,8 @@ class Share(Struct):
     """SMB clients must encrypt."""
     clients: list[str] = field(default_factory=lambda: ["*"])
     """Who may mount over NFS: addresses, networks (`10.0.0.0/8`), or `*`."""
+    privileged_port: bool = False
+    """NFS clients must come from a port below 1024."""
     squash: str = "root"
     """Whom NFS turns into the anonymous user: root, all or none."""
     continuously_available: bool = False
@@ -107,6 +109,22 @@ class Snapshot(Struct):
     number: int
     held: int = 0
     """What deleting this one alone would free."""
+
+
+class Quota(Struct):
+    """Limits and use of one owner; in a request, what is used means nothing."""
+
+    volume: str
+    kind: str = "volume"
+    """volume, directory, user or group."""
+    subject: str = ""
+    """A directory's path, a user's name or number (`*`: all who have none of their own), a group's number."""
+    soft_bytes: int = 0
+    """Shown only. 0: no limit, also below."""
+    hard_bytes: int = 0
+    hard_files: int = 0
+    used_bytes: int = 0
+    used_files: int = 0
 
 
 class Progress(Struct, omit_defaults=True):
@@ -220,6 +238,15 @@ class Operations(Protocol):
 
     async def restore_snapshot(self, request: SnapshotName) -> Snapshot:
         """Answers the snapshot of the state before."""
+
+    async def quotas(self, volume: str) -> list[Quota]:
+        """Every quota, and every user's use once anything is counted."""
+
+    async def set_quota(self, request: Quota) -> Quota: ...
+
+    async def show_quota(self, request: Quota) -> Quota: ...
+
+    async def delete_quota(self, request: Quota) -> None: ...
 
     def check(self, request: CheckRequest) -> AsyncIterator[Progress]: ...
 

@@ -91,6 +91,10 @@ class AdminServer:
                 web.post("/snapshots", _change(op.create_snapshot, api.SnapshotName)),
                 web.post("/snapshots/delete", _change(op.delete_snapshot, api.SnapshotName)),
                 web.post("/snapshots/restore", _change(op.restore_snapshot, api.SnapshotName)),
+                web.get("/volumes/{name}/quotas", _named(op.quotas)),
+                web.post("/quotas", _change(op.set_quota, api.Quota)),
+                web.post("/quotas/show", _change(op.show_quota, api.Quota)),
+                web.post("/quotas/delete", _change(op.delete_quota, api.Quota)),
                 web.post("/check", self._check),
                 web.get("/metrics", self._metrics),
             ]

@@ -2,7 +2,7 @@
 
 - `quickstart`: one node in the foreground, with all it needs made at first start.
 - `objects`: disks, pools, volumes, shares, users and opens of a running node.
-- `snapshots`: snapshots of volumes.
+- `snapshots`: snapshots of volumes. `quotas`: what users, groups, directories and volumes may use.
 - `inspect`: `status` and `check`.
 - `target`: which node a command means. `show`: answers as tables or JSON.
 
@@ -16,7 +16,7 @@ import sys
 
 import typer
 
-from sofs.cli import inspect, objects, quickstart, snapshots
+from sofs.cli import inspect, objects, quickstart, quotas, snapshots
 from sofs.errors import SofsError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("check")(inspect.check)
 for name, group in objects.GROUPS.items():
     app.add_typer(group, name=name)
 app.add_typer(snapshots.snapshot, name="snapshot")
+app.add_typer(quotas.quota, name="quota")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def snapshot_list(on: Target, volume: str) -> None:
 @on_node
 def snapshot_delete(on: Target, volume: str, name: str) -> None:
     """Give a snapshot up. What only it held comes free in the background."""
-    on.client.post("/snapshots/delete", api.SnapshotName(volume, name), None)
+    on.client.post("/snapshots/delete", api.SnapshotName(volume, name), type(None))
     on.tell({"deleted": name}, f"snapshot {name} of volume {volume} deleted")
 
 

@@ -1,0 +1,165 @@
+"""Quotas, as an operator asks for them: by volume and by user, group or path, answered once what was asked is stable."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from sofs.admin import api
+from sofs.errors import InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.hosting import Host, Hosted
+from sofs.records import Registry
+from sofs.types import ROOT, Inode
+from sofs.volume.api import (
+    Binding,
+    Caller,
+    Entries,
+    Found,
+    GetAttributes,
+    GetQuota,
+    ListQuotas,
+    Lookup,
+    Quota,
+    QuotaKind,
+    QuotaList,
+    ReadDirectory,
+    Reply,
+    Request,
+    SetQuota,
+    Stateless,
+)
+
+__all__ = ["Quotas"]
+
+R = TypeVar("R", bound=Reply)
+_OPERATOR = Caller(0, 0, privileged=True)
+_DEFAULT = (1 << 32) - 1
+
+
+class Quotas:
+    """Those of a node's volumes."""
+
+    def __init__(self, host: Host, registry: Registry, by: Binding) -> None:
+        self._host = host
+        self._registry = registry
+        self._by = by
+
+    async def all(self, volume: str) -> list[api.Quota]:
+        """Every quota, and every user's use."""
+        hosted = self._host.named(volume)
+        found: list[Quota] = []
+        after = (0, -1)
+        while True:
+            part = await self._ask(hosted, ListQuotas(after), QuotaList)
+            found += part.quotas
+            if part.end:
+                break
+            after = (part.quotas[-1].kind, part.quotas[-1].subject)
+        users = {user.uid: user.name for user in await self._registry.users()}
+        return [await self._shown(hosted, quota, users) for quota in found]
+
+    async def set(self, request: api.Quota) -> api.Quota:
+        """Sets the limits of one; all 0 is refused, `delete` is for that."""
+        if not (request.soft_bytes or request.hard_bytes or request.hard_files):
+            raise InvalidArgument("a quota needs a limit: --hard, --soft or --files; `sofs quota delete` takes it away")
+        hosted = self._host.named(request.volume)
+        kind, subject = await self._subject(hosted, request)
+        wanted = Quota(kind, subject, request.soft_bytes, request.hard_bytes, request.hard_files)
+        return await self._one(hosted, SetQuota(wanted))
+
+    async def show(self, request: api.Quota) -> api.Quota:
+        hosted = self._host.named(request.volume)
+        return await self._one(hosted, GetQuota(*await self._subject(hosted, request)))
+
+    async def delete(self, request: api.Quota) -> None:
+        hosted = self._host.named(request.volume)
+        await self._one(hosted, SetQuota(Quota(*await self._subject(hosted, request))))
+
+    async def _one(self, hosted: Hosted, request: Request) -> api.Quota:
+        answer = await self._ask(hosted, request, QuotaList)
+        users = {user.uid: user.name for user in await self._registry.users()}
+        return await self._shown(hosted, answer.quotas[0], users)
+
+    async def _subject(self, hosted: Hosted, request: api.Quota) -> tuple[QuotaKind, int]:
+        """What the request's kind and subject mean. Raises `NotFound`, `InvalidArgument`."""
+        text = request.subject
+        if request.kind == "volume":
+            return QuotaKind.VOLUME, 0
+        if request.kind == "directory":
+            return QuotaKind.DIRECTORY, await self._directory(hosted, text)
+        if request.kind == "user":
+            if text == "*":
+                return QuotaKind.USER, _DEFAULT
+            known = {user.name.lower(): user.uid for user in await self._registry.users()}
+            named = known.get(text.lower())
+            return QuotaKind.USER, _number(text, "user") if named is None else named
+        if request.kind == "group":
+            return QuotaKind.GROUP, _number(text, "group")
+        raise InvalidArgument(f"a quota is one of a volume, directory, user or group, not {request.kind!r}")
+
+    async def _directory(self, hosted: Hosted, path: str) -> Inode:
+        parts = tuple(part.encode(errors="surrogateescape") for part in path.split("/") if part)
+        if not parts:
+            raise InvalidArgument("the whole volume's quota is set without --directory")
+        try:
+            return (await self._ask(hosted, Lookup(_OPERATOR, ROOT, parts), Found)).attributes.inode
+        except SofsError as error:
+            raise NotFound(f"{path} in volume {hosted.record.name}: {error or type(error).__name__}") from None
+
+    async def _shown(self, hosted: Hosted, quota: Quota, users: dict[int, str]) -> api.Quota:
+        subject = str(quota.subject)
+        if quota.kind == QuotaKind.VOLUME:
+            subject = ""
+        elif quota.kind == QuotaKind.USER:
+            subject = "*" if quota.subject == _DEFAULT else users.get(quota.subject, subject)
+        elif quota.kind == QuotaKind.DIRECTORY:
+            subject = await self._path(hosted, Inode(quota.subject))
+        return api.Quota(
+            hosted.record.name, quota.kind.name.lower(), subject, quota.soft_bytes, quota.hard_bytes, quota.hard_files,
+            quota.used_bytes, quota.used_files,
+        )  # fmt: skip
+
+    async def _path(self, hosted: Hosted, inode: Inode) -> str:
+        """A directory's path from the volume's root; its number if it has just been removed."""
+        names: list[bytes] = []
+        at = inode
+        try:
+            while at != ROOT:
+                found = await self._ask(hosted, GetAttributes(Stateless(at, _OPERATOR)), Found)
+                parent = found.attributes.parent
+                names.append(await self._name(hosted, parent, at))
+                at = parent
+        except SofsError:
+            return f"inode {inode}"
+        return "/" + b"/".join(reversed(names)).decode(errors="backslashreplace")
+
+    async def _name(self, hosted: Hosted, directory: Inode, inode: Inode) -> bytes:
+        cookie = 0
+        while True:
+            part = await self._ask(hosted, ReadDirectory(_OPERATOR, directory, cookie, 1000), Entries)
+            for entry in part.entries:
+                if entry.inode == inode:
+                    return entry.name
+            if part.end:
+                raise NotFound(f"inode {inode} has no name in directory {directory}")
+            cookie = part.entries[-1].cookie
+
+    async def _ask(self, hosted: Hosted, request: Request, kind: type[R]) -> R:
+        if hosted.volume is None or hosted.store is None:
+            raise Unavailable(f"volume {hosted.record.name} is not served: {hosted.reason}")
+        reply: Reply | Awaitable[Reply] = hosted.volume.call(request, None, self._by)
+        if not isinstance(reply, Reply):
+            reply = await reply
+        assert isinstance(reply, kind)
+        await hosted.store.log.reach(reply.gate)
+        return reply
+
+
+def _number(text: str, what: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise NotFound(f"there is no {what} {text!r}; a number will do") from None
+    if not 0 <= number < _DEFAULT:
+        raise InvalidArgument(f"{number} is no number of a {what}")
+    return number
