@@ -22,6 +22,8 @@ __all__ = ["Client", "NfsOptions", "Share", "Shares", "SmbOptions", "Squash", "p
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NOBODY = 65534
+PRIVILEGED = 1024
+"""Ports below are the superuser's."""
 
 
 @lru_cache(256)
@@ -108,6 +110,8 @@ class NfsOptions(msgspec.Struct, frozen=True):
     enabled: bool = True
     clients: tuple[Client, ...] = (Client(),)
     """The first that admits an address counts; an address that none admits is refused."""
+    require_privileged_port: bool = False
+    """Whether clients must come from a port below 1024, which only a superuser can: AUTH_SYS is then no user's own claim."""
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -142,8 +146,10 @@ class Share(msgspec.Struct, frozen=True):
         except (msgspec.MsgspecError, InvalidName) as error:
             raise ConfigError(f"share record: {error}") from None
 
-    def client(self, address: str) -> Client | None:
-        """The line of the NFS client list that counts for `address`; None refuses it."""
+    def client(self, address: str, port: int) -> Client | None:
+        """The line of the NFS client list that counts for a client at `address` that comes from `port`; None refuses it."""
+        if self.nfs.require_privileged_port and port >= PRIVILEGED:
+            return None
         for client in self.nfs.clients:
             if client.admits(address):
                 return client

@@ -87,11 +87,11 @@ class NfsGateway:
                 connection.close(f"volume {volume.name} has failed")
 
     def _accept(self, link: Link) -> RpcConnection:
-        return RpcConnection(link, self.programs(link.peer))
+        return RpcConnection(link, self.programs(link.peer, link.peer_port))
 
-    def programs(self, peer: str) -> Table[int, Program]:
-        """What a client at address `peer` can call."""
-        places = Places(self._handles, self._shares, self._groups, peer)
+    def programs(self, peer: str, port: int = 0) -> Table[int, Program]:
+        """What a client at address `peer` can call that comes from `port`."""
+        places = Places(self._handles, self._shares, self._groups, peer, port)
         nfs = v3.Nfs3(places, self._performer, self.server.buffers.take)
         return {
             v3.PROGRAM: Program({3: nfs.version(), 4: Nfs4(self._v4, places).version()}),

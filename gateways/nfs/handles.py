@@ -172,10 +172,12 @@ class Places:
     LIMIT = 8192
     """Answers remembered."""
 
-    def __init__(self, handles: Handles, shares: Shares, groups: Callable[[int], tuple[int, ...]], peer: str) -> None:
+    def __init__(self, handles: Handles, shares: Shares, groups: Callable[[int], tuple[int, ...]], peer: str, port: int = 0) -> None:
         self.handles = handles
         self.shares = shares
         self.peer = peer
+        self.port = port
+        """Where the client comes from."""
         self.root_handle = handles.make(ROOT_EXPORT, VolumeId(0), Inode(1), 0)
         """That of the directory above all exports."""
         self._groups = groups
@@ -226,9 +228,9 @@ class Places:
     def _view(self, share: Share, who: Credential, snapshot: int = 0) -> View:
         if snapshot and (known := self._views.get((who, share.number, snapshot))) is not None:
             return known
-        client = share.client(self.peer)
+        client = share.client(self.peer, self.port)
         if client is None:
-            raise AccessDenied(f"{self.peer} is not in the client list of {share.name}")
+            raise AccessDenied(f"{self.peer} port {self.port} is not admitted to {share.name}: not in its client list, or not a privileged port")
         caller = who.caller(client, self._groups)
         volume = self.shares.volume(share)
         if snapshot == LIST:
@@ -244,6 +246,6 @@ class Places:
     def visible(self) -> list[Share]:
         """The exports that this client may mount, by number."""
         return sorted(
-            (share for share in self.shares.all() if share.nfs.enabled and share.client(self.peer)),
+            (share for share in self.shares.all() if share.nfs.enabled and share.client(self.peer, self.port)),
             key=lambda share: share.number,
         )

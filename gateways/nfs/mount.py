@@ -19,7 +19,7 @@ from gateways.nfs.v3.messages import Exported, ExportList, Groups, Mounted, Moun
 from gateways.nfs.v3.program import null
 from gateways.nfs.xdr import encode, unpack
 from sofs import errors
-from sofs.errors import AccessDenied, NotFound, SofsError
+from sofs.errors import NotFound, SofsError
 from sofs.types import Kind, Level
 from sofs.volume.api import Caller, Found, Lookup
 
@@ -107,8 +107,6 @@ class Mount:
             raise NotFound(repr(path))
         if any(name in (b".", b"..") or b"\0" in name for name in names):
             raise NotFound(repr(path))
-        if share.client(self._places.peer) is None:
-            raise AccessDenied(f"{self._places.peer} is not in the client list of {share.name}")
         place = self._places.place(share, who, share.root)
 
         def answer(found: Found) -> bytes:

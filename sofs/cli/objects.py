@@ -115,6 +115,9 @@ def share_create(
     read_only: Annotated[bool, typer.Option("--read-only", help="Nobody may write.")] = False,
     encrypt: Annotated[bool, typer.Option("--encrypt", help="SMB clients must encrypt.")] = False,
     client: Annotated[list[str] | None, typer.Option(help="NFS: an address, a network or *.")] = None,
+    privileged_port: Annotated[
+        bool, typer.Option("--privileged-port", help="NFS: clients must come from a port below 1024, as only a superuser can.")
+    ] = False,
     squash: Annotated[str, typer.Option(help="NFS: who becomes anonymous: root, all or none.")] = "root",
     continuously_available: Annotated[
         bool, typer.Option("--continuously-available", help="SMB: answer changes only once they are stable.")
@@ -130,6 +133,7 @@ def share_create(
         read_only=read_only,
         encrypt=encrypt,
         clients=client or ["*"],
+        privileged_port=privileged_port,
         squash=squash,
         continuously_available=continuously_available,
     )

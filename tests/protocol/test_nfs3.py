@@ -586,8 +586,8 @@ def test_versions_programs_and_procedures_that_are_not_there_are_told(tmp_path: 
             reply = await client.raw(record)
             return struct.unpack(f">{len(reply) // 4 - 5}I", reply[20:])
 
-        assert await status(100003, 2, 0) == (2, 3, 3)
-        assert await status(100003, 4, 0) == (2, 3, 3)
+        assert await status(100003, 2, 0) == (2, 3, 4)
+        assert await status(100003, 5, 0) == (2, 3, 4)
         assert await status(100005, 4, 0) == (2, 1, 3)
         assert await status(100021, 4, 0) == (1,)
         assert await status(100003, 3, 22) == (3,)

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from gateways.exports import Client, NfsOptions, Share, Squash
+from gateways.nfs.mount import MountStatus
+from gateways.nfs.v3.messages import MountPath
 from gateways.nfs.v4.status import Status
 from sofs.types import Inode
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
 from tests.protocol.nfs4_scenes import attribute, make_directory, make_file, names_in, served, status
 from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Ace, Op, words
+from tests.protocol.nfs_client import RpcClient
+from tests.protocol.nfs_types import MOUNT
 from tests.served import OPEN, VOLUME, Served
 
 DIRECTORY, LINK, BLOCK, CHARACTER, SOCKET, FIFO = 2, 5, 3, 4, 6, 7
@@ -184,6 +188,19 @@ def test_a_read_only_export_is_only_read(tmp_path: Path) -> None:
         for each in (op.create(DIRECTORY, "d"), op.remove("f")):
             assert await status(client, op.putfh(fixed), each) is Status.ROFS, each.number
         assert await status(client, op.putfh(fixed), op.savefh(), op.rename("f", "g")) is Status.ROFS
+
+    served(tmp_path, scenario, shares)
+
+
+def test_an_export_for_privileged_ports_is_not_there_for_others(tmp_path: Path) -> None:
+    guarded = NfsOptions(clients=OPEN.clients, require_privileged_port=True)
+    shares = [Share("data", 1, VOLUME, nfs=OPEN), Share("guarded", 2, VOLUME, nfs=guarded)]
+
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        assert await names_in(client, (await client.done(op.putrootfh(), op.getfh())).last) == [b"data"]
+        assert await status(client, op.putrootfh(), op.lookup("guarded")) is Status.NOENT
+        async with await RpcClient.connect(server.port) as old:
+            assert (await old.call(MOUNT, 1, MountPath(b"/guarded"))).status == MountStatus.ACCES
 
     served(tmp_path, scenario, shares)
 

@@ -70,8 +70,8 @@ def test_replacing_the_shares_is_noticed() -> None:
 def test_the_first_line_that_admits_a_client_counts() -> None:
     lines = (Client("10.1.0.0/16", squash=Squash.NONE), Client("10.0.0.0/8", read_only=True), Client("2001:db8::/32"))
     one = Share("a", 1, VolumeId(9), nfs=NfsOptions(clients=lines))
-    assert one.client("10.1.2.3") is lines[0]
-    assert one.client("10.2.2.3") is lines[1]
-    assert one.client("::ffff:10.2.2.3") is lines[1]
-    assert one.client("2001:db8::1%eth0") is lines[2]
-    assert one.client("192.0.2.1") is None
+    assert one.client("10.1.2.3", 2000) is lines[0]
+    assert one.client("10.2.2.3", 2000) is lines[1]
+    assert one.client("::ffff:10.2.2.3", 2000) is lines[1]
+    assert one.client("2001:db8::1%eth0", 2000) is lines[2]
+    assert one.client("192.0.2.1", 2000) is None

@@ -17,11 +17,11 @@ class AVolume:
     """Only its identity matters here."""
 
 
-def places(*shares: Share, peer: str = "10.1.2.3", serving: bool = True) -> Places:
+def places(*shares: Share, peer: str = "10.1.2.3", serving: bool = True, port: int = 50_000) -> Places:
     volume: Volume = AVolume()  # type: ignore[assignment]
     registry = Shares(lambda number: volume if serving else None)
     registry.replace(shares)
-    return Places(Handles(KEY), registry, lambda uid: (uid + 1000,), peer)
+    return Places(Handles(KEY), registry, lambda uid: (uid + 1000,), peer, port)
 
 
 def share(number: int = 5, **options: object) -> Share:
@@ -146,3 +146,18 @@ def test_a_full_group_list_is_completed_at_the_server() -> None:
     assert at(places(share()), handle(), many).caller.groups == (*range(100, 116), 1007)
     fewer = Credential(False, 7, 8, tuple(range(100, 115)))
     assert at(places(share()), handle(), fewer).caller.groups == tuple(range(100, 115))
+
+
+def test_an_export_for_privileged_ports_is_for_nobody_else() -> None:
+    guarded, plain = share(5, require_privileged_port=True), share(6)
+    for port, seen in ((1023, [guarded, plain]), (1024, [plain])):
+        found = places(guarded, plain, port=port)
+        assert found.visible() == seen
+        assert at(found, handle(6)).share == plain
+        if guarded in seen:
+            assert at(found, handle(5)).share == guarded
+        else:
+            with pytest.raises(AccessDenied):
+                found.at(handle(5), Credential(False, 7, 8, ()))
+            with pytest.raises(AccessDenied):
+                found.place(guarded, Credential(False, 0, 0, ()), Inode(1))
