@@ -69,6 +69,10 @@ class SymlinkInPath(SofsError):
         self.relative = relative
 
 
+class ReparsePoint(SofsError):
+    """The file is a reparse point that only clients understand, and was not opened as one."""
+
+
 class InvalidName(SofsError):
     """The name cannot be used: empty, reserved, or with characters that cannot be stored."""
 

@@ -52,6 +52,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.NotEmpty: Status.NOTEMPTY,
     errors.NotSymlink: Status.INVAL,
     errors.SymlinkInPath: Status.NOTDIR,  # a link where the handle should be a directory's
+    errors.ReparsePoint: Status.NOTSUPP,
     errors.InvalidName: Status.INVAL,
     errors.NameTooLong: Status.NAMETOOLONG,
     errors.TooManyLinks: Status.MLINK,

@@ -71,6 +71,16 @@ def _escape_bytes(name: bytes) -> str:
     return "".join(shown)
 
 
+def link_target(text: bytes) -> str:
+    """A symbolic link's text as SMB clients see it; one with a backslash came from them, and goes back as it is."""
+    if b"\\" in text:
+        try:
+            return text.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return text.decode("utf-8", "replace")  # made over NFS, and leads nowhere that has a name here
+    return "\\".join(part.decode() if part in (b"", b".", b"..") else to_wire(part) for part in text.split(b"/"))
+
+
 def from_wire(name: str) -> bytes:
     """A component that a client sent, as the volume stores it."""
     if _PRIVATE.search(name) is None:

@@ -81,6 +81,10 @@ class Status(IntEnum):
     RETRY = 0xC000022D
     TOO_MANY_LINKS = 0xC0000265
     NOT_A_REPARSE_POINT = 0xC0000275
+    IO_REPARSE_TAG_INVALID = 0xC0000276
+    IO_REPARSE_TAG_MISMATCH = 0xC0000277
+    IO_REPARSE_DATA_INVALID = 0xC0000278
+    IO_REPARSE_TAG_NOT_HANDLED = 0xC0000279
     NETWORK_SESSION_EXPIRED = 0xC000035C
     REQUEST_OUT_OF_SEQUENCE = 0xC000042A
     FILE_NOT_AVAILABLE = 0xC0000467
@@ -108,6 +112,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.IsDirectory: Status.FILE_IS_A_DIRECTORY,
     errors.NotEmpty: Status.DIRECTORY_NOT_EMPTY,
     errors.NotSymlink: Status.NOT_A_REPARSE_POINT,
+    errors.ReparsePoint: Status.IO_REPARSE_TAG_NOT_HANDLED,
     errors.SymlinkInPath: Status.STOPPED_ON_SYMLINK,
     errors.InvalidName: Status.OBJECT_NAME_INVALID,
     errors.NameTooLong: Status.OBJECT_NAME_INVALID,

@@ -77,7 +77,7 @@ def symlink_in_path(core: Core, slot: Slot, rest: tuple[bytes, ...]) -> SymlinkI
     """The error that hands a link's text to the client. What is unparsed is counted in bytes of UTF-16 with a separator before each name."""
     text = core.record(slot.inode).extra
     unparsed = sum(2 + len(name.decode("utf-8", "surrogatepass").encode("utf-16-le", "surrogatepass")) for name in rest)
-    return SymlinkInPath(text, unparsed, relative=not text.startswith(b"/"))
+    return SymlinkInPath(text, unparsed, relative=not text.startswith((b"/", b"\\")))
 
 
 def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Found:

@@ -17,6 +17,7 @@ from sofs.errors import (
     NoSpace,
     NotDirectory,
     NotFound,
+    ReparsePoint,
     SofsError,
 )
 from sofs.types import ROOT, Inode, Kind
@@ -24,8 +25,10 @@ from sofs.volume import directory, keys, security
 from sofs.volume.access import is_superuser, require
 from sofs.volume.api import (
     ARCHIVE,
+    DIRECTORY_LINK,
     HIDDEN,
     READONLY,
+    REPARSE_POINT,
     SETTABLE_FLAGS,
     SYSTEM,
     Access,
@@ -174,7 +177,9 @@ def _check_kind(core: Core, request: Open, found: _Found, record: InodeRecord) -
         raise DeletePending(f"{found.name!r} is about to be deleted")
     if request.disposition == Disposition.CREATE and not request.stream:
         raise Exists(f"{found.name!r} exists")
-    is_directory = record.kind == Kind.DIRECTORY
+    if record.flags & REPARSE_POINT and request.follow and request.mandatory and not request.stream:
+        raise ReparsePoint(f"{found.name!r} is a reparse point with tag {record.major:#x}")
+    is_directory = record.kind == Kind.DIRECTORY or bool(record.flags & DIRECTORY_LINK)
     if request.directory and not is_directory:
         raise NotDirectory(f"{found.name!r} is not a directory")
     if request.directory is False and is_directory and not request.stream:

@@ -148,6 +148,7 @@ STATUS: dict[type[SofsError], Status] = {
     errors.NotEmpty: Status.NOTEMPTY,
     errors.NotSymlink: Status.INVAL,
     errors.SymlinkInPath: Status.SYMLINK,
+    errors.ReparsePoint: Status.NOTSUPP,
     errors.InvalidName: Status.INVAL,
     errors.NameTooLong: Status.NAMETOOLONG,
     errors.TooManyLinks: Status.MLINK,

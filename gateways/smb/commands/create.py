@@ -17,10 +17,10 @@ from gateways.smb.handle import MAX_HANDLES, Handle
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.info import extended
 from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
-from gateways.smb.names import Path, parse_path, to_wire
+from gateways.smb.names import Path, link_target, parse_path
 from gateways.smb.rpc.pipe import open_pipe
 from gateways.smb.status import Failure, Status
-from gateways.smb.wire import U64, part, text
+from gateways.smb.wire import U64, part, text, utf16
 from sofs.errors import SymlinkInPath
 from sofs.types import Kind, OpenId
 from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Attributes, Disposition, Open, Opened
@@ -215,9 +215,7 @@ def _allocation(extras: dict[bytes, bytes]) -> int:
 
 def _stopped(error: SymlinkInPath, path: Path) -> Failure:
     """The symbolic link error response, MS-SMB2 2.2.2.2.1: the client follows links itself."""
-    target = to_wire(error.target.replace(b"/", b"\\")) if b"\\" not in error.target else to_wire(error.target)
-    target = target.replace("\uf026", "\\")
-    name = target.encode("utf-16-le", "surrogatepass")
+    name = utf16(link_target(error.target))
     relative = 1 if error.relative else 0
     body = struct.pack("<IIHHHHHHI", 0x4C4D5953, 0xA000000C, 12 + 2 * len(name), error.unparsed, 0, len(name), len(name), len(name), relative)
     data = struct.pack("<I", len(body) + 2 * len(name)) + body + name + name

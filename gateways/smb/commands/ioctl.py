@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from gateways.smb.admission import take_handle
-from gateways.smb.control import copy, misc, network, sparse
+from gateways.smb.control import copy, misc, network, reparse, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import ANY_FILE
 from gateways.smb.status import Failure, Status
@@ -43,7 +43,9 @@ CONTROLS: dict[int, Rule] = {
     0x0009003C: Rule(misc.get_compression),
     0x0009C040: Rule(misc.set_compression, changes=True),
     0x0009027C: Rule(misc.get_integrity),
-    0x000900A8: Rule(misc.get_reparse_point),
+    0x000900A8: Rule(reparse.get),
+    0x000900A4: Rule(reparse.set, changes=True),
+    0x000900AC: Rule(reparse.delete, changes=True),
     0x000900C0: Rule(misc.object_id),
 }
 _DFS_REFERRALS = (0x00060194, 0x000601B0)

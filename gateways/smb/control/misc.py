@@ -1,17 +1,10 @@
-"""Small controls: compression, integrity, reparse points, object ids."""
+"""Small controls: compression, integrity, object ids."""
 
 import struct
 
-from gateways.smb.control.copy import attributes_of
 from gateways.smb.exchange import Exchange
-from gateways.smb.names import to_wire
 from gateways.smb.status import Failure, Status
-from gateways.smb.wire import U16, utf16
-from sofs.types import Kind
-from sofs.volume.api import ReadLink, Text
-
-_TAG_SYMLINK = 0xA000000C
-_RELATIVE = 1
+from gateways.smb.wire import U16
 
 
 async def get_compression(exchange: Exchange, data: memoryview, room: int) -> bytes:
@@ -35,21 +28,6 @@ async def get_integrity(exchange: Exchange, data: memoryview, room: int) -> byte
     if room < 16:
         raise Failure(Status.INVALID_PARAMETER)
     return struct.pack("<HHIII", 1, 0, 0, 4096, 4096)
-
-
-async def get_reparse_point(exchange: Exchange, data: memoryview, room: int) -> bytes:
-    """FSCTL_GET_REPARSE_POINT, MS-FSCC 2.3.30: where a symbolic link leads."""
-    attributes = await attributes_of(exchange)
-    if attributes.kind is not Kind.SYMLINK:
-        raise Failure(Status.NOT_A_REPARSE_POINT)
-    reply: Text = await exchange.call(ReadLink(exchange.session.caller, attributes.inode))
-    target = utf16("\\".join(to_wire(part) if part else "" for part in reply.text.split(b"/")))
-    flags = 0 if reply.text.startswith(b"/") else _RELATIVE
-    body = struct.pack("<HHHHI", len(target), len(target), 0, len(target), flags) + target + target
-    answer = struct.pack("<IHH", _TAG_SYMLINK, len(body), 0) + body
-    if len(answer) > room:
-        raise Failure(Status.BUFFER_TOO_SMALL)
-    return answer
 
 
 async def object_id(exchange: Exchange, data: memoryview, room: int) -> bytes:

@@ -36,7 +36,7 @@ def reparse_tag(attributes: Attributes) -> int:
     """MS-FSCC 2.1.2.1; 0 for what is no reparse point."""
     kind = attributes.kind
     if kind is Kind.FILE or kind is Kind.DIRECTORY:
-        return 0
+        return attributes.device[0] if attributes.flags & REPARSE_POINT else 0
     return TAG_SYMLINK if kind is Kind.SYMLINK else TAG_NFS
 
 

@@ -19,6 +19,7 @@ from sofs.volume.api.locks import *
 from sofs.volume.api.names import *
 from sofs.volume.api.opens import *
 from sofs.volume.api.quotas import *
+from sofs.volume.api.reparse import *
 from sofs.volume.api.snapshots import *
 from sofs.volume.api.values import *
 from sofs.volume.api.watching import *

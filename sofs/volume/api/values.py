@@ -21,6 +21,8 @@ __all__ = [
     "ARCHIVE",
     "TEMPORARY",
     "SPARSE_FILE",
+    "REPARSE_POINT",
+    "DIRECTORY_LINK",
     "SETTABLE_FLAGS",
     "Action",
     "Attributes",
@@ -107,6 +109,10 @@ class Disposition(IntEnum):
 
 READONLY, HIDDEN, SYSTEM, ARCHIVE, TEMPORARY, SPARSE_FILE = 0x1, 0x2, 0x4, 0x20, 0x100, 0x200
 """The attributes of MS-FSCC 2.6 that a volume stores."""
+REPARSE_POINT = 0x400
+"""Of a file or directory: what it is only clients know; `Attributes.device` begins with its tag."""
+DIRECTORY_LINK = 0x10
+"""Of a symbolic link: Windows is to see a link to a directory."""
 SETTABLE_FLAGS = READONLY | HIDDEN | SYSTEM | ARCHIVE | TEMPORARY | 0x1000 | 0x2000
 """Those that FileBasicInformation may set: also OFFLINE and NOT_CONTENT_INDEXED."""
 
