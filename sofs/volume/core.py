@@ -209,12 +209,12 @@ class Core:
     # Targets
 
     def stateless(self, target: Stateless) -> Attributes:
-        """Attributes of a file reached by its handle. Raises `Stale` if it is another file by now, or has no name any more."""
+        """Attributes of a file reached by its handle. Raises `Stale` if it is another file by now, or has no name any more and nobody has it open."""
         inode = target.inode
         found = attributes_of(self.value(inode), inode)
         if target.generation and target.generation != found.generation:
             raise Stale(f"inode {inode} is of another generation")
-        if found.links == 0:
+        if found.links == 0 and inode not in self.by_inode:
             raise Stale(f"the last name of inode {inode} has been removed")
         if inode in self.by_inode:
             found.delete_pending = self.locks.state(inode).delete_pending
@@ -234,7 +234,8 @@ class Core:
             record = self.record(target.inode)
             if target.generation and target.generation != record.generation:
                 raise Stale(f"inode {target.inode} is of another generation")
-            if record.links == 0:
+            # NFSv4 promises that what is open can be used by its handle whatever becomes of its names (RFC 8881 18.16.4, OPEN4_RESULT_PRESERVE_UNLINKED).
+            if record.links == 0 and target.inode not in self.by_inode:
                 raise Stale(f"the last name of inode {target.inode} has been removed")
             return Subject(target.inode, record, target.caller, None, self.rights(target.inode, record, target.caller))
         found = self.open_of(target)

@@ -126,6 +126,8 @@ def test_an_open_reads_on_after_the_mode_has_changed_and_the_name_is_gone(tmp_pa
         assert (await client.done(op.putfh(file), op.read(state, 0, 4))).last == (True, b"data")
         await client.done(op.putfh(root), op.remove("f"))
         assert (await client.done(op.putfh(file), op.write(state, 4, b"more"), op.read(state, 0, 9))).last == (True, b"datamore")
+        got = (await client.done(op.putfh(file), op.setattr_(mode=0o600), op.getattr_("size", "numlinks", "mode"), op.commit())).value(9)
+        assert got == {"size": 8, "numlinks": 0, "mode": 0o600}
         await client.done(op.putfh(file), op.close(state))
         assert await status(client, op.putfh(file), op.getattr_("size")) is Status.STALE
 
