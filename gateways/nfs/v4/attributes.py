@@ -69,6 +69,8 @@ class Attr(IntEnum):
     NUMLINKS = 35
     OWNER = 36
     OWNER_GROUP = 37
+    QUOTA_AVAIL_HARD = 38
+    QUOTA_AVAIL_SOFT = 39
     RAWDEV = 41
     SPACE_AVAIL = 42
     SPACE_FREE = 43
@@ -107,8 +109,9 @@ WRITE_ONLY = _bits(Attr.TIME_ACCESS_SET, Attr.TIME_MODIFY_SET, Attr.MODE_SET_MAS
 EXCLUSIVE_CREATE = SETTABLE
 """What may be set with EXCLUSIVE4_1 (5.8.1.14): the verifier has a place of its own."""
 SPACE_ASKED = _bits(
-    Attr.FILES_AVAIL, Attr.FILES_FREE, Attr.FILES_TOTAL, Attr.SPACE_AVAIL, Attr.SPACE_FREE, Attr.SPACE_TOTAL
-)
+    Attr.FILES_AVAIL, Attr.FILES_FREE, Attr.FILES_TOTAL, Attr.QUOTA_AVAIL_HARD, Attr.QUOTA_AVAIL_SOFT, Attr.SPACE_AVAIL, Attr.SPACE_FREE,
+    Attr.SPACE_TOTAL,
+)  # fmt: skip
 """Those for which `Facts.space` must be there."""
 ACL_ASKED = _bits(Attr.ACL, Attr.DACL)
 """Those for which `Facts.security` must be there: the file's descriptor with owner, group and DACL."""
@@ -226,6 +229,9 @@ _FIXED: dict[Attr, tuple[str, str]] = {
     Attr.MODE: ("I", "a.mode"),
     Attr.NO_TRUNC: ("I", "1"),
     Attr.NUMLINKS: ("I", "a.links"),
+    # What may still be allocated here (5.8.2.28, 5.8.2.29); who comes near a soft limit is told so elsewhere.
+    Attr.QUOTA_AVAIL_HARD: ("Q", "f.space.available"),
+    Attr.QUOTA_AVAIL_SOFT: ("Q", "f.space.available"),
     Attr.RAWDEV: ("II", "*a.device"),
     Attr.SPACE_AVAIL: ("Q", "f.space.available"),
     Attr.SPACE_FREE: ("Q", "f.space.available"),

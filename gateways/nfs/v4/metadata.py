@@ -9,7 +9,7 @@ from gateways.nfs.handles import Place
 from gateways.nfs.rights import ALL_RIGHTS, DELETE, EXECUTE, EXTEND, LOOKUP, MODIFY, READ, WRITING, granted
 from gateways.nfs.v4 import settable, stateids
 from gateways.nfs.v4.acls import bound
-from gateways.nfs.v4.attributes import Attr, encoder, mask_of, supported, words_of
+from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, encoder, mask_of, supported, words_of
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
 from gateways.nfs.v4.facts import facts_above, facts_of, found, readable
 from gateways.nfs.v4.settable import New, NewAttributes
@@ -76,12 +76,7 @@ def _above(c: Compound, wanted: int) -> bytes:
     return encoder(wanted & ABOVE_HAS)(of, facts_above(c))
 
 
-ABOVE_HAS = ~sum(
-    1 << attribute
-    for attribute in (
-        Attr.ACL, Attr.DACL, Attr.FILES_AVAIL, Attr.FILES_FREE, Attr.FILES_TOTAL, Attr.SPACE_AVAIL, Attr.SPACE_FREE, Attr.SPACE_TOTAL,
-    )
-)  # fmt: skip
+ABOVE_HAS = ~(ACL_ASKED | SPACE_ASKED)
 
 
 def setattr(c: Compound, args: SetAttributesArgs) -> Outcome:
