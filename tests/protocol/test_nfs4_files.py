@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from gateways.nfs.mount import MountStatus
 from gateways.nfs.v3.messages import MountPath
 from gateways.nfs.v4.status import Status
 from sofs.types import Inode
+from sofs.volume.api import Binding, MakeSnapshot
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
 from tests.protocol.nfs4_scenes import attribute, make_directory, make_file, names_in, served, status
@@ -442,5 +444,38 @@ def test_a_listing_has_the_attributes_and_handles_of_its_entries(tmp_path: Path)
         ((entry,), _, _) = (await client.done(op.putfh(root), op.readdir(0, *wanted))).last
         assert entry.attributes == (await client.done(op.putfh(file), op.getattr_(*wanted))).last
         assert entry.attributes["filehandle"] == file and entry.attributes["size"] == 5
+
+    served(tmp_path, scenario)
+
+
+# Snapshots
+
+
+def test_snapshots_are_read_only_file_systems_below_dot_snapshot(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        inner = await make_directory(client, root, "inner")
+        file = await make_file(client, inner, "f", b"then")
+        for name in ("first", "second"):
+            made = server.volume.call(MakeSnapshot(name), None, Binding(1, 1))
+            if isinstance(made, Awaitable):
+                await made
+        await client.done(op.putfh(file), op.write(ANONYMOUS, 0, b"now!"))
+        listing = await client.done(op.putfh(root), op.lookup(".snapshot"), op.getfh(), op.readdir(0, "fsid", "filehandle", "fileid", "type"))
+        entries = listing.last[0]
+        assert sorted(entry.name for entry in entries) == [b"first", b"second"]
+        then = (await client.done(op.putfh(root), op.lookup(".snapshot"), op.lookup("first"), op.getfh(), op.getattr_("fsid", "type"))).operations
+        handle, shown = then[-2][2], then[-1][2]
+        (first,) = [entry for entry in entries if entry.name == b"first"]
+        assert first.attributes["filehandle"] == handle and first.attributes["fsid"] == shown["fsid"] != await attribute(client, root, "fsid")
+        got = await client.done(op.putfh(handle), op.lookup("inner"), op.lookup("f"), op.read(ANONYMOUS, 0, 9), op.getfh())
+        assert got.value(25) == (True, b"then")
+        assert await status(client, op.putfh(got.last), op.write(ANONYMOUS, 0, b"x")) is Status.ROFS
+        assert await status(client, op.putfh(handle), op.remove("inner")) is Status.ROFS
+        assert (await client.done(op.putfh(handle), op.lookupp(), op.getfh(), op.lookupp(), op.getfh())).last == root
+        up = (await client.done(op.putfh(handle), op.lookup("inner"), op.lookupp(), op.getfh())).last
+        assert up == handle
+        assert await status(client, op.putfh(root), op.create(DIRECTORY, ".snapshot")) is Status.EXIST
+        assert await status(client, op.putfh(root), op.savefh(), op.rename("inner", ".snapshot")) is Status.EXIST
+        assert await names_in(client, root) == [b"inner"], "it is not listed"
 
     served(tmp_path, scenario)
