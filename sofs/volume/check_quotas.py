@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
-from sofs.types import ROOT
+from sofs.types import ROOT, Kind
 from sofs.volume import keys
 from sofs.volume.api import QuotaKind
 from sofs.volume.counting import files_key, owners, pages_key, use_of
@@ -45,7 +45,10 @@ async def check_quotas(view: View, note: Callable[[str, str], None], pause: Call
 
 
 async def _trees(view: View, note: Callable[[str, str], None], pause: Callable[[], Awaitable[None]]) -> None:
-    """Every directory belongs to its parent's tree, unless it begins one, or trees are being walked."""
+    """Every directory belongs to its parent's tree, unless it begins one, or trees are being walked.
+
+    Of a file that has had several names, in several trees, it cannot be told to which it should belong.
+    """
     tops = set()
     for key, _ in view.walk(keys.QUOTA):
         if key[-1:] == b"w":
@@ -66,7 +69,7 @@ async def _trees(view: View, note: Callable[[str, str], None], pause: Callable[[
         if inode in tops:
             if tree != inode:
                 note(f"inode {inode}", f"has a quota and belongs to tree {tree}")
-        elif tree != use_of(parent)[2] and int.from_bytes(record[4:8], "little") == 1:
+        elif tree != use_of(parent)[2] and record[0] == Kind.DIRECTORY:
             note(f"inode {inode}", f"belongs to tree {tree}, its directory to tree {use_of(parent)[2]}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 
 from sofs.errors import (
+    CrossVolume,
     DeletePending,
     Exists,
     InvalidArgument,
@@ -16,12 +17,11 @@ from sofs.types import Inode, Kind, Time
 from sofs.volume import directory
 from sofs.volume.access import is_superuser
 from sofs.volume.api import Access, Binding, Changes, Found, Link, Make, SetAttributes, Stateless, Token
-from sofs.volume.attributes import change, set_attributes
+from sofs.volume.attributes import change, change_owner, set_attributes
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
-from sofs.volume.quotas import same_tree
 from sofs.volume.security import Descriptor
 
 __all__ = ["MAX_LINKS", "adding", "link", "make", "put_name"]
@@ -132,6 +132,20 @@ def _new(core: Core, request: Make, parent: InodeRecord, now: Time) -> tuple[Ino
     return record, descriptor
 
 
+def _into_tree(core: Core, batch: Batch, inode: Inode, record: InodeRecord, to: InodeRecord) -> InodeRecord:
+    """A file whose only name lies in the same tree as its new one belongs there, although the tree's walk has not come to it yet.
+
+    Raises `CrossVolume` for any other that belongs elsewhere: it cannot be counted in two trees (XFS refuses the same between projects).
+    """
+    if record.tree == to.tree:
+        return record
+    if record.links != 1 or core.record(Inode(record.parent)).tree != to.tree:
+        raise CrossVolume("the directories have quotas of their own")
+    after = record._replace(tree=to.tree)
+    change_owner(core, batch, inode, record, after)
+    return after
+
+
 def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
     inode, at, name = request.inode, request.at, request.name
     record = core.record(inode)
@@ -150,10 +164,9 @@ def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
     slot, place = core.look(at, name, request.fold)
     if slot is not None:
         raise Exists(f"{slot.name!r} exists")
-    same_tree(record, parent)
     now = core.clock.now()
     batch = Batch()
-    record = record.stamped(now, links=record.links + 1)
+    record = _into_tree(core, batch, inode, record, parent).stamped(now, links=record.links + 1)
     core.put_record(batch, inode, record)
     after = put_name(core, batch, at, parent, place, inode, record.kind, name, now)
     reply = Found(core.gate, record.attributes(inode), (name,), after.attributes(at), parent.before)

@@ -14,7 +14,7 @@ from sofs.volume import counting, directory, keys
 from sofs.volume.api import AnyToken, Binding, GetQuota, ListQuotas, Quota, QuotaKind, QuotaList, SetQuota
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core
-from sofs.volume.inode import InodeRecord
+from sofs.volume.inode import InodeRecord, is_nameless
 from sofs.volume.keys import BUCKET, COUNTED, QUOTA
 from sofs.volume.quotas import DEFAULT, Limits, limits_key, walk_key
 from sofs.volume.streams import stream_inodes
@@ -78,6 +78,9 @@ def _new_tree(core: Core, batch: Batch, top: Inode) -> None:
     for key, value in core.keys.scan(keys.bucket(QUOTA, QuotaKind.DIRECTORY)):
         if key[-1:] in (b"l", b"w"):
             other = Inode(int.from_bytes(key[BUCKET:-1]))
+            known = core.get(keys.inode(other))
+            if known is None or is_nameless(known):
+                continue  # it has been removed
             if other != top and _is_below(core, other, top):
                 raise InvalidArgument("a directory below has a quota" if key[-1:] == b"l" else "a quota below is being taken away")
             if other != top and key[-1:] == b"w" and not int.from_bytes(value, "little") and _is_below(core, top, other):

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Self
 
-from sofs.errors import CrossVolume, QuotaExceeded
+from sofs.errors import QuotaExceeded
 from sofs.types import PAGE
 from sofs.volume.api import Quota, QuotaKind
 from sofs.volume.counting import Use, files_key, owners, pages_key, use_of
 from sofs.volume.inode import InodeRecord
 from sofs.volume.keys import BUCKET, QUOTA
 
-__all__ = ["DEFAULT", "Limits", "Quotas", "Room", "limits_key", "same_tree", "walk_key"]
+__all__ = ["DEFAULT", "Limits", "Quotas", "Room", "limits_key", "walk_key"]
 
 DEFAULT = (1 << 32) - 1
 
@@ -55,12 +55,6 @@ def limits_key(kind: int, subject: int) -> bytes:
 def walk_key(directory: int) -> bytes:
     """A directory whose tree has to be walked: the value is the tree (u64) that what is below it gets."""
     return QUOTA + QuotaKind.DIRECTORY.to_bytes(8) + directory.to_bytes(8) + b"w"
-
-
-def same_tree(record: InodeRecord, directory: InodeRecord) -> None:
-    """Raises `CrossVolume` unless what is in the directory belongs to the same tree."""
-    if record.tree != directory.tree:
-        raise CrossVolume("the directories have quotas of their own")
 
 
 class Quotas:

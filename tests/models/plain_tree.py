@@ -24,6 +24,8 @@ class Node:
     pending: bool = False
     opens: "list[Handle]" = field(default_factory=list)
     doomed: "Handle | None" = None
+    tree: "Node | None" = None
+    """The directory with a quota that it lies below, or is."""
 
 
 @dataclass(eq=False)
@@ -58,14 +60,45 @@ class Tree:
 
     def make(self, at: Node, name: bytes, kind: Kind) -> Node:
         need(at.links > 0 and name not in at.names)
-        node = Node(kind, links=1)
+        node = Node(kind, links=1, tree=at.tree)
         at.names[name] = node
         return node
 
     def link(self, node: Node, at: Node, name: bytes) -> None:
         need(node.kind != Kind.DIRECTORY and node.links > 0 and not node.pending and at.links > 0 and name not in at.names)
+        if node.tree is not at.tree:
+            need(node.links == 1 and self._parent(node).tree is at.tree)
+            node.tree = at.tree
         at.names[name] = node
         node.links += 1
+
+    def _parent(self, node: Node) -> Node:
+        return next(at for at in self.directories() if node in at.names.values())
+
+    def limit(self, top: Node) -> None:
+        """Puts a directory, and all that lies below it, into a tree of its own."""
+        inside = self._all_below(top)
+        need(top is not self.root and top.tree is None and not any(node.tree is node for node in inside))
+        for node in inside:
+            if node.tree is None:
+                node.tree = top
+
+    def free(self, top: Node) -> None:
+        """Takes that back."""
+        need(top.tree is top)
+        for node in self._all_below(top):
+            if node.tree is top:
+                node.tree = None
+
+    def _all_below(self, top: Node) -> list[Node]:
+        found = [top]
+        for node in found:
+            found += [child for child in node.names.values() if child not in found]
+        return found
+
+    def _may_cross(self, node: Node, at: Node, to: Node) -> None:
+        if at.tree is not to.tree:
+            need(not node.names and node.tree is not node if node.kind == Kind.DIRECTORY else node.links == 1)
 
     def remove(self, at: Node, name: bytes) -> None:
         need(name in at.names)
@@ -87,6 +120,8 @@ class Tree:
         if target is not None:
             need((target.kind == Kind.DIRECTORY) == (node.kind == Kind.DIRECTORY))
             need(not target.names)
+        self._may_cross(node, at, to)
+        if target is not None:
             self._drop(to, to_name)
         self._move(at, name, to, to_name)
 
@@ -99,6 +134,7 @@ class Tree:
             return
         # All opens here have the right to delete, which the move's own look at the directory does not share (MS-FSA 2.1.5.14.11).
         need(not to.opens)
+        self._may_cross(node, at, to)
         stored = self.find(to, to_name, True)
         if stored is not None and not (to is at and stored == name):
             target = to.names[stored]
@@ -111,6 +147,8 @@ class Tree:
     def _move(self, at: Node, name: bytes, to: Node, to_name: bytes) -> None:
         node = at.names.pop(name)
         to.names[to_name] = node
+        if at.tree is not to.tree:
+            node.tree = to.tree
         handles = list(node.opens)
         if node.doomed is not None:
             handles.append(node.doomed)

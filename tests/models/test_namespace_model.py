@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sofs.errors import NoSpace, SofsError
+from sofs.errors import NoSpace, NotFound, SofsError
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import ROOT, Inode, Kind, Lsn, OpenId
@@ -18,8 +19,11 @@ from sofs.volume.api import (
     Disposition,
     Link,
     ListStreams,
+    Quota,
+    QuotaKind,
     Rename,
     SetDisposition,
+    SetQuota,
     Stateless,
 )
 from tests.models.plain_tree import Handle, Node, Refused, Tree
@@ -141,6 +145,33 @@ class Names(RuleBasedStateMachine):
                 lambda: self.tree.rename(at, old, target, name),
                 lambda: self.rig.rename(old, name, self.inodes[at], self.inodes[target]),
             )
+
+    @rule(choice=CHOICE)
+    def directory_quota(self, choice: int) -> None:
+        """Gives a directory a quota, so large that it only divides the tree, or takes it away."""
+        at = self.directory(choice)
+        self.make_room()
+        has = at.tree is at
+        quota = Quota(QuotaKind.DIRECTORY, self.inodes[at], 0, 0 if has else 1 << 40)
+        self.both(
+            lambda: (self.tree.free if has else self.tree.limit)(at), lambda: self.rig.call(SetQuota(quota))
+        )
+        self.run(self.rig.volume.run_once())
+        self.run(self.rig.clean())
+
+    @rule(kind=st.sampled_from([QuotaKind.USER, QuotaKind.GROUP, QuotaKind.VOLUME]), on=st.booleans())
+    def quota(self, kind: QuotaKind, on: bool) -> None:
+        """Begins counting, as a rule, or ends it."""
+        self.make_room()
+        with suppress(NotFound):
+            self.rig.call(SetQuota(Quota(kind, 0, 0, 0, 1 << 40 if on else 0)))
+        self.run(self.rig.volume.run_once())
+
+    @rule(choice=CHOICE, uid=st.integers(0, 2))
+    def give_away(self, choice: int, uid: int) -> None:
+        if (found := self.child(choice)) is not None:
+            self.make_room()
+            self.rig.set_attributes(self.inodes[found[2]], SUPER, uid=uid, gid=uid)
 
     @rule(choice=CHOICE, name=NAMES, delete_on_close=st.booleans())
     def open(self, choice: int, name: bytes, delete_on_close: bool) -> None:
