@@ -153,6 +153,7 @@ class Connection:
 
     def closed(self, reason: str) -> None:
         self.gone = True
+        self.service.forget(self)
         for exchange in list(self._in_progress.values()):
             # What waits for a disk ends by itself, and must not be torn off in the middle. A CREATE goes on where its session does: the
             # client asks for it again on another channel.
@@ -161,7 +162,6 @@ class Connection:
                     exchange.task.cancel()
         for channel in list(self.channels.values()):
             self.service.end_channel(channel)
-        self.service.forget(self)
 
     # Requests in
 

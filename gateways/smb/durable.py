@@ -53,7 +53,9 @@ class Durable(NamedTuple):
 
 
 class Return(NamedTuple):
-    """A client comes back to an open."""
+    """A client comes back to an open. An empty CreateGuid or ClientGuid is not compared: version 1 does not name the first, and as with Windows
+    only the holder of a lease, whose key is his ClientGuid's, and of a persistent open has to come with the ClientGuid that he had.
+    """
 
     open: OpenId
     guid: bytes
@@ -90,8 +92,8 @@ def coming_back(extras: dict[bytes, bytes], client: bytes) -> Return | None:
     if data is not None:
         if len(data) != _RECONNECT_V2.size:
             raise Failure(Status.INVALID_PARAMETER)
-        persistent, _, guid, _ = _RECONNECT_V2.unpack(data)
-        return Return(OpenId(persistent), guid, client, 2)
+        persistent, _, guid, flags = _RECONNECT_V2.unpack(data)
+        return Return(OpenId(persistent), guid, client if flags & _PERSISTENT else b"", 2)
     data = extras[RECONNECT_V1]
     if len(data) != 16:
         raise Failure(Status.INVALID_PARAMETER)
@@ -140,8 +142,15 @@ class Durables:
         handle.durable = durable
         if durable.guid:
             self._by_guid[durable.client, durable.guid] = handle
+            handle.sequence = -1
         if durable.app:
             self._apps[durable.app] = handle
+
+    def seen(self, handle: Handle) -> None:
+        """The client has used the open, so it has the reply to its CREATE, and does not repeat it (Open.IsReplayEligible)."""
+        durable = handle.durable
+        if durable is not None and self._by_guid.get((durable.client, durable.guid)) is handle:
+            del self._by_guid[durable.client, durable.guid]
 
     def instance(self, app: bytes) -> Handle | None:
         """The open of the same application, started elsewhere (MS-SMB2 3.3.5.9.13)."""
@@ -172,7 +181,7 @@ class Durables:
     def back(self, handle: Handle, to: Return, keep_ms: int) -> None:
         """A client has come back to its open, which `handle` stands for from now on."""
         before = self.away(handle.volume.id, handle.id)
-        durable = Durable(to.version, to.guid, to.client, keep_ms, False, granted_ms=keep_ms)  # what is known after a restart
+        durable = Durable(to.version, to.guid, handle.session.client, keep_ms, False, granted_ms=keep_ms)  # what is known after a restart
         if before is not None and before.durable is not None:
             durable = before.durable
             self.ended(before)

@@ -46,6 +46,8 @@ class Session:
     def __init__(self, number: int, binding: Binding) -> None:
         self.number = number
         self.binding = binding
+        self.client = b""
+        """ClientGuid of its first connection."""
         self.channels: list[Channel] = []
         """Oldest first; those whose logon is not complete among them."""
         self.ready = False
@@ -138,7 +140,7 @@ class Handle:
         self.volume: Volume = tree.volume  # type: ignore[assignment]  # None only for pipes, which no volume command reaches
         self.id = open_id
         self.sequence = 0
-        """ChannelSequence of the newest request, MS-SMB2 3.3.5.2.10."""
+        """ChannelSequence of the newest request, MS-SMB2 3.3.5.2.10; -1: its CREATE may yet be repeated, for nothing else has come."""
         self.access = access
         """The rights granted."""
         self.name = name

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateways.smb.crypto import Dialect
-from gateways.smb.handle import Channel, Handle
+from gateways.smb.handle import Handle
 from gateways.smb.status import Failure, Status
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
 from sofs.types import Inode, Level, Lsn, VolumeId
@@ -110,6 +110,8 @@ class Leases:
     def __init__(self) -> None:
         self._held: dict[tuple[VolumeId, bytes], Holding] = {}
         self._unanswered: set[Holding] = set()
+        self._clients: dict[bytes, list[Connection]] = {}
+        """Connections by ClientGuid, oldest first."""
 
     def attach(self, exchange: "Exchange", handle: Handle, opened: Opened, asked: Asked | None) -> None:
         """The open shares a lease or has an oplock from now on."""
@@ -172,28 +174,43 @@ class Leases:
                 self._send(holding, holding.told)
 
     def _send(self, holding: Holding, recall: Recall) -> None:
-        found = _way(holding)
-        if found is None:
+        handle = holding.handles[0]
+        session = handle.session
+        sealer = session.sealer if session.encrypt or handle.tree.encrypt else None
+        connection = self._way(holding, sealer is not None)
+        if connection is None:
             return  # nobody is there; the volume's time-out decides
-        handle, channel = found
-        connection = holding.sent_on = channel.connection
-        sealer = handle.session.sealer if handle.session.encrypt or handle.tree.encrypt else None
+        holding.sent_on = connection
         if holding.lease:
             body = _LEASE_BREAK.pack(
                 44, recall.epoch if holding.version > 1 else 0, _ACKNOWLEDGE if recall.acknowledge else 0, holding.lease, recall.held,
                 recall.keep, 0, 0, 0,
             )  # fmt: skip
-            session = None
         else:
             body = _OPLOCK_BREAK.pack(24, level_of(recall.keep), 0, 0, handle.persistent, handle.number)
-            session = handle.session
-        handle.volume.when(holding.gate, holding.level, lambda: connection.notify(body, session, sealer))
+        told = None if holding.lease else session
+        handle.volume.when(holding.gate, holding.level, lambda: connection.notify(body, told, sealer))
 
+    def _way(self, holding: Holding, sealed: bool) -> "Connection | None":
+        """The oldest connection on which the holder can be told: for an oplock, or what has to be encrypted, one of its session's; for a lease
+        any of the client's, where its user is logged on."""
+        session = holding.handles[0].session
+        if not holding.lease or sealed:
+            return next((channel.connection for channel in session.channels if channel.ready), None)
+        for connection in self._clients.get(session.client, ()):
+            if any(channel.ready and channel.session.user == session.user for channel in connection.channels.values()):
+                return connection
+        return None
 
-def _way(holding: Holding) -> tuple[Handle, Channel] | None:
-    """A connection on which the holder can be told."""
-    for handle in holding.handles:
-        for channel in handle.session.channels:
-            if channel.ready:
-                return handle, channel
-    return None
+    # Connections
+
+    def came(self, connection: "Connection") -> None:
+        """The connection has told whose it is."""
+        self._clients.setdefault(connection.client_guid, []).append(connection)
+
+    def went(self, connection: "Connection") -> None:
+        known = self._clients.get(connection.client_guid, [])
+        if connection in known:
+            known.remove(connection)
+            if not known:
+                del self._clients[connection.client_guid]

@@ -68,6 +68,8 @@ class SmbService:
         self.buffers = Buffers()
         self.started = clock.now()
         self.notices = Watched()
+        self.token_key = random.bytes(32)
+        """Authenticates the tokens of offloaded transfers."""
         self.leases = Leases()
         self.durables = Durables()
         self._upcalls = Upcalls(self)
@@ -94,6 +96,7 @@ class SmbService:
 
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self.leases.went(connection)
         if connection.deadline is not None:
             connection.deadline.cancel()
 
@@ -107,6 +110,7 @@ class SmbService:
         self._next_session += 1
         session = Session(number, Binding(self.gateway, number))
         session.created = self.clock.monotonic()
+        session.client = connection.client_guid
         self.sessions[number] = session
         return self.add_channel(session, connection)
 

@@ -67,14 +67,15 @@ def reconnect(core: Core, request: Reconnect, token: Token | None, by: Binding) 
     opened = core.opens.get(request.open)
     if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile):
         raise NotFound(f"nobody can come back to open {request.open}")
-    fits = (opened.guid, opened.client, opened.keep.user, opened.lease) == (request.guid, request.client, request.user, request.key)
-    if not fits:
+    fits = (opened.keep.user, opened.lease) == (request.user, request.key)
+    if not fits or request.guid not in (b"", opened.guid) or request.client not in (b"", opened.client):
         raise NotFound(f"open {request.open} is somebody else's")
     if opened.timer is not None:
         opened.timer.cancel()
         opened.timer = None
     if opened.by != by:
-        opened.former = (*opened.former, opened.by)[-_MOST_FORMER:]
+        former = [binding for binding in (*opened.former, opened.by) if binding != by]
+        opened.former = tuple(former[-_MOST_FORMER:])
         opened.by = by
     opened.caller, opened.connected = request.caller, True
     core.locks.reconnect(opened.inode, opened.id)

@@ -69,7 +69,7 @@ def check_grace(core: Core, request: Open | Lock) -> None:
 def answer_again(core: Core, request: Open) -> Opened | None:
     """The answer to an open with the same CreateGuid, if it has been carried out."""
     known = core.register.by_guid.get((request.client, request.guid)) if request.guid else None
-    if known is None or known.answer is None or known.caller != request.caller:
+    if known is None or known.answer is None or known.caller != request.caller or (request.away and known.connected):
         return None
     return known.answer
 

@@ -44,8 +44,8 @@ class Register:
             del self.by_inode[opened.base]
         else:
             others.remove(opened)
-        if opened.guid:
-            self.by_guid.pop((opened.client, opened.guid), None)
+        if opened.guid and self.by_guid.get((opened.client, opened.guid)) is opened:
+            del self.by_guid[opened.client, opened.guid]
         if opened.client:
             _take(self.by_client, opened.client, opened.id)
         if opened.lease is not None:

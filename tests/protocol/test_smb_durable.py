@@ -89,6 +89,7 @@ def test_a_durable_open_of_version_2_knows_its_client_and_create_guid(tmp_path: 
         await made(client, "x", smb.comes_back(file, OTHER), smb.lease(KEY, RWH), level=LEVEL_LEASE, status=NOT_FOUND)
         await made(client, "x", smb.comes_back(file, GUID), smb.lease(OTHER, RWH), level=LEVEL_LEASE, status=NOT_FOUND)
         await made(client, "x", smb.comes_back(file, GUID), status=NOT_FOUND)
+        await made(client, "y", smb.comes_back(file, GUID), smb.lease(KEY, RWH), level=LEVEL_LEASE, status=Status.INVALID_PARAMETER)
         again, told = await made(client, "x", smb.comes_back(file, GUID), smb.lease(KEY, 0), level=LEVEL_LEASE)
         assert (told.lease, sorted(told.contexts)) == (RWH, [b"RqLs"])
         assert (await client.ask(Command.CLOSE, smb.close(again))).status == 0
@@ -106,6 +107,21 @@ def test_only_who_caches_the_handle_gets_a_durable_open(tmp_path: Path, level: i
         cut(client)
         client = await started(service)
         await made(client, "x", smb.comes_back(file, GUID), status=0 if lasts else NOT_FOUND)
+
+    run(tmp_path, test)
+
+
+def test_an_open_without_a_lease_knows_its_user_only_and_version_1_comes_back_to_either(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file, _ = await made(client, "x", smb.durable(GUID))
+        cut(client)
+        other = await started(service, b"2" * 16)
+        again, _ = await made(other, "", smb.comes_back(file, GUID))
+        cut(other)
+        third = await started(service, b"3" * 16)
+        await made(third, "x", smb.comes_back(again, bytes(16)), status=NOT_FOUND)
+        await made(third, "x", (b"DHnC", struct.pack("<QQ", *again)))
 
     run(tmp_path, test)
 
@@ -204,7 +220,12 @@ def test_a_repeated_create_is_answered_as_the_first_one_was(tmp_path: Path) -> N
         other = await started(service, b"2" * 16)
         elsewhere, _ = await made(other, "y", smb.durable(GUID), flags=FLAG_REPLAY)
         assert elsewhere != file, "another client's CreateGuid is another one"
+        assert (await client.ask(Command.READ, smb.read(file, 0, 1))).status == Status.END_OF_FILE
+        third, _ = await made(client, "x", *asked, level=LEVEL_LEASE, flags=FLAG_REPLAY)
+        assert third != file, "who uses an open has seen the reply: this is another one"
         assert (await client.ask(Command.CLOSE, smb.close(file))).status == 0
+        await made(client, "x", *asked, level=LEVEL_LEASE, status=Status.DUPLICATE_OBJECTID)
+        assert (await client.ask(Command.CLOSE, smb.close(third))).status == 0
         await made(client, "x", *asked, level=LEVEL_LEASE)
 
     run(tmp_path, test)

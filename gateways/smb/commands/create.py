@@ -179,7 +179,7 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
     if lasting is None:
         opened: Opened = await exchange.call(request)
         return opened
-    request.guid, request.client = lasting.guid, lasting.client
+    request.guid, request.client, request.away = lasting.guid, lasting.client, True
     request.keep = lasting.keep(reopen.owner(exchange))
     reopen.replace_instance(exchange, lasting)
     durables = exchange.connection.service.durables

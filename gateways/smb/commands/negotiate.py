@@ -62,6 +62,7 @@ def handle(exchange: Exchange) -> bytes:
         connection.cipher = CipherId.AES_128_CCM
     connection.speak(dialect)
     connection.client_guid = guid
+    connection.service.leases.came(connection)
     connection.client_capabilities = capabilities
     connection.client_security_mode = mode
     connection.client_dialects = dialects

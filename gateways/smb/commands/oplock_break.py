@@ -10,7 +10,7 @@ from gateways.smb.leases import LEVEL_II, LEVEL_NONE, Holding, level_of
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U16, unpack
 from sofs.errors import InvalidArgument, NotFound
-from sofs.locks import READ
+from sofs.locks import READ, WRITE
 from sofs.volume.api import Acknowledge, Granted
 
 _OPLOCK = struct.Struct("<HBBIQQ")  # structure size, level, reserved, reserved, file id
@@ -34,7 +34,8 @@ async def _oplock(exchange: Exchange) -> Answer:
     if holding is None or holding.lease:
         raise Failure(Status.INVALID_OPLOCK_PROTOCOL)
     if holding.told is None:
-        raise Failure(Status.INVALID_DEVICE_STATE)
+        # Level II is broken without a question.
+        raise Failure(Status.INVALID_DEVICE_STATE if holding.rights & WRITE else Status.INVALID_OPLOCK_PROTOCOL)
     # A client that was asked for all, and keeps level II, keeps nothing.
     rights = await _settle(exchange, holding, (READ if level == LEVEL_II else 0) & holding.told.keep)
     return _OPLOCK.pack(24, level_of(rights), 0, 0, persistent, volatile)

@@ -40,6 +40,8 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
     before = service.durables.away(tree.volume.id, to.open)
     if before is not None and (before.session.caller.uid, before.tree.root) != (exchange.session.caller.uid, tree.root):
         raise Failure(Status.ACCESS_DENIED if before.tree.root == tree.root else Status.OBJECT_NAME_NOT_FOUND)
+    if before is not None and asked.lease is not None and _fold(before.name) != _fold(path.components):
+        raise Failure(Status.INVALID_PARAMETER)
     opened = await _reconnect(exchange, to, asked)
     handle = Handle(service.next_handle(), tree, opened.open, opened.access, opened.path)
     handle.write_through = bool(options & _WRITE_THROUGH)
@@ -47,6 +49,10 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
     hold(exchange, handle, opened, asked)
     level = level_granted(handle, opened, asked)
     return respond(handle, as_opened(opened.attributes, opened.stream), Action.OPENED, opened.maximal, level, asked)
+
+
+def _fold(name: tuple[bytes, ...]) -> list[str]:
+    return [part.decode("utf-8", "surrogateescape").upper() for part in name]
 
 
 async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
@@ -90,7 +96,7 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
     assert durable is not None
     if exchange.session.handles.get(known.number) is not known:
         # Its session has ended: what was made waits for this client.
-        return await come_back(exchange, Path(()), Return(known.id, durable.guid, durable.client, durable.version), asked, 0)
+        return await come_back(exchange, Path(known.name), Return(known.id, durable.guid, durable.client, durable.version), asked, 0)
     found: Found = await exchange.call(GetAttributes(known.id))
     exchange.handle = known
     # The oplock level that is asked for, as Windows has it: what has been broken meanwhile, the client will be told as well.

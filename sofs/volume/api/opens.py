@@ -76,6 +76,9 @@ class Open(Request):
     """The directory grant (`Wish.key`) that what this open does in its directory does not break: ClientGuid and ParentLeaseKey."""
     reclaim: bool = False
     """The client had this open before the volume's records were lost (CLAIM_PREVIOUS); only in grace, else `NoGrace`."""
+    away: bool = False
+    """Only an open whose client is away is answered for its `guid`: this gateway knows by itself what it has answered to others (MS-SMB2's
+    Open.IsReplayEligible)."""
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -144,7 +147,8 @@ class Disconnect(Request):
 
 class Reconnect(Request):
     """The owner is back (MS-SMB2 3.3.5.9.7 and 3.3.5.9.12); the open is this gateway's and session's from now on, and late requests of its former ones are
-    `Fenced`. Raises `NotFound` unless everything fits: CreateGuid, client, grant key, user. Answers `Opened`."""
+    `Fenced`. Raises `NotFound` unless everything fits: CreateGuid, client, grant key, user; an empty CreateGuid or client is not
+    compared. Answers `Opened`."""
 
     caller: Caller
     open: OpenId
