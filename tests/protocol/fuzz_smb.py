@@ -46,7 +46,7 @@ EDGES = (0, 1, 2, 4095, 4096, 65535, 65536, 1 << 31, 1 << 32, 1 << 40, (1 << 63)
 INFORMATION = (1, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 17, 18, 21, 22, 23, 24, 28, 34, 35, 48, 59, 70)
 CONTROLS = (
     0x00140204, 0x0011C017, 0x00140078, 0x001440F2, 0x001480F2, 0x00098344, 0x000983E8, 0x000900C4, 0x000980C8, 0x000940CF, 0x0009003C,
-    0x0009C040, 0x0009027C, 0x000900A8, 0x000900C0, 0x00060194, 0x001401FC,
+    0x0009C040, 0x0009027C, 0x00098208, 0x00094264, 0x00098268, 0x000900A8, 0x000900A4, 0x000900AC, 0x000900C0, 0x00060194, 0x001401FC,
 )  # fmt: skip
 
 
@@ -139,6 +139,21 @@ def _logged_on(service: SmbService) -> Client:
 # Requests
 
 
+def _control(chance: Random, file: FileId) -> bytes:
+    """The input of some control."""
+    link = "a\\b".encode("utf-16-le")
+    inputs = (
+        struct.pack("<QQQQQ", *chance.choice(((0, 4096, 0, 0, 0), (*file, 0, 0, 4096), (40, *file, 0, 4096)))),
+        struct.pack("<IHHHHHHI", 0xA000000C, 12 + 2 * len(link), 0, 0, len(link), len(link), len(link), 1) + link * 2,
+        struct.pack("<IHHQII", 0x80000014, 16, 0, chance.choice((0x4F464946, 0x524843, 0x14B4E4C)), 1, 1),
+        struct.pack("<IHH", chance.choice((0xA000000C, 0x80000014, 0x80000099)), 0, 0),
+        struct.pack("<IIIIQQ", 32, 0, 0, 0, chance.choice(EDGES) & ~511, 4096),
+        struct.pack("<IIQQQ", 544, 0, 0, 4096, 0) + struct.pack(">IHH", chance.choice((0x736F6673, 0xFFFF0001)), 0, 504) + chance.randbytes(504),
+        struct.pack("<IIQQ", 0, 1, chance.choice(EDGES), chance.choice(EDGES)),
+    )
+    return chance.choice(inputs)
+
+
 def _information(chance: Random) -> tuple[int, int, bytes]:
     name = chance.choice(PATHS).encode("utf-16-le", "surrogatepass")
     number = chance.choice(EDGES)
@@ -182,8 +197,7 @@ def _body(command: int, chance: Random, file: FileId) -> bytes:
             elements = [(offset, chance.choice(EDGES), chance.choice((1, 2, 4, 0x11, 0x12))) for _ in range(chance.randrange(1, 4))]
             return smb.lock(file, *elements)
         case Command.IOCTL:
-            data = struct.pack("<QQQQQ", *chance.choice(((0, 4096, 0, 0, 0), (*file, 0, 0, 4096), (40, *file, 0, 4096))))
-            return smb.ioctl(file, chance.choice(CONTROLS), data, chance.choice((0, 12, 32, 65536)))
+            return smb.ioctl(file, chance.choice(CONTROLS), _control(chance, file), chance.choice((0, 12, 32, 65536)))
         case Command.QUERY_DIRECTORY:
             kind = chance.choice((1, 2, 3, 12, 37, 38, 60, 63, 99))
             return smb.query_directory(file, chance.choice(PATTERNS), kind, chance.getrandbits(5), chance.choice((0, 200, 65536)))
@@ -337,7 +351,8 @@ def pipes(chance: Random) -> None:
 _SMB = "gateways.smb."
 TARGETS = (
     Target("smb requests", requests, (_SMB + "connection", _SMB + "exchange", _SMB + "contexts", _SMB + "commands.create", _SMB + "commands.ioctl",
-                                      _SMB + "commands.query_info", _SMB + "commands.set_info", _SMB + "commands.query_directory", _SMB + "commands.lock")),
+                                      _SMB + "commands.query_info", _SMB + "commands.set_info", _SMB + "commands.query_directory", _SMB + "commands.lock",
+                                      _SMB + "commands.change_notify", _SMB + "control.reparse", _SMB + "control.offload", _SMB + "control.sparse")),
     Target("smb strangers", strangers, (_SMB + "commands.negotiate", _SMB + "commands.session_setup", _SMB + "credits")),
     Target("smb logons", logons, (_SMB + "auth",)),
     Target("smb parts", parts, (_SMB + "contexts", _SMB + "info.extended", _SMB + "names", _SMB + "patterns")),

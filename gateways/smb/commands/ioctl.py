@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from gateways.smb.admission import take_handle
-from gateways.smb.control import copy, misc, network, reparse, sparse
+from gateways.smb.control import copy, misc, network, offload, reparse, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import ANY_FILE
 from gateways.smb.status import Failure, Status
@@ -39,6 +39,9 @@ CONTROLS: dict[int, Rule] = {
     0x000983E8: Rule(copy.duplicate_ex, changes=True),
     0x000900C4: Rule(sparse.set_sparse, changes=True),
     0x000980C8: Rule(sparse.set_zero_data, changes=True),
+    0x00098208: Rule(sparse.trim, changes=True),
+    0x00094264: Rule(offload.read),
+    0x00098268: Rule(offload.write, changes=True),
     0x000940CF: Rule(sparse.query_allocated_ranges),
     0x0009003C: Rule(misc.get_compression),
     0x0009C040: Rule(misc.set_compression, changes=True),
