@@ -1,0 +1,209 @@
+"""The kernel's NFS client with 4.1 and 4.2: two mounts that see each other's locks, what stays open when names go, holes, clones, xattrs, delegations."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.interop.kernel import PRELUDE, run_in_vm
+from tests.interop.running import SHARE, SOFS, RunningNode
+from tests.interop.test_libnfs import run
+from tests.kernel_client import Options, run_script
+
+pytestmark = pytest.mark.vm
+
+SCRIPT = """
+mkdir /a /b
+mount -t nfs4 $HOST:/ /mnt -o vers=4.2,port=%(port)d
+[ "$(ls /mnt)" = "$(printf 'second\\n%(share)s')" ] || fail "the exports: $(ls /mnt)"
+touch /mnt/new 2>/dev/null && fail "the list of exports can be written"
+mkdir -p /mnt/second/deep/er; echo across > /mnt/second/deep/er/file
+[ "$(stat -c %%d /mnt/second)" != "$(stat -c %%d /mnt/%(share)s)" ] || fail "two exports, one file system"
+mv /mnt/second/deep/er/file /mnt/%(share)s/moved     # copied: not a rename
+[ "$(cat /mnt/%(share)s/moved)" = across ]
+umount -R /mnt
+mount -t nfs4 $HOST:/second/deep /mnt -o vers=4.1,port=%(port)d
+[ "$(ls /mnt)" = er ] || fail "not the subdirectory"
+umount /mnt
+
+# Two clients: minor versions are clients of their own.
+mount -t nfs4 $HOST:/%(share)s /a -o vers=4.2,port=%(port)d,nconnect=4
+mount -t nfs4 $HOST:/%(share)s /b -o vers=4.1,port=%(port)d
+stats() { awk -v mount=$1 -v op=$2: '$1 == "device" { here = $5 == mount } here && $1 == op { print $2 }' /proc/self/mountstats; }
+echo "mounted"
+
+# Names, modes, special files
+cd /a; mkdir names; cd names
+mkfifo fifo; ln -s target link; echo one > one; ln one hard; chmod 640 one; mknod null c 1 3
+[ -p fifo ] && [ "$(readlink link)" = target ] && [ "$(stat -c '%%a %%h' hard)" = "640 2" ]
+touch -d '2001-02-03 04:05:06.123456700' one; [ "$(stat -c %%y one | cut -c1-27)" = "2001-02-03 04:05:06.1234567" ]
+chown 1001:1002 one; [ "$(stat -c %%u:%%g one)" = 1001:1002 ] || fail "owners: $(stat -c %%u:%%g one)"
+truncate -s 1T huge; [ "$(stat -c %%s huge)" = 1099511627776 ]
+mkdir many; for i in $(seq 300); do : > many/$i; done; [ "$(ls /b/names/many | wc -l)" = 300 ]
+cp -a /a/names /a/copied
+(cd /a/names; find . -printf '%%p %%y %%m %%u %%g %%s %%l %%T@\\n' | sort | grep -v '^[.] ') > /tmp/left
+(cd /a/copied; find . -printf '%%p %%y %%m %%u %%g %%s %%l %%T@\\n' | sort | grep -v '^[.] ') > /tmp/right
+diff /tmp/left /tmp/right
+rm -r /b/copied; [ ! -e /a/copied ]
+rm -r many; rmdir /a/nothing 2>/dev/null && fail rmdir
+df /a | grep -q "$HOST" || fail df
+cd /
+echo "names"
+
+# Locks of one mount hold the other up
+echo lock > /a/lock
+exec 8<>/a/lock 9<>/b/lock
+flock -x 8; flock -n -x 9 && fail "two hold one lock"; flock -n -s 9 && fail "shared beside exclusive"
+flock -u 8; flock -n -s 9; flock -n -s 8; flock -n -x 8 && fail "exclusive beside shared"
+flock -u 9; flock -n -x 8
+(flock -x 9; echo got > /tmp/got) & waiting=$!
+sleep 1; [ ! -e /tmp/got ] || fail "did not wait"
+flock -u 8; wait $waiting; [ -e /tmp/got ]
+exec 8>&- 9>&-
+echo "locks"
+
+# What is open stays, whatever happens to its name
+echo content > /a/open; exec 7<>/a/open
+mv /b/open /b/renamed; echo more >> /a/renamed; [ "$(cat <&7)" = "$(printf 'content\\nmore')" ] || fail "renamed while open"
+rm /b/renamed; echo last >&7; exec 7>&-; [ ! -e /a/renamed ]
+echo mine > /a/open; exec 7<>/a/open; rm /a/open; echo still >&7; [ "$(cat /proc/self/fd/7)" = still ] || fail "not what was written"; exec 7>&-
+[ -z "$(ls -A /b | grep nfs || true)" ] || fail "left over: $(ls -A /b)"
+echo "open"
+
+# Extended attributes
+echo x > /a/x; setfattr -n user.colour -v blue /a/x; setfattr -n user.empty /a/x
+[ "$(getfattr --only-values -n user.colour /a/x)" = blue ]
+[ "$(getfattr /a/x | grep -c user)" = 2 ] || fail "$(getfattr -d /a/x)"
+setfattr -x user.colour /a/x; getfattr -n user.colour /a/x 2>/dev/null && fail "still there"
+echo "xattrs"
+
+# Holes, clones and copies
+cd /a
+fio --name=whole --filename=/a/source --size=8m --rw=write --bs=1m --ioengine=psync --end_fsync=1 --output-format=terse > /tmp/fio || fail "$(cat /tmp/fio)"
+xfs_io -f -c 'reflink /a/source' clone; cmp source clone
+[ "$(stats /a CLONE)" -ge 1 ] || fail "no CLONE"
+xfs_io -f -c 'copy_range /a/source' copy; cmp source copy
+[ "$(stats /a COPY)" -ge 1 ] || fail "no COPY"
+cp --reflink=auto source auto; cmp source auto
+xfs_io -c 'fpunch 1m 1m' clone; cmp -n 1048576 -i 1048576 clone /dev/zero; cmp -n 1048576 clone source; cmp source copy
+[ "$(xfs_io -r -c 'seek -h 0' clone | tail -1 | tr -s ' \\t' ' ')" = "HOLE 1048576" ] || fail "$(xfs_io -r -c 'seek -h 0' clone)"
+[ "$(xfs_io -r -c 'seek -d 1m' clone | tail -1 | tr -s ' \\t' ' ')" = "DATA 2097152" ] || fail "$(xfs_io -r -c 'seek -d 1m' clone)"
+xfs_io -f -c 'falloc 0 3m' reserved; [ "$(stat -c %%s reserved)" = 3145728 ]; [ "$(stat -c %%b reserved)" -ge 6144 ]
+rm source clone copy auto reserved; cd /
+echo "holes"
+
+# Data from both mounts
+for mount in /a /b; do
+    fio --name=data --directory=$mount --size=8m --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
+        --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio || fail "$(cat /tmp/fio)"
+    echo 3 > /proc/sys/vm/drop_caches
+    cmp /a/data.0.0 /b/data.0.0; rm $mount/data.0.0
+done
+[ "$(grep -c '^[[:space:]]*xprt:' /proc/self/mountstats)" -ge 5 ] || fail "connections: $(grep xprt: /proc/self/mountstats)"
+echo "data"
+
+# A delegation: opened often, asked for once; and given back when another client writes
+echo first > /a/kept; sync; cat /a/kept > /dev/null
+before=$(stats /a OPEN); for i in $(seq 20); do cat /a/kept > /dev/null; done; after=$(stats /a OPEN)
+echo "opened 20 times with $((after - before)) OPENs"
+[ $((after - before)) -le 3 ] || fail "no delegation"
+returned=$(stats /a DELEGRETURN); echo second > /b/kept; [ "$(cat /a/kept)" = second ]
+[ "$(stats /a DELEGRETURN)" -gt "$returned" ] || fail "no delegation was returned"
+umount /a /b
+echo "delegations"
+"""
+
+
+def test_two_mounts_of_4_1_and_4_2_are_one_file_system(node: RunningNode) -> None:
+    run(SOFS, "share", "create", "second", "--data", str(node.data))
+    run_in_vm(node, SCRIPT % {"port": node.nfs.port, "share": SHARE})
+
+
+UNDER_KILLS = """
+mkdir /a /b
+mount -t nfs4 $HOST:/%(share)s /a -o vers=4.2,port=%(port)d,nconnect=2,hard
+mount -t nfs4 $HOST:/%(share)s /b -o vers=4.1,port=%(port)d,hard
+mkdir /a/under; cd /a/under
+echo locked > lock; exec 8<>lock; flock -x 8
+echo kept > gone; exec 7<>gone; rm /b/under/gone
+# Each step's effect is checked, and each fails if a repeated request is carried out twice.
+names() {
+    local n=0 at=$1/under
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        mkdir $at/d$2; [ -d $at/d$2 ]
+        (set -C; echo $n > $at/d$2/f); [ "$(cat $at/d$2/f)" = $n ]
+        ln $at/d$2/f $at/d$2/g; mv $at/d$2/f $at/d$2/h; [ ! -e $at/d$2/f ]
+        ln -s $n $at/d$2/s; [ "$(readlink $at/d$2/s)" = $n ]
+        rm $at/d$2/g $at/d$2/h $at/d$2/s; rmdir $at/d$2; [ ! -e $at/d$2 ]
+    done
+    echo "names $1: $n rounds"
+}
+# Whoever gets the lock that /a holds all the time has found it lost.
+locks() {
+    local n=0
+    exec 9<>/b/under/lock
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        if flock -n -x 9; then echo "FAILED: the lock was lost"; return 1; fi
+        (exec 6<>/a/under/mine; flock -x 6; echo $n >&6)
+    done
+    echo "locks: $n rounds"
+}
+data() {
+    local n=0
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        fio --name=data --directory=/a/under --size=4m --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
+            --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio || { cat /tmp/fio; return 1; }
+        cp data.0.0 /tmp/copy; echo 3 > /proc/sys/vm/drop_caches; cmp /b/under/data.0.0 /tmp/copy
+        rm data.0.0
+    done
+    echo "data: $n rounds"
+}
+names /a 1 & one=$!
+names /b 2 & two=$!
+locks & three=$!
+data & four=$!
+echo working
+sleep %(seconds)d
+touch /tmp/stop
+wait $one && wait $two && wait $three && wait $four
+echo last >&7; flock -u 8; exec 9<>/b/under/lock; flock -n -x 9; exec 7>&- 8>&- 9>&-
+cd /; umount /a /b
+dmesg | grep -i "nfs.*\\(lost\\|reclaim\\|error\\)" && fail "the client complains"
+echo "unmounted"
+"""
+
+
+def test_the_kernels_client_keeps_opens_and_locks_when_the_node_is_killed(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    node = RunningNode(tmp_path / "data", nfs_port=port)
+    printed = bytearray()
+    script = PRELUDE + UNDER_KILLS % {"share": SHARE, "port": port, "seconds": 40}
+    node.start()
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            guest = threads.submit(run_script, script, (), Options(timeout_s=300), printed.extend)
+            while b"working" not in printed and not guest.done():
+                time.sleep(0.2)
+            for _ in range(5):
+                if not guest.done():
+                    time.sleep(4)
+                    node.kill()
+                    node.start()
+            outcome = guest.result()
+        print(outcome.output)
+        print(outcome.output)
+        assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
+        assert outcome.output.count("rounds") == 4, outcome.output
+        assert "operation_failed" not in node.log.read_text(), node.tail()
+    finally:
+        status = node.stop()
+        assert status == 0, node.tail()
