@@ -7,16 +7,18 @@ destaging, compaction, removal. After each crash:
 - That request is not before the last one that was told to be stable; nor, when memory survived, committed.
 - `sofs check` finds nothing, and reads every page on every copy.
 - A request that is sent again after a crash, with its token, has been carried out once.
+- What quotas count is what there is (the check says so), however often they are set and taken away meanwhile.
 - The verifier has changed if something was told to be committed and is lost, and has not if only the process died.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from sofs.errors import DiskFailed, NoSpace, Unavailable
+from sofs.errors import DiskFailed, InvalidArgument, NoSpace, NotFound, Unavailable
 from sofs.log.replicated import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
@@ -32,12 +34,15 @@ from sofs.volume.api import (
     Link,
     Make,
     Punch,
+    Quota,
+    QuotaKind,
     Remove,
     Rename,
     Reply,
     Request,
     SetAttributes,
     SetExtended,
+    SetQuota,
     Stateless,
     Token,
 )
@@ -239,12 +244,18 @@ class Client:
         pages = len(content) // PAGE
         if source == number or pages == 0:
             return self._write(rig, state, number)
+        if self.random.chance(0.5):
+            return self._clone_whole(rig, source, number, content)
         first = self.random.below(pages)
         count = 1 + self.random.below(pages - first)
         to = self.random.below(30) * PAGE
         request = Clone(self._target(source), first * PAGE, self._target(number), to, count * PAGE)
         piece = content[first * PAGE : (first + count) * PAGE]
         return self._call(rig, request), self._edit(number, lambda old: old[:to].ljust(to, b"\0") + piece + old[to + len(piece) :])
+
+    def _clone_whole(self, rig: VolumeRig, source: int, number: int, content: bytes) -> tuple[Call, Change]:
+        request = Clone(self._target(source), 0, self._target(number), 0, len(content))
+        return self._call(rig, request), self._edit(number, lambda old: content + old[len(content) :])
 
     def _copy(self, rig: VolumeRig, state: State, number: int) -> tuple[Call, Change]:
         source = self._other(state, number)
@@ -329,6 +340,7 @@ class Scenario:
             settings=StoreSettings(log, checkpoint, 1 << 28),
             direct_threshold=(64, 128)[random.below(2)] * KIB,
             extent_size=(256, 1024)[random.below(2)] * KIB,
+            whole_from=(1, 16)[random.below(2)],
         )
         self.clients = [Client(number, random) for number in range(1 + random.below(3))]
         self.boots = 0
@@ -500,13 +512,23 @@ class Scenario:
         cleaner, random = self.rig.data.cleaner, self.random
         while True:
             await self.rig.clock.sleep(random.fraction() * 0.1)
-            work = (cleaner.destage, cleaner.destage, cleaner.compact, cleaner.give_back, self.rig.store.keyspace.checkpoint)[random.below(5)]
+            work = (
+                cleaner.destage, cleaner.destage, cleaner.compact, cleaner.give_back, self.rig.store.keyspace.checkpoint,
+                self.rig.data.maps.run_once, self._limit, self.rig.volume.run_once,
+            )[random.below(8)]  # fmt: skip
             try:
                 await work()
                 if random.chance(0.5):
                     cleaner.trim()
             except (NoSpace, Unavailable, DiskFailed):
                 assert self._files.faults or not self.rig.store.log.serving()
+
+    async def _limit(self) -> None:
+        """Sets a quota that nobody reaches, or takes it away: what matters is what is counted."""
+        kind = (QuotaKind.USER, QuotaKind.VOLUME, QuotaKind.DIRECTORY, QuotaKind.DIRECTORY)[self.random.below(4)]
+        subject = self.clients[self.random.below(len(self.clients))].inode if kind == QuotaKind.DIRECTORY else 0
+        with suppress(NotFound, InvalidArgument):
+            self.rig.call(SetQuota(Quota(kind, subject, 0, self.random.below(2) << 40)))
 
     def _await_answer(self, client: Client, gate: Lsn) -> None:
         number = client.newest
