@@ -88,7 +88,8 @@ class Core:
         """`start` counts how often the volume was opened, from 1."""
         self.keys = keyspace
         self.get = keyspace.get
-        self._gate = keyspace.gate
+        # What is stable already gates nothing, and need not be sorted out here.
+        self._gate = keyspace.changed
         self.data = data
         self.locks = locks
         self.clock = clock
@@ -97,6 +98,8 @@ class Core:
         self.settings = settings
         self.tokens = Tokens(keyspace)
         self.listings = Listings(keyspace)
+        self.entered: dict[tuple[Inode, Caller], bytes] = {}
+        """Directories without a descriptor that a caller could enter, and their records then: as long as these are the same he still can."""
         self.gate = Lsn(0)
         self.register = Register()
         self.opens = self.register.opens

@@ -30,6 +30,8 @@ class KeySpace:
     """Set by `attach` before anything is committed."""
     get: Callable[[bytes], bytes | None]
     """The record's value by key, or None."""
+    changed: Callable[[bytes], Lsn]
+    """As `gate`, but also of what is stable."""
     checkpointed: Lsn
     """Every replica's records durably hold all batches below this position."""
     barred: SofsError | None = None
@@ -53,6 +55,7 @@ class KeySpace:
         self.checkpointed = Lsn(0)
         # The hot path reads without a call in between.
         self.get = self.overlay.get
+        self.changed = self.overlay.gate
 
     def attach(self, log: Log) -> None:
         self.log = log

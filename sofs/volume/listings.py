@@ -7,14 +7,18 @@ in between, all of its entries are kept, and answers are cut out of them until i
 
 from bisect import bisect_right
 
-from sofs.types import Inode
+from sofs.errors import Damaged
+from sofs.types import Inode, Lsn
 from sofs.volume.directory import listing
+from sofs.volume.keys import INODE
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["Listings", "Row"]
+__all__ = ["Full", "Listings", "Row"]
 
 Row = tuple[int, Inode, int, bytes]
 """Cookie, inode, kind, name."""
+Full = tuple[int, bytes, Inode, bytes]
+"""Cookie, name, inode, the inode's record."""
 
 _LARGEST = 1 << 14
 """Entries of a directory that is kept: a few megabytes, and 15 ms to gather."""
@@ -29,6 +33,8 @@ class Listings:
         self._keys = keyspace
         self._kept: dict[bytes, tuple[object, list[Row] | None]] = {}
         """By index, in the order of use: the state in which it was last seen, and its entries, if they were gathered."""
+        self._full: tuple[bytes, Lsn, list[Full]] = (b"", Lsn(0), [])
+        """Of the directory that was listed last: index, the log's end then, entries with their records."""
 
     def rows(self, index: bytes, size: int, after: int, limit: int) -> tuple[list[Row], bool]:
         """At most `limit` entries behind the cookie `after` of a directory that holds `size` of them, and whether none lies behind these."""
@@ -42,6 +48,31 @@ class Listings:
                 return found, False
             found.append(row)
         return found, True
+
+    def full(self, index: bytes, size: int, after: int, limit: int) -> tuple[list[Full], bool]:
+        """The same with the inodes' records. As long as the volume does not change at all, these are kept, too. Raises `Damaged`."""
+        known, end, kept = self._full
+        now = self._keys.log.end
+        if known == index and end == now:
+            start = bisect_right(kept, after, key=_cookie)
+            return kept[start : start + limit], start + limit >= len(kept)
+        seen = self._kept.get(index)
+        if size <= _LARGEST and seen is not None and seen[0] == self._keys.state(index):
+            rows, _ = self.rows(index, size, 0, size + 1)
+            self._full = index, now, self._with_records(rows)
+            return self.full(index, size, after, limit)
+        rows, complete = self.rows(index, size, after, limit)
+        return self._with_records(rows), complete
+
+    def _with_records(self, rows: list[Row]) -> list[Full]:
+        get = self._keys.get
+        found: list[Full] = []
+        for cookie, inode, _, name in rows:
+            record = get(INODE + inode.to_bytes(8))
+            if record is None:
+                raise Damaged(f"{name!r} names inode {inode}, which does not exist; run `sofs check`")
+            found.append((cookie, name, inode, record))
+        return found
 
     def _all(self, index: bytes) -> list[Row] | None:
         """All entries, if they are kept or are worth it now."""
@@ -57,5 +88,5 @@ class Listings:
         return rows
 
 
-def _cookie(row: Row) -> int:
+def _cookie(row: Row | Full) -> int:
     return row[0]

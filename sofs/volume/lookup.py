@@ -1,9 +1,6 @@
 """Requests that find names: Lookup, ReadDirectory, ReadLink."""
 
-from typing import cast
-
 from sofs.errors import (
-    Damaged,
     InvalidArgument,
     NotDirectory,
     NotFound,
@@ -32,12 +29,15 @@ from sofs.volume.api import (
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, KINDS, InodeRecord, attributes_of
-from sofs.volume.listings import Row
 
 __all__ = ["enter", "lookup", "read_directory", "read_link", "scan_directory", "walk"]
 
 _MOST_ENTRIES = 20_000
 """In one answer, however many are asked for: it bounds the time on the loop to some 40 ms."""
+
+
+_ENTERED = 1 << 12
+"""Directories that are remembered as entered by somebody."""
 
 
 def enter(core: Core, caller: Caller, inode: Inode, fold: bool) -> None:
@@ -47,10 +47,17 @@ def enter(core: Core, caller: Caller, inode: Inode, fold: bool) -> None:
     SeChangeNotifyPrivilege, and its descriptors are written with that in mind. Where the mode decides, it decides for both protocols.
     """
     value = core.value(inode)
+    entered = core.entered
+    if entered.get((inode, caller)) == value:
+        return
     if value[0] != Kind.DIRECTORY:
         raise NotDirectory(f"inode {inode} is not a directory")
     if not is_superuser(caller) and not (fold and value[1] & HAS_DESCRIPTOR):
         require(core.rights(inode, InodeRecord.decode(value), caller), Access.EXECUTE)
+    if not value[1] & HAS_DESCRIPTOR:
+        if len(entered) >= _ENTERED:
+            entered.clear()
+        entered[inode, caller] = value
 
 
 def walk(core: Core, caller: Caller, at: Inode, path: tuple[bytes, ...], fold: bool) -> tuple[Inode, tuple[bytes, ...]]:
@@ -109,14 +116,21 @@ def read_directory(core: Core, request: ReadDirectory, token: Token | None, by: 
         if record.kind != Kind.DIRECTORY:
             raise NotDirectory(f"inode {inode} is not a directory")
         require(opened.access, Access.READ_DATA)
-    rows, end = _rows(core, inode, record, request.cookie, request.limit)
-    entries = [Entry(cookie, name, number, KINDS[kind], None) for cookie, number, kind, name in rows]
+    index = _index(core, inode, request.cookie, request.limit)
+    limit = min(request.limit, _MOST_ENTRIES)
+    entries: list[Entry] = []
     if request.attributes:
+        full, end = core.listings.full(index, record.size, request.cookie, limit)
         opens = core.by_inode
-        for entry, value in zip(entries, _records(core, rows), strict=True):
-            entry.attributes = attributes_of(value, entry.inode)
-            if entry.inode in opens:
-                entry.attributes.delete_pending = core.delete_pending(entry.inode)
+        for cookie, name, number, value in full:
+            found = attributes_of(value, number)
+            if number in opens:
+                found.delete_pending = core.delete_pending(number)
+            entries.append(Entry(cookie, name, number, found.kind, found))
+        _rests_on_all(core)
+    else:
+        rows, end = core.listings.rows(index, record.size, request.cookie, limit)
+        entries = [Entry(cookie, name, number, KINDS[kind], None) for cookie, number, kind, name in rows]
     return Entries(core.gate, entries, end, record.attributes(inode))
 
 
@@ -124,31 +138,25 @@ def scan_directory(core: Core, request: ScanDirectory, token: Token | None, by: 
     inode = request.directory
     record = core.directory(inode)
     core.require(inode, record, request.caller, Access.READ_DATA)
-    rows, end = _rows(core, inode, record, request.cookie, request.limit)
-    full = [(row[0], row[3], row[1], value) for row, value in zip(rows, _records(core, rows), strict=True)]
-    return Scanned(core.gate, full, end, record.attributes(inode))
+    index = _index(core, inode, request.cookie, request.limit)
+    rows, end = core.listings.full(index, record.size, request.cookie, min(request.limit, _MOST_ENTRIES))
+    _rests_on_all(core)
+    return Scanned(core.gate, rows, end, record.attributes(inode))
 
 
-def _rows(core: Core, inode: Inode, record: InodeRecord, cookie: int, limit: int) -> tuple[list[Row], bool]:
+def _index(core: Core, inode: Inode, cookie: int, limit: int) -> bytes:
     if limit < 1 or not 0 <= cookie < 1 << 63:
         raise InvalidArgument(f"at most {limit} entries behind {cookie}")
     index = keys.ENTRY + inode.to_bytes(8)
     core.note(index)
-    return core.listings.rows(index, record.size, cookie, min(limit, _MOST_ENTRIES))
+    return index
 
 
-def _records(core: Core, rows: list[Row]) -> list[bytes]:
-    """The inode records of entries."""
-    get, tag = core.get, keys.INODE
-    values = [get(tag + row[1].to_bytes(8)) for row in rows]
-    # The end of the log is behind every change of every entry, and asked for once.
+def _rests_on_all(core: Core) -> None:
+    """The answer rests on many records: the end of the log is behind every change of every one, and asked for once."""
     log = core.keys.log
     if log.stable < log.end:
         core.gate = Lsn(log.end - 1)
-    if None in values:
-        row = rows[values.index(None)]
-        raise Damaged(f"{row[3]!r} names inode {row[1]}, which does not exist; run `sofs check`")
-    return cast(list[bytes], values)
 
 
 def read_link(core: Core, request: ReadLink, token: Token | None, by: Binding) -> Text:

@@ -97,6 +97,7 @@ class PastKeys(KeySpace):
         self.overlay = living.overlay
         self.checkpointed = living.checkpointed
         self.get = self._get
+        self.changed = self.gate
 
     def _get(self, key: bytes) -> bytes | None:
         if key[0] not in _TAGS:

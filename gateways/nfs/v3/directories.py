@@ -97,18 +97,17 @@ def _add_rows(place: Place, pieces: "Pieces", rows: Sequence[tuple[int, bytes, I
 
     Whoever lists a directory once does it again: an entry that is remembered costs 0.3 us, an encoded one 3.5.
     """
-    known, add = place.listed, pieces.add
+    known = place.listed
     if len(known) > REMEMBERED:
         known.clear()
+    found: list[bytes] = []
     for cookie, name, inode, record in rows:
         entry = known.get(inode)
         if entry is None or entry[0] != record or entry[1] != cookie or entry[2] != name:
             of = attributes_of(record, inode)
             entry = known[inode] = record, cookie, name, _full(place, inode, name, cookie, of)
-        piece = entry[3]
-        if not add(piece, len(piece) - PLUS):
-            return False
-    return True
+        found.append(entry[3])
+    return pieces.extend(found, PLUS)
 
 
 def _full(place: Place, inode: int, name: bytes, cookie: int, of: Attributes | None) -> bytes:
@@ -138,6 +137,25 @@ class Pieces:
             return False
         self.parts.append(piece)
         return True
+
+    def extend(self, found: Sequence[bytes], besides: int) -> bool:
+        """Adds as many as fit; of each, all but `besides` bytes are name and cookie. False if some do not fit."""
+        count = length = 0
+        end, names = self._room, self._names_room
+        for piece in found:
+            length = len(piece)
+            end -= length
+            names -= length - besides
+            if end < 0 or names < 0:
+                break
+            count += 1
+        if count == len(found):
+            self.parts += found
+            self._room, self._names_room = end, names
+            return True
+        self.parts += found[:count]
+        self._room, self._names_room = end + length, names + length - besides
+        return self.add(found[count], length - besides) and count + 1 == len(found)
 
 
 def dots(cookie: int, directory: int, parent: int) -> list[tuple[int, bytes, int]]:

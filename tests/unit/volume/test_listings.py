@@ -38,8 +38,19 @@ def place(number: int) -> bytes:
     return INDEX + (number << 15).to_bytes(8)
 
 
+def record_key(number: int) -> bytes:
+    return keys.INODE + number.to_bytes(8)
+
+
+def change(keyspace: KeySpace, number: int, record: bytes) -> None:
+    batch = Batch()
+    batch.put(record_key(number), record)
+    keyspace.commit(batch)
+
+
 def add(keyspace: KeySpace, number: int) -> None:
     batch = Batch()
+    batch.put(record_key(number), b"new")
     put(batch, place(number), Inode(number), 1, b"%d" % number)
     keyspace.commit(batch)
 
@@ -72,7 +83,7 @@ def test_a_change_between_two_answers_shows() -> None:
     keyspace.attach(VolatileLog(keyspace))
     listings = Listings(keyspace)
     there: set[int] = set()
-    for _ in range(500):
+    for _ in range(2000):
         match chance.randrange(6):
             case 0 | 1:
                 number = chance.randrange(1, 40)
@@ -93,6 +104,13 @@ def test_a_change_between_two_answers_shows() -> None:
                 keyspace.overlay.thaw()
             case _:
                 assert [row[1] for row in all_of(listings, len(there), chance.randrange(1, 20))] == sorted(there)
+                number = chance.choice(sorted(there) or [1])
+                if number in there and chance.randrange(2):
+                    change(keyspace, number, b"record %d" % chance.randrange(100))
+                full, end = listings.full(INDEX, len(there), number << 15, 5)
+                expected = [each for each in sorted(there) if each > number]
+                assert [(row[2], row[3]) for row in full] == [(each, keyspace.get(record_key(each))) for each in expected[:5]]
+                assert end == (len(expected) <= 5)
 
 
 def test_large_directories_are_not_kept() -> None:
