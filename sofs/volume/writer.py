@@ -19,7 +19,9 @@ from sofs.types import PAGE, Inode, Lsn, Time
 from sofs.volume import mapping
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.extents import EXTENT_LIMIT, Extents
+from sofs.volume.inode import CLONED
 from sofs.volume.keys import EXTENT_BORN, EXTENT_SHIFT, PLACES
+from sofs.volume.maps import map_of
 from sofs.volume.pages import ZEROS, Done, Known, Pages, attempted, page_sums
 from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.space import Space
@@ -83,7 +85,8 @@ class Writer:
             batch = Batch()
         if length > self._record_limit or (length >= self._threshold and self._pages.fill >= self._direct_fill):
             return self._write_direct(inode, offset, data, now, batch, flags)
-        size = self._pages.size(inode)
+        record = self._pages.inode(inode)
+        size = int.from_bytes(record[20:28], "little")
         at = size if offset == APPEND else offset
         if not (at | length) & _PAGE_MASK and length and not self._pages.full(length):
             try:
@@ -91,20 +94,21 @@ class Writer:
             except NoSpace:
                 pass  # perhaps only until dead space has been given back
             else:
-                return self._write_aligned(inode, at, data, now, batch, flags, size)
+                return self._write_aligned(inode, at, data, now, batch, flags, size, record)
         known: Known = {}
         return attempted(lambda: self._attempt(inode, offset, data, now, batch, flags, known))
 
     def _write_aligned(
-        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int
+        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int, record: bytes
     ) -> Done:
         """Writes whole pages that have been admitted."""
         length = len(data)
         end = offset + length
         if end > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
-        map_ = self._pages.map(inode)
-        self._pages.allow(inode, offset, end)
+        map_ = map_of(b"", record) if record[1] & CLONED else b""
+        if self._pages.quotas.limits:
+            self._pages.allow(inode, offset, end)
         if length == PAGE:
             sums = crc32c(data).to_bytes(4, "little")
         else:
