@@ -72,8 +72,13 @@ def blocker(ranges: Ranges, wanted: ByteLock) -> ByteLock | None:
 
 
 def acquire(ranges: Ranges, wanted: ByteLock) -> Ranges:
-    """The ranges with `wanted` among them; nothing may be in its way."""
+    """The ranges with `wanted` among them; nothing may be in its way.
+
+    All that an NFS owner has locked belongs to the open through which it locked last: it is one state (RFC 8881 9.1.2), and ends with that.
+    """
     if wanted.owner:
+        if any(held.owner == wanted.owner and held.open != wanted.open for held in ranges):
+            ranges = tuple(held._replace(open=wanted.open) if held.owner == wanted.owner else held for held in ranges)
         ranges = release_owner(ranges, wanted.owner, wanted.start, wanted.end)
         ranges, wanted = _merge(ranges, wanted)
     return tuple(sorted((*ranges, wanted)))

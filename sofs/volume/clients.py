@@ -1,7 +1,6 @@
 """What gateways ask about their clients: all of a client's state, its end, records of their own, the slots of NFSv4.1 sessions, the end of a grace."""
 
 from sofs.errors import InvalidArgument
-from sofs.types import Lsn
 from sofs.volume import keys
 from sofs.volume.api import (
     Binding,
@@ -42,7 +41,7 @@ def list_client(core: Core, request: ListClient, token: Token | None, by: Bindin
                 states.append(
                     StateInfo(locks.id, StateKind.LOCKS, locks.sequence, locks.inode, locks.owner, locks.open, opened.access, opened.share)
                 )
-    return ClientStates(max(core.gate, core.kept.lsn), states)
+    return ClientStates(core.gate, states)
 
 
 def end_client(core: Core, request: EndClient, token: Token | None, by: Binding) -> Reply:
@@ -97,7 +96,7 @@ def forget_session(core: Core, request: ForgetSession, token: Token | None, by: 
     batch = Batch()
     core.tokens.forget(batch, request.session)
     if not batch.count:
-        return Reply(Lsn(0))
+        return Reply(core.gate)
     return core.note_down(batch, Reply(core.gate))
 
 

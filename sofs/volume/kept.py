@@ -132,7 +132,7 @@ class Kept:
         self._nfs = keyspace.get(NFS_STATE) is not None
         self.dirty: dict[Inode, None] = {}
         self.lsn = Lsn(0)
-        """Position of the last batch with such records: a reply about what is held rests on it."""
+        """Position of the last batch with such records."""
         locks.changed = self.mark
 
     # What is followed
@@ -177,6 +177,11 @@ class Kept:
             batch.delete(NFS_STATE)
             with suppress(SofsError):
                 self._keys.commit(batch, reserved=True)
+
+    @property
+    def gate(self) -> Lsn:
+        """What every answer rests on that says who has what; 0 if that is stable."""
+        return self.lsn if self.lsn >= self._keys.log.stable else Lsn(0)
 
     # Records
 
@@ -259,6 +264,8 @@ class Kept:
         for held in state.ranges:
             if held.open in opens:
                 owner = owners.get(held.owner) if held.owner else None
+                if held.owner and owner is None:
+                    continue  # whoever waited for it has not been answered yet
                 key = _range_key(held.open, owner, held.start, held.end, held.exclusive)
                 count = int.from_bytes(wanted.get(key, b"")) + 1
                 wanted[key] = count.to_bytes(4)

@@ -233,7 +233,7 @@ class LocalVolume:
         if self._snapshots.restoring:
             raise Delayed("the volume is being brought back to a snapshot")
         core = self.core
-        core.gate, core.by, core.parent_key = Lsn(0), by, b""
+        core.gate, core.by, core.parent_key = core.kept.gate if core.kept.lsn else Lsn(0), by, b""
         try:
             if token is None or isinstance(token, SlotToken):
                 reply = HANDLERS[type(request)](core, request, token, by)
