@@ -257,6 +257,10 @@ class Nfs4Client:
             self._free.put_nowait(slot)
         return done
 
+    def used(self, slot: int, number: int) -> None:
+        """Somebody else has sent a request with this sequence."""
+        self._sequences[slot] = number
+
     async def compound(self, *operations: Op, cache: bool = False) -> Result:
         """SEQUENCE and these; the result is without the SEQUENCE, which must succeed."""
         slot = await self._free.get()

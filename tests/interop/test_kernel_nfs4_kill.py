@@ -1,0 +1,103 @@
+"""The kernel's NFS 4.1 and 4.2 while the node is killed again and again: no error, no request twice, no lost lock, no grace waited for."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.interop.kernel import PRELUDE
+from tests.interop.running import SHARE, RunningNode
+from tests.kernel_client import Options, run_script
+
+pytestmark = pytest.mark.vm
+
+SCRIPT = """
+mkdir /a /b
+mount -t nfs4 $HOST:/%(share)s /a -o vers=4.1,port=%(port)d,hard
+mount -t nfs4 $HOST:/%(share)s /b -o vers=4.2,port=%(port)d,hard,nconnect=2
+mkdir /a/under /b/held
+# Locks of both clients, held over all kills
+for each in 1 2 3; do echo $each > /a/held/$each; done
+exec 5<>/a/held/1 6<>/b/held/2 7</a/held/3
+flock -x 5; flock -x 6; flock -s 7
+locked() {
+    exec 8<>/b/held/1; flock -n -s 8 && fail "$1: the lock of the first client is lost"; exec 8>&-
+    exec 8<>/a/held/2; flock -n -s 8 && fail "$1: the lock of the second client is lost"; exec 8>&-
+    exec 8<>/b/held/3; flock -n -x 8 && fail "$1: the shared lock is lost"; flock -n -s 8 || fail "$1: shared beside shared"; exec 8>&-
+    echo "$1" >&5 || fail "$1: cannot write under the lock"
+    echo "$1" >&6 || fail "$1: cannot write under the lock"
+}
+locked before
+# What is open without a name stays
+echo orphan > /b/held/gone; exec 9<>/b/held/gone; rm /b/held/gone
+# Each step's effect is checked, and each fails if a repeated request is carried out twice.
+names() {
+    local n=0 d=$2/under/d$1
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        mkdir $d; [ -d $d ]
+        echo $n > $d/f; [ "$(cat $d/f)" = $n ]
+        (set -C; echo once > $d/x) || { echo "not made"; return 1; }
+        ln $d/f $d/g; mv $d/f $d/h; [ ! -e $d/f ]
+        ln -s $n $d/s; [ "$(readlink $d/s)" = $n ]
+        exec 4<>$d/h; flock -x 4; echo more >> $d/h; flock -u 4; exec 4>&-
+        rm $d/g $d/h $d/s $d/x; rmdir $d; [ ! -e $d ]
+    done
+    echo "names $1: $n rounds"
+}
+data() {
+    local n=0
+    while [ ! -e /tmp/stop ]; do
+        n=$((n + 1))
+        fio --name=data --directory=/a/under --size=8m --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
+            --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio || { cat /tmp/fio; return 1; }
+        cp /a/under/data.0.0 /tmp/copy; echo 3 > /proc/sys/vm/drop_caches; cmp /a/under/data.0.0 /tmp/copy
+        rm /a/under/data.0.0
+    done
+    echo "data: $n rounds"
+}
+names 1 /a & one=$!
+names 2 /b & two=$!
+data & three=$!
+echo working
+sleep %(seconds)d
+touch /tmp/stop
+wait $one && wait $two && wait $three
+locked after
+[ "$(cat <&9)" = orphan ] || fail "what was open without a name is lost"
+stats() { awk -v mount=$1 -v op=$2: '$1 == "device" { here = $5 == mount } here && $1 == op { print $2 }' /proc/self/mountstats; }
+echo "sessions made: $(stats /a CREATE_SESSION) $(stats /b CREATE_SESSION), reclaims: $(dmesg | grep -ci 'reclaim\\|lost' || true)"
+dmesg | grep -i 'nfs.*\\(lost\\|reclaim.*fail\\|expired\\)' && fail "the kernel lost something"
+exec 5>&- 6>&- 7>&- 9>&-
+umount /a /b
+"""
+
+
+def test_the_kernels_client_keeps_its_locks_while_the_node_is_killed(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    node = RunningNode(tmp_path / "data", nfs_port=port)
+    printed = bytearray()
+    script = PRELUDE + SCRIPT % {"share": SHARE, "port": port, "seconds": 40}
+    node.start()
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            guest = threads.submit(run_script, script, (), Options(timeout_s=270), printed.extend)
+            while b"working" not in printed and not guest.done():
+                time.sleep(0.2)
+            for _ in range(6):
+                if not guest.done():
+                    time.sleep(3.5)
+                    node.kill()
+                    node.start()
+            outcome = guest.result()
+        assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
+        assert outcome.output.count("rounds") == 3, outcome.output
+    finally:
+        status = node.stop()
+        assert status == 0, node.tail()
