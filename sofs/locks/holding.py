@@ -7,14 +7,14 @@ from sofs.locks import grants
 from sofs.locks.grants import HANDLE, READ, WRITE, Grant, GrantKind
 from sofs.locks.recalls import QUIET, recall_upcall, remove
 from sofs.locks.sharing import WRITES
-from sofs.locks.state import FileState, Revoked, Step, replace_grant
+from sofs.locks.state import STATELESS, FileState, Revoked, Step, replace_grant
 from sofs.types import OpenId
 
 __all__ = ["acknowledge", "expire", "request", "room"]
 
 
 def request(
-    state: FileState, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = OpenId(0)
+    state: FileState, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = STATELESS
 ) -> FileState:
     """Gives the holder `key`, whose open is there already, as much of `wanted` as others leave room for.
 

@@ -21,7 +21,8 @@ from sofs.types import Inode, OpenId
 
 __all__ = ["LockManager"]
 
-_Transition = Callable[[FileState], Step]
+_Transition = Callable[[FileState, bool], Step]
+"""What is tried: with the state, and whether it has been tried before."""
 
 
 class _Waiter(NamedTuple):
@@ -60,13 +61,13 @@ class LockManager:
 
     def open(self, inode: Inode, opening: Opening, *, overwrite: bool = False, wait: bool = False) -> Awaitable[None] | None:
         """Adds an open. Raises `DeletePending`, `SharingViolation`, `Delayed`."""
-        return self._attempt(inode, lambda state: transitions.open_file(state, opening, overwrite), wait)
+        return self._attempt(inode, lambda state, again: transitions.open_file(state, opening, overwrite, again), wait)
 
     def change_open(
         self, inode: Inode, id: OpenId, access: int, share: int, *, overwrite: bool = False, wait: bool = False
     ) -> Awaitable[None] | None:
         """Gives an open other rights and another share mode. Raises as `open` does, and `Closed`."""
-        return self._attempt(inode, lambda state: transitions.change_open(state, id, access, share, overwrite), wait)
+        return self._attempt(inode, lambda state, again: transitions.change_open(state, id, access, share, overwrite), wait)
 
     def close(self, inode: Inode, id: OpenId) -> bool:
         """Ends an open with its ranges; says whether the file is to be deleted now. Raises `Closed`."""
@@ -80,14 +81,14 @@ class LockManager:
 
     def mark_delete(self, inode: Inode, id: OpenId, pending: bool, *, wait: bool = False) -> Awaitable[None] | None:
         """Marks the file for deletion at its last close, or takes the mark away. Raises `Closed`, `Delayed`."""
-        return self._attempt(inode, lambda state: transitions.mark_delete(state, id, pending), wait)
+        return self._attempt(inode, lambda state, again: transitions.mark_delete(state, id, pending), wait)
 
     def check_remove(self, inode: Inode, by: OpenId = STATELESS, *, key: bytes = b"", wait: bool = False) -> Awaitable[None] | None:
         """Passes when a name of the file may be removed, renamed or replaced, through the open `by` or by the holder of `key`. Raises `SharingViolation`,
         `Delayed`."""
         if inode not in self._files:
             return None
-        return self._attempt(inode, lambda state: transitions.check_remove(state, by, key), wait)
+        return self._attempt(inode, lambda state, again: transitions.check_remove(state, by, key), wait)
 
     def change_entries(self, inode: Inode, key: bytes) -> None:
         """The entries of a directory change, by the holder of the directory grant `key` or, if that is empty, by somebody without one."""
@@ -113,7 +114,7 @@ class LockManager:
         """
         if inode not in (self._contended if by else self._files):
             return None
-        return self._attempt(inode, lambda state: transitions.check_io(state, by, offset, offset + length, False), wait)
+        return self._attempt(inode, lambda state, again: transitions.check_io(state, by, offset, offset + length, False), wait)
 
     def may_write(
         self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False
@@ -121,7 +122,7 @@ class LockManager:
         """The same for a write; a change of size is a write of the bytes between the two sizes."""
         if inode not in (self._contended if by else self._files):
             return None
-        return self._attempt(inode, lambda state: transitions.check_io(state, by, offset, offset + length, True), wait)
+        return self._attempt(inode, lambda state, again: transitions.check_io(state, by, offset, offset + length, True), wait)
 
     def lock(
         self,
@@ -141,7 +142,7 @@ class LockManager:
         """
         start, end = ranges.span(offset, length, owner)
         wanted = ByteLock(start, end, exclusive, open, owner)
-        return self._attempt(inode, lambda state: transitions.lock(state, wanted), wait or queue, queue)
+        return self._attempt(inode, lambda state, again: transitions.lock(state, wanted), wait or queue, queue)
 
     def unlock(self, inode: Inode, open: OpenId, offset: int, length: int, *, owner: bytes = b"") -> None:
         """Releases exactly that lock (SMB), or whatever the owner has locked there (NFS). Raises `LockNotHeld`, `InvalidArgument`."""
@@ -202,7 +203,7 @@ class LockManager:
         self, inode: Inode, transition: _Transition, wait: bool, for_lock: bool = False
     ) -> Awaitable[None] | None:
         try:
-            step = transition(self.state(inode))
+            step = transition(self.state(inode), False)
         except LockConflict:
             if not for_lock:
                 raise
@@ -236,7 +237,7 @@ class LockManager:
     def _settle(self, inode: Inode, waiter: _Waiter) -> bool:
         """Tries a request; whether it has come to its end."""
         try:
-            step = waiter.transition(self.state(inode))
+            step = waiter.transition(self.state(inode), True)
         except LockConflict as error:
             if waiter.for_lock:
                 return False

@@ -18,6 +18,7 @@ __all__ = [
     "QUIET",
     "ByteRule",
     "Rule",
+    "await_leases",
     "entries_rule",
     "make_way",
     "open_rule",
@@ -87,6 +88,20 @@ def recall_all(step: Step, key: bytes, rule: Rule) -> Step:
         take, need = rule(held)
         if held.rights & (take | need):
             step = _recall_one(step, held, take, need)
+    return step
+
+
+def await_leases(step: Step, key: bytes, rule: Rule, again: bool) -> Step:
+    """An open does not come between the steps in which a lease goes: one that has nothing to take from a lease that is being recalled waits for the end
+    of that, and so does one that has waited before (as Windows does: smbtorture smb2.lease.breaking3 and breaking4)."""
+    if step.wait:
+        return step
+    for held in step.state.grants:
+        if held.kind is not GrantKind.LEASE or not held.recalling or (key and held.key == key):
+            continue
+        take, _ = rule(held)
+        if take and (again or not held.rights & take):
+            return step._replace(wait=True)
     return step
 
 

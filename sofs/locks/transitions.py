@@ -7,6 +7,7 @@ from sofs.locks import ranges, sharing
 from sofs.locks.grants import READ, GrantKind
 from sofs.locks.ranges import ByteLock
 from sofs.locks.recalls import (
+    await_leases,
     entries_rule,
     make_way,
     open_rule,
@@ -42,8 +43,11 @@ __all__ = [
 # Opens
 
 
-def open_file(state: FileState, wanted: Opening, overwrite: bool = False) -> Step:
-    """One more open; with `overwrite` its disposition replaces the data. Raises `DeletePending`, `SharingViolation`, `Delayed`."""
+def open_file(state: FileState, wanted: Opening, overwrite: bool = False, again: bool = False) -> Step:
+    """One more open; with `overwrite` its disposition replaces the data; `again` says that it has waited already.
+
+    Raises `DeletePending`, `SharingViolation`, `Delayed`.
+    """
     if state.delete_pending:
         raise DeletePending("the file is to be deleted")
     assert all(held.id != wanted.id for held in state.opens), f"open {wanted.id} exists"
@@ -51,6 +55,7 @@ def open_file(state: FileState, wanted: Opening, overwrite: bool = False) -> Ste
     if not step.wait:
         rule = open_rule(wanted.access, wanted.share, overwrite, wanted.delete_on_close)
         step = recall_all(step, wanted.key, rule)
+        step = await_leases(step, wanted.key, rule, again)
     if step.wait:
         return step
     opened = msgspec.structs.replace(step.state, opens=(*step.state.opens, wanted))

@@ -462,10 +462,21 @@ def test_a_second_recall_follows_the_first_ones_answer_step_by_step() -> None:
     assert step.wait and not step.upcalls
     told = []
     for kept in (RH, READ):
+        assert transitions.open_file(step.state, smb(THIRD), again=True).wait, "who waits, waits for all of it"
         step = holding.acknowledge(step.state, b"a", kept)
         told += [(recall.held, recall.keep, recall.acknowledge, recall.epoch) for recall in step.upcalls if isinstance(recall, Recall)]
     assert told == [(RH, READ, True, 2), (READ, 0, False, 2)]
     assert not transitions.open_file(step.state, smb(THIRD), overwrite=True).wait
+
+
+def test_an_open_does_not_come_between_the_steps_in_which_a_lease_goes() -> None:
+    held = granted(smb(FIRST, key=b"a"), RH)
+    step = transitions.open_file(held, smb(SECOND), overwrite=True)
+    assert not step.wait, "its own recall is not waited for"
+    assert not transitions.open_file(step.state, smb(THIRD), overwrite=True).wait
+    assert transitions.open_file(step.state, smb(THIRD)).wait
+    assert not transitions.open_file(step.state, smb(THIRD, READ_ATTRIBUTES)).wait
+    assert not transitions.open_file(step.state, smb(THIRD, key=b"a")).wait
 
 
 def test_changed_entries_are_told_to_all_who_cache_them_but_the_one_who_changed_them() -> None:
