@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from sofs.errors import Damaged
 from sofs.volume import keys
 from sofs.volume.inode import CLONED
 from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, map_of
@@ -43,7 +44,10 @@ class CloneCheck:
             yield
             map_ = int.from_bytes(key[1 : keys.BUCKET])
             if len(key) == keys.BUCKET:
-                self.frozen[map_] = decode_frozen(value)
+                try:
+                    self.frozen[map_] = decode_frozen(value)
+                except Damaged as error:
+                    self._note(f"frozen map {map_:x}", str(error))
             else:
                 self._listed.setdefault(map_, {})[int.from_bytes(key[keys.BUCKET :])] = int.from_bytes(value)
         self._own = {map_: {} for map_ in self.frozen}

@@ -8,8 +8,12 @@ from sofs.types import ROOT, Kind
 from sofs.volume import keys
 from sofs.volume.api import QuotaKind
 from sofs.volume.counting import files_key, owners, pages_key, use_of
+from sofs.volume.inode import LAYOUT
 
 __all__ = ["check_quotas"]
+
+_INODE = LAYOUT.size
+"""Shorter records are damaged, which `check_names` tells."""
 
 
 class View(Protocol):
@@ -27,7 +31,7 @@ async def check_quotas(view: View, note: Callable[[str, str], None], pause: Call
             if seen % 256 == 0:
                 await pause()
             number = int.from_bytes(key[1:])
-            if number < counted and len(value) >= 108:
+            if number < counted and len(value) >= _INODE:
                 use = use_of(value)
                 for kind, subject in owners(use):
                     uses[pages_key(kind, subject)] += use[3]
@@ -63,7 +67,7 @@ async def _trees(view: View, note: Callable[[str, str], None], pause: Callable[[
         inode = int.from_bytes(value[:8], "little")
         record = view.get(keys.INODE + inode.to_bytes(8))
         parent = view.get(keys.INODE + key[1 : keys.BUCKET])
-        if not inode or inode == ROOT or record is None or parent is None:
+        if not inode or inode == ROOT or record is None or parent is None or min(len(record), len(parent)) < _INODE:
             continue
         tree = use_of(record)[2]
         if inode in tops:

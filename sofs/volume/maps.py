@@ -22,6 +22,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from sofs.errors import Damaged
 from sofs.volume.inode import CLONED, TAIL_SIZE
 from sofs.volume.keys import FROZEN, IDLE, LEAF
 
@@ -103,6 +104,9 @@ def encode_frozen(frozen: Frozen) -> bytes:
 
 
 def decode_frozen(value: bytes) -> Frozen:
+    """Raises `Damaged`."""
+    if len(value) != _FROZEN.size:
+        raise Damaged(f"the record of a frozen map has {len(value)} bytes")
     return Frozen._make(_FROZEN.unpack(value))
 
 
