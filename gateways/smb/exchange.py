@@ -95,10 +95,9 @@ class Exchange:
         self.level = Level.STABLE
 
     async def call(self, request: Request, volume: Volume | None = None) -> Any:
-        """The volume's answer to `request`; the reply will wait for it. Raises `SofsError`."""
+        """The answer to `request` of the volume, the open's unless another is given; the reply will wait for it. Raises `SofsError`."""
         if volume is None:
-            volume = self.tree.volume
-            assert volume is not None
+            volume = self.handle.volume
         reply: Reply | Awaitable[Reply] = volume.call(request, None, self.session.binding)
         if not isinstance(reply, Reply):
             reply = await reply

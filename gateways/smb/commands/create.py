@@ -7,7 +7,7 @@ import struct
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from gateways.smb import contexts, durable, leases
+from gateways.smb import contexts, durable, leases, previous
 from gateways.smb.commands import reopen
 from gateways.smb.commands.negotiate import CAP_PERSISTENT_HANDLES, server_capabilities
 from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
@@ -21,9 +21,19 @@ from gateways.smb.names import Path, link_target, parse_path
 from gateways.smb.rpc.pipe import open_pipe
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text, utf16
-from sofs.errors import SymlinkInPath
+from sofs.errors import AccessDenied, NotFound, SymlinkInPath
 from sofs.types import Kind, OpenId
-from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Attributes, Disposition, Open, Opened
+from sofs.volume.api import (
+    ARCHIVE,
+    SETTABLE_FLAGS,
+    Access,
+    Action,
+    Attributes,
+    Disposition,
+    Open,
+    Opened,
+    Volume,
+)
 
 _REQUEST = struct.Struct("<HBBIQQIIIIIHHII")
 _REPLY = struct.Struct("<HBBIQQQQQQIIQQII")
@@ -39,6 +49,7 @@ _MODE_OPTIONS = 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | DELETE_ON_CLOSE
 _KNOWN_ATTRIBUTES = 0x7FB7
 _ACCESS = int(Access.ALL | Access.SYSTEM_SECURITY | Access.MAXIMUM_ALLOWED)
 _GENERIC = {0x10000000: int(Access.ALL), 0x20000000: 0x1200A0, 0x40000000: 0x120116, 0x80000000: 0x120089}
+_OVERWRITES = (Disposition.SUPERSEDE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF)
 _MODIFYING = (Disposition.SUPERSEDE, Disposition.CREATE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF)
 _MAX_NAME = 65_534
 
@@ -90,7 +101,10 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     if exchange.tree.volume is None:
         return _pipe(exchange, name)
     access = _check(exchange, access, attributes, share, disposition, options)
-    return _file(exchange, parse_path(name), access, attributes, share, Disposition(disposition), options, asked)
+    path = parse_path(name)
+    if previous.PREFIX in name or contexts.TIMEWARP in extras:
+        return _previous(exchange, path, access, attributes, share, Disposition(disposition), options, asked)
+    return _file(exchange, path, access, attributes, share, Disposition(disposition), options, asked)
 
 
 def _asked(exchange: Exchange, level: int, extras: dict[bytes, bytes]) -> Asked:
@@ -128,12 +142,40 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
     return access
 
 
-async def _file(
+async def _previous(
     exchange: Exchange, path: Path, access: int, attributes: int, share: int, disposition: Disposition, options: int, asked: Asked
 ) -> Answer:
+    """Opens a file as of a snapshot: read-only, and so without grants."""
+    volume, path = await previous.find(exchange, path, asked.extras.get(contexts.TIMEWARP))
+    if volume is None:
+        return await _file(exchange, path, access, attributes, share, disposition, options, asked)
+    if disposition in _OVERWRITES:
+        raise Failure(Status.MEDIA_WRITE_PROTECTED)
+    asked = Asked(leases.LEVEL_NONE, None, None, asked.extras)
+    makes = disposition is not Disposition.OPEN
+    if disposition is Disposition.OPEN_IF:
+        disposition = Disposition.OPEN
+    try:
+        return await _file(exchange, path, access, attributes, share, disposition, options, asked, volume)
+    except (NotFound, AccessDenied):
+        if makes:
+            raise Failure(Status.MEDIA_WRITE_PROTECTED) from None
+        raise
+
+
+async def _file(
+    exchange: Exchange,
+    path: Path,
+    access: int,
+    attributes: int,
+    share: int,
+    disposition: Disposition,
+    options: int,
+    asked: Asked,
+    past: Volume | None = None,
+) -> Answer:
+    """Opens or makes a file in the share's volume, or in `past`, that volume as of a snapshot."""
     tree, extras = exchange.tree, asked.extras
-    if contexts.TIMEWARP in extras:
-        raise Failure(Status.OBJECT_NAME_NOT_FOUND)
     directory = True if options & DIRECTORY_FILE else False if options & NON_DIRECTORY_FILE else None
     if path.colon:
         if directory:
@@ -160,13 +202,13 @@ async def _file(
         allocation=0 if directory else _allocation(extras),
     )
     try:
-        if asked is _NOTHING:
-            opened: Opened = await exchange.call(request)
+        if asked is _NOTHING or past is not None:
+            opened: Opened = await exchange.call(request, past or tree.volume)
         else:
             opened = await _lasting(exchange, request, asked)
     except SymlinkInPath as error:
         raise _stopped(error, path) from None
-    return _answer(exchange, path, opened, options, asked)
+    return _answer(exchange, path, opened, options, asked, past)
 
 
 async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
@@ -177,7 +219,7 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
         request.owner = client + lease.key
         request.parent_key = client + lease.parent if lease.parent else b""
     if lasting is None:
-        opened: Opened = await exchange.call(request)
+        opened: Opened = await exchange.call(request, exchange.tree.volume)
         return opened
     request.guid, request.client, request.away = lasting.guid, lasting.client, True
     request.keep = lasting.keep(reopen.owner(exchange))
@@ -185,7 +227,7 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
     durables = exchange.connection.service.durables
     durables.begin(lasting)
     try:
-        opened = await exchange.call(request)
+        opened = await exchange.call(request, exchange.tree.volume)
     except BaseException:
         durables.failed(lasting)
         raise
@@ -222,8 +264,10 @@ def _stopped(error: SymlinkInPath, path: Path) -> Failure:
     return Failure(Status.STOPPED_ON_SYMLINK, data)
 
 
-def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, asked: Asked) -> bytes:
+def _answer(exchange: Exchange, path: Path, opened: Opened, options: int, asked: Asked, past: Volume | None) -> bytes:
     handle = Handle(exchange.connection.service.next_handle(), exchange.tree, opened.open, opened.access, opened.path)
+    if past is not None:
+        handle.volume = past
     handle.write_through = bool(options & WRITE_THROUGH)
     handle.mode = options & _MODE_OPTIONS
     if asked is not _NOTHING and asked.durable is not None:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from gateways.smb import previous
 from gateways.smb.admission import take_handle
 from gateways.smb.control import copy, misc, network, offload, reparse, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
@@ -32,6 +33,7 @@ CONTROLS: dict[int, Rule] = {
     0x00140204: Rule(network.validate_negotiate, file=False),
     0x001401FC: Rule(network.query_interfaces, file=False),
     0x0011C017: Rule(network.pipe_transceive, pipe=True),
+    0x00144064: Rule(previous.enumerate_snapshots),
     0x00140078: Rule(copy.resume_key),
     0x001440F2: Rule(copy.copychunk, changes=True),
     0x001480F2: Rule(copy.copychunk_write, changes=True),

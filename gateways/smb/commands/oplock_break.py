@@ -62,7 +62,7 @@ async def _settle(exchange: Exchange, holding: Holding, rights: int) -> int:
     told, holding.told = holding.told, None
     leases.settled(holding, rights)
     try:
-        granted: Granted = await exchange.call(Acknowledge(holding.inode, holding.key, rights))
+        granted: Granted = await exchange.call(Acknowledge(holding.inode, holding.key, rights), exchange.tree.volume)
     except (NotFound, InvalidArgument):
         holding.told = told
         raise Failure(Status.REQUEST_NOT_ACCEPTED) from None

@@ -59,7 +59,7 @@ async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
     key = exchange.connection.client_guid + asked.lease.key if asked.lease is not None else None
     request = Reconnect(exchange.session.caller, to.open, to.guid, to.client, owner(exchange).encode(), key)
     try:
-        opened: Opened = await exchange.call(request)
+        opened: Opened = await exchange.call(request, exchange.tree.volume)
     except (NotFound, AccessDenied, InvalidArgument) as error:
         failure = Failure(Status.OBJECT_NAME_NOT_FOUND)
         failure.gate = error.gate
@@ -97,7 +97,7 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
     if exchange.session.handles.get(known.number) is not known:
         # Its session has ended: what was made waits for this client.
         return await come_back(exchange, Path(known.name), Return(known.id, durable.guid, durable.client, durable.version), asked, 0)
-    found: Found = await exchange.call(GetAttributes(known.id))
+    found: Found = await exchange.call(GetAttributes(known.id), known.volume)
     exchange.handle = known
     # The oplock level that is asked for, as Windows has it: what has been broken meanwhile, the client will be told as well.
     level = asked.level if asked.lease is None else LEVEL_LEASE

@@ -45,7 +45,7 @@ def _check_rights(source: Handle, target: Handle, read_target: bool) -> None:
         raise Failure(Status.ACCESS_DENIED)
     if read_target and not target.access & Access.READ_DATA:
         raise Failure(Status.ACCESS_DENIED)
-    if source.tree.volume is not target.tree.volume:
+    if source.volume is not target.volume:
         raise Failure(Status.NOT_SAME_DEVICE)
 
 
