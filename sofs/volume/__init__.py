@@ -11,6 +11,8 @@ In reading order:
 - `core`: what handlers share. `lookup`, `make`, `removal`, `rename`; `opens`, `closing`, `sharing`, `locking`; `attributes`,
   `descriptors`, `extended`, `streams`; `tokens`: the requests about names, opens and attributes.
 - `security`, `access`: descriptors and rights.
-- `io`: the requests about data, down to `data` with `mapping`, `leaves`, `windows`, `reader`, `writer`, `ranges`, `clones`.
+- `io`: the requests about data, down to `data` with `mapping`, `leaves`, `windows`, `reader`, `writer`, `ranges`, `clones`;
+  `maps`, `owning`, `origins`, `thaw`: clones of whole files.
+- `counting`, `quotas`, `quota_requests`: what owners use, and may use.
 - `space`, `extents`, `cleaning`, `destage`, `compact`: where data lies, and how it moves. `check`: whether all of it is true.
 """

@@ -100,7 +100,7 @@ class Names(RuleBasedStateMachine):
         keyspace = self.rig.store.keyspace
 
         def full(*_: Any, **__: Any) -> Lsn:
-            del keyspace.commit  # type: ignore[method-assign]
+            del keyspace.commit
             raise NoSpace("the log is full")
 
         keyspace.commit = full  # type: ignore[method-assign]
