@@ -200,7 +200,6 @@ def test_the_kernels_client_keeps_opens_and_locks_when_the_node_is_killed(tmp_pa
                     node.start()
             outcome = guest.result()
         print(outcome.output)
-        print(outcome.output)
         assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
         assert outcome.output.count("rounds") == 4, outcome.output
         assert "operation_failed" not in node.log.read_text(), node.tail()

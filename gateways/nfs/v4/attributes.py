@@ -25,6 +25,7 @@ __all__ = [
     "WRITE_ONLY",
     "encoder",
     "mask_of",
+    "smallest",
     "supported",
     "words_of",
 ]
@@ -260,6 +261,16 @@ _OTHERS: dict[Attr, str] = {
     Attr.SUPPATTR_EXCLCREAT: f"words({EXCLUSIVE_CREATE})",
 }
 """Those of no fixed size: expressions of packed bytes."""
+
+_SMALLEST_OTHER = {Attr.SUPPORTED_ATTRS: 16, Attr.SUPPATTR_EXCLCREAT: 16, Attr.FILEHANDLE: 4 + HANDLE_SIZE, Attr.OWNER: 8, Attr.OWNER_GROUP: 8}
+
+
+@lru_cache(512)
+def smallest(wanted: int) -> int:
+    """Bytes that the values of these attributes take at least."""
+    fixed = sum(struct.calcsize(">" + format) for attribute, (format, _) in _FIXED.items() if wanted >> attribute & 1)
+    return fixed + sum(_SMALLEST_OTHER.get(attribute, 4) for attribute in _OTHERS if wanted >> attribute & 1)
+
 
 Encoder = Callable[[Attributes, Facts], bytes]
 

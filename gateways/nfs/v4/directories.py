@@ -12,7 +12,7 @@ from gateways.exports import Share
 from gateways.nfs import above, past
 from gateways.nfs.handles import Place
 from gateways.nfs.snapshot_list import LIST
-from gateways.nfs.v4.attributes import ACL_ASKED, Attr, Facts, encoder, mask_of
+from gateways.nfs.v4.attributes import ACL_ASKED, Attr, Facts, encoder, mask_of, smallest
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
 from gateways.nfs.v4.facts import facts_of, found, readable, with_space
 from gateways.nfs.v4.status import Failure, Status
@@ -52,7 +52,8 @@ def readdir(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     if place.snapshot == LIST:
         return _snapshots(c, args)
     facts = facts_of(c, place)
-    limit = min(max(room // (SMALLEST + _least(wanted)), 1), MOST_ENTRIES)
+    # No more are asked for than fit, give or take.
+    limit = min(max(room // (SMALLEST + smallest(wanted)), 1), MOST_ENTRIES)
     request = ReadDirectory(place.caller, place.inode, args.cookie, limit, True)
 
     def answer(entries: Entries) -> Outcome:
@@ -71,11 +72,6 @@ def _room(args: ReadDirectoryArgs) -> int:
     if room <= 0:
         raise Failure(Status.TOOSMALL)
     return room
-
-
-def _least(wanted: int) -> int:
-    """Bytes that the values of these attributes take at least: enough to ask the volume for no more entries than fit, give or take."""
-    return 4 * wanted.bit_count()
 
 
 def _listing(

@@ -17,6 +17,7 @@ from gateways.nfs.v4.attributes import (
     Facts,
     encoder,
     mask_of,
+    smallest,
     supported,
     words_of,
 )
@@ -78,6 +79,13 @@ def test_each_attribute_is_encoded_by_itself(attribute: Attr) -> None:
     if not WRITE_ONLY >> attribute & 1:
         found = read(encoder(1 << attribute)(a_file(), facts()))
         assert [xdr.ATTRIBUTES[name][0] for name in found] == [attribute]
+
+
+def test_values_are_never_smaller_than_a_listing_counts_on() -> None:
+    for attribute in Attr:
+        if not WRITE_ONLY >> attribute & 1:
+            encoded = encoder(1 << attribute)(a_file(uid=0, gid=0), facts(1))
+            assert len(encoded) - len(words_of(1 << attribute)) - 4 >= smallest(1 << attribute), attribute
 
 
 def test_required_attributes_are_all_supported() -> None:
