@@ -256,7 +256,7 @@ class MapCheck:
                 offset = place.offset + page * PAGE
                 placed.add(offset)
                 if offset not in pages:
-                    self._note(_name(window, offset), f"has a place in extent {place.extent}, and nothing names it")
+                    self._note(_name(window, offset), f"has a place in extent {place.extent}, and no leaf names it")
         base = window << keys.WINDOW_SHIFT
         for offset in pages:
             in_log = self.destaged <= base + offset < keys.EXTENT_BORN
@@ -267,7 +267,7 @@ class MapCheck:
             if in_log and offset in placed:
                 self._note(_name(window, offset), "is in the log and has a place in an extent")
             if not in_log and offset not in placed:
-                self._note(_name(window, offset), "is named and has no place")
+                self._note(_name(window, offset), "is named by a leaf and has no place")
 
     def _place(self, window: int, place: windows.Place) -> None:
         where = _name(window, place.offset)

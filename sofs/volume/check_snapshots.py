@@ -92,7 +92,7 @@ class SnapshotCheck:
                 self._note(f"snapshot {younger.number}", f"is not younger than snapshot {older.number}")
 
     def _exists(self, number: int, where: str) -> bool:
-        if any(snapshot.number == number for snapshot in self._history.snapshots):
+        if number in self._history:
             return True
         self._note(where, f"belongs to snapshot {number}, which does not exist")
         return False
@@ -105,8 +105,7 @@ class SnapshotCheck:
         elif value != ABSENT and value[:1] != b"\1":
             self._note(where, f"{len(value)} bytes cannot be read")
         elif self._exists(number, where):
-            snapshot = next(each for each in self._history.snapshots if each.number == number)
-            if snapshot.lacks(int.from_bytes(place[1:9])):
+            if self._history[number].lacks(int.from_bytes(place[1:9])):
                 self._note(where, f"is of something younger than snapshot {number}")
             if place[:1] == b"l" and value != ABSENT:
                 self._leaf(where, number, value[1:])

@@ -82,7 +82,7 @@ class Snapshot(NamedTuple):
 class History:
     """The snapshots of a volume, oldest first, those that are being deleted among them."""
 
-    __slots__ = ("_extents", "_lsns", "_numbers", "horizon", "newest", "snapshots")
+    __slots__ = ("_by_number", "_extents", "_lsns", "_numbers", "horizon", "newest", "saved", "snapshots")
 
     def __init__(self, records: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """`records` are those of the bucket `SNAPSHOTS`."""
@@ -101,7 +101,17 @@ class History:
         self.snapshots = [snapshot for snapshot in self.snapshots if snapshot.number != number]
         self._index()
 
+    def __getitem__(self, number: int) -> Snapshot:
+        """Raises `KeyError`."""
+        return self._by_number[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_number
+
     def _index(self) -> None:
+        self.saved: set[bytes] = set()
+        """Keys of which is known that their values have been saved for the newest snapshot, or need not be: it spares looking."""
+        self._by_number = {snapshot.number: snapshot for snapshot in self.snapshots}
         self._numbers = [snapshot.number for snapshot in self.snapshots]
         self._lsns = [snapshot.lsn for snapshot in self.snapshots]
         self._extents = [snapshot.extents for snapshot in self.snapshots]

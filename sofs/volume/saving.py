@@ -23,6 +23,8 @@ _TAGS = frozenset(tag[0] for tag in VERSIONED)
 _LOWER = {tag[0]: bytes((tag[0] | 0x20,)) for tag in VERSIONED}
 _UPPER = {lower: bytes((tag,)) for tag, (lower,) in _LOWER.items()}
 
+_REMEMBERED = 1 << 16
+
 ABSENT = b"\0"
 """The saved value of what was not there."""
 
@@ -59,12 +61,14 @@ class Saving:
         return self._overlay.scan(bucket, start, end)
 
     def put(self, key: bytes, value: bytes) -> None:
-        if key[0] in _TAGS:
+        if key[0] in _TAGS and key not in self.history.saved:
             self._save(key)
         self._overlay.put(key, value)
 
     def delete(self, key: bytes) -> None:
-        if key[0] in _TAGS:
+        if key[0] in _UPPER:
+            self.history.saved.clear()
+        elif key[0] in _TAGS and key not in self.history.saved:
             self._save(key)
         self._overlay.delete(key)
 
@@ -72,8 +76,11 @@ class Saving:
         return self._overlay.add(key, amount)
 
     def _save(self, key: bytes) -> None:
-        newest = self.history.newest
+        newest, known = self.history.newest, self.history.saved
         assert newest is not None
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known.add(key)
         if newest.lacks(int.from_bytes(key[1:BUCKET])):
             return
         place = place_of(key)

@@ -122,7 +122,7 @@ def _forget_saved(records: Mutator, place: bytes, number: int, older: int) -> No
     saved = place + number.to_bytes(8)
     if older:
         kept = place + older.to_bytes(8)
-        snapshot = next(snapshot for snapshot in records.history.snapshots if snapshot.number == older)
+        snapshot = records.history[older]
         if not snapshot.lacks(int.from_bytes(place[1:BUCKET])) and records.get(kept) is None:
             value = records.get(saved)
             assert value is not None, "the index names a saved value that is not there"
@@ -137,8 +137,7 @@ def _apply_finish(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None
     history = records.history
     _, younger = history.neighbours(number)
     deadlists.merge_counts(records, number, younger)
-    snapshot = next(snapshot for snapshot in history.snapshots if snapshot.number == number)
-    records.delete(snapshot.key)
+    records.delete(history[number].key)
     history.remove(number)
 
 
@@ -147,7 +146,7 @@ def _apply_finish(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None
 
 def _apply_restore(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, now = _RESTORE.unpack_from(body)
-    snapshot = next(snapshot for snapshot in records.history.snapshots if snapshot.number == number)
+    snapshot = records.history[number]
     dropped = _Dropped(_destaged(records))
     reserved = 0
     for key in _split(body, _RESTORE.size):

@@ -31,7 +31,7 @@ SECOND = 10_000_000
 """In units of `Time`."""
 
 _SLICE = 200
-"""Records dealt with in one batch: about two milliseconds."""
+"""About two milliseconds."""
 _LONGEST = 255
 """Bytes of a name: it is a directory's over NFS."""
 
@@ -54,10 +54,14 @@ class Snapshots:
         self._keyspace = keyspace
         self._history = keyspace.overlay.history
         self._extents = extents
-        self._pause = pause
+        self.pause = pause
+        self.slice = _SLICE
+        """Records dealt with in one batch."""
         self._exhausted = exhausted
         self.restoring = self.restoration is not None
         """Nothing is answered until it is over."""
+        self._deleted: list[int] = [snapshot.number for snapshot in self._history.snapshots if not self._ready(snapshot)]
+        """What is still to be removed."""
         self._turn = asyncio.Lock()
         """Of what goes in slices: one thing at a time."""
 
@@ -69,10 +73,9 @@ class Snapshots:
 
     def get(self, number: int) -> Snapshot:
         """Raises `NotFound`."""
-        for snapshot in self.all():
-            if snapshot.number == number:
-                return snapshot
-        raise NotFound(f"there is no snapshot {number}")
+        if number not in self._history or not self._ready(self._history[number]):
+            raise NotFound(f"there is no snapshot {number}")
+        return self._history[number]
 
     def info(self, snapshot: Snapshot) -> SnapshotInfo:
         number = snapshot.number.to_bytes(8)
@@ -90,8 +93,8 @@ class Snapshots:
         Raises `Exists`, `InvalidName`.
         """
         encoded = _checked(name)
-        for snapshot in self.all():
-            if snapshot.name == encoded:
+        for snapshot in self._history.snapshots:
+            if snapshot.name == encoded and self._ready(snapshot):
                 raise Exists(f"there is a snapshot {name!r} already")
         value = self._keyspace.get(NEXT_SNAPSHOT)
         number = 1 if value is None else int.from_bytes(value, "little")
@@ -111,7 +114,9 @@ class Snapshots:
         snapshot = self.get(number)
         batch = Batch()
         batch.put(snapshot.key, snapshot._replace(state=DELETING).encode())
-        return self._keyspace.commit(batch, reserved=True)
+        lsn = self._keyspace.commit(batch, reserved=True)
+        self._deleted.append(number)
+        return lsn
 
     async def run_once(self) -> int:
         """Removes what is being deleted; gives how many."""
@@ -120,24 +125,21 @@ class Snapshots:
 
     async def _remove(self) -> int:
         removed = 0
-        while (snapshot := self._doomed()) is not None:
-            while await self._sweep(snapshot.number):
+        while self._deleted:
+            # The oldest first: what it passes on goes to one that stays.
+            number = min(self._deleted)
+            while await self._sweep(number):
                 pass
-            if self._only(snapshot) and await self._forget_lives():
+            if self._only(number) and await self._forget_lives():
                 continue
-            if next(self._keyspace.scan(index_bucket(snapshot.number)), None) is not None:
+            if next(self._keyspace.scan(index_bucket(number)), None) is not None:
                 continue  # something has come to it meanwhile
             batch = Batch()
-            snapshot_operations.finish(batch, snapshot.number)
+            snapshot_operations.finish(batch, number)
             self._keyspace.commit(batch, reserved=True)
+            self._deleted.remove(number)
             removed += 1
         return removed
-
-    def _doomed(self) -> Snapshot | None:
-        for snapshot in self._history.snapshots:
-            if not self._ready(snapshot):
-                return snapshot
-        return None
 
     async def _sweep(self, number: int) -> int:
         """One round over a snapshot's index; gives how many records it dealt with."""
@@ -147,7 +149,7 @@ class Snapshots:
         while True:
             if (waiting := self._exhausted()) is not None:
                 await waiting
-            places = [key[BUCKET:] for key, _ in islice(self._keyspace.scan(bucket, start), _SLICE)]
+            places = [key[BUCKET:] for key, _ in islice(self._keyspace.scan(bucket, start), self.slice)]
             if not places:
                 return total
             batch = Batch()
@@ -155,20 +157,20 @@ class Snapshots:
             self._keyspace.commit(batch, reserved=True)
             total += len(places)
             start = bucket + places[-1] + b"\0"
-            await self._pause()
+            await self.pause()
 
-    def _only(self, snapshot: Snapshot) -> bool:
-        return self._history.snapshots == [snapshot]
+    def _only(self, number: int) -> bool:
+        return len(self._history.snapshots) == 1 and number in self._history
 
     async def _forget_lives(self) -> int:
         """Without snapshots nobody asks any more since when a page that was restored lives."""
         records = [key for key, _ in self._keyspace.walk(REBORN)]
-        for at in range(0, len(records), _SLICE):
+        for at in range(0, len(records), self.slice):
             batch = Batch()
-            for key in records[at : at + _SLICE]:
+            for key in records[at : at + self.slice]:
                 batch.delete(key)
             self._keyspace.commit(batch, reserved=True)
-            await self._pause()
+            await self.pause()
         return len(records)
 
     # Restoring
@@ -202,7 +204,7 @@ class Snapshots:
         if value is None:
             return None
         number, before = int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")
-        return Restoration(next(each for each in self._history.snapshots if each.number == number), before)
+        return Restoration(self._history[number], before)
 
     async def restore(self, now: Time) -> Lsn:
         """Brings the restoration that is under way, if there is one, to its end; gives the position of the last batch."""
@@ -230,14 +232,14 @@ class Snapshots:
         while True:
             if (waiting := self._exhausted()) is not None:
                 await waiting
-            found = list(islice(keys(mark), _SLICE))
+            found = list(islice(keys(mark), self.slice))
             if not found:
                 return
             mark = found[-1][0]
             batch = Batch()
             snapshot_operations.restore(batch, snapshot.number, now, [key for _, key in found])
             self._keyspace.commit_cleaning(batch)
-            await self._pause()
+            await self.pause()
 
     def _changed(self, number: int, mark: bytes) -> Iterator[tuple[bytes, bytes]]:
         """What was saved for a snapshot, by its place."""

@@ -16,7 +16,7 @@ from itertools import count, islice
 
 import structlog
 
-from tests.simulation import data, files, records
+from tests.simulation import data, files, opens, records, snapshots
 
 __all__ = ["SCENARIOS", "main", "replay"]
 
@@ -26,7 +26,9 @@ CRASHES = 5
 SCENARIOS: dict[str, Callable[[int], int]] = {
     "data": lambda seed: data.run_seed(seed, CRASHES),
     "files": lambda seed: files.Scenario(seed).run(CRASHES),
+    "opens": lambda seed: opens.Scenario(seed).run(CRASHES),
     "records": lambda seed: records.Scenario(seed).run(CRASHES),
+    "snapshots": lambda seed: snapshots.run_seed(seed, CRASHES),
 }
 """By layer. Each runs one scenario, gives how many crashes it had, and raises what it found wrong."""
 

@@ -1,4 +1,4 @@
-"""Six hundred crashes in simulation. More, and a replay of one: `python -m tests.simulation.crash`."""
+"""Eight hundred crashes in simulation. More, and a replay of one: `python -m tests.simulation.crash`."""
 
 import subprocess
 import sys
