@@ -197,6 +197,7 @@ class NodeOperations:
                 enabled="smb" in request.protocols,
                 encrypt=request.encrypt,
                 continuously_available=request.continuously_available,
+                access_based_enumeration=request.access_based_enumeration,
             ),
             nfs=NfsOptions(
                 enabled="nfs" in request.protocols,
@@ -308,6 +309,7 @@ def _shown(share: Share, volume: str) -> api.Share:
         privileged_port=share.nfs.require_privileged_port,
         squash=str(share.nfs.clients[0].squash) if share.nfs.clients else "root",
         continuously_available=share.smb.continuously_available,
+        access_based_enumeration=share.smb.access_based_enumeration,
     )
 
 

@@ -66,6 +66,8 @@ class Share(Struct):
     """Whom NFS turns into the anonymous user: root, all or none."""
     continuously_available: bool = False
     """SMB: what changes data or names is answered only once it is stable."""
+    access_based_enumeration: bool = False
+    """SMB: listings leave out what their reader may not read."""
 
 
 class User(Struct):

@@ -122,6 +122,9 @@ def share_create(
     continuously_available: Annotated[
         bool, typer.Option("--continuously-available", help="SMB: answer changes only once they are stable.")
     ] = False,
+    access_based: Annotated[
+        bool, typer.Option("--access-based", help="SMB: listings leave out what their reader may not read.")
+    ] = False,
 ) -> None:
     """Show a volume to clients."""
     request = api.Share(
@@ -136,6 +139,7 @@ def share_create(
         privileged_port=privileged_port,
         squash=squash,
         continuously_available=continuously_available,
+        access_based_enumeration=access_based,
     )
     made = on.client.post("/shares", request, api.Share)
     on.tell(made, f"share {made.name} created: volume {made.volume}, {' and '.join(made.protocols)}")

@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from sofs.admin import api
 from tests.interop.running import PASSWORD, SHARE, USER, RunningNode
 
+VOLUME = "default"
 _TROUBLE = ("request_failed", "Traceback", '"level": "error"')
 """What the node's log must not say, whatever a client sends."""
 
@@ -31,12 +34,19 @@ class ServerBroke(Exception):
     """The node died, hangs, or ran into a bug of ours: no conformance suite may do that to it."""
 
 
+HIDING = "hideunread"
+"""What smbtorture calls the share that lists only what its reader may read."""
+STABLE = "stable"
+
+
 @dataclass
 class ConformanceNode:
     """What a runner has to know of the node."""
 
     running: RunningNode
     share: str = SHARE
+    stable_share: str = STABLE
+    """Continuously available, in the same volume."""
     user: str = USER
     password: str = PASSWORD
 
@@ -51,6 +61,11 @@ class ConformanceNode:
     @property
     def nfs_port(self) -> int:
         return self.running.nfs.port
+
+    def snapshot(self) -> str:
+        """Takes one of the volume; gives its time as SMB clients name it."""
+        made = self.running.admin.post("/snapshots", api.SnapshotName(VOLUME, ""), api.Snapshot)
+        return datetime.fromisoformat(made.taken).astimezone(UTC).strftime("@GMT-%Y.%m.%d-%H.%M.%S")
 
     def check(self) -> None:
         """Raises `ServerBroke` unless the node answers, and never had to say that it failed."""
@@ -71,5 +86,7 @@ def serving(folder: Path) -> Iterator[ConformanceNode]:
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(_SETTINGS)
     with RunningNode(folder / "node") as running:
+        running.admin.post("/shares", api.Share(HIDING, VOLUME, access_based_enumeration=True), api.Share)
+        running.admin.post("/shares", api.Share(STABLE, VOLUME, continuously_available=True), api.Share)
         yield ConformanceNode(running)
     shutil.rmtree(folder / "node", ignore_errors=True)

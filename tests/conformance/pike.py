@@ -1,6 +1,7 @@
 """pike's tests (package pike-smb2 from PyPI): a client that builds every SMB2 message itself.
 
-They run in a process of their own, `pike_tests`; where one does not end in time, the others go on in another.
+They run in a process of their own, `pike_tests`; where one does not end in time, the others go on in another. The share is a continuously
+available one, for the tests of persistent handles.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Pike:
         environment = {
             "PIKE_SERVER": node.host,
             "PIKE_PORT": str(node.smb_port),
-            "PIKE_SHARE": node.share,
+            "PIKE_SHARE": node.stable_share,
             "PIKE_CREDS": f"WORKGROUP\\{node.user}%{node.password}",
             "PIKE_MIN_DIALECT": "",
         }

@@ -55,6 +55,25 @@ def read(text: str) -> Read:
     return Read(outcomes, flying)
 
 
+def _settings(node: ConformanceNode, suite: str, logs: Path) -> list[str]:
+    """What a suite has to be told of the server."""
+    if suite == "smb2.set-sparse-ioctl":
+        return ["filename=sparse.dat"]
+    if suite == "smb2.zero-data-ioctl":
+        return ["filename=zeroed.dat", "offset=0", "beyond_final_zero=4096"]
+    if suite == "smb2.twrp":
+        # A file with a stream, and a snapshot that has both.
+        size = 1000
+        (logs / "previous").write_bytes(b"x" * size)
+        share, user = f"//{node.host}/{node.share}", f"{node.user}%{node.password}"
+        puts = f"lcd {logs}; put previous previous.dat; put previous previous.dat:stream"
+        subprocess.run(["smbclient", share, "-p", str(node.smb_port), "-U", user, "-c", puts], check=True, stdout=subprocess.DEVNULL)
+        return [
+            "twrp_file=previous.dat", f"twrp_snapshot={node.snapshot()}", "twrp_stream=stream", f"twrp_stream_size={size}",
+        ]  # fmt: skip
+    return []
+
+
 class Smbtorture:
     name = "smbtorture"
 
@@ -85,7 +104,8 @@ class Smbtorture:
             if not chosen:
                 continue
             began = time.monotonic()
-            results[suite] = self._suite(command, suite, chosen, len(chosen) < len(listed), logs)
+            settings = [f"--option=torture:{setting}" for setting in _settings(node, suite, logs)]
+            results[suite] = self._suite([*command, *settings], suite, chosen, len(chosen) < len(listed), logs)
             node.check()
             counts = tally({suite: results[suite]})
             say(f"{suite:30} {counts.passed:5} {counts.failed:5} {counts.skipped:5} {counts.total:5} {time.monotonic() - began:7.1f}")
