@@ -3,7 +3,8 @@
 Setting the first quota of a volume begins the counting of all its inodes. Setting one on a directory puts that directory into a tree of its own at once, and
 with it whatever is made there from then on; what lies below already is walked in the background, each directory before its entries, so that
 nothing made meanwhile is missed. Taking it away is the same walk with no tree. Both are batches that can be cut off anywhere and begun again:
-records say how far the counting is and which trees are to be walked.
+records say how far the counting is and which trees are to be walked. Restoring a snapshot brings back which trees directories belonged to, not the quotas;
+then the trees are walked again.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core
 from sofs.volume.inode import InodeRecord, is_nameless
 from sofs.volume.keys import BUCKET, COUNTED, QUOTA
-from sofs.volume.quotas import DEFAULT, Limits, limits_key, walk_key
+from sofs.volume.quotas import DEFAULT, Limits, gone_key, limits_key, walk_key
 from sofs.volume.streams import stream_inodes
 
 __all__ = ["QuotaKeeper", "get_quota", "list_quotas", "set_quota"]
@@ -44,6 +45,8 @@ def set_quota(core: Core, request: SetQuota, token: AnyToken | None, by: Binding
         batch.delete(limits_key(kind, subject))
         if kind == QuotaKind.DIRECTORY:
             _walk(batch, Inode(subject), 0, core.get(keys.inode(Inode(subject))) is not None)
+            if core.keys.overlay.history.newest is not None:
+                batch.put(gone_key(subject), b"")
         if len(quotas.limits) == 1:
             batch.raw(Operation.COUNT, counting.stop())
     else:
@@ -86,6 +89,8 @@ def _new_tree(core: Core, batch: Batch, top: Inode) -> None:
             if other != top and key[-1:] == b"w" and not int.from_bytes(value, "little") and _is_below(core, top, other):
                 raise InvalidArgument("the quota of a directory above is being taken away")
     _walk(batch, top, top, True)
+    if core.get(gone_key(top)) is not None:
+        batch.delete(gone_key(top))
 
 
 def _is_below(core: Core, inode: Inode, top: Inode) -> bool:
@@ -139,6 +144,7 @@ class QuotaKeeper:
         self._core = core
 
     async def run_once(self) -> None:
+        self._order(False)
         await self._count()
         for key, _ in list(self._core.keys.scan(keys.bucket(QUOTA, QuotaKind.DIRECTORY))):
             top = Inode(int.from_bytes(key[BUCKET:-1]))
@@ -146,6 +152,25 @@ class QuotaKeeper:
                 await self._walk_tree(top)
             elif key[-1:] == b"l" and self._core.get(keys.inode(top)) is None:
                 self._forget(top)
+
+    def restored(self) -> None:
+        """To be called when the volume is what it was at a snapshot: directories belong to the trees they belonged to then."""
+        self._order(True)
+
+    def _order(self, everything: bool) -> None:
+        """Orders the walks of the trees that are not as the quotas say, or of all of them."""
+        batch = Batch()
+        for key, _ in self._core.keys.scan(keys.bucket(QUOTA, QuotaKind.DIRECTORY)):
+            top = Inode(int.from_bytes(key[BUCKET:-1]))
+            record = self._record(top)
+            if record is None or record.links == 0 or self._core.get(walk_key(top)) is not None:
+                continue
+            if key[-1:] == b"l" and (everything or record.tree != top):
+                _walk(batch, top, top, True)
+            elif key[-1:] == b"g" and record.tree == top:
+                _walk(batch, top, 0, True)
+        if batch.count:
+            self._core.keys.commit(batch, reserved=True)
 
     async def _count(self) -> None:
         core = self._core

@@ -19,7 +19,7 @@ from sofs.volume.counting import Use, files_key, owners, pages_key, use_of
 from sofs.volume.inode import InodeRecord
 from sofs.volume.keys import BUCKET, QUOTA
 
-__all__ = ["DEFAULT", "Limits", "Quotas", "Room", "limits_key", "walk_key"]
+__all__ = ["DEFAULT", "Limits", "Quotas", "Room", "gone_key", "limits_key", "walk_key"]
 
 DEFAULT = (1 << 32) - 1
 
@@ -55,6 +55,11 @@ def limits_key(kind: int, subject: int) -> bytes:
 def walk_key(directory: int) -> bytes:
     """A directory whose tree has to be walked: the value is the tree (u64) that what is below it gets."""
     return QUOTA + QuotaKind.DIRECTORY.to_bytes(8) + directory.to_bytes(8) + b"w"
+
+
+def gone_key(directory: int) -> bytes:
+    """A directory that had a quota when a snapshot was taken: restoring that brings back what says so."""
+    return QUOTA + QuotaKind.DIRECTORY.to_bytes(8) + directory.to_bytes(8) + b"g"
 
 
 class Quotas:

@@ -418,6 +418,7 @@ class LocalVolume:
         """Removes what is orphaned and the tokens that have expired."""
         if self._snapshots.restoring:
             await self._snapshots.restore(self._clock.now())
+            self._quotas.restored()
         await self.reaper.run_once()
         await self._snapshots.run_once()
         await self._quotas.run_once()

@@ -1,0 +1,157 @@
+"""Snapshots of volumes with whole-file clones and quotas: each shows what was there, and what is restored is counted."""
+
+import asyncio
+
+from sofs.types import PAGE, Inode
+from sofs.volume.api import (
+    Clone,
+    DeleteSnapshot,
+    GetQuota,
+    ListSnapshots,
+    MakeSnapshot,
+    Quota,
+    QuotaKind,
+    RestoreSnapshot,
+    SetQuota,
+    Stateless,
+)
+from sofs.volume.keys import LEAF_PAGES
+from tests.unit.volume.rig import done
+from tests.unit.volume.test_data import pattern
+from tests.unit.volume.volume_rig import BY, SUPER, VolumeRig, run
+
+LEAF = LEAF_PAGES * PAGE
+
+
+def target(inode: Inode) -> Stateless:
+    return Stateless(inode, SUPER)
+
+
+async def snapshot(rig: VolumeRig, name: str) -> int:
+    made = await rig.later(MakeSnapshot(name))
+    number: int = made.snapshots[0].number
+    await rig.clock.sleep(2)  # no two are of one second
+    return number
+
+
+async def as_of(rig: VolumeRig, number: int, inode: Inode, length: int) -> bytes:
+    buffer = bytearray(length)
+    got = await done(rig.volume.at(number).read(target(inode), 0, memoryview(buffer), BY))
+    return bytes(buffer[: got.count])
+
+
+async def restore(rig: VolumeRig, number: int) -> None:
+    waiting = asyncio.ensure_future(rig.later(RestoreSnapshot(number, True)))
+    while not waiting.done():
+        await asyncio.sleep(0)
+        await rig.volume.run_once()
+    await waiting
+    await rig.clock.sleep(2)
+
+
+async def clone(rig: VolumeRig, source: Inode, onto: Inode) -> None:
+    await rig.later(Clone(target(source), 0, target(onto), 0, rig.stat(source).size))
+
+
+async def settle(rig: VolumeRig) -> None:
+    while await rig.data.maps.run_once():
+        pass
+    await rig.volume.run_once()
+    await rig.settle()
+
+
+def test_a_snapshot_shows_a_file_and_its_clone_whatever_becomes_of_the_maps_behind_them() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        source, other = rig.make_name(b"a"), rig.make_name(b"b")
+        data = pattern(6 * LEAF)
+        await rig.put(target(source), 0, data)
+        await clone(rig, source, other)
+        await rig.put(target(other), LEAF, b"other")
+        changed = data[:LEAF] + b"other" + data[LEAF + 5 :]
+        first = await snapshot(rig, "first")
+        await rig.put(target(source), 0, pattern(2 * LEAF, 2))
+        await clone(rig, other, rig.make_name(b"c"))
+        await rig.put(target(other), 3 * LEAF, b"later")
+        second = await snapshot(rig, "second")
+        rig.remove(b"a")
+        await settle(rig)
+        rig.remove(b"c")
+        await settle(rig)
+        for number in (first, second):
+            assert await as_of(rig, number, source, len(data)) == (data if number == first else pattern(2 * LEAF, 2) + data[2 * LEAF :])
+        assert await as_of(rig, first, other, len(data)) == changed
+        later = changed[: 3 * LEAF] + b"later" + changed[3 * LEAF + 5 :]
+        assert await as_of(rig, second, other, len(data)) == later
+        await rig.clean()
+        await restore(rig, first)
+        await rig.clean()
+        assert await rig.content(target(source), 0, len(data)) == data
+        assert await rig.content(target(other), 0, len(data)) == changed
+        await rig.put(target(source), 5 * LEAF, b"again")
+        await rig.clean()
+        for info in rig.call(ListSnapshots()).snapshots:
+            rig.call(DeleteSnapshot(info.number))
+        await settle(rig)
+        await rig.clean()
+        for name in rig.names():
+            rig.remove(name)
+        await settle(rig)
+        await settle(rig)
+        usage = rig.pool.usage()
+        assert usage.free == usage.total
+
+    run(scenario, whole_from=1)
+
+
+def test_what_a_restored_snapshot_brings_back_is_counted() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top = rig.mkdir(b"top")
+        file = rig.make_name(b"a", at=top)
+        await rig.put(target(file), 0, pattern(3 * PAGE))
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top, 0, 1 << 30)))
+        await rig.volume.run_once()
+        first = await snapshot(rig, "first")
+        await rig.put(target(file), 0, pattern(9 * PAGE))
+        rig.make_name(b"b", at=top)
+        await restore(rig, first)
+        used = rig.call(GetQuota(QuotaKind.DIRECTORY, top)).quotas[0]
+        assert (used.used_bytes, used.used_files) == (3 * PAGE, 2)
+        await rig.clean()
+
+    run(scenario)
+
+
+def test_a_restored_snapshot_of_before_the_quota_is_counted_and_walked() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top = rig.mkdir(b"top")
+        rig.make_name(b"a", at=top)
+        first = await snapshot(rig, "first")
+        rig.make_name(b"b", at=top)
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top, 0, 1 << 30)))
+        await rig.volume.run_once()
+        await restore(rig, first)
+        await rig.volume.run_once()
+        used = rig.call(GetQuota(QuotaKind.DIRECTORY, top)).quotas[0]
+        assert used.used_files == 2
+        await rig.clean()
+
+    run(scenario)
+
+
+def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top, other = rig.mkdir(b"top"), rig.mkdir(b"other")
+        below = rig.mkdir(b"below", top)
+        rig.make_name(b"a", at=below)
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top, 0, 1 << 30)))
+        await rig.volume.run_once()
+        first = await snapshot(rig, "first")
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top)))
+        await rig.volume.run_once()
+        await restore(rig, first)
+        await rig.volume.run_once()
+        assert rig.record(top).tree == rig.record(below).tree == 0
+        rig.rename(b"below", b"below", at=top, to=other)
+        await rig.clean()
+
+    run(scenario)
