@@ -11,9 +11,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 from bench.nfs import NfsFiles
-from bench.smb import SmbFiles
+from bench.nfs4 import Nfs4Files
+from bench.smb import Protection, SmbFiles
 
-__all__ = ["Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
+__all__ = ["PROTOCOLS", "Files", "Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
+
+Files = NfsFiles | Nfs4Files | SmbFiles
+PROTECTIONS = {"smb": Protection.SIGNED, "smb-seal": Protection.SEALED, "smb-plain": Protection.PLAIN}
+PROTOCOLS = ("nfs", "nfs4", *PROTECTIONS)
 
 HOST = "127.0.0.1"
 USER, PASSWORD, SHARE = "nobody", "Bench-Horse-9", "bench"
@@ -39,7 +44,7 @@ class Server(ABC):
     def ports(self) -> list[int]:
         """Where it listens when it is up."""
 
-    def files(self, protocol: str) -> NfsFiles | SmbFiles | None:
+    def files(self, protocol: str) -> Files | None:
         """A client for `protocol`, if the server speaks it."""
         return None
 
@@ -115,22 +120,28 @@ class Sofs(Server):
     smb_port, nfs_port = 4450, 20490
 
     def command(self) -> list[str]:
+        conf = self.home / "data" / "conf"
+        conf.mkdir(parents=True)
+        # Clients that do not ask for signing get none; those of the signed rows do.
+        (conf / "sofs.toml").write_text('[smb]\nsigning = "offered"\n')
         program = Path(sys.executable).with_name("sofs")
         ports = ["--smb-port", str(self.smb_port), "--nfs-port", str(self.nfs_port)]
-        return [str(program), "quickstart", "--data", str(self.home / "data"), *ports, "--user", f"{USER}:{PASSWORD}", "--share", SHARE]
+        return [str(program), "quickstart", "--data", str(self.home / "data"), *ports, "--listen", HOST, "--user", f"{USER}:{PASSWORD}", "--share", SHARE]
 
     def ports(self) -> list[int]:
         return [self.smb_port, self.nfs_port]
 
-    def files(self, protocol: str) -> NfsFiles | SmbFiles | None:
-        if protocol == "smb":
-            return SmbFiles(HOST, self.smb_port, USER, PASSWORD, SHARE)
+    def files(self, protocol: str) -> Files | None:
+        if protocol in PROTECTIONS:
+            return SmbFiles(HOST, self.smb_port, USER, PASSWORD, SHARE, protocol, PROTECTIONS[protocol])
+        if protocol == "nfs4":
+            return Nfs4Files(HOST, self.nfs_port, SHARE)
         return NfsFiles(HOST, self.nfs_port, self.nfs_port, f"/{SHARE}")
 
 
 class Samba(Server):
     """Debian's smbd on a local directory. `case sensitive` is set, as Samba's create gets slower with every file of a
-    directory without it, and signing is required as it is by sofs; all else is the default."""
+    directory without it, and signing is up to the client, as it is at sofs; all else is the default."""
 
     name = "samba"
     port = 4451
@@ -145,7 +156,7 @@ class Samba(Server):
         config = self.home / "smb.conf"
         config.write_text(
             f"[global]\n{folders}\nsmb ports = {self.port}\nserver role = standalone server\nserver min protocol = SMB3\n"
-            "server signing = mandatory\ndisable spoolss = yes\nload printers = no\nlog level = 0\n"
+            "server signing = auto\ndisable spoolss = yes\nload printers = no\nlog level = 0\n"
             f"log file = {self.home}/log\ncase sensitive = yes\n[{SHARE}]\npath = {data}\nread only = no\n"
         )
         subprocess.run(
@@ -156,12 +167,14 @@ class Samba(Server):
     def ports(self) -> list[int]:
         return [self.port]
 
-    def files(self, protocol: str) -> NfsFiles | SmbFiles | None:
-        return SmbFiles(HOST, self.port, USER, PASSWORD, SHARE) if protocol == "smb" else None
+    def files(self, protocol: str) -> Files | None:
+        if protocol in PROTECTIONS:
+            return SmbFiles(HOST, self.port, USER, PASSWORD, SHARE, protocol, PROTECTIONS[protocol])
+        return None
 
 
 class Ganesha(Server):
-    """NFS-Ganesha with its VFS backend on a local directory, version 3 only. Needs a rpcbind, and root for file handles."""
+    """NFS-Ganesha with its VFS backend on a local directory. Needs a rpcbind, and root for file handles."""
 
     name = "ganesha"
     nfs_port, mount_port = 20491, 20492
@@ -172,9 +185,10 @@ class Ganesha(Server):
         data.chmod(0o777)
         config = self.home / "ganesha.conf"
         config.write_text(
-            f"NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = {self.nfs_port}; MNT_Port = {self.mount_port};"
+            f"NFS_CORE_PARAM {{ Protocols = 3, 4; NFS_Port = {self.nfs_port}; MNT_Port = {self.mount_port};"
             " Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = true; }\n"
-            "EXPORT_DEFAULTS { Access_Type = RW; Squash = None; SecType = sys; Transports = TCP; Protocols = 3; }\n"
+            "EXPORT_DEFAULTS { Access_Type = RW; Squash = None; SecType = sys; Transports = TCP; Protocols = 3, 4; }\n"
+            "NFSv4 { Graceless = true; Delegations = false; }\n"
             f"EXPORT {{ Export_Id = 1; Path = {data}; Pseudo = /{SHARE}; FSAL {{ Name = VFS; }} CLIENT {{ Clients = *; }} }}\n"
             "LOG { Default_Log_Level = WARN; }\n"
         )
@@ -183,5 +197,7 @@ class Ganesha(Server):
     def ports(self) -> list[int]:
         return [self.nfs_port, self.mount_port]
 
-    def files(self, protocol: str) -> NfsFiles | SmbFiles | None:
+    def files(self, protocol: str) -> Files | None:
+        if protocol == "nfs4":
+            return Nfs4Files(HOST, self.nfs_port, SHARE)
         return NfsFiles(HOST, self.nfs_port, self.mount_port, f"/{SHARE}") if protocol == "nfs" else None

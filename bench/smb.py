@@ -1,6 +1,7 @@
-"""A raw SMB 3.1.1 client: requests built by `struct`, signed with AES-GMAC, nothing waited for but what is needed.
+"""A raw SMB 3.1.1 client: requests built by `struct`, nothing waited for but what is needed.
 
-It signs or seals as the server was told to require; the session is set up once, by NTLM. Both servers get the same messages.
+The session is set up once, by NTLM; then messages are signed (AES-GMAC), sealed (AES-128-GCM) or plain, as `Protection` says. The servers allow all three,
+and get the same messages.
 """
 
 from __future__ import annotations
@@ -9,22 +10,37 @@ import secrets
 import socket
 import struct
 from collections.abc import Generator, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import spnego
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bench.driver import Channel
 from gateways.smb.crypto import CipherId, Dialect, GmacSigner, Keys, Preauth
 
-__all__ = ["SmbChannel", "SmbFiles"]
+__all__ = ["Protection", "SmbChannel", "SmbFiles"]
 
 HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 NEGOTIATE, SESSION_SETUP, TREE_CONNECT, CREATE, CLOSE, FLUSH, READ, WRITE, QUERY_DIRECTORY, QUERY_INFO = 0, 1, 3, 5, 6, 7, 8, 9, 14, 16
 SIGNED, RELATED = 8, 4
+SIGNING_ENABLED, SIGNING_REQUIRED = 1, 2
 PENDING, NO_MORE_FILES, MORE_PROCESSING = 0x103, 0x80000006, 0xC0000016
 SAME_FILE = b"\xff" * 16
 _RECORD = struct.Struct(">I")
 DIRECTORY_BUFFER = 65536
+
+
+TRANSFORM = struct.Struct("<4s16s16sIHHQ")
+TRANSFORMED = b"\xfdSMB"
+
+
+class Protection(Enum):
+    """What is done to messages behind the set-up."""
+
+    SIGNED = "3.1.1 signed"
+    SEALED = "3.1.1 sealed"
+    PLAIN = "3.1.1 plain"
 
 
 class Request(NamedTuple):
@@ -45,7 +61,8 @@ class Reply(NamedTuple):
 class SmbChannel(Channel):
     """One connection with its session and tree."""
 
-    def __init__(self, host: str, port: int, user: str, password: str, share: str) -> None:
+    def __init__(self, host: str, port: int, user: str, password: str, share: str, protection: Protection) -> None:
+        self._protection = protection
         self.sock = socket.create_connection((host, port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(4 << 20)
@@ -54,6 +71,9 @@ class SmbChannel(Channel):
         self._next = 0
         self._session = self._tree = 0
         self._signer: GmacSigner | None = None
+        self._seals: tuple[AESGCM, AESGCM] | None = None
+        """For messages to the server, and from it."""
+        self._sealed = 0
         self._expected: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._parts: dict[int, list[memoryview]] = {}
         self._set_up(host, user, password, share)
@@ -64,8 +84,10 @@ class SmbChannel(Channel):
         preauth = Preauth()
         signing = struct.pack("<HHIHHxxxx", 8, 4, 0, 1, 2)
         integrity = struct.pack("<HHIHHH", 1, 38, 0, 1, 32, 1) + secrets.token_bytes(32) + b"\0\0"
-        body = struct.pack("<HHHHI16sIHH", 36, 1, 2, 0, 0x44, secrets.token_bytes(16), 104, 2, 0)
-        body += struct.pack("<H", 0x0311) + b"\0\0" + integrity + signing
+        encryption = struct.pack("<HHIHHxxxx", 2, 4, 0, 1, CipherId.AES_128_GCM)
+        mode = SIGNING_ENABLED if self._protection is Protection.PLAIN else SIGNING_REQUIRED
+        body = struct.pack("<HHHHI16sIHH", 36, 1, mode, 0, 0x44, secrets.token_bytes(16), 104, 3, 0)
+        body += struct.pack("<H", 0x0311) + b"\0\0" + integrity + encryption + signing
         reply = self._exchange(NEGOTIATE, body, preauth)
         if struct.unpack_from("<H", reply, 4)[0] != 0x0311:
             raise RuntimeError("the server does not speak SMB 3.1.1")
@@ -73,7 +95,7 @@ class SmbChannel(Channel):
         token = client.step()
         while True:
             blob = token or b""
-            body = struct.pack("<HBBIIHHQ", 25, 0, 1 + 0, 0, 0, 88, len(blob), 0) + blob
+            body = struct.pack("<HBBIIHHQ", 25, 0, mode, 0, 0, 88, len(blob), 0) + blob
             last = client.complete
             reply = self._exchange(SESSION_SETUP, body, preauth, session=not last, final=last)
             if last:
@@ -82,9 +104,13 @@ class SmbChannel(Channel):
             token = client.step(bytes(reply[offset - 64 : offset - 64 + length]))
         keys = Keys(Dialect.SMB_3_1_1, client.session_key, preauth.value, CipherId.AES_128_GCM)
         self._signer = GmacSigner(keys.signing)
+        if self._protection is Protection.SEALED:
+            self._seals = AESGCM(keys.to_server), AESGCM(keys.to_client)
         path = f"\\\\{host}\\{share}".encode("utf-16-le")
         header, _ = self.ask(Request(((TREE_CONNECT, struct.pack("<HHHH", 9, 0, 72, len(path)) + path),)), header=True)
         self._tree = struct.unpack_from("<I", header, 36)[0]
+        if self._protection is Protection.PLAIN:
+            self._signer = None  # the TREE_CONNECT must be signed whatever was agreed on (MS-SMB2 3.3.5.7)
 
     def _exchange(self, command: int, body: bytes, preauth: Preauth, session: bool = False, final: bool = False) -> memoryview:
         """One unsigned request of the set-up; gives the reply's body. The last reply does not enter the hash."""
@@ -116,20 +142,39 @@ class SmbChannel(Channel):
             last = index == count - 1
             size = 64 + len(body)
             following = 0 if last else size + (-size % 8)
-            flags = SIGNED | (RELATED if index else 0)
+            signer = self._signer if self._seals is None else None
+            flags = (SIGNED if signer else 0) | (RELATED if index else 0)
             charge = request.charge
             part = bytearray(following or size)
             HEADER.pack_into(
                 part, 0, b"\xfeSMB", 64, charge, 0, command, charge + 8, flags, following, self._next, 0, self._tree, self._session, b""
             )
             part[64:size] = body
-            assert self._signer is not None
-            part[48:64] = self._signer.sign(part, self._next, reply=False)
+            if signer is not None:
+                part[48:64] = signer.sign(part, self._next, reply=False)
             parts.append(part)
             self._expected[self._next] = (first, request.allowed)
             self._next += charge
         self._parts[first] = []
+        if self._seals is not None:
+            parts = self._seal(parts)
         return first, [_RECORD.pack(sum(map(len, parts))), *parts]
+
+    def _seal(self, parts: list[bytearray]) -> list[bytearray]:
+        """One message behind its TRANSFORM_HEADER, MS-SMB2 2.2.41."""
+        assert self._seals is not None
+        self._sealed += 1
+        nonce = self._sealed.to_bytes(12, "little")
+        message = parts[0] if len(parts) == 1 else b"".join(parts)
+        header = bytearray(TRANSFORM.pack(TRANSFORMED, b"", nonce, len(message), 0, 1, self._session))
+        sealed = self._seals[0].encrypt(nonce, message, bytes(header[20:]))
+        header[4:20] = sealed[-16:]
+        return [header, bytearray(memoryview(sealed)[:-16])]
+
+    def _open(self, message: memoryview) -> memoryview:
+        assert self._seals is not None
+        sealed = bytes(message[TRANSFORM.size :]) + bytes(message[4:20])
+        return memoryview(self._seals[1].decrypt(bytes(message[20:32]), sealed, bytes(message[20 : TRANSFORM.size])))
 
     def receive(self) -> list[tuple[int, Any]]:
         count = self.sock.recv_into(self._view[self._end :])
@@ -142,7 +187,8 @@ class SmbChannel(Channel):
             stop = start + 4 + _RECORD.unpack_from(self._buffer, start)[0]
             if stop > self._end:
                 break
-            self._take(self._view[start + 4 : stop], found)
+            message = self._view[start + 4 : stop]
+            self._take(self._open(message) if message[:4] == TRANSFORMED else message, found)
             start = stop
         if start:
             self._buffer[: self._end - start] = self._buffer[start : self._end]
@@ -197,12 +243,11 @@ def _close(file: bytes) -> tuple[int, bytes]:
 class SmbFiles:
     """Operations on files, as generators for workers. A file is an open; a directory is its path."""
 
-    protocol = "smb"
-    label = "3.1.1 signed"
     root = ""
 
-    def __init__(self, host: str, port: int, user: str, password: str, share: str) -> None:
-        self._arguments = (host, port, user, password, share)
+    def __init__(self, host: str, port: int, user: str, password: str, share: str, protocol: str, protection: Protection) -> None:
+        self.protocol, self.label = protocol, protection.value
+        self._arguments = (host, port, user, password, share, protection)
 
     def channel(self) -> SmbChannel:
         return SmbChannel(*self._arguments)

@@ -8,12 +8,10 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from bench.driver import DONE, Worker
-from bench.nfs import NfsFiles
-from bench.smb import SmbFiles
+from bench.servers import Files
 
 __all__ = ["WORKLOADS", "Scene", "Workload", "prepare"]
 
-Files = NfsFiles | SmbFiles
 MIB = 1 << 20
 BLOCK = random.Random(1).randbytes(MIB)
 
@@ -57,6 +55,10 @@ class Workload(NamedTuple):
     @property
     def needs(self) -> bool:
         return self.worker in (open_read_close, stat, listing, unlink)
+
+    @property
+    def bulk(self) -> bool:
+        return self.depth > 1 and self.worker is not random_write_sync
 
     @property
     def title(self) -> str:
