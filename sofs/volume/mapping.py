@@ -50,13 +50,20 @@ __all__ = [
     "KEEP_MODIFIED",
     "RESERVE",
     "UNSEEN",
+    "Dropped",
     "allocate",
+    "bereave",
+    "clear",
     "clone",
+    "destaged_below",
     "drop",
     "free",
     "map_pages",
     "punch",
+    "settle",
+    "stamp",
     "truncate",
+    "unname",
     "write",
     "written",
 ]
@@ -149,7 +156,7 @@ def free(extent: int) -> bytes:
     return extent.to_bytes(8)
 
 
-class _Dropped:
+class Dropped:
     """What lost its last reference while one operation was applied."""
 
     __slots__ = ("destaged", "extents", "log", "reserved")
@@ -161,22 +168,23 @@ class _Dropped:
         self.extents: dict[int, int] = {}
 
 
-def _destaged(records: Mutator) -> int:
+def destaged_below(records: Mutator) -> int:
+    """The record DESTAGED: log-born names below it do not lie in the log."""
     value = records.get(DESTAGED)
     return 0 if value is None else int.from_bytes(value, "little")
 
 
-def _lose(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+def _lose(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
     """No living file names the pages from this name on any more: they are dead unless a snapshot holds them."""
     if not records.history.horizon:
-        _bereave(records, dropped, address, count)
+        bereave(records, dropped, address, count)
         return
     for window, offset, pages in windows.pieces(address, count):
         for start, number in deadlists.keep(records, window, offset, pages):
-            _bereave(records, dropped, (window << WINDOW_SHIFT) + start, number)
+            bereave(records, dropped, (window << WINDOW_SHIFT) + start, number)
 
 
-def _bereave(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+def bereave(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
     """The pages from this name on are gone: nothing can name them again."""
     if dropped.destaged <= address < EXTENT_BORN:
         dropped.log += count
@@ -194,7 +202,7 @@ def _bereave(records: Mutator, dropped: _Dropped, address: int, count: int) -> N
             dropped.extents[extent] = dropped.extents.get(extent, 0) + number
 
 
-def _release(records: Mutator, dropped: _Dropped, address: int, count: int) -> None:
+def _release(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
     """The pages from this name on have a reference less."""
     for window, offset, pages in windows.pieces(address, count):
         key = REFERENCES + window.to_bytes(8)
@@ -211,7 +219,7 @@ def _release(records: Mutator, dropped: _Dropped, address: int, count: int) -> N
             _lose(records, dropped, (window << 18) + start, number)
 
 
-def _drop(records: Mutator, dropped: _Dropped, pages: tuple[int, ...], shared: bool) -> None:
+def unname(records: Mutator, dropped: Dropped, pages: tuple[int, ...], shared: bool) -> None:
     """A leaf no longer names these pages."""
     lose = _release if shared else _lose
     if len(pages) > 1 and not any(pages):
@@ -223,7 +231,7 @@ def _drop(records: Mutator, dropped: _Dropped, pages: tuple[int, ...], shared: b
             dropped.reserved += count
 
 
-def _settle(records: Mutator, dropped: _Dropped, lsn: Lsn, log_pages: int, reserved: int) -> None:
+def settle(records: Mutator, dropped: Dropped, lsn: Lsn, log_pages: int, reserved: int) -> None:
     """Brings the counts up to date, given what has come; frees the extents that have no live page left."""
     if log_pages != dropped.log:
         records.add(LOG_PAGES, log_pages - dropped.log)
@@ -259,7 +267,7 @@ Unpacked and packed as a whole: 0.5 us, where patching a bytearray costs 1.4.
 _MARKS_AT = 1
 
 
-def _stamp(
+def stamp(
     records: Mutator,
     key: bytes,
     value: bytes,
@@ -296,7 +304,7 @@ def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
 
 
 def _replace(
-    records: Mutator, dropped: _Dropped, owner: Owner, first: int, places: bytes, sums: bytes, holes: int = 0
+    records: Mutator, dropped: Dropped, owner: Owner, first: int, places: bytes, sums: bytes, holes: int = 0
 ) -> int:
     """Makes the file's pages from `first` on name others, `holes` of them nothing; gives how many more of them are no holes."""
     count = len(sums) >> 2
@@ -312,7 +320,7 @@ def _replace(
             leaf, slot, fits, places[done * 8 : (done + fits) * 8], sums[done * 4 : (done + fits) * 4]
         )
         owner.store(records, index, leaf)
-        _drop(records, dropped, old, owner.shared)
+        unname(records, dropped, old, owner.shared)
         done += fits
     return more
 
@@ -334,41 +342,41 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
         if more:
             records.add(LOG_PAGES, 1)
         else:
-            destaged = _destaged(records)
+            destaged = destaged_below(records)
             shared = inode[_MARKS_AT] & SHARES_PAGES
             if shared or not max(destaged, records.history.horizon) <= old < EXTENT_BORN or old == RESERVED:
-                dropped = _Dropped(destaged)
-                _drop(records, dropped, (old,), bool(shared))
-                _settle(records, dropped, lsn, 1, 0)
+                dropped = Dropped(destaged)
+                unname(records, dropped, (old,), bool(shared))
+                settle(records, dropped, lsn, 1, 0)
             # Else a page in the log has taken the place of one in the log, which no snapshot holds.
-        _stamp(records, key, inode, size, more, now, flags)
+        stamp(records, key, inode, size, more, now, flags)
         return
     owner = owner_of(number, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     names = struct.pack(f"<{count}Q", *range(base, base + count * PAGE, PAGE))
     sums = body[_WRITE.size : _WRITE.size + count * 4]
     more = _replace(records, dropped, owner, first, names, sums)
-    _settle(records, dropped, lsn, count, owner.reserved)
-    _stamp(records, key, inode, size, more, now, flags, 0, owner)
+    settle(records, dropped, lsn, count, owner.reserved)
+    stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, count, name, size, now, flags = _MAP.unpack_from(body)
     key, inode = _inode(records, number)
     owner = owner_of(number, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     names = struct.pack(f"<{count}Q", *range(name, name + count * PAGE, PAGE))
     more = _replace(records, dropped, owner, first, names, body[_MAP.size :])
-    _settle(records, dropped, lsn, 0, owner.reserved)
-    _stamp(records, key, inode, size, more, now, flags, 0, owner)
+    settle(records, dropped, lsn, 0, owner.reserved)
+    stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_free(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     _free(records, int.from_bytes(body), lsn)
 
 
-def _clear(
-    records: Mutator, dropped: _Dropped, owner: Owner, first: int, last: int, keep: bool = False
+def clear(
+    records: Mutator, dropped: Dropped, owner: Owner, first: int, last: int, keep: bool = False
 ) -> int:
     """Makes pages of the owner's leaves holes, or, with `keep`, those that are none reserved; gives how many it dealt with.
 
@@ -393,7 +401,7 @@ def _clear(
             new = bytes(count * 8)
         owner.store(records, index, leaves.patch(leaf, slot, count, new, bytes(count * 4)))
         touched += count - old.count(HOLE)
-        _drop(records, dropped, old, owner.shared)
+        unname(records, dropped, old, owner.shared)
     return touched
 
 
@@ -401,22 +409,22 @@ def _apply_punch(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, _, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
     owner = owner_of(number, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     keep = flags & RESERVE != 0
-    touched = _clear(records, dropped, owner, first, last, keep)
-    _settle(records, dropped, lsn, 0, owner.reserved + (touched if keep else 0))
-    _stamp(records, key, inode, None, 0 if keep else -touched, now, flags, 0, owner)
+    touched = clear(records, dropped, owner, first, last, keep)
+    settle(records, dropped, lsn, 0, owner.reserved + (touched if keep else 0))
+    stamp(records, key, inode, None, 0 if keep else -touched, now, flags, 0, owner)
 
 
 def _apply_truncate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, first, last, size, now, flags = _RANGE.unpack(body)
     key, inode = _inode(records, number)
     owner = owner_of(number, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     _lower(records, owner, -(-first // LEAF_PAGES))
-    touched = _clear(records, dropped, owner, first, last)
-    _settle(records, dropped, lsn, 0, owner.reserved)
-    _stamp(records, key, inode, size, -touched, now, flags, 0, owner)
+    touched = clear(records, dropped, owner, first, last)
+    settle(records, dropped, lsn, 0, owner.reserved)
+    stamp(records, key, inode, size, -touched, now, flags, 0, owner)
 
 
 def _lower(records: Mutator, owner: Owner, limit: int) -> None:
@@ -437,10 +445,10 @@ def _lower(records: Mutator, owner: Owner, limit: int) -> None:
 def _apply_drop(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     _, inode = _inode(records, body)
     owner = owner_of(body, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     _lower(records, owner, 0)
-    _clear(records, dropped, owner, 0, FOREVER)
-    _settle(records, dropped, lsn, 0, 0)
+    clear(records, dropped, owner, 0, FOREVER)
+    settle(records, dropped, lsn, 0, 0)
 
 
 def _apply_allocate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
@@ -462,7 +470,7 @@ def _apply_allocate(records: Mutator, body: bytes, address: int, lsn: Lsn) -> No
         owner.store(records, index, leaf)
     if more + owner.reserved:
         records.add(RESERVED_PAGES, more + owner.reserved)
-    _stamp(records, key, inode, size, more, now, flags, 0, owner)
+    stamp(records, key, inode, size, more, now, flags, 0, owner)
 
 
 def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
@@ -472,15 +480,15 @@ def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     pages, sums = _named(records, owner_of(source, source_inode), source_first, count)
     # References come before anything is dropped: what is overwritten may be what is shared.
     share(records, pages)
-    _stamp(records, source_key, source_inode, None, 0, 0, UNSEEN, SHARES_PAGES)
+    stamp(records, source_key, source_inode, None, 0, 0, UNSEEN, SHARES_PAGES)
     key, inode = _inode(records, number)
     owner = owner_of(number, inode)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     more = _replace(
         records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums), pages.count(HOLE)
     )
-    _settle(records, dropped, lsn, 0, owner.reserved)
-    _stamp(records, key, inode, size, more, now, flags, SHARES_PAGES, owner)
+    settle(records, dropped, lsn, 0, owner.reserved)
+    stamp(records, key, inode, size, more, now, flags, SHARES_PAGES, owner)
 
 
 def _named(

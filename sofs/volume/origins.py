@@ -99,12 +99,12 @@ def _apply_clone_file(records: Mutator, body: bytes, address: int, lsn: Lsn) -> 
     if seen:
         if _has_leaves(records, given.map):
             _freeze(records, given, source, pages, lsn)
-            mapping._stamp(
+            mapping.stamp(
                 records, source_key, source_inode, None, -pages, 0, mapping.UNSEEN, SHARES_PAGES | CLONED, given
             )
         target.origin, target.limit, target.inherited = given.origin, given.limit, seen
         _join(records, given.origin, target.map, number)
-    mapping._stamp(
+    mapping.stamp(
         records, key, inode, size, -_pages(inode), now, flags, SHARES_PAGES | CLONED, target
     )
 
@@ -112,12 +112,12 @@ def _apply_clone_file(records: Mutator, body: bytes, address: int, lsn: Lsn) -> 
 def _emptied(records: Mutator, number: bytes, inode: bytes, lsn: Lsn) -> Owner:
     """The file without its leaves and its origin."""
     owner = owner_of(number, inode)
-    dropped = mapping._Dropped(mapping._destaged(records))
+    dropped = mapping.Dropped(mapping.destaged_below(records))
     if owner.origin != NOTHING:
         owner.inherited = 0
         owner.settle(records)
-    mapping._clear(records, dropped, owner, 0, mapping.FOREVER)
-    mapping._settle(records, dropped, lsn, 0, 0)
+    mapping.clear(records, dropped, owner, 0, mapping.FOREVER)
+    mapping.settle(records, dropped, lsn, 0, 0)
     return owner
 
 
@@ -144,9 +144,9 @@ def _apply_flatten(records: Mutator, body: bytes, address: int, lsn: Lsn) -> Non
     for index, _, own in list(visible(records, Way(owner.map, owner.origin, owner.limit), low, high)):
         if not own:
             owner.store(records, index, owner.leaf(records, index, 0, 0))
-    mapping._settle(records, mapping._Dropped(0), lsn, 0, owner.reserved)
+    mapping.settle(records, mapping.Dropped(0), lsn, 0, owner.reserved)
     if number != NOTHING:
-        mapping._stamp(records, key, inode, None, 0, 0, mapping.UNSEEN, 0, owner)
+        mapping.stamp(records, key, inode, None, 0, 0, mapping.UNSEEN, 0, owner)
         return
     owner.settle(records)
     records.put(
@@ -167,7 +167,7 @@ def _apply_thaw(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     if frozen.origin != NOTHING:
         records.put(reader_key(frozen.origin, owner.origin), body)
     owner.map, owner.origin, owner.limit, owner.inherited = owner.origin, *frozen[:3]
-    mapping._stamp(records, key, inode, None, frozen.pages, 0, mapping.UNSEEN, 0, owner)
+    mapping.stamp(records, key, inode, None, frozen.pages, 0, mapping.UNSEEN, 0, owner)
 
 
 def _apply_trim(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
@@ -176,9 +176,9 @@ def _apply_trim(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     assert frozen.readers == 0, "somebody reads through it"
     if frozen.origin != NOTHING:
         leave(records, frozen.origin, map_)
-    dropped = mapping._Dropped(mapping._destaged(records))
-    gone = mapping._clear(records, dropped, Owner(map_, True), low * LEAF_PAGES, high * LEAF_PAGES)
-    mapping._settle(records, dropped, lsn, 0, 0)
+    dropped = mapping.Dropped(mapping.destaged_below(records))
+    gone = mapping.clear(records, dropped, Owner(map_, True), low * LEAF_PAGES, high * LEAF_PAGES)
+    mapping.settle(records, dropped, lsn, 0, 0)
     if _has_leaves(records, map_):
         records.put(frozen_key(map_), encode_frozen(Frozen(NOTHING, 0, 0, frozen.pages - gone, 0)))
         return

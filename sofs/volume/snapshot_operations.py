@@ -31,7 +31,7 @@ from sofs.volume.keys import (
     WINDOW_SHIFT,
     meta,
 )
-from sofs.volume.mapping import _bereave, _destaged, _drop, _Dropped, _settle
+from sofs.volume.mapping import Dropped, bereave, destaged_below, settle, unname
 from sofs.volume.past import past_value
 from sofs.volume.saving import index_key
 
@@ -105,16 +105,16 @@ def _apply_forget(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None
     first, last = _split(body, _NUMBER.size)
     older, _ = records.history.neighbours(number)
     bucket = index_bucket(number)
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     for key, _ in list(records.scan(bucket, bucket + first, bucket + last + b"\0")):
         place = key[BUCKET:]
         if place[:1] == DEAD:
             window = int.from_bytes(place[1:])
             for offset, pages in deadlists.pass_on(records, window, number):
-                _bereave(records, dropped, (window << WINDOW_SHIFT) + offset, pages)
+                bereave(records, dropped, (window << WINDOW_SHIFT) + offset, pages)
         else:
             _forget_saved(records, place, number, older)
-    _settle(records, dropped, lsn, 0, 0)
+    settle(records, dropped, lsn, 0, 0)
 
 
 def _forget_saved(records: Mutator, place: bytes, number: int, older: int) -> None:
@@ -147,7 +147,7 @@ def _apply_finish(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None
 def _apply_restore(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     number, now = _RESTORE.unpack_from(body)
     snapshot = records.history[number]
-    dropped = _Dropped(_destaged(records))
+    dropped = Dropped(destaged_below(records))
     reserved = 0
     for key in _split(body, _RESTORE.size):
         old, new = records.get(key), past_value(records, snapshot, key)
@@ -159,7 +159,7 @@ def _apply_restore(records: Mutator, body: bytes, address: int, lsn: Lsn) -> Non
             records.delete(key)
         elif new != old:
             records.put(key, new)
-    _settle(records, dropped, lsn, 0, reserved)
+    settle(records, dropped, lsn, 0, reserved)
 
 
 def _restore_inode(records: Mutator, key: bytes, old: bytes | None, new: bytes | None, now: int) -> None:
@@ -178,7 +178,7 @@ def _restore_inode(records: Mutator, key: bytes, old: bytes | None, new: bytes |
 
 
 def _restore_leaf(
-    records: Mutator, dropped: _Dropped, key: bytes, old: bytes | None, new: bytes | None, lsn: Lsn
+    records: Mutator, dropped: Dropped, key: bytes, old: bytes | None, new: bytes | None, lsn: Lsn
 ) -> int:
     """Puts the leaf back; gives how many reserved pages that brings."""
     if old == new:
@@ -196,7 +196,7 @@ def _restore_leaf(
         records.delete(key)
     else:
         records.put(key, new)
-    _drop(records, dropped, going, True)
+    unname(records, dropped, going, True)
     return coming.count(RESERVED)
 
 
