@@ -14,7 +14,7 @@ from bench.nfs import NfsFiles
 from bench.nfs4 import Nfs4Files
 from bench.smb import Protection, SmbFiles
 
-__all__ = ["PROTOCOLS", "Files", "Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
+__all__ = ["PROTECTIONS", "PROTOCOLS", "Files", "Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
 
 Files = NfsFiles | Nfs4Files | SmbFiles
 PROTECTIONS = {"smb": Protection.SIGNED, "smb-seal": Protection.SEALED, "smb-plain": Protection.PLAIN}
@@ -188,7 +188,7 @@ class Ganesha(Server):
             f"NFS_CORE_PARAM {{ Protocols = 3, 4; NFS_Port = {self.nfs_port}; MNT_Port = {self.mount_port};"
             " Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = true; }\n"
             "EXPORT_DEFAULTS { Access_Type = RW; Squash = None; SecType = sys; Transports = TCP; Protocols = 3, 4; }\n"
-            "NFSv4 { Graceless = true; Delegations = false; }\n"
+            f"NFSv4 {{ Graceless = true; Delegations = false; RecoveryRoot = {self.home}; }}\n"
             f"EXPORT {{ Export_Id = 1; Path = {data}; Pseudo = /{SHARE}; FSAL {{ Name = VFS; }} CLIENT {{ Clients = *; }} }}\n"
             "LOG { Default_Log_Level = WARN; }\n"
         )

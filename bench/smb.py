@@ -245,7 +245,7 @@ class SmbFiles:
 
     root = ""
 
-    def __init__(self, host: str, port: int, user: str, password: str, share: str, protocol: str, protection: Protection) -> None:
+    def __init__(self, host: str, port: int, user: str, password: str, share: str, protocol: str = "smb", protection: Protection = Protection.SIGNED) -> None:
         self.protocol, self.label = protocol, protection.value
         self._arguments = (host, port, user, password, share, protection)
 

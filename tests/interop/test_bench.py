@@ -12,7 +12,8 @@ import pytest
 
 from bench.driver import drive
 from bench.nfs import NfsFiles
-from bench.servers import tree_s
+from bench.nfs4 import Nfs4Files
+from bench.servers import PROTECTIONS, Files, tree_s
 from bench.smb import SmbFiles
 from bench.workloads import WORKLOADS, Scene, prepare
 from tests.interop.running import PASSWORD, USER, RunningNode
@@ -24,13 +25,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
         yield running
 
 
-@pytest.mark.parametrize("protocol", ["nfs", "smb"])
+@pytest.mark.parametrize("protocol", ["nfs", "nfs4", "smb", "smb-seal"])
 def test_every_workload_runs(node: RunningNode, protocol: str) -> None:
-    files: NfsFiles | SmbFiles
+    files: Files
     if protocol == "nfs":
         files = NfsFiles(node.nfs.host, node.nfs.port, node.nfs.port, f"/{node.nfs.share}")
+    elif protocol == "nfs4":
+        files = Nfs4Files(node.nfs.host, node.nfs.port, node.nfs.share)
     else:
-        files = SmbFiles(node.smb.host, node.smb.port, USER, PASSWORD, node.smb.share)
+        files = SmbFiles(node.smb.host, node.smb.port, USER, PASSWORD, node.smb.share, protocol, PROTECTIONS[protocol])
     scene = Scene(files, 8 << 20, 50)
     drive([files.channel()], [(0, prepare(scene))], 60)
     for workload in WORKLOADS:
