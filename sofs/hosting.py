@@ -360,6 +360,7 @@ class Host:
                 id=VolumeId(record.id),
                 name=record.name,
                 identities=self.identities,
+                lease_s=self.config.nfs.lease_s,
             )
             hosted.volume.start()
         except BaseException:

@@ -30,8 +30,8 @@ OPEN = NfsOptions(clients=(Client(squash=Squash.NONE),))
 
 
 @asynccontextmanager
-async def volume_on(path: Path) -> AsyncIterator[LocalVolume]:
-    """The volume in directory `path`, made if it is not there; closed cleanly at the end."""
+async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b") -> AsyncIterator[LocalVolume]:
+    """The volume in directory `path`, made if it is not there; closed cleanly at the end. Another `boot` means that the host has been down."""
     files, clock, random = SystemFiles(4), SystemClock(), SystemRandom()
     disk, places = str(path / "disk"), [Place(1, str(path / "log"))]
     settings = StoreSettings(log=LogSettings(segment_size=4 * MIB, capacity=64 * MIB))
@@ -52,12 +52,12 @@ async def volume_on(path: Path) -> AsyncIterator[LocalVolume]:
         (path / "disk-id").write_text(str(spec.id))
     configuration = Configuration(int((path / "version").read_text()), (1,), False)
     store = await open_store(
-        files, clock, random, places, configuration, change, log_id=7, boot=b"b", appliers=APPLIERS, settings=settings
+        files, clock, random, places, configuration, change, log_id=7, boot=boot, appliers=APPLIERS, settings=settings
     )
     if fresh:
         await make_volume(store, clock, random)
     data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=VOLUME, policy=parse_policy("simple")))
-    volume = LocalVolume(store, data, clock, id=VOLUME, name="v")
+    volume = LocalVolume(store, data, clock, id=VOLUME, name="v", lease_s=lease_s)
     volume.start()
     try:
         yield volume
@@ -85,10 +85,10 @@ class Served:
 
 @asynccontextmanager
 async def nfs_on(
-    path: Path, shares: Callable[[], Sequence[Share]] | None = None, incarnation: int = 1, lease_s: float = 90
+    path: Path, shares: Callable[[], Sequence[Share]] | None = None, incarnation: int = 1, lease_s: float = 90, boot: bytes = b"b"
 ) -> AsyncIterator[Served]:
     """The volume in `path` behind an NFS gateway at a free port; by default as the export `/data`, root not squashed."""
-    async with volume_on(path) as volume:
+    async with volume_on(path, lease_s, boot) as volume:
         offered = Shares(lambda number: volume if number == VOLUME else None)
         offered.replace(shares() if shares else [Share("data", 1, VOLUME, nfs=OPEN)])
         loop = asyncio.get_running_loop()

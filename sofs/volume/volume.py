@@ -187,9 +187,12 @@ class LocalVolume:
         name: str,
         settings: Settings = Settings(),  # noqa: B008  # an immutable value
         identities: Identities | None = None,
-        grace_s: float = 90.0,
+        lease_s: float = 90.0,
     ) -> None:
-        """Raises `ConfigError` for a volume that was never formatted, or by a release whose format is not this one's."""
+        """`lease_s` is that of NFSv4's clients: so long a delegation may take to come back, and so long is their grace if state has been lost.
+
+        Raises `ConfigError` for a volume that was never formatted, or by a release whose format is not this one's.
+        """
         self.id = id
         self.name = name
         self.verifier = int.from_bytes(store.incarnation.verifier)
@@ -202,7 +205,7 @@ class LocalVolume:
         batch.add(STARTS, 1)
         keyspace.commit(batch, reserved=True)
         starts = int.from_bytes(keyspace.get(STARTS) or b"", "little")
-        locks = LockManager(clock, self._tell)
+        locks = LockManager(clock, self._tell, delegation_timeout=lease_s)
         judge = Judge(identities or UnixIdentities())
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
         self.core.orphaned = self._wake
@@ -223,7 +226,7 @@ class LocalVolume:
         if restored:
             self._logger.info("opens_restored", count=restored)
         if store.lost and keyspace.get(NFS_STATE) is not None:
-            self._begin_grace(grace_s)
+            self._begin_grace(lease_s)
 
     # sofs.volume.api.Volume
 

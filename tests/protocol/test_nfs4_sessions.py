@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Op
 from tests.served import Served, nfs_on
 from tests.unit.gateways.nfs_link import sys_credential
 
-CB_PATH_DOWN, CB_PATH_DOWN_SESSION = 0x1, 0x200
+CB_PATH_DOWN, RECLAIM_NEEDED, CB_PATH_DOWN_SESSION = 0x1, 0x100, 0x200
 READ_DELEGATION, WRITE_DELEGATION = 1, 2
 WANT_READ, WANT_WRITE = 0x100, 0x200
 
@@ -300,6 +301,32 @@ def test_state_operations_are_carried_out_once_over_a_restart(tmp_path: Path, cu
         async with nfs_on(tmp_path / "volume", incarnation=2) as server:
             await again(client, server.port)
             assert (await send(client, asked)).operations[2] == first.operations[2]
+            await client.transport.close()
+
+    asyncio.run(scenario())
+
+
+def test_after_a_loss_of_power_clients_reclaim_before_others_open(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path, persist=True) as (server, client, root):
+            handle, _ = await open_file(client, root, "f", deny=op.WRITE)
+            await client.done(op.putfh(handle), op.setattr_(mode=0o600))  # so that all is stable
+            shutil.copytree(tmp_path / "volume", tmp_path / "after")  # as it lies on the disk just now
+        async with nfs_on(tmp_path / "after", incarnation=2, boot=b"another") as server:
+            await again(client, server.port)
+            flags = (await send(client, request(client, 15, 1, op.putfh(root)))).operations[0][2].flags
+            assert flags & RECLAIM_NEEDED
+            async with await Nfs4Client.connect(server.port) as other:
+                opening = op.open_("f", op.WRITE, clientid=other.clientid)
+                assert await status(other, op.putfh(root), opening) == Status.GRACE
+                reclaim = op.open_("", op.BOTH, op.WRITE, clientid=client.clientid, claim=op.claim_previous())
+                state = (await client.done(op.putfh(handle), reclaim)).last.stateid
+                await client.done(op.putfh(handle), op.lock(op.WRITE_LT, 0, 9, state, b"o", True, client.clientid), op.reclaim_complete())
+                assert await status(other, op.putfh(root), opening) == Status.SHARE_DENIED
+                flags = (await send(client, request(client, 15, 2, op.putfh(root)))).operations[0][2].flags
+                assert not flags & RECLAIM_NEEDED
+                await client.done(op.putfh(handle), op.close(state))
+                assert await status(other, op.putfh(root), opening) == Status.OK
             await client.transport.close()
 
     asyncio.run(scenario())

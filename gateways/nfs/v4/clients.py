@@ -44,10 +44,12 @@ class Client:
         self.created: bytes | None = None
         """The result of the last CREATE_SESSION, behind its status."""
         self.sessions: dict[bytes, Session] = {}
-        self.volumes: set[VolumeId] = set()
-        """Where it may have state or tokens: recorded."""
-        self.noted: set[VolumeId] = set()
+        self.volumes: dict[VolumeId, int] = {}
+        """Where it may have state or tokens, and the volume's verifier of that time: recorded."""
+        self.noted: dict[VolumeId, int] = {}
         """The same, being recorded."""
+        self.lost: set[VolumeId] = set()
+        """Volumes that may have lost its state since: it is to reclaim what it had there."""
         self.states: dict[bytes, Held] = {}
         """Its opens, locks and delegations, by their stateids' `other`."""
         self.restored = True

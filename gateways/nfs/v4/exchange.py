@@ -3,7 +3,6 @@
 import struct
 from typing import Annotated, NamedTuple
 
-from gateways.nfs.v4 import records
 from gateways.nfs.v4.clients import principal
 from gateways.nfs.v4.compound import Compound, Outcome
 from gateways.nfs.v4.status import Failure, Status
@@ -134,5 +133,4 @@ def reclaim_complete(c: Compound, args: ReclaimCompleteArgs) -> Outcome:
     client = c.session.client
     if client.reclaimed:
         raise Failure(Status.COMPLETE_ALREADY)
-    client.reclaimed = True
-    return c.service.record([records.client_change(client)], lambda: b"")
+    return c.service.reclaimed(client, lambda: b"")

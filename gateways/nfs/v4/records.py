@@ -28,7 +28,8 @@ class ClientRecord(msgspec.Struct, array_like=True):
     sequence: int
     created: bytes | None
     reclaimed: bool
-    volumes: list[int]
+    volumes: list[tuple[int, int]]
+    """Each with its verifier when the client came there: another one means that state may have been lost."""
 
 
 class SessionRecord(msgspec.Struct, array_like=True):
@@ -57,7 +58,7 @@ def client_change(client: Client) -> Change:
         client.sequence,
         client.created,
         client.reclaimed,
-        sorted(client.volumes | client.noted),
+        sorted({**client.noted, **client.volumes}.items()),
     )
     return CLIENTS + client.key, _encoder.encode(record)
 
@@ -97,7 +98,7 @@ def read_client(key: bytes, value: bytes, now: float) -> Client:
     client.sequence = record.sequence
     client.created = record.created
     client.reclaimed = record.reclaimed
-    client.volumes = {VolumeId(volume) for volume in record.volumes}
+    client.volumes = {VolumeId(volume): verifier for volume, verifier in record.volumes}
     client.restored = not client.volumes
     return client
 

@@ -30,6 +30,7 @@ from sofs.volume.api import (
     Caller,
     ClientStates,
     EndClient,
+    EndGrace,
     ForgetSession,
     Found,
     GetAttributes,
@@ -48,7 +49,7 @@ __all__ = ["LEASE_S", "Service"]
 log = structlog.get_logger("nfs")
 
 LEASE_S = 90
-CB_PATH_DOWN, EXPIRED_ALL, RECALLABLE_REVOKED, CB_PATH_DOWN_SESSION, BACKCHANNEL_FAULT = 0x1, 0x8, 0x40, 0x200, 0x400
+CB_PATH_DOWN, RECALLABLE_REVOKED, RECLAIM_NEEDED, CB_PATH_DOWN_SESSION, BACKCHANNEL_FAULT = 0x1, 0x40, 0x100, 0x200, 0x400
 """SEQ4_STATUS_*, 18.46.2."""
 
 Volumes = Callable[[VolumeId], Volume | None]
@@ -107,22 +108,30 @@ class Service:
             except NotSupported as error:
                 log.warning("nfs4.sessions_not_kept", reason=str(error))
                 self._keeps = False
+        for id in {share.volume for share in self._shares.all()}:
+            await self.perform(self.end_grace([id], lambda: b""))
         self._look_later()
 
     async def _load(self, system: Volume) -> None:
         now = self.clock.boottime()
         for key, value in (await self._ask(system, ListRecords(records.CLIENTS))).records:
-            self.clients.add(records.read_client(key, value, now))
+            client = records.read_client(key, value, now)
+            self.clients.add(client)
+            for id, verifier in client.volumes.items():
+                volume = self._volumes(id)
+                if volume is not None and volume.verifier != verifier:
+                    client.lost.add(id)
+                    client.reclaimed = False
         for key, value in (await self._ask(system, ListRecords(records.SESSIONS))).records:
             record = records.read_session(value)
-            client = self.clients.numbered.get(record.client)
-            if client is None:
+            owner = self.clients.numbered.get(record.client)
+            if owner is None:
                 continue
             back = Backchannel(Channel(*record.back), record.program, record.security, record.minor)
             back.sequences[:] = record.sequences
-            session = Session(key[len(records.SESSIONS) :], client, record.flags, Channel(*record.fore), back)
-            session.resumed, session.restored = True, not client.volumes
-            client.called_back = client.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)
+            session = Session(key[len(records.SESSIONS) :], owner, record.flags, Channel(*record.fore), back)
+            session.resumed, session.restored = True, not owner.volumes
+            owner.called_back = owner.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)
             self.add(session)
         log.info("nfs4.loaded", clients=len(self.clients.numbered), sessions=len(self.sessions))
 
@@ -208,11 +217,10 @@ class Service:
 
     def note_volume(self, client: Client, id: VolumeId, then: Callable[[], Outcome]) -> Outcome:
         """The client is about to have state or tokens in a volume: that has to be known after a crash."""
-        self.volume(id)
-        client.noted.add(id)
+        verifier = client.noted[id] = self.volume(id).verifier
 
         def noted() -> Outcome:
-            client.volumes.add(id)
+            client.volumes[id] = verifier
             return then()
 
         return self.record([records.client_change(client)], noted)
@@ -258,6 +266,8 @@ class Service:
                 flags |= BACKCHANNEL_FAULT
         if client.revoked:
             flags |= RECALLABLE_REVOKED
+        if client.lost:
+            flags |= RECLAIM_NEEDED
         return flags
 
     def restore(self, session: Session, then: Callable[[], Outcome]) -> Outcome:
@@ -298,6 +308,21 @@ class Service:
         assert isinstance(found, Found)
         return self._handles.make(share.number, held.volume, held.inode, found.attributes.generation)
 
+    def reclaimed(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
+        """The client has reclaimed all it had (18.51)."""
+        lost, client.lost, client.reclaimed = client.lost, set(), True
+        for id in lost:
+            client.volumes[id] = self.volume(id).verifier
+        return self.record([records.client_change(client)], lambda: self.end_grace(sorted(lost), then))
+
+    def end_grace(self, ids: Sequence[VolumeId], then: Callable[[], Outcome]) -> Outcome:
+        """Ends the grace of those volumes where no client has anything to reclaim any more. One that is in none does not mind."""
+        for place, id in enumerate(ids):
+            volume = self._volumes(id)
+            if volume is not None and not any(id in client.lost for client in self.clients.numbered.values()):
+                return Ask(volume, EndGrace(), lambda _, place=place: self.end_grace(ids[place + 1 :], then))  # type: ignore[misc]
+        return then()
+
     # The end of clients
 
     def end_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
@@ -308,7 +333,11 @@ class Service:
         volumes = [volume for volume in map(self._volumes, sorted(client.volumes)) if volume is not None]
         forgotten = records.forget_client(client)
         sessions = [key[len(records.SESSIONS) :] for key, _ in forgotten[1:]]
-        return self._end(client, sessions, volumes, lambda: self.record(forgotten, then) if client.confirmed else then())
+
+        def gone() -> Outcome:
+            return self.end_grace(sorted(client.lost), then)
+
+        return self._end(client, sessions, volumes, lambda: self.record(forgotten, gone) if client.confirmed else gone())
 
     def _end(self, client: Client, sessions: Sequence[bytes], volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
         if not volumes:
@@ -359,7 +388,10 @@ class Service:
             recalls.revoked(self, volume, key, delegation)
 
     def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        """NFS opens are not dropped: their clients have leases here."""
+        """The volume was brought back to a snapshot."""
+        other = stateids.other_of(volume, open)
+        for client in self.clients.numbered.values():
+            client.states.pop(other, None)
 
     def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
         """NFS opens watch nothing."""
