@@ -125,8 +125,8 @@ class Handle:
     """One open file, directory, stream or pipe, MS-SMB2 3.3.1.10."""
 
     __slots__ = (
-        "access", "directory", "durable", "holding", "id", "inode", "listing", "mode", "name", "notices", "number", "persistent", "pipe", "position",
-        "sequence", "session", "stream", "tree", "volume", "write_through",
+        "access", "directory", "durable", "holding", "id", "inode", "listing", "mode", "name", "notices", "number", "persistent",
+        "pipe", "position", "quota_after", "sequence", "session", "stream", "tree", "volume", "write_through",
     )  # fmt: skip
 
     def __init__(self, number: int, tree: Tree, open_id: OpenId, access: int, name: tuple[bytes, ...]) -> None:
@@ -157,5 +157,7 @@ class Handle:
         self.holding: Holding | None = None
         """Its lease or oplock."""
         self.durable: Durable | None = None
+        self.quota_after = -1
+        """The user whose quota was told last."""
         self.notices: Notices | None = None
         """Set once it watches its directory."""

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from gateways.smb import contexts, durable, leases, previous
+from gateways.smb import contexts, durable, leases, previous, quotas
 from gateways.smb.commands import reopen
 from gateways.smb.commands.negotiate import CAP_PERSISTENT_HANDLES, server_capabilities
 from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
@@ -101,6 +101,8 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     if exchange.tree.volume is None:
         return _pipe(exchange, name)
     access = _check(exchange, access, attributes, share, disposition, options)
+    if name.startswith("$") and name.lower() == quotas.FILE_NAME:
+        return _file(exchange, Path(()), int(Access.READ_ATTRIBUTES), 0, share, Disposition.OPEN, 0, _NOTHING)
     path = parse_path(name)
     if previous.PREFIX in name or contexts.TIMEWARP in extras:
         return _previous(exchange, path, access, attributes, share, Disposition(disposition), options, asked)
@@ -128,8 +130,8 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
     if options & _UNSUPPORTED_OPTIONS:
         raise Failure(Status.NOT_SUPPORTED)
     access = map_generic(access)
-    if not access or access & ~_ACCESS:
-        raise Failure(Status.ACCESS_DENIED)
+    if not access or access & ~_ACCESS or access == Access.SYNCHRONIZE:
+        raise Failure(Status.ACCESS_DENIED)  # SYNCHRONIZE alone is nothing to ask of a file (smbtorture smb2.create.gentest)
     if attributes & ~_KNOWN_ATTRIBUTES:
         raise Failure(Status.INVALID_PARAMETER)
     if access & Access.SYSTEM_SECURITY and not exchange.session.caller.privileged:

@@ -39,6 +39,8 @@ MAX_OUTPUT = 8 << 20
 _MOST = 128 << 10
 """Bytes given at once, whatever is asked for: a thousand entries take some milliseconds, and others wait meanwhile."""
 _MAX_PATTERN = 1024
+_GENERIC_READ = int(Access.READ_DATA | Access.READ_EA | Access.READ_ATTRIBUTES | Access.READ_CONTROL)
+"""Without SYNCHRONIZE, which says nothing here."""
 _SLICE = 512
 """Entries asked of the volume at a time."""
 _TURNS = 4
@@ -191,7 +193,6 @@ async def _scan(exchange: Exchange, listing: Listing, output: Output, single: bo
 
 
 async def _hidden(exchange: Exchange, inode: Inode) -> bool:
-    """Access-based enumeration: whether the user may not read it, MS-SMB2 3.3.5.18."""
-    wanted = int(Access.READ_DATA | Access.READ_ATTRIBUTES)
-    rights: Rights = await exchange.call(CheckAccess(exchange.session.caller, inode, wanted))
-    return not rights.granted & Access.READ_DATA
+    """Access-based enumeration: whether the user lacks one of the rights that GENERIC_READ stands for, MS-SMB2 3.3.5.18."""
+    rights: Rights = await exchange.call(CheckAccess(exchange.session.caller, inode, _GENERIC_READ))
+    return rights.granted != _GENERIC_READ

@@ -4,6 +4,8 @@ import struct
 from collections.abc import Coroutine
 from typing import Any
 
+from gateways.smb import quotas
+from gateways.smb.crypto import Dialect
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import Handle
 from gateways.smb.header import HEADER_SIZE
@@ -50,7 +52,9 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         return _file_system(exchange, number, room)
     if kind == _SECURITY:
         return _security(exchange, parts, room)
-    raise Failure(Status.NOT_SUPPORTED if kind == _QUOTA else Status.INVALID_PARAMETER)
+    if kind == _QUOTA:
+        return quotas.query(exchange, room, given)
+    raise Failure(Status.INVALID_PARAMETER)
 
 
 def _reply(data: bytes) -> bytes:
@@ -79,6 +83,8 @@ async def _file(exchange: Exchange, number: int, room: int, given: memoryview, f
     form = file.CLASSES.get(number)
     if form is None and number not in (file.STREAM, file.ALTERNATE_NAME):
         raise Failure(Status.INVALID_INFO_CLASS)
+    if number == file.NORMALIZED_NAME and exchange.connection.dialect is not Dialect.SMB_3_1_1:
+        raise Failure(Status.NOT_SUPPORTED)  # MS-SMB2 3.3.5.20.1
     if form is not None:
         _need(handle, form.access)
         if room < form.fixed:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from gateways.smb import quotas
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import Handle
 from gateways.smb.info import extended, file
@@ -32,7 +33,7 @@ from sofs.volume.api import (
 
 _REQUEST = struct.Struct("<HBBIHHIQQ")  # size, type, class, length, at, reserved, parts, file id
 _REPLY = b"\x02\0"
-_FILE, _FILE_SYSTEM, _SECURITY = 1, 2, 3
+_FILE, _FILE_SYSTEM, _SECURITY, _QUOTA = 1, 2, 3, 4
 _BASIC = struct.Struct("<qqqqI")
 _RENAME = struct.Struct("<I4xQI")  # replace or flags, root directory, name length
 _MAX_SIZE = (1 << 63) - 1
@@ -59,7 +60,14 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         return _run(exchange, setter, data)
     if kind == _SECURITY:
         return _security(exchange, parts, data)
+    if kind == _QUOTA:
+        return _quota(exchange, data)
     raise Failure(Status.NOT_SUPPORTED if kind == _FILE_SYSTEM else Status.INVALID_PARAMETER)
+
+
+async def _quota(exchange: Exchange, data: memoryview) -> Answer:
+    await quotas.change(exchange, data)
+    return _REPLY
 
 
 async def _run(exchange: Exchange, setter: Setter, data: memoryview) -> Answer:
