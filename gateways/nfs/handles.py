@@ -18,18 +18,21 @@ from typing import NamedTuple
 
 from gateways.exports import Client, Share, Shares
 from gateways.nfs.auth import Credential
+from gateways.nfs.listed import Listed
 from gateways.nfs.snapshot_list import LIST, SnapshotList
 from sofs.errors import AccessDenied, NotFound, Stale
 from sofs.types import Inode, VolumeId
 from sofs.volume.api import Attributes, Caller, Stateless, Volume
 
-__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Listed", "Place", "Places"]
+__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Place", "Places"]
 
 VERSION = 1
 _TREE = struct.Struct(">B3xIQQ")
 _FILE = struct.Struct(">QI4x")
 MAC_SIZE = 8
 HANDLE_SIZE = _TREE.size + _FILE.size + MAC_SIZE
+FORMS = 64
+"""Of listings that are remembered at once, over all exports."""
 ROOT_EXPORT = 0
 """The export number of the directory above all exports."""
 
@@ -56,7 +59,7 @@ class Handles:
     def __init__(self, key: bytes) -> None:
         assert len(key) >= 16, "a key that can be guessed"
         self._mac = hashlib.blake2b(key=key[:64], digest_size=MAC_SIZE)
-        self._listed: dict[bytes, dict[int, Listed]] = {}
+        self._listed: dict[tuple[bytes, int], dict[int, Listed]] = {}
 
     def make(self, export: int, volume: VolumeId, inode: Inode, generation: int, snapshot: int = 0) -> bytes:
         return self.maker(export, volume, snapshot)(inode, generation)
@@ -75,9 +78,16 @@ class Handles:
 
         return make
 
-    def listed(self, handle: bytes) -> "dict[int, Listed]":
-        """What is remembered, by inode, of the entries listed in the tree that this handle belongs to; for all users and clients."""
-        return self._listed.setdefault(handle[: _TREE.size], {})
+    def listed(self, handle: bytes, form: int) -> dict[int, Listed]:
+        """What is remembered, by inode, of the entries listed in the tree that this handle belongs to, in one of the forms that clients ask for; for all
+        users and clients."""
+        key = handle[: _TREE.size], form
+        found = self._listed.get(key)
+        if found is None:
+            if len(self._listed) >= FORMS:
+                self._listed.clear()
+            found = self._listed[key] = {}
+        return found
 
     def read(self, handle: bytes) -> Named:
         """Raises `BadHandle`."""
@@ -90,14 +100,10 @@ class Handles:
         return Named(export, VolumeId(volume), snapshot, Inode(inode), generation)
 
 
-Listed = tuple[bytes, int, bytes, bytes]
-"""An entry as READDIRPLUS tells it: the stored record, cookie and name it was made from, and its bytes."""
-
-
 class View:
     """One export, as it is or as of a snapshot, as one user on one client sees it."""
 
-    __slots__ = ("at", "caller", "fsid", "listed", "make", "read_only", "share", "snapshot", "volume")
+    __slots__ = ("_handles", "at", "caller", "fsid", "make", "read_only", "share", "snapshot", "volume")
 
     def __init__(
         self, handles: Handles, share: Share, snapshot: int, volume: Volume, client: Client, caller: Caller, at: Callable[[int], "View"]
@@ -111,7 +117,10 @@ class View:
         self.read_only = share.read_only or client.read_only or snapshot != 0
         self.fsid = fsid(share, snapshot)
         self.make = handles.maker(share.number, share.volume, snapshot)
-        self.listed = handles.listed(self.make(0, 0))
+        self._handles = handles
+
+    def listed(self, form: int) -> dict[int, Listed]:
+        return self._handles.listed(self.make(0, 0), form)
 
 
 class Place:
@@ -150,9 +159,9 @@ class Place:
         """This file's handle. The generation must be known: that of a place found by its handle, or of a `sibling`."""
         return self._make(self.inode, self.generation)
 
-    @property
-    def listed(self) -> dict[int, Listed]:
-        return self._view.listed
+    def listed(self, form: int = 0) -> dict[int, Listed]:
+        """What is remembered of entries of this tree; `form` says what of (0: READDIRPLUS of version 3)."""
+        return self._view.listed(form)
 
     @property
     def is_root(self) -> bool:

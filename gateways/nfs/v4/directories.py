@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateways.exports import Share
-from gateways.nfs import above, past
+from gateways.nfs import above, listed, past
 from gateways.nfs.handles import Place
 from gateways.nfs.snapshot_list import LIST
-from gateways.nfs.v4.attributes import ACL_ASKED, Attr, Facts, encoder, mask_of, smallest
+from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, Facts, encoder, mask_of, smallest
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
 from gateways.nfs.v4.facts import facts_of, found, readable, with_space
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Verifier
 from gateways.nfs.xdr import U32, U64, pad
 from sofs.errors import SofsError
-from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory, Stateless
+from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory, ScanDirectory, Scanned, Stateless
 
 __all__ = ["ReadDirectoryArgs", "readdir", "readdir_above"]
 
@@ -54,15 +54,23 @@ def readdir(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     facts = facts_of(c, place)
     # No more are asked for than fit, give or take.
     limit = min(max(room // (SMALLEST + smallest(wanted)), 1), MOST_ENTRIES)
-    request = ReadDirectory(place.caller, place.inode, args.cookie, limit, True)
+    if wanted & ACL_ASKED:
+        request = ReadDirectory(place.caller, place.inode, args.cookie, limit, True)
+        return with_space(
+            place, facts, wanted, lambda: Ask(place.volume, request, lambda found: _with_acls(place, facts, wanted, found, room))
+        )
+    write = encoder(wanted)
 
-    def answer(entries: Entries) -> Outcome:
-        if wanted & ACL_ASKED:
-            return _with_acls(place, facts, wanted, entries, room)
-        write = encoder(wanted)
-        return _listing(entries.entries, lambda entry, of: write(of, facts), wanted, room, entries.end)
+    def encode(inode: int, name: bytes, cookie: int, of: Attributes) -> bytes:
+        return _piece(cookie, name, write(of, facts))
 
-    return with_space(place, facts, wanted, lambda: Ask(place.volume, request, answer))
+    def answer(found: Scanned) -> bytes:
+        # How much space there is changes with every write.
+        known = {} if wanted & SPACE_ASKED else place.listed(wanted << 2 | c.minor)
+        return _joined(listed.pieces(known, found.rows, encode), room, found.end)
+
+    scan = ScanDirectory(place.caller, place.inode, args.cookie, limit)
+    return with_space(place, facts, wanted, lambda: Ask(place.volume, scan, answer))
 
 
 def _room(args: ReadDirectoryArgs) -> int:
@@ -74,26 +82,24 @@ def _room(args: ReadDirectoryArgs) -> int:
     return room
 
 
-def _listing(
-    entries: Sequence[Entry], write: Callable[[Entry, Attributes], bytes], wanted: int, room: int, end: bool
-) -> bytes:
+def _joined(pieces: Sequence[bytes], room: int, end: bool) -> bytes:
     """READDIR4resok of as many entries as fit."""
-    parts = [VERIFIER]
-    add, head = parts.append, _HEAD.pack
-    for entry in entries:
-        name, of = entry.name, entry.attributes
-        length = len(name)
-        values = write(entry, of) if of is not None else _unreadable(wanted)
-        piece = head(1, entry.cookie, length) + name + pad(length) + values
+    count = 0
+    for piece in pieces:
         room -= len(piece)
         if room < 0:
-            if len(parts) == 1:
-                raise Failure(Status.TOOSMALL)
-            end = False
             break
-        add(piece)
-    parts.append(_END if end else _MORE)
-    return b"".join(parts)
+        count += 1
+    if count < len(pieces):
+        if not count:
+            raise Failure(Status.TOOSMALL)
+        pieces, end = pieces[:count], False
+    return b"".join((VERIFIER, *pieces, _END if end else _MORE))
+
+
+def _piece(cookie: int, name: bytes, values: bytes) -> bytes:
+    """An entry4 with the TRUE before it."""
+    return _HEAD.pack(1, cookie, len(name)) + name + pad(len(name)) + values
 
 
 def _unreadable(wanted: int) -> bytes:
@@ -110,9 +116,8 @@ def _with_acls(place: Place, facts: Facts, wanted: int, entries: Entries, room: 
 
     def go_on() -> Outcome:
         if not waiting or sum(map(len, written.values())) > room:
-            listed = [entry for entry in entries.entries if entry.cookie in written]
-            whole = entries.end and len(listed) == len(entries.entries)
-            return _listing(listed, lambda entry, of: written[entry.cookie], wanted, room, whole)
+            pieces = [_piece(each.cookie, each.name, written[each.cookie]) for each in entries.entries if each.cookie in written]
+            return _joined(pieces, room, entries.end and len(pieces) == len(entries.entries))
         entry = waiting.pop()
 
         def keep(of: Attributes) -> Outcome:
@@ -160,19 +165,7 @@ def _crossings(c: Compound, args: ReadDirectoryArgs, entries: Sequence[Crossing]
     """Each entry is shown as the directory that one enters there, with another fsid and what it is mounted on (5.8.2.23)."""
     wanted, room = readable(c, mask_of(args.wanted)), _room(args)
     waiting = list(reversed(entries))
-    listed: list[tuple[Crossing, bytes]] = []
-
-    def finish() -> bytes:
-        parts = [VERIFIER]
-        left = room
-        for (cookie, name, _), values in listed:
-            parts.append(_HEAD.pack(1, cookie, len(name)) + name + pad(len(name)) + values)
-            left -= len(parts[-1])
-            if left < 0:
-                if len(parts) == 2:
-                    raise Failure(Status.TOOSMALL)
-                return b"".join((*parts[:-1], _MORE))
-        return b"".join((*parts, _END))
+    pieces: list[bytes] = []
 
     def go_on() -> Outcome:
         while waiting:
@@ -180,14 +173,14 @@ def _crossings(c: Compound, args: ReadDirectoryArgs, entries: Sequence[Crossing]
             try:
                 return describe(entry, entry[2]())
             except SofsError:  # it is not served just now, or has just gone: nothing more is known of it
-                listed.append((entry, _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
-        return finish()
+                pieces.append(_piece(*entry[:2], _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
+        return _joined(pieces, room, True)
 
     def describe(entry: Crossing, place: Place) -> Outcome:
         facts = facts_of(c, place)
 
         def keep(of: Attributes) -> Outcome:
-            listed.append((entry, encoder(wanted)(of, facts)))
+            pieces.append(_piece(*entry[:2], encoder(wanted)(of, facts)))
             return go_on()
 
         return found(place, place.target, facts, wanted, keep)

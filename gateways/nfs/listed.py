@@ -1,0 +1,34 @@
+"""Entries of listings, remembered as they are sent.
+
+Whoever lists a directory once does it again, and so do others: an entry that is remembered costs 0.3 us, an encoded one ten times that. It is good as long
+as the record, the name and the cookie that it was made from are the same.
+"""
+
+from collections.abc import Callable, Sequence
+
+from sofs.types import Inode
+from sofs.volume.api import Attributes
+from sofs.volume.inode import attributes_of
+
+__all__ = ["Listed", "Row", "pieces"]
+
+REMEMBERED = 1 << 14
+"""Entries of one form and one export, about half a kilobyte each."""
+
+Listed = tuple[bytes, int, bytes, bytes]
+"""An entry: the stored record, cookie and name it was made from, and its bytes."""
+Row = tuple[int, bytes, Inode, bytes]
+"""As `Scanned` has them."""
+
+
+def pieces(known: dict[int, Listed], rows: Sequence[Row], encode: Callable[[int, bytes, int, Attributes], bytes]) -> list[bytes]:
+    """The entries of these rows; `encode` makes one of inode, name, cookie and attributes that is not in `known` by its inode."""
+    if len(known) > REMEMBERED:
+        known.clear()
+    found: list[bytes] = []
+    for cookie, name, inode, record in rows:
+        entry = known.get(inode)
+        if entry is None or entry[0] != record or entry[1] != cookie or entry[2] != name:
+            entry = known[inode] = record, cookie, name, encode(inode, name, cookie, attributes_of(record, inode))
+        found.append(entry[3])
+    return found
