@@ -137,6 +137,9 @@ async def measure(path: Path, count: int) -> None:
         target = await make(volume, "file")
         await fill(volume, target)
         await write_costs(volume, target)
+        chance = random.Random(5)
+        # As scattered as the file will be with snapshots: it is those that are measured, not what random writes do to a file.
+        await writes(volume, target, [chance.randrange(FILE // PAGE) for _ in range(50 * count)])
         await volume.core.data.cleaner.destage()
         before = {block: (await reads([volume], target, block, number))[0] for block, number in ((PAGE, READS), (MIB, 100))}
         async with Writers(volume, target, 0.001) as writers:
@@ -178,7 +181,7 @@ async def delete(volume: LocalVolume, target: Stateless, numbers: list[int]) -> 
         for number in numbers:
             began = time.perf_counter()
             await call(volume, DeleteSnapshot(number))
-            await volume.run_once()
+            await data.snapshots.run_once()
             seconds.append(time.perf_counter() - began)
         done = writers.writes
     report(

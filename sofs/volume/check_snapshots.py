@@ -58,6 +58,9 @@ class SnapshotCheck:
         for key, value in self._view.walk(keys.REBORN):
             yield
             self._reborn(key, value)
+        for window, rows in self._graves.items():
+            yield
+            self._count(window, rows)
         for key, _ in self._view.walk(keys.SAVED_INDEX):
             yield
             if key not in belongs:
@@ -134,7 +137,6 @@ class SnapshotCheck:
                 oldest = self._history.after(grave.birth) if grave.birth else self._history.oldest(base)
                 if not oldest or oldest > number:
                     self._note(where, f"lists page {base}, which is younger than the snapshot")
-                self._counts[number, oldest] += grave.pages
             self._graves.setdefault(window, []).extend((number, grave) for grave in rows)
         return index_key(number, key[: keys.BUCKET])
 
@@ -144,6 +146,17 @@ class SnapshotCheck:
             self._lives[window] = deadlists.lives(value)
         except Damaged as error:
             self._note(f"window {window}", str(error))
+
+    def _count(self, window: int, rows: list[tuple[int, deadlists.Grave]]) -> None:
+        lives = self._lives.get(window, {})
+        base = window << keys.WINDOW_SHIFT
+        for number, grave in rows:
+            oldest = self._history.after(grave.birth) if grave.birth else self._history.oldest(base + grave.offset)
+            alone = grave.pages
+            for page in range(grave.pages) if lives else ():
+                life = lives.get(grave.offset + page * PAGE)
+                alone -= life is not None and (life.lives or life.lists > 1)
+            self._counts[number, oldest] += alone
 
     # Comparing
 

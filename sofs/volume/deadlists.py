@@ -6,12 +6,13 @@ are those from the first one behind its birth up to the one in whose list it sta
 frees those of its list that were born behind the next older snapshot, and passes the rest on to that one (`snapshot_operations.py`).
 
     K  window    snapshot u64   pages of this window: offset in it u32, pages u16, birth u64 (0: as the name says)
-    H  snapshot  snapshot u64   how many pages of the first snapshot's list the second is the oldest to hold, i64
+    H  snapshot  snapshot u64   how many pages that are in the first snapshot's list, and nowhere else, the second is the oldest to hold, i64
 
 What a snapshot alone holds is therefore one count. The restoration of a snapshot brings dead pages back to life: such a page stays in the list
-that it is in, and its second life has a birth of its own. It is gone when it is in no list and does not live.
+that it is in, and its second life has a birth of its own. It is gone when it is in no list and does not live; while it lives, or is in several lists,
+no snapshot holds it alone.
 
-    Y  window    reborn pages: offset u32, pages u16, lists that have it u16, lives u8, birth of that life u64
+    Y  window    reborn pages that live, and dead ones in several lists: offset u32, pages u16, lists u16, lives u8, birth of that life u64
 """
 
 import struct
@@ -112,6 +113,8 @@ def dead_pages(records: Mutator, window: int) -> set[int]:
 def keep(records: Mutator, window: int, offset: int, pages: int) -> list[tuple[int, int]]:
     """Puts pages of a window that have lost their last reference on the newest snapshot's dead list; gives the runs that nothing holds."""
     history = records.history
+    newest = history.newest
+    assert newest is not None
     value = records.get(REBORN + window.to_bytes(8))
     base = window << WINDOW_SHIFT
     if value is None:
@@ -119,31 +122,40 @@ def keep(records: Mutator, window: int, offset: int, pages: int) -> list[tuple[i
         oldest = history.oldest(base + offset)
         if not oldest:
             return [(offset, pages)]
-        _bury(records, window, offset, pages, 0, oldest)
+        _add(records, window, newest.number, dict.fromkeys(range(offset, offset + pages * PAGE, PAGE), 0))
+        _count(records, newest.number, oldest, pages)
         return []
     known = lives(value)
     gone: list[tuple[int, int]] = []
     for page in range(offset, offset + pages * PAGE, PAGE):
-        life = known.get(page)
-        oldest = history.oldest(base + page) if life is None else history.after(life.birth)
-        if oldest:
-            _bury(records, window, page, 1, 0 if life is None else life.birth, oldest)
-        if life is not None:
-            life = Life(life.lists + (1 if oldest else 0), False, 0)
-            known[page] = life
-            if not life.lists:
-                del known[page]
-        if not oldest and (life is None or not life.lists):
+        life = known.pop(page, Life(0, True, 0))
+        buried = bool(_oldest(records, base + page, life.birth))
+        if buried:
+            _add(records, window, newest.number, {page: life.birth})
+        count = life.lists + buried
+        if not count:
             gone.append((page, 1))
+        elif count == 1:
+            _count_sole(records, window, page, 1)
+        else:
+            known[page] = Life(count, False, 0)
     _put_lives(records, window, known)
     return gone
 
 
-def _bury(records: Mutator, window: int, offset: int, pages: int, birth: int, oldest: int) -> None:
-    newest = records.history.newest
-    assert newest is not None
-    _add(records, window, newest.number, dict.fromkeys(range(offset, offset + pages * PAGE, PAGE), birth))
-    _count(records, newest.number, oldest, pages)
+def _oldest(records: Mutator, name: int, birth: int) -> int:
+    """The oldest snapshot that holds a page in this life of it; 0 if none does."""
+    return records.history.after(birth) if birth else records.history.oldest(name)
+
+
+def _count_sole(records: Mutator, window: int, page: int, amount: int) -> None:
+    """Counts a page that is in one list only."""
+    for number, rows in lists(records, window):
+        for grave in rows:
+            if grave.offset <= page < grave.offset + grave.pages * PAGE:
+                _count(records, number, _oldest(records, (window << WINDOW_SHIFT) + page, grave.birth), amount)
+                return
+    raise AssertionError("a dead page that is in no list")
 
 
 def _add(records: Mutator, window: int, number: int, births: dict[int, int]) -> None:
@@ -175,51 +187,61 @@ def _count(records: Mutator, number: int, oldest: int, pages: int) -> None:
 
 def pass_on(records: Mutator, window: int, number: int) -> list[tuple[int, int]]:
     """Empties a window's dead list of a snapshot that is being deleted: the next older one gets what it holds. Gives the runs that nothing holds any more."""
-    history = records.history
     place = DEAD + window.to_bytes(8)
     key = place + number.to_bytes(8)
     value = records.get(key)
     assert value is not None, f"no dead list of snapshot {number} in window {window}"
     records.delete(key)
     records.delete(index_key(number, place))
-    older, _ = history.neighbours(number)
+    reborn = records.get(REBORN + window.to_bytes(8))
+    known = lives(reborn) if reborn is not None else {}
+    older, _ = records.history.neighbours(number)
     base = window << WINDOW_SHIFT
     passed: dict[int, int] = {}
     freed: list[tuple[int, int]] = []
-    for offset, pages, birth in graves(value):
-        oldest = history.after(birth) if birth else history.oldest(base + offset)
+    for start, pages, birth in _split(graves(value), known):
+        oldest = _oldest(records, base + start, birth)
         assert oldest, "a dead page that no snapshot ever held"
-        _count(records, number, oldest, -pages)
-        if oldest == number:
-            freed.append((offset, pages))
+        life = known.get(start)
+        counted = life is None or (life.lists == 1 and not life.lives)
+        if counted:
+            _count(records, number, oldest, -pages)
+        if oldest != number:
+            passed.update(dict.fromkeys(range(start, start + pages * PAGE, PAGE), birth))
+            if counted:
+                _count(records, older, oldest, pages)
+        elif life is None:
+            freed.append((start, pages))
         else:
-            passed.update(dict.fromkeys(range(offset, offset + pages * PAGE, PAGE), birth))
-            _count(records, older, oldest, pages)
+            freed += _leave(records, window, start, life, known)
     if passed:
         _add(records, window, older, passed)
-    return _out_of_list(records, window, freed)
+    if reborn is not None:
+        _put_lives(records, window, known)
+    return freed
 
 
-def _out_of_list(records: Mutator, window: int, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those of the pages that are in no other list and do not live, after one list has let go of them."""
-    value = records.get(REBORN + window.to_bytes(8)) if runs else None
-    if value is None:
-        return runs
-    known = lives(value)
-    gone: list[tuple[int, int]] = []
-    for offset, pages in runs:
-        for page in range(offset, offset + pages * PAGE, PAGE):
-            life = known.get(page)
-            if life is None:
-                gone.append((page, 1))
-                continue
-            life = life._replace(lists=life.lists - 1)
-            known[page] = life
-            if not life.lists and not life.lives:
-                del known[page]
-                gone.append((page, 1))
-    _put_lives(records, window, known)
-    return gone
+def _split(rows: list[Grave], known: dict[int, Life]) -> Iterator[Grave]:
+    """The rows, page by page where some are of reborn pages."""
+    for row in rows:
+        if not known:
+            yield row
+            continue
+        for page in range(row.pages):
+            yield Grave(row.offset + page * PAGE, 1, row.birth)
+
+
+def _leave(records: Mutator, window: int, page: int, life: Life, known: dict[int, Life]) -> list[tuple[int, int]]:
+    """A reborn page is in one list less; gives it if it is gone with that."""
+    count = life.lists - 1
+    if life.lives or count > 1:
+        known[page] = life._replace(lists=count)
+        return []
+    del known[page]
+    if not count:
+        return [(page, 1)]
+    _count_sole(records, window, page, 1)
+    return []
 
 
 def bring_back(records: Mutator, window: int, offset: int, pages: int, lsn: Lsn) -> list[tuple[int, int]]:
@@ -229,13 +251,14 @@ def bring_back(records: Mutator, window: int, offset: int, pages: int, lsn: Lsn)
     dead = dead_pages(records, window)
     living: list[tuple[int, int]] = []
     for page in range(offset, offset + pages * PAGE, PAGE):
-        life = known.get(page)
-        if life is None and page in dead:
-            known[page] = Life(1, True, lsn)
-        elif life is not None and not life.lives:
-            known[page] = Life(life.lists, True, lsn)
-        else:
+        life = known.get(page, Life(1, page not in dead, 0))
+        if life.lives:
             living.append((page, 1))
+            continue
+        if life.lists == 1:
+            # Whoever deletes that snapshot frees it no longer.
+            _count_sole(records, window, page, -1)
+        known[page] = Life(life.lists, True, lsn)
     _put_lives(records, window, known)
     return living
 

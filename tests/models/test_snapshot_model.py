@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from sofs.types import Inode, Time
+from sofs.types import PAGE, Inode, Time
 from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.past import PastKeys
@@ -60,11 +60,22 @@ class SnapshotModel(DataModel):
         del self.taken[number]
 
         async def main() -> None:
+            if not at_once:
+                self.snapshots.delete(number)
+                return
+            await self.snapshots.run_once()
+            held, before = self.snapshots.info(self.snapshots.get(number)).held, self.kept_pages()
             self.snapshots.delete(number)
-            if at_once:
-                await self.snapshots.run_once()
+            await self.snapshots.run_once()
+            assert before - self.kept_pages() == held // PAGE, "what was freed is what the snapshot alone was said to hold"
 
         self.do(main)
+
+    def kept_pages(self) -> int:
+        """Pages in the log and in extents that something holds."""
+        keyspace = self.rig.store.keyspace
+        extents = (int.from_bytes(value, "little") for key, value in keyspace.walk(keys.EXTENT) if len(key) > keys.BUCKET)
+        return self.rig.data.space.counter(keys.LOG_PAGES) + sum(extents)
 
     @rule()
     def forget_in_background(self) -> None:
