@@ -222,8 +222,7 @@ def _guide(endpoints: list[str], data: Path, user: str, generated: str | None) -
             if port == "445":
                 lines.append(f"      Windows: net use Z: \\\\{host}\\{share} /user:{user}")
         else:
-            options = f"vers=3,proto=tcp,port={port},mountport={port},mountproto=tcp,nolock"
-            lines.append(f"NFS:  mount -t nfs {host}:/{share} /mnt -o {options}")
+            lines.append(f"NFS:  mount -t nfs4 {host}:/{share} /mnt -o vers=4.2,port={port}")
     if any(":445/" not in endpoint for endpoint in endpoints if endpoint.startswith("smb")):
         lines.append("Windows needs SMB on port 445 (README, section on ports).")
     return "\n".join(lines)

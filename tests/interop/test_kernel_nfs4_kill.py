@@ -98,6 +98,7 @@ def test_the_kernels_client_keeps_its_locks_while_the_node_is_killed(tmp_path: P
             outcome = guest.result()
         assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
         assert outcome.output.count("rounds") == 3, outcome.output
+        assert "operation_failed" not in node.log.read_text(), node.tail()
     finally:
         status = node.stop()
         assert status == 0, node.tail()
