@@ -7,7 +7,7 @@ import struct
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from gateways.smb import contexts, durable, leases, previous, quotas
+from gateways.smb import contexts, durable, leases, previous, quotas, short_names
 from gateways.smb.commands import reopen
 from gateways.smb.commands.negotiate import CAP_PERSISTENT_HANDLES, server_capabilities
 from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
@@ -21,7 +21,7 @@ from gateways.smb.names import Path, link_target, parse_path
 from gateways.smb.rpc.pipe import open_pipe
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text, utf16
-from sofs.errors import AccessDenied, NotFound, SymlinkInPath
+from sofs.errors import AccessDenied, NotFound, PathNotFound, SymlinkInPath
 from sofs.types import Kind, OpenId
 from sofs.volume.api import (
     ARCHIVE,
@@ -210,6 +210,11 @@ async def _file(
             opened = await _lasting(exchange, request, asked)
     except SymlinkInPath as error:
         raise _stopped(error, path) from None
+    except (NotFound, PathNotFound):
+        long = await short_names.resolve(exchange, path) if past is None and short_names.may_be_short(path) else None
+        if long is None or long.components == path.components:
+            raise
+        return await _file(exchange, long, access, attributes, share, disposition, options, asked)
     return _answer(exchange, path, opened, options, asked, past)
 
 

@@ -11,8 +11,10 @@ from gateways.smb.handle import Handle
 from gateways.smb.header import HEADER_SIZE
 from gateways.smb.info import extended, file, filesystem
 from gateways.smb.info.attributes import as_opened
+from gateways.smb.names import to_wire
+from gateways.smb.short_names import short_name
 from gateways.smb.status import Failure, Status
-from gateways.smb.wire import U32, part
+from gateways.smb.wire import U32, part, utf16
 from sofs.errors import NotSupported
 from sofs.volume.api import (
     Access,
@@ -96,8 +98,10 @@ async def _file(exchange: Exchange, number: int, room: int, given: memoryview, f
         )
         return _fit(exchange, form.encode(facts), form.fixed, room)
     if number == file.ALTERNATE_NAME:
-        # No short names are made (MS-FSCC 2.4.5).
-        raise Failure(Status.OBJECT_NAME_NOT_FOUND)
+        if not handle.name or handle.stream:
+            raise Failure(Status.OBJECT_NAME_NOT_FOUND)
+        name = utf16(short_name(to_wire(handle.name[-1])))
+        return _fit(exchange, U32.pack(len(name)) + name, 8, room)
     return await _streams(exchange, found, room)
 
 
