@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 
 from sofs.types import Inode, Lsn, Time
-from sofs.volume import mapping
+from sofs.volume import leaves, mapping
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES
 from sofs.volume.keys import INODE, LEAF, LEAF_PAGES, MAP_BORN
@@ -141,9 +141,10 @@ def _apply_flatten(records: Mutator, body: bytes, address: int, lsn: Lsn) -> Non
     else:
         frozen = _frozen(records, map_)
         owner = Owner(map_, True, frozen.origin, frozen.limit, frozen.inherited)
-    for index, _, own in list(visible(records, Way(owner.map, owner.origin, owner.limit), low, high)):
-        if not own:
-            owner.store(records, index, owner.leaf(records, index, 0, 0))
+    for index, leaf, own in list(visible(records, Way(owner.map, owner.origin, owner.limit), low, high)):
+        # A leaf of holes goes on hiding what is behind it where it is.
+        if not own and leaf != leaves.EMPTY:
+            records.put(LEAF + owner.map + index.to_bytes(8), owner.lift(records, leaf, 0, 0))
     mapping.settle(records, mapping.Dropped(0), lsn, 0, owner.reserved)
     if number != NOTHING:
         mapping.stamp(records, key, inode, None, 0, 0, mapping.UNSEEN, 0, owner)
@@ -179,10 +180,10 @@ def _apply_trim(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     dropped = mapping.Dropped(mapping.destaged_below(records))
     gone = mapping.clear(records, dropped, Owner(map_, True), low * LEAF_PAGES, high * LEAF_PAGES)
     mapping.settle(records, dropped, lsn, 0, 0)
-    if _has_leaves(records, map_):
+    # Looked for only at the end: every leaf that is gone already is passed by again.
+    if gone < frozen.pages or _has_leaves(records, map_):
         records.put(frozen_key(map_), encode_frozen(Frozen(NOTHING, 0, 0, frozen.pages - gone, 0)))
         return
-    assert gone == frozen.pages, f"{frozen.pages - gone} pages of map {int.from_bytes(map_):x} are nowhere"
     records.delete(frozen_key(map_))
     records.delete(idle_key(map_))
 

@@ -51,8 +51,10 @@ class Owner:
         if self.origin == NOTHING:
             return leaves.EMPTY
         leaf = self._behind(records, index)
-        if leaf is None:
-            return leaves.EMPTY
+        return leaves.EMPTY if leaf is None else self.lift(records, leaf, slot, count)
+
+    def lift(self, records: Mutator, leaf: bytes, slot: int, count: int) -> bytes:
+        """The same for a leaf that has been found in the origin."""
         self.inherited -= LEAF_PAGES - leaves.addresses(leaf, 0, LEAF_PAGES).count(HOLE)
         leaf = leaves.patch(leaf, slot, count, bytes(count * 8), bytes(count * 4))
         kept = leaves.addresses(leaf, 0, LEAF_PAGES)

@@ -10,15 +10,14 @@ from collections.abc import Awaitable, Callable
 from sofs.types import Inode
 from sofs.volume import origins
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF, LEAF_PAGES
+from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.maps import NO_LIMIT, NOTHING, Way, decode_frozen, frozen_key, idle_key, visible, way
-from sofs.volume.ranges import SLICE
 
 __all__ = ["Maps"]
 
-_LEAVES = SLICE // LEAF_PAGES
-"""Leaves that one batch may change."""
+_LEAVES = 64
+"""Leaves that one batch may change: some five milliseconds."""
 
 
 class Maps:
@@ -57,17 +56,19 @@ class Maps:
             self._keyspace.commit(batch, reserved=True)
 
     async def _trim(self, map_: bytes) -> None:
-        while True:
+        low = 0
+        while low < NO_LIMIT:
             await self._room()
             if self._get(frozen_key(map_)) is None:
                 return
             bucket = LEAF + map_
             high = NO_LIMIT
-            for count, (key, _) in enumerate(self._keyspace.scan(bucket)):
+            for count, (key, _) in enumerate(self._keyspace.scan(bucket, bucket + low.to_bytes(8))):
                 if count == _LEAVES:
                     high = int.from_bytes(key[BUCKET:])
                     break
-            self._commit(Operation.TRIM, origins.trim(map_, 0, high))
+            self._commit(Operation.TRIM, origins.trim(map_, low, high))
+            low = high
             await self._pause()
 
     async def _take_over(self, map_: bytes) -> None:

@@ -107,7 +107,7 @@ def test_pieces_cut_a_run_of_names_at_window_bounds(address: int, pages: int) ->
 
 def test_a_record_that_is_cut_off_is_damage() -> None:
     value = windows.encode_places([Place(0, 1, 0, 1), Place(9000, 2, 7, 3)])
-    listed = windows.encode_references({0: 2, 8192: 3})
+    listed = windows.share(windows.share(windows.share(None, 0, 1), 8192, 1), 8192, 1)
     for length in range(len(value)):
         if length % 16:
             with pytest.raises(Damaged):
