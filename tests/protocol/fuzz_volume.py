@@ -1,11 +1,13 @@
-"""Inputs for what clients hand through to the volume undecoded: security descriptors, SIDs, names; and for its tokens' replies."""
+"""Inputs for what clients hand through to the volume undecoded: security descriptors, SIDs, names; and for records of snapshots."""
 
 from __future__ import annotations
 
 from random import Random
 
-from sofs.errors import InvalidArgument, InvalidName, NameTooLong
-from sofs.volume import names, security
+from sofs.errors import Damaged, InvalidArgument, InvalidName, NameTooLong
+from sofs.types import Lsn, Time
+from sofs.volume import deadlists, history, names, security
+from sofs.volume.history import Snapshot
 from sofs.volume.security import Ace, Descriptor, decode, encode
 from tests.protocol.fuzz import Target, mutated
 
@@ -65,7 +67,24 @@ def file_names(chance: Random) -> None:
             pass
 
 
+def snapshot_records(chance: Random) -> None:
+    """What lies on disks and in logs: whatever of it cannot be read is `Damaged`."""
+    extents = tuple(chance.getrandbits(40) for _ in range(chance.randrange(4)))
+    made = Snapshot(
+        chance.getrandbits(55), Lsn(chance.getrandbits(62)), chance.getrandbits(40), chance.getrandbits(60), Time(chance.getrandbits(62)),
+        chance.randrange(2), extents, chance.choice((b"a", "täglich".encode(), b"x" * 255)),
+    )  # fmt: skip
+    rows = b"".join(chance.randbytes(14) for _ in range(chance.randrange(5)))
+    try:
+        found = Snapshot.decode(made.key, mutated(made.encode(), chance))
+        assert Snapshot.decode(found.key, found.encode()) == found
+        assert all(grave.pages < 1 << 16 for grave in deadlists.graves(mutated(rows, chance)))
+    except Damaged:
+        pass
+
+
 TARGETS = (
+    Target("snapshot records", snapshot_records, (history.__name__, deadlists.__name__)),
     Target("security descriptors", descriptors, (security.__name__,)),
     Target("SIDs", sids, (security.__name__,)),
     Target("names", file_names, (names.__name__,)),
