@@ -12,7 +12,10 @@ from gateways.nfs.mount import MountStatus
 from gateways.nfs.v3.messages import MountPath
 from gateways.nfs.v4.status import Status
 from sofs.types import Inode
-from sofs.volume.api import Binding, MakeSnapshot
+from sofs.volume import security
+from sofs.volume.api import Binding, Caller, GetSecurity, MakeSnapshot, SetSecurity, Stateless, Text
+from sofs.volume.security import Ace as NtAce
+from sofs.volume.security import sid_bytes
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
 from tests.protocol.nfs4_scenes import attribute, make_directory, make_file, names_in, served, status
@@ -336,6 +339,36 @@ def test_a_new_directory_may_have_an_acl_that_its_files_inherit(tmp_path: Path) 
         assert shown == [Ace(0, 0, 0x1F01FF, b"OWNER@"), Ace(0, 0xB, 0x1F01FF, b"OWNER@"), Ace(0, 0x3, 0x1200A9, b"2000")]
         entries = (await client.done(op.putfh(root), op.readdir(0, "acl", "mode"))).last[0]
         assert [entry.attributes["acl"] for entry in entries] == [shown]
+
+    served(tmp_path, scenario)
+
+
+def test_nt_s_descriptor_and_the_acl_are_two_views_of_one_object(tmp_path: Path) -> None:
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        directory = await make_directory(client, root, "d")
+        number = await attribute(client, directory, "fileid")
+        target = Stateless(Inode(number), Caller(1000, 1000))  # type: ignore[arg-type]
+        by = Binding(9, 9)
+        # As Explorer writes them: inherited behind explicit, the creator's entry for what is made inside.
+        sids = [sid_bytes(sid) for sid in ("S-1-22-1-2000", "S-1-5-21-7-8-9-1234", "S-1-3-0", "S-1-1-0")]
+        dacl = (NtAce(1, 0, 0x2, sids[0]), NtAce(0, 0x3, 0x1200A9, sids[1]), NtAce(0, 0xB, 0x1F01FF, sids[2]), NtAce(0, 0x13, 0x1200A9, sids[3]))
+        given = security.encode(security.Descriptor(0x1504, None, None, dacl, None))
+        server.volume.call(SetSecurity(target, 4, given), None, by)
+        assert await attribute(client, directory, "dacl") == (
+            3,
+            [
+                Ace(1, 0, 0x2, b"2000"),
+                Ace(0, 0x3, 0x1200A9, b"S-1-5-21-7-8-9-1234"),
+                Ace(0, 0xB, 0x1F01FF, b"OWNER@"),
+                Ace(0, 0x83, 0x1200A9, b"EVERYONE@"),
+            ],
+        )
+        shown = await attribute(client, directory, "acl")
+        await client.done(op.putfh(directory), op.setattr_(dacl=(3, shown)))
+        text = server.volume.call(GetSecurity(target, 4), None, by)
+        assert isinstance(text, Text)
+        kept = security.decode(text.text)
+        assert kept.dacl == dacl and kept.control & 0x1400 == 0x1400
 
     served(tmp_path, scenario)
 
