@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Self
 
+import structlog
+
 from sofs.errors import QuotaExceeded
 from sofs.types import PAGE
 from sofs.volume.api import Quota, QuotaKind
@@ -73,6 +75,8 @@ class Quotas:
         self._get = get
         self._scan = scan
         self.limits: dict[tuple[int, int], Limits] = {}
+        self._warned: set[tuple[int, int]] = set()
+        self._logger = structlog.get_logger(component="quotas")
         self.load()
 
     @property
@@ -141,10 +145,20 @@ class Quotas:
         if limits is None:
             return
         used_bytes, used_files = self.used(kind, subject)
+        if limits.soft_bytes and pages:
+            self._warn(kind, subject, used_bytes + pages * PAGE, limits.soft_bytes)
         if limits.hard_bytes and pages and used_bytes + pages * PAGE > limits.hard_bytes:
             raise QuotaExceeded(f"{_name(kind, subject)} may use {limits.hard_bytes} bytes, and uses {used_bytes}")
         if limits.hard_files and files and used_files + files > limits.hard_files:
             raise QuotaExceeded(f"{_name(kind, subject)} may have {limits.hard_files} files, and has {used_files}")
+
+    def _warn(self, kind: int, subject: int, wanted: int, soft: int) -> None:
+        """Logs that a soft limit is passed, once until there is less again."""
+        if wanted <= soft:
+            self._warned.discard((kind, subject))
+        elif (kind, subject) not in self._warned:
+            self._warned.add((kind, subject))
+            self._logger.warning("soft_quota_exceeded", whose=_name(kind, subject), limit=soft)
 
     def room(self, uid: int, gid: int, tree: int) -> Room | None:
         """What these owners' quotas leave; None if none of them has a limit of bytes."""

@@ -1,6 +1,7 @@
 """Quotas: who is refused what, what is counted for whom, and that a recount always comes to the same."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from sofs.errors import CrossVolume, InvalidArgument, NotFound, QuotaExceeded
 from sofs.types import PAGE, ROOT, Inode, Kind
@@ -312,5 +313,22 @@ def test_a_volume_without_quotas_counts_nothing() -> None:
             rig.call(SetQuota(Quota(USER, 1000)))
         assert isinstance(rig.call(SetAttributes(own(file), Changes(mode=0o600))), Reply)
         assert Access.ALL
+
+    run(scenario)
+
+
+def test_a_soft_limit_is_warned_about_once_and_hinders_nobody() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"a", caller=ALICE)
+        rig.call(SetQuota(Quota(USER, 1000, 2 * PAGE, 100 * PAGE)))
+        await rig.volume.run_once()
+        with capture_logs() as logs:
+            for page in range(5):
+                await rig.put(own(file), page * PAGE, bytes(PAGE))
+            assert [entry["whose"] for entry in logs if entry["event"] == "soft_quota_exceeded"] == ["user 1000"]
+            await done(rig.set_attributes(file, ALICE, size=0))
+            for page in range(5):
+                await rig.put(own(file), page * PAGE, bytes(PAGE))
+            assert len([entry for entry in logs if entry["event"] == "soft_quota_exceeded"]) == 2
 
     run(scenario)
