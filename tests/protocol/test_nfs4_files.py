@@ -508,6 +508,8 @@ def test_snapshots_are_read_only_file_systems_below_dot_snapshot(tmp_path: Path)
         up = (await client.done(op.putfh(handle), op.lookup("inner"), op.lookupp(), op.getfh())).last
         assert up == handle
         assert await status(client, op.putfh(root), op.create(DIRECTORY, ".snapshot")) is Status.EXIST
+        made = op.open_(".snapshot", clientid=client.clientid, how="unchecked")
+        assert await status(client, op.putfh(root), made) is Status.EXIST
         assert await status(client, op.putfh(root), op.savefh(), op.rename("inner", ".snapshot")) is Status.EXIST
         assert await names_in(client, root) == [b"inner"], "it is not listed"
 

@@ -15,7 +15,7 @@ from gateways.nfs.v4.attributes import words_of
 from gateways.nfs.v4.backchannel import Referring
 from gateways.nfs.v4.clients import Client
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
-from gateways.nfs.v4.filehandles import checked
+from gateways.nfs.v4.filehandles import checked, checked_new
 from gateways.nfs.v4.metadata import set_acl
 from gateways.nfs.v4.settable import New, NewAttributes, read
 from gateways.nfs.v4.stateids import DELEGATION, OPEN, READ, WRITE, Held
@@ -196,7 +196,7 @@ class _Opening:
         if isinstance(claim, (NameClaim, DelegateCurrent)):
             if isinstance(claim, DelegateCurrent):
                 self._delegated(claim.stateid)
-            self.name = checked(claim.name)
+            self.name = checked_new(self.place, claim.name) if self.args.how[0] == CREATE else checked(claim.name)
             return Ask(self.place.volume, GetAttributes(self.place.target), self._in_directory)
         if isinstance(claim, DelegateHandle) and self.c.resumed is None:
             stateids.find(self.c, claim.stateid, DELEGATION)
