@@ -11,7 +11,7 @@ from sofs.locks import grants
 from sofs.locks.grants import HANDLE, READ, WRITE, Grant, GrantKind
 from sofs.locks.ranges import ByteLock, Ranges
 from sofs.locks.sharing import SHARE_READ, WRITES, Opening
-from sofs.locks.state import Dropped, FileState, Recall, Step, replace_grant
+from sofs.locks.state import FREE, Dropped, FileState, Recall, Step, replace_grant
 from sofs.types import OpenId
 
 __all__ = [
@@ -176,6 +176,8 @@ def _drop_disconnected(step: Step, openings: Iterable[Opening]) -> Step:
 def remove(state: FileState, id: OpenId) -> tuple[FileState, bool]:
     """Without this open, its ranges, and its grant if no other open shares it. Also says whether the file is now to be deleted."""
     closing = state.opening(id)
+    if len(state.opens) == 1 and (not state.ranges or all(held.open == id for held in state.ranges)):
+        return FREE, state.delete_pending or closing.delete_on_close
     opens = tuple(held for held in state.opens if held.id != id)
     keys = {held.key for held in opens}
     pending = state.delete_pending or closing.delete_on_close

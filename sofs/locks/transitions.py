@@ -20,7 +20,7 @@ from sofs.locks.recalls import (
     write_rule,
 )
 from sofs.locks.sharing import SHARE_DELETE, SHARE_READ, SHARE_WRITE, Opening
-from sofs.locks.state import STATELESS, FileState, Step, replace_grant, replace_open
+from sofs.locks.state import FREE, STATELESS, FileState, Step, replace_grant, replace_open
 from sofs.types import OpenId
 
 __all__ = [
@@ -48,6 +48,8 @@ def open_file(state: FileState, wanted: Opening, overwrite: bool = False, again:
 
     Raises `DeletePending`, `SharingViolation`, `Delayed`.
     """
+    if state is FREE:
+        return Step(FileState((wanted,)))
     if state.delete_pending:
         raise DeletePending("the file is to be deleted")
     assert all(held.id != wanted.id for held in state.opens), f"open {wanted.id} exists"

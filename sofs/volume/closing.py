@@ -35,10 +35,11 @@ __all__ = ["aftermath", "close", "doomed", "end_open", "list_opens", "must_delet
 
 def close(core: Core, request: Close, token: Token | None, by: Binding) -> ClosedReply:
     opened = core.open_of(request.open)
-    if must_delete(core, opened):
+    last = must_delete(core, opened)
+    if last:
         core.await_room()
     reply = ClosedReply(core.gate, core.attributes(opened.inode) if request.attributes else None)
-    end_open(core, opened, reply, token)
+    end_open(core, opened, reply, token, last)
     return reply
 
 
@@ -48,12 +49,12 @@ def must_delete(core: Core, opened: OpenFile) -> bool:
     return opened.delete_on_close or inode in core.doomed or base in core.doomed or _is_nameless(core, base)
 
 
-def end_open(core: Core, opened: OpenFile, reply: Reply | None = None, token: Token | None = None) -> None:
-    """Ends an open for good, with all that follows; `reply` gets its gate."""
+def end_open(core: Core, opened: OpenFile, reply: Reply | None = None, token: Token | None = None, last: bool = True) -> None:
+    """Ends an open for good, with all that follows; `reply` gets its gate. `last` is what `must_delete` said, where that has been asked."""
     doomed(core, opened)
     forget(core, opened)
     deleted = core.locks.close(opened.inode, opened.id)
-    aftermath(core, opened, deleted, reply, token)
+    aftermath(core, opened, deleted, reply, token, last)
 
 
 def doomed(core: Core, opened: OpenFile) -> None:
@@ -65,7 +66,9 @@ def doomed(core: Core, opened: OpenFile) -> None:
             core.watching.gone(opened.inode)
 
 
-def aftermath(core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: Token | None = None) -> None:
+def aftermath(
+    core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: Token | None = None, last: bool = True
+) -> None:
     """What follows when an open has left the lock engine; `deleted`: its file, or stream, is to go now. All in one batch, but that a stream goes first."""
     base = opened.base
     if core.directories and opened.parent in core.directories and _has_changed(core, opened):
@@ -74,8 +77,10 @@ def aftermath(core: Core, opened: OpenFile, deleted: bool, reply: Reply | None =
         if deleted:
             _delete_stream(core, opened)
         deleted = core.locks.close(base, opened.id)
+    if not last and opened.keep is None:
+        return
     batch, told = Batch(), None
-    if base not in core.by_inode:
+    if last and base not in core.by_inode:
         marked = core.doomed.pop(base, None)
         if deleted and marked is not None:
             told = delete_name(core, batch, marked)
