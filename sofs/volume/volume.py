@@ -68,7 +68,7 @@ from sofs.volume.upcalls import Teller
 __all__ = ["LocalVolume", "Settings", "make_volume"]
 
 FORMAT = keys.meta(b"format")
-FORMAT_VERSION = b"sofs-volume-1"
+FORMAT_VERSION = b"sofs-volume-2"
 SECRET = keys.meta(b"name secret")
 UPCASE = keys.meta(b"upcase")
 STARTS = keys.counter(b"starts")

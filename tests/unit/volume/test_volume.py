@@ -23,7 +23,7 @@ def test_a_volume_is_formatted_once() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize(("key", "value"), [(FORMAT, None), (FORMAT, b"sofs-volume-2"), (UPCASE, b"unicode-15.0-simple-1")])
+@pytest.mark.parametrize(("key", "value"), [(FORMAT, None), (FORMAT, b"sofs-volume-1"), (UPCASE, b"unicode-15.0-simple-1")])
 def test_a_format_that_is_not_ours_is_not_opened(key: bytes, value: bytes | None) -> None:
     async def scenario(rig: VolumeRig) -> None:
         keyspace = rig.store.keyspace
