@@ -458,6 +458,8 @@ class Server:
         self.budget = Budget(loop, UNDER_WAY)
         self.connections: set[Connection] = set()
         self.per_peer = PER_PEER
+        self.unacknowledged_s = 0.0
+        """A connection ends when the peer's host acknowledges nothing of what was sent for so long, or takes nothing; 0: as long as the kernel tries."""
         self._peers: dict[str, int] = {}
         self.accepted = self.received_bytes = self.sent_bytes = 0
         self._accept = accept
@@ -510,6 +512,8 @@ class Server:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self.unacknowledged_s:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self.unacknowledged_s))
             connection = Connection(self, sock, peer)
             connection.begin(self._accept(connection))
         except (OSError, PeerError) as error:

@@ -11,6 +11,9 @@ from sofs.runtime.interfaces import Interface, host_interfaces
 from sofs.runtime.ports import Clock, Random
 from sofs.volume.api import Volume
 
+UNACKNOWLEDGED_S = 20.0
+"""Less than a client has to answer a break: so a break that went into the void is sent on another channel, or what a dead client caches is given up."""
+
 
 class SmbGateway:
     """`incarnation` is this start of this gateway: no number is used twice in a cluster's life."""
@@ -21,6 +24,7 @@ class SmbGateway:
     ) -> None:  # fmt: skip
         self.service = SmbService(settings, shares, identities, clock, random, incarnation)
         self.server = Server("smb", loop, self.service.accept)
+        self.server.unacknowledged_s = UNACKNOWLEDGED_S
         self.service.interfaces = interfaces
         self.service.listening = lambda: self.server.addresses
 

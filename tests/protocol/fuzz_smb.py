@@ -19,11 +19,11 @@ import structlog
 from spnego._context import GSSMech
 from spnego._spnego import NegTokenInit, NegTokenResp
 
-from gateways.smb import contexts
+from gateways.smb import contexts, durable
 from gateways.smb.auth import Logon
 from gateways.smb.crypto import CipherId, Dialect, GmacSigner, Sealer
 from gateways.smb.handle import Tree
-from gateways.smb.header import Command
+from gateways.smb.header import FLAG_REPLAY, Command
 from gateways.smb.info import extended
 from gateways.smb.names import from_wire, parse_path, to_wire
 from gateways.smb.patterns import matcher
@@ -40,6 +40,7 @@ T = TypeVar("T")
 LAST_TOKEN = b""
 FIRST_TOKEN = spnego.client("alice", "secret", hostname="h", service="cifs", protocol="ntlm").step() or b""
 KEY = bytes(range(16))
+KEYS = [bytes([number]) * 16 for number in range(4)]
 PATHS = ["", "a", "b", "A", "d", "d\\a", "d\\e", "a:s", "a::$DATA", "d:s", "x" * 300, "a\\b", "..", "a*", "\ud800", "f\uf021", "d\\e\\f\\g"]
 PATTERNS = ["*", "a", "*.*", "<", 'a"', "??>", "", "x" * 300, "."]
 EDGES = (0, 1, 2, 4095, 4096, 65535, 65536, 1 << 31, 1 << 32, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
@@ -64,6 +65,8 @@ class Bench:
         self.service: SmbService = served.gateway.service
         self.client: Client | None = None
         self.files: list[FileId] = []
+        self.left: list[FileId] = []
+        """Opens of clients that have gone, some of which may be come back to."""
         atexit.register(self.close)
 
     @classmethod
@@ -89,7 +92,8 @@ class Bench:
         if self.client is None or self.client.link.closed_for or chance.random() < 0.01:
             if self.client is not None:
                 self.client.core.closed("another client")
-            self.client = _logged_on(self.service)
+                self.left = [*self.left, *self.files][-50:]
+            self.client = _logged_on(self.service, chance)
             self.files = [NOBODY, *(file for file in map(self._open, ("a", "d", "a:s", "srvsvc")) if file is not None)]
         return self.client
 
@@ -113,13 +117,16 @@ class Bench:
                 del self.files[5:-12]
 
 
-def _logged_on(service: SmbService) -> Client:
+def _logged_on(service: SmbService, chance: Random) -> Client:
     client = Client(service)
     core = client.core
-    core.dialect, core.cipher, core.authenticated = Dialect.SMB_3_1_1, CipherId.AES_128_GCM, True
+    core.dialect, core.cipher, core.authenticated = chance.choice(list(Dialect)[1:]), CipherId.AES_128_GCM, True
+    core.client_capabilities, core.client_guid = 0x7F, chance.choice((b"one", b"two")).ljust(16)
+    service.leases.came(core)
     channel = service.new_session(core)
     assert channel is not None
     session = channel.session
+    session.dialect, session.cipher = core.dialect, core.cipher
     session.ready, session.signing, session.signer = True, True, GmacSigner(KEY)
     channel.ready, channel.signer = True, session.signer
     session.caller = service.identities.caller(USERS[0])
@@ -137,6 +144,18 @@ def _logged_on(service: SmbService) -> Client:
 
 
 # Requests
+
+
+def _contexts(asked: list[tuple[bytes, bytes]]) -> bytes:
+    """Create contexts whose names may have another length than four bytes."""
+    parts = []
+    for place, (name, data) in enumerate(asked):
+        body = name + bytes(-len(name) & 7) + data
+        rest = bytes(-len(body) & 7) if place < len(asked) - 1 else b""
+        following = 16 + len(body) + len(rest) if place < len(asked) - 1 else 0
+        at = 16 + len(name) + (-len(name) & 7) if data else 0
+        parts.append(struct.pack("<IHHHHI", following, 16, len(name), 0, at, len(data)) + body + rest)
+    return b"".join(parts)
 
 
 def _control(chance: Random, file: FileId) -> bytes:
@@ -175,15 +194,33 @@ def _information(chance: Random) -> tuple[int, int, bytes]:
     return chance.choice(choices)
 
 
+def _lasting(chance: Random) -> list[tuple[bytes, bytes]]:
+    """Contexts of leases and durable opens: granted, refused, malformed, and such as do not go together."""
+    bench = Bench.get()
+    key, guid = chance.choice(KEYS), chance.choice(KEYS)
+    file = chance.choice(bench.left or [NOBODY]) if chance.random() < 0.7 else chance.choice(bench.files)
+    choices = (
+        smb.lease(key, chance.getrandbits(4), chance.choice((1, 2, 2)), chance.choice((b"", *KEYS)), chance.getrandbits(16)),
+        (b"DHnQ", bytes(16)),
+        (b"DHnC", struct.pack("<QQ", *file)),
+        smb.durable(guid, chance.choice((0, 1, 1000, 0xFFFFFFFF)), chance.random() < 0.5),
+        smb.comes_back(file, guid, chance.random() < 0.5),
+        (durable.APP_INSTANCE, struct.pack("<HH16s", 20, 0, key)),
+    )
+    return [(name, mutated(data, chance) if chance.random() < 0.1 else data) for name, data in chance.sample(choices, chance.choice((1, 1, 2, 2, 3)))]
+
+
 def _body(command: int, chance: Random, file: FileId) -> bytes:
     offset = chance.choice((0, 1, 4096, chance.choice(EDGES)))
     match command:
         case Command.CREATE:
-            extra = contexts.encode([(b"MxAc", b""), (b"QFid", b""), (b"AlSi", bytes(8)), (b"ExtA", b"")][: chance.randrange(5)])
+            asked = [(b"MxAc", b""), (b"QFid", b""), (b"AlSi", bytes(8)), (b"ExtA", b"")][: chance.randrange(5)]
+            extra = _contexts([*asked, *(_lasting(chance) if chance.random() < 0.5 else [])])
             return smb.create(
                 chance.choice(PATHS), access=chance.choice((0x1F01FF, 0x2000000, 0x80000000, 1, chance.getrandbits(32))),
                 disposition=chance.randrange(7), options=chance.choice((0, 1, 0x40, 0x1000, 0x200000, chance.getrandbits(24))),
                 share=chance.randrange(9), attributes=chance.choice((0, 0x80, 0x20, chance.getrandbits(16))), extras=extra,
+                level=chance.choice((0, 0, 1, 8, 9, 0xFF, 0xFF, 0xFF, chance.getrandbits(8))),
             )  # fmt: skip
         case Command.CLOSE:
             return smb.close(file, chance.getrandbits(1))
@@ -214,7 +251,9 @@ def _body(command: int, chance: Random, file: FileId) -> bytes:
             what = chance.choice((0, 3, 0xFFF, chance.getrandbits(32)))
             return smb.change_notify(file, chance.choice((0, 1, 100, 4096, 1 << 20)), what, chance.random() < 0.5)
         case Command.OPLOCK_BREAK:
-            return struct.pack("<HBBIQQ", 24, 0, 0, 0, *file)
+            if chance.random() < 0.5:
+                return smb.lease_break(chance.choice(KEYS), chance.getrandbits(3))
+            return smb.oplock_break(file, chance.choice((0, 1, 8, 9, 0xFF)))
         case _:
             return b"\x04\0\0\0"
 
@@ -233,7 +272,10 @@ def requests(chance: Random) -> None:
         command = chance.choice(COMMANDS)
         file = chance.choice(bench.files)
         body = mutated(_body(command, chance, file), chance) if chance.random() < 0.4 else _body(command, chance, file)
-        parts.append((command, body, RELATED if place and chance.random() < 0.5 else 0))
+        replay = FLAG_REPLAY if chance.random() < 0.1 else 0
+        parts.append((command, body, replay | (RELATED if place and chance.random() < 0.5 else 0)))
+    if chance.random() < 0.05:
+        client.sequence = chance.choice((0, 1, 0x7FFF, 0x8000, 0xFFFF))
 
     async def give() -> None:
         try:
@@ -253,9 +295,11 @@ def strangers(chance: Random) -> None:
     """Whole messages before any logon."""
     bench = Bench.get()
     client = bench.run(Client, bench.service)
-    first = client.header(Command.NEGOTIATE, 0) + smb.negotiate(chance.choice((0x300, 0x302, 0x311, 0x210)), 2, 2)
-    logon = client.header(Command.SESSION_SETUP, 1) + smb.session_setup(FIRST_TOKEN)
-    names = b"\x02NT LM 0.12\0\x02SMB 2.???\0"
+    first = client.header(Command.NEGOTIATE, 0) + smb.negotiate(chance.choice((0x300, 0x302, 0x311, 0x210, 0x202)), 2, 2)
+    if chance.random() < 0.3:  # binds a session that there is
+        client.session_id = bench.run(bench.known, chance).session_id
+    logon = client.header(Command.SESSION_SETUP, 1) + smb.session_setup(FIRST_TOKEN, flags=1 if client.session_id else 0)
+    names = b"\x02NT LM 0.12\0" + chance.choice((b"\x02SMB 2.???\0", b"\x02SMB 2.002\0"))
     smb1 = b"\xffSMB\x72" + bytes(27) + b"\0" + struct.pack("<H", len(names)) + names
     sealed = b"\xfdSMB" + bytes(48) + first
 
@@ -350,9 +394,11 @@ def pipes(chance: Random) -> None:
 
 _SMB = "gateways.smb."
 TARGETS = (
-    Target("smb requests", requests, (_SMB + "connection", _SMB + "exchange", _SMB + "contexts", _SMB + "commands.create", _SMB + "commands.ioctl",
-                                      _SMB + "commands.query_info", _SMB + "commands.set_info", _SMB + "commands.query_directory", _SMB + "commands.lock",
-                                      _SMB + "commands.change_notify", _SMB + "control.reparse", _SMB + "control.offload", _SMB + "control.sparse")),
+    Target("smb requests", requests, tuple(_SMB + name for name in (
+        "connection", "exchange", "admission", "contexts", "leases", "durable", "commands.create", "commands.reopen", "commands.oplock_break",
+        "commands.ioctl", "commands.query_info", "commands.set_info", "commands.query_directory", "commands.lock", "commands.change_notify",
+        "control.reparse", "control.offload", "control.sparse",
+    ))),
     Target("smb strangers", strangers, (_SMB + "commands.negotiate", _SMB + "commands.session_setup", _SMB + "credits")),
     Target("smb logons", logons, (_SMB + "auth",)),
     Target("smb parts", parts, (_SMB + "contexts", _SMB + "info.extended", _SMB + "names", _SMB + "patterns")),

@@ -93,12 +93,14 @@ class Client:
         self.pending: set[int] = set()
         """Message ids that were told PENDING."""
         self.credits = 64
+        self.sequence = 0
+        """ChannelSequence of what is sent."""
 
     # Messages
 
     def header(self, command: int, message_id: int, flags: int = 0, charge: int = 1, following: int = 0) -> bytes:
         return HEADER.pack(
-            PLAIN, 64, charge, 0, command, self.credits, flags, following, message_id, 0xFEFF, self.tree_id, self.session_id, bytes(16)
+            PLAIN, 64, charge, self.sequence, command, self.credits, flags, following, message_id, 0xFEFF, self.tree_id, self.session_id, bytes(16)
         )
 
     def signed(self, message: bytes, message_id: int, cancel: bool = False) -> bytes:

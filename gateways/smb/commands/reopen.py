@@ -42,6 +42,8 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
         raise Failure(Status.ACCESS_DENIED if before.tree.root == tree.root else Status.OBJECT_NAME_NOT_FOUND)
     if before is not None and asked.lease is not None and _fold(before.name) != _fold(path.components):
         raise Failure(Status.INVALID_PARAMETER)
+    if before is not None and before.durable is not None and before.durable.version == 1 and not any(to.guid):
+        to = to._replace(guid=b"")  # it has none: zeros are as good
     opened = await _reconnect(exchange, to, asked)
     handle = Handle(service.next_handle(), tree, opened.open, opened.access, opened.path)
     handle.write_through = bool(options & _WRITE_THROUGH)

@@ -168,6 +168,7 @@ def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: 
         session.expires = service.clock.monotonic() + settings.session_lifetime_s
     if session.ready:
         return  # a later logon changes the user, never the keys
+    session.dialect, session.signing_algorithm, session.cipher = connection.dialect, connection.signing, connection.cipher
     if principal.anonymous and not settings.anonymous:
         service.end_session(session)
         raise Failure(Status.ACCESS_DENIED)
@@ -193,7 +194,6 @@ def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: 
 def _protect(channel: Channel, principal: Principal) -> None:
     session, connection = channel.session, channel.connection
     keys = _keys(channel, principal)
-    session.dialect, session.signing_algorithm, session.cipher = connection.dialect, connection.signing, connection.cipher
     session.signer = channel.signer = signer(connection.signing, keys.signing)
     session.application_key = keys.application
     if connection.cipher is not None:

@@ -119,6 +119,25 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_then_served_completely()
     serve(test)
 
 
+def test_who_acknowledges_nothing_is_given_up_after_a_time() -> None:
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        server.unacknowledged_s = 0.3
+        # A peer whose machine is gone looks like one that takes nothing for ever.
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        sender = asyncio.create_task(loop.sock_sendall(sock, record(bytes(1 << 20)) * 64))
+        async with asyncio.timeout(60):
+            while not cores or not cores[0].reason:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert "failed" in cores[0].reason
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+        sock.close()
+
+    serve(test)
+
+
 def test_a_broken_message_ends_its_connection_and_no_other() -> None:
     async def test(server: Server, port: int, cores: list[Echo]) -> None:
         good_reader, good_writer = await asyncio.open_connection("127.0.0.1", port)
