@@ -17,6 +17,7 @@ from sofs.errors import (
     NoSpace,
     NotDirectory,
     NotFound,
+    QuotaExceeded,
     ReparsePoint,
     SofsError,
 )
@@ -96,14 +97,26 @@ def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Op
     if request.disposition in _OVERWRITES and request.directory:
         raise InvalidArgument("a directory cannot be overwritten")
     found = _find(core, request)
-    if request.allocation and request.allocation > core.data.usage().free and request.disposition != Disposition.OPEN:
-        # The size is a client's announcement: nothing is reserved for it, but what cannot fit is refused before the first byte.
-        raise NoSpace(f"{request.allocation} bytes are more than there is room for")
+    if request.allocation and request.disposition != Disposition.OPEN:
+        _check_announced(core, request, found.parent)
     if found.slot is not None:
         return _open_existing(core, request, found, token, by)
     if request.disposition not in _CREATES:
         raise NotFound(f"there is no {found.name!r} in directory {found.parent}")
     return _create(core, request, found, token, by)
+
+
+def _check_announced(core: Core, request: Open, parent: Inode) -> None:
+    """The size is a client's announcement: nothing is reserved for it, but what cannot fit is refused before the first byte.
+
+    Raises `NoSpace`, `QuotaExceeded`.
+    """
+    if request.allocation > core.data.usage().free:
+        raise NoSpace(f"{request.allocation} bytes are more than there is room for")
+    if core.data.quotas.active:
+        room = core.data.quotas.room(request.caller.uid, request.caller.gid, core.record(parent).tree)
+        if room is not None and request.allocation > room.free:
+            raise QuotaExceeded(f"{request.allocation} bytes are more than a quota leaves")
 
 
 def _find(core: Core, request: Open) -> _Found:

@@ -250,6 +250,9 @@ def test_free_space_is_what_the_tightest_quota_leaves() -> None:
         await limit(rig, USER, 1000, 4 * PAGE)
         assert rig.call(GetSpace(ALICE, top)).available == PAGE
         assert rig.call(GetSpace(BOB, top)).available == 5 * PAGE
+        with pytest.raises(QuotaExceeded):
+            rig.open_name(b"top", b"announced", caller=ALICE, allocation=2 * PAGE)
+        rig.open_name(b"top", b"announced", caller=ALICE, allocation=PAGE)
 
     run(scenario)
 
