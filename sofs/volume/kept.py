@@ -14,6 +14,7 @@ restart the holder has what it had, until somebody is in its way again.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -97,7 +98,7 @@ class Doom(NamedTuple):
 
 T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
-_FIELDS = KeptOpen.__struct_fields__
+_fields = attrgetter(*KeptOpen.__struct_fields__)
 
 Values = dict[bytes, bytes]
 Changes = Mapping[Inode, Values]
@@ -252,7 +253,7 @@ class Kept:
         wanted: Values = {}
         for id, opened in opens.items():
             assert opened.keep is not None
-            wanted[keys.bucket(keys.OPEN, id)] = _encode([getattr(opened, name) for name in _FIELDS])
+            wanted[keys.bucket(keys.OPEN, id)] = _encode(_fields(opened))
         shared = {opened.key for opened in opens.values() if opened.key}
         for grant in state.grants:
             if grant.key in shared:
