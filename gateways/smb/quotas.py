@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FILE_NAME = "$extend\\$quota:$q:$index_allocation"
 """Which Windows opens to ask about quotas, in lower case; here it stands for the share's directory."""
 
+ATTRIBUTES = 0x36
+"""HIDDEN, SYSTEM, DIRECTORY and ARCHIVE."""
 _QUERY = struct.Struct("<BBHIII")  # single, restart, reserved, length of the list of SIDs, length and place of the one to start with
 _WANTED = struct.Struct("<II")  # next, length of the SID
 _ENTRY = struct.Struct("<IIQQqq")  # next, length of the SID, change time, used, threshold, limit

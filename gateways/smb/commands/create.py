@@ -102,7 +102,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         return _pipe(exchange, name)
     access = _check(exchange, access, attributes, share, disposition, options)
     if name.startswith("$") and name.lower() == quotas.FILE_NAME:
-        return _file(exchange, Path(()), int(Access.READ_ATTRIBUTES), 0, share, Disposition.OPEN, 0, _NOTHING)
+        return _quota_file(exchange, share)
     path = parse_path(name)
     if previous.PREFIX in name or contexts.TIMEWARP in extras:
         return _previous(exchange, path, access, attributes, share, Disposition(disposition), options, asked)
@@ -130,8 +130,8 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
     if options & _UNSUPPORTED_OPTIONS:
         raise Failure(Status.NOT_SUPPORTED)
     access = map_generic(access)
-    if not access or access & ~_ACCESS or access == Access.SYNCHRONIZE:
-        raise Failure(Status.ACCESS_DENIED)  # SYNCHRONIZE alone is nothing to ask of a file (smbtorture smb2.create.gentest)
+    if not access or access & ~_ACCESS:
+        raise Failure(Status.ACCESS_DENIED)
     if attributes & ~_KNOWN_ATTRIBUTES:
         raise Failure(Status.INVALID_PARAMETER)
     if access & Access.SYSTEM_SECURITY and not exchange.session.caller.privileged:
@@ -142,6 +142,13 @@ def _check(exchange: Exchange, access: int, attributes: int, share: int, disposi
         if options & DELETE_ON_CLOSE or access & ~(READ_ONLY_ACCESS | Access.MAXIMUM_ALLOWED) or disposition in _MODIFYING:
             raise Failure(Status.ACCESS_DENIED)
     return access
+
+
+async def _quota_file(exchange: Exchange, share: int) -> Answer:
+    """An open to ask about quotas through: the share's directory, which looks as NTFS's file of quotas does."""
+    reply = await _file(exchange, Path(()), int(Access.READ_ATTRIBUTES), 0, share, Disposition.OPEN, 0, _NOTHING)
+    size, level, flags, action, *_, persistent, volatile, at, length = _REPLY.unpack_from(reply)
+    return _REPLY.pack(size, level, flags, action, 0, 0, 0, 0, 0, 0, quotas.ATTRIBUTES, 0, persistent, volatile, at, length)
 
 
 async def _previous(

@@ -35,6 +35,8 @@ _REQUEST = struct.Struct("<HBBIHHIIIQQ")  # size, type, class, output length, in
 _REPLY = struct.Struct("<HHI")
 _FILE, _FILE_SYSTEM, _SECURITY, _QUOTA = 1, 2, 3, 4
 _MAX = 8 << 20
+_LEAST_STREAMS = 32
+"""A FILE_STREAM_INFORMATION with one character of a name, aligned (MS-FSCC 2.4.49)."""
 _RESTART_SCAN, _SINGLE_ENTRY, _INDEXED = 1, 2, 4
 _OWNER_GROUP_DACL, _SACL, _LABEL = 7, 8, 0x10
 
@@ -116,7 +118,7 @@ async def _streams(exchange: Exchange, found: Found, room: int) -> Answer:
     reply: Streams = await exchange.call(ListStreams(target))
     data = file.streams(attributes, reply.streams)
     if len(data) > room:
-        raise Failure(Status.BUFFER_OVERFLOW if room >= 24 else Status.INFO_LENGTH_MISMATCH)
+        raise Failure(Status.BUFFER_OVERFLOW if room >= _LEAST_STREAMS else Status.INFO_LENGTH_MISMATCH)
     return _reply(data)
 
 
