@@ -108,7 +108,7 @@ def decode_record(value: bytes, kind: type[T]) -> T:
     """Raises `Damaged`."""
     try:
         return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"a record of {len(value)} bytes is no {kind.__name__}: {error}") from error
 
 

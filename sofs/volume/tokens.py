@@ -98,9 +98,10 @@ def decode_slot(key: bytes, value: bytes) -> api.Slot:
     """Raises `Damaged`."""
     try:
         sequence, digest, index, note, reply = _slot_value.decode(value)
-    except msgspec.MsgspecError as error:
+        found = None if reply is None else _decoder.decode(reply)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Damaged(f"the slot token of {len(value)} bytes: {error}") from error
-    return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, None if reply is None else _decoder.decode(reply))
+    return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, found)
 
 
 def _digest(token: api.Token) -> bytes:

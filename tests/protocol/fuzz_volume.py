@@ -1,14 +1,21 @@
-"""Inputs for what clients hand through to the volume undecoded: security descriptors, SIDs, names; and for records of snapshots."""
+"""Inputs for what clients hand through to the volume undecoded: security descriptors, SIDs, names; and for records of snapshots and clients."""
 
 from __future__ import annotations
 
 from random import Random
 
+import msgspec
+
 from sofs.errors import Damaged, InvalidArgument, InvalidName, NameTooLong
-from sofs.types import Lsn, Time
-from sofs.volume import deadlists, history, names, security
+from sofs.locks import Grant, GrantKind
+from sofs.types import Inode, Lsn, OpenId, Time
+from sofs.volume import deadlists, history, kept, names, security, tokens
+from sofs.volume.api import Binding, Caller, Keep, Written
 from sofs.volume.history import Snapshot
+from sofs.volume.kept import Doom, KeptLocks, KeptOpen, decode_record
+from sofs.volume.openfile import StateKind
 from sofs.volume.security import Ace, Descriptor, decode, encode
+from sofs.volume.tokens import decode_slot
 from tests.protocol.fuzz import Target, mutated
 
 _SIDS = [b"\1\1\0\0\0\0\0\1" + bytes(4), security.EVERYONE, security.CREATOR_OWNER, security.sid_bytes("S-1-5-21-1-2-3-1104")]
@@ -83,7 +90,35 @@ def snapshot_records(chance: Random) -> None:
         pass
 
 
+def client_records(chance: Random) -> None:
+    """Kept opens, their grants, locks and marks, and slot tokens, as a disk may give them back."""
+    binding, word = Binding(chance.getrandbits(40), chance.getrandbits(40)), chance.choice((b"", b"key", bytes(32)))
+    made = KeptOpen(
+        Inode(chance.getrandbits(40)), Inode(2), chance.getrandbits(25), chance.randrange(8), Caller(0, 0), binding, word, word, Inode(1), b"name",
+        b"", 1, chance.random() < 0.5, False, False, False, False, chance.choice(list(StateKind)), word, chance.choice((None, word)), b"", word,
+        Keep(chance.choice((-1, 60_000))), (binding,) * chance.randrange(3), chance.getrandbits(30), ((1, 7),) * chance.randrange(3),
+        {b"\0\0\0\1": b"\1\0\2"}, (b"a", b"b"), chance.getrandbits(25), chance.getrandbits(40),
+    )  # fmt: skip
+    for record in (
+        made,
+        KeptLocks(Inode(7), word, OpenId(8), 9),
+        Grant(word, GrantKind.LEASE, 7, 7, 7),
+        Doom(OpenId(1), Inode(2), Inode(3), b"name", b""),
+    ):
+        try:
+            found = decode_record(mutated(msgspec.msgpack.encode(record), chance), type(record))
+            assert decode_record(msgspec.msgpack.encode(found), type(record)) == found
+        except Damaged:
+            pass
+    value = msgspec.msgpack.encode((chance.getrandbits(32), word, 3, chance.choice((None, b"note")), msgspec.msgpack.encode(Written(Lsn(0), 5))))
+    try:
+        decode_slot(bytes(21), mutated(value, chance))
+    except Damaged:
+        pass
+
+
 TARGETS = (
+    Target("client records", client_records, (kept.__name__, tokens.__name__)),
     Target("snapshot records", snapshot_records, (history.__name__, deadlists.__name__)),
     Target("security descriptors", descriptors, (security.__name__,)),
     Target("SIDs", sids, (security.__name__,)),
