@@ -13,8 +13,8 @@ In reading order:
 - `security`, `access`: descriptors and rights.
 - `io`: the requests about data, down to `data` with `mapping`, `leaves`, `windows`, `reader`, `writer`, `ranges`, `clones`;
   `maps`, `owning`, `origins`, `thaw`: clones of whole files.
-- `history`, `saving`, `deadlists`, `snapshot_operations`: what snapshots keep; `past`, `past_volume`: how they are read; `snapshots`, `snapshotting`: how they come
-  and go.
+- `history`, `saving`, `deadlists`, `snapshot_operations`: what snapshots keep; `past`, `past_volume`: how they are read; `snapshots`,
+  `snapshotting`: how they come and go.
 - `counting`, `quotas`, `quota_requests`: what owners use, and may use.
 - `space`, `extents`, `cleaning`, `destage`, `compact`: where data lies, and how it moves. `check`: whether all of it is true.
 """

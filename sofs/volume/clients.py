@@ -45,7 +45,9 @@ def list_client(core: Core, request: ListClient, token: Token | None, by: Bindin
 
 
 def end_client(core: Core, request: EndClient, token: Token | None, by: Binding) -> Reply:
-    """Each open in a batch of its own: what was done before a crash need not be done again after it."""
+    """Each open in a batch of its own: what was done before a crash need not be done again after it. Those in snapshots end too."""
+    for past in core.pasts():
+        end_client(past, request, None, by)
     opens = list(core.register.by_client.get(request.client, {}).values())
     for opened in opens:
         if must_delete(core, opened):

@@ -121,6 +121,10 @@ class Core:
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
         """Called when there is something for the background to remove."""
+        self.ended: Callable[[OpenId], None] = lambda open: None
+        """Called when an open has ended that its gateway believes it has."""
+        self.pasts: Callable[[], list[Core]] = list
+        """The cores of the snapshots that somebody looks at."""
         self.forget_past: Callable[[int], None] = lambda number: None
         """Called with the number of a snapshot that is going."""
         self._next_number = self._reserved_numbers()

@@ -141,6 +141,9 @@ def live_pages(extent: int) -> bytes:
 DESTAGED = meta(b"destaged")
 """Position (u64, little-endian) below which no live page is left in the log: log-born names below it are looked up in `W`."""
 
+RESTORING = meta(b"restoring")
+"""The restoration that is under way: numbers of the snapshot and of the one taken before it, u64 each."""
+
 LOG_PAGES = counter(b"log pages")
 """Live pages that are in the log."""
 

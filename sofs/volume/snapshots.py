@@ -17,15 +17,12 @@ from sofs.volume.api import SnapshotInfo
 from sofs.volume.batch import Batch
 from sofs.volume.extents import Extents
 from sofs.volume.history import DELETING, Snapshot, is_ready
-from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, MAP_BORN, REBORN, VERSIONED, meta
+from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, MAP_BORN, REBORN, RESTORING, VERSIONED
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.saving import base_of
 from sofs.volume.snapshot_operations import NEXT_SNAPSHOT, index_bucket
 
-__all__ = ["RESTORING", "Restoration", "Snapshots"]
-
-RESTORING = meta(b"restoring")
-"""The restoration that is under way: numbers of the snapshot and of the one taken before it, u64 each."""
+__all__ = ["Restoration", "Snapshots"]
 
 SECOND = 10_000_000
 """In units of `Time`."""

@@ -62,7 +62,7 @@ def restore_snapshot(core: Core, request: RestoreSnapshot, token: Token | None, 
     for opened in list(core.opens.values()):
         if opened.id in core.opens:
             end_open(core, opened)
-            core.dropped(opened.id)
+            core.ended(opened.id)
     snapshots.begin_restoration(request.number, core.next_number, core.clock.now())
     core.orphaned()
     return _restored(core)

@@ -216,6 +216,7 @@ class LocalVolume:
         self._quotas = quota_requests.QuotaKeeper(self.core)
         self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
         self._kept: dict[int, PastVolume] = {}
+        self.core.pasts = lambda: [past.core for past in self._past.values()]
         self.core.forget_past = self._forget_past
         self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
