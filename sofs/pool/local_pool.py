@@ -6,7 +6,8 @@ is mended by `copies`. This module carries them out, and it is the place where a
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from sofs.errors import Damaged, DiskFailed, ExtentGone, InvalidArgument, NoSpace, NotSupported, SofsError
@@ -57,7 +58,7 @@ class LocalPool:
     async def write(
         self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None
     ) -> Placement:
-        return await self._finish(self._write(id, data, policy, names, sums))
+        return await self._finish(partial(self._write, id, data, policy, names, sums))
 
     async def _write(
         self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes, sums: Sequence[int] | None
@@ -198,7 +199,7 @@ class LocalPool:
                 self._report("mended", disk=f"{disk.label.id:016x}", slot=slot, extent=id.number, pages=trouble.pages)
 
     async def delete(self, at: Placement) -> None:
-        await self._finish(self._free(at.id, at.fragments))
+        await self._finish(partial(self._free, at.id, at.fragments))
 
     async def _free(self, id: ExtentId, fragments: Sequence[Fragment]) -> None:
         """Frees fragments on the disks that are there; on another they become orphans, should it come back."""
@@ -260,7 +261,7 @@ class LocalPool:
         }
 
     async def reprotect(self, at: Placement, id: ExtentId, policy: Policy) -> Placement:
-        return await self._finish(self._reprotect(at, id, policy))
+        return await self._finish(partial(self._reprotect, at, id, policy))
 
     async def _reprotect(self, at: Placement, id: ExtentId, policy: Policy) -> Placement:
         data = memoryview(bytearray(at.length))
@@ -335,9 +336,9 @@ class LocalPool:
     def disks(self) -> list[DiskStatus]:
         return [self.members.status(member) for member in self.members]
 
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs `work` to its end even if whoever waits for it is cancelled: its slots are in use until then."""
-        return await asyncio.shield(self._start(work))
+        return await asyncio.shield(self._start(work()))
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -347,7 +348,7 @@ class LocalPool:
 
 
 async def check_fragment(disk: LocalDisk, slot: int, id: ExtentId, length: int) -> list[str]:
-    """Reads every page of a fragment of `length` bytes; gives what is wrong in words."""
+    """Reads every page of a fragment of `length` bytes from the disk itself; gives what is wrong in words."""
     try:
         header, _, _ = await disk.describe(slot, id)
     except SofsError as error:
@@ -359,9 +360,7 @@ async def check_fragment(disk: LocalDisk, slot: int, id: ExtentId, length: int) 
     for offset in range(0, length, MIB):
         view = buffer[: min(MIB, length - offset)]
         try:
-            waiting = disk.read(slot, id, offset, view)
-            if waiting is not None:
-                await waiting
+            await disk.read_stored(slot, id, offset, view)
         except BadPages as error:
             problems.append(f"{error} ({len(error.pages)} pages in this MiB)")
         except SofsError as error:

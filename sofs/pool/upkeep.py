@@ -66,8 +66,8 @@ class ScrubReport(NamedTuple):
 class Scrub:
     """Reads every fragment of every disk in turn, and mends what is bad from other copies.
 
-    It works from the slot tables, so that orphans and fragments on disks that returned are read too. What the page cache holds is
-    verified there: rot below it is found when the page has left memory.
+    It works from the slot tables, so that orphans and fragments on disks that returned are read too. It reads past the page cache, which would
+    hide rot of what is in use and be filled with what is not.
     """
 
     def __init__(self, pool: LocalPool) -> None:

@@ -70,6 +70,15 @@ class File(Protocol):
     def read_now(self, offset: int, into: Sequence[memoryview]) -> int:
         """The same, waiting for the disk inline: for start-up and recovery."""
 
+    def read_stored(self, offset: int, into: memoryview) -> Awaitable[int]:
+        """As `read`, but what the disk has, past the page cache and without a trace in it, where the system allows that.
+
+        For whoever looks for rot: what is in memory says nothing of it. Offset and length are multiples of a page.
+        """
+
+    def forget(self, offset: int, length: int) -> None:
+        """Drops what the page cache has of the range, apart from what the disk has not yet: the next `read` asks the disk."""
+
     def write(self, offset: int, data: Sequence[Buffer]) -> None:
         """Gathers `data` into the page cache at `offset`. Raises `NoSpace` or `DiskFailed`; then any part may have been written."""
 

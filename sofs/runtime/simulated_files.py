@@ -370,6 +370,13 @@ class SimulatedFile:
         self._check("read")
         return self._fill(offset, into)
 
+    def read_stored(self, offset: int, into: memoryview) -> Awaitable[int]:
+        self._check("read")
+        return self._files.later(self._files.latency.read, lambda: self._fill(offset, (into,)))
+
+    def forget(self, offset: int, length: int) -> None:
+        """Rot shows at once in this page cache: there is nothing to drop."""
+
     def _fill(self, offset: int, into: Sequence[memoryview]) -> int:
         done = 0
         for buffer in into:

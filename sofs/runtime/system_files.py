@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -81,6 +82,34 @@ class SystemFile:
         except OSError as error:
             raise outcome(error, self._path) from error
         return done
+
+    def read_stored(self, offset: int, into: memoryview) -> Awaitable[int]:
+        return self._run(self._workers, lambda: self._read_stored(offset, into))
+
+    def _read_stored(self, offset: int, into: memoryview) -> int:
+        try:
+            # Opened anew: O_DIRECT must not hold for whatever else is done through the descriptor.
+            fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return self.read_now(offset, (into,))  # a file system without O_DIRECT
+        try:
+            # Memory of pages of its own, as O_DIRECT wants it.
+            with mmap.mmap(-1, len(into)) as pages:
+                count = os.preadv(fd, (pages,), offset)
+                into[:count] = pages[:count]
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return self.read_now(offset, (into,))
+            raise outcome(error, self._path) from error
+        finally:
+            os.close(fd)
+        return count
+
+    def forget(self, offset: int, length: int) -> None:
+        try:
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise outcome(error, self._path) from error
 
     def write(self, offset: int, data: Sequence[Buffer]) -> None:
         try:

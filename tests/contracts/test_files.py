@@ -181,3 +181,21 @@ def test_a_locked_file_cannot_be_locked_again_until_it_is_closed(host: Host) -> 
 def test_space_is_told_in_bytes(host: Host) -> None:
     space = host.files.space(host.root)
     assert 0 < space.free <= space.total
+
+
+def test_what_is_stored_is_read_past_the_cache(host: Host) -> None:
+    async def main() -> None:
+        file = host.files.open(f"{host.root}/a", create=True)
+        file.write(0, [bytes(range(256)) * 32])
+        await file.sync()
+        into = bytearray(b"x" * 8192)
+        assert await file.read_stored(4096, memoryview(into)) == 4096
+        assert into == bytes(range(256)) * 16 + b"x" * 4096
+        file.write(4096, [b"new"])  # not synced: the system sees to it that this is what is found
+        assert await file.read_stored(4096, memoryview(into)[:4096]) == 4096
+        assert into[:3] == b"new"
+        file.forget(0, 8192)
+        assert await fetch(file, 4096, 3) == b"new"
+        file.close()
+
+    host.run(main())

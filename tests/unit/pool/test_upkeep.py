@@ -1,6 +1,7 @@
 """The pool's background duties."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -204,3 +205,42 @@ def test_upkeep_runs_the_duties_in_time_and_stops_when_told() -> None:
         await rig.pool.close()
 
     simulate(main)
+
+
+def test_scrubbing_finds_rot_that_the_page_cache_hides(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        at = await rig.write(1, 2 * MIB)
+        path, rotten = rig.page_at(at, 1, 300)
+        disk = rig.disk(at.fragments[1].disk)
+        file = disk._find_place(at.fragments[1].slot, at.id).file
+        kind = type(file)
+        read_stored, write, cached, mended = kind.read_stored, kind.write, True, False
+
+        async def stored(self: Any, offset: int, into: memoryview) -> int:
+            count = await read_stored(self, offset, into)
+            if self is file and not mended and offset <= rotten < offset + count:
+                into[rotten - offset] ^= 1
+            return count
+
+        def forgets(self: Any, offset: int, length: int) -> None:
+            nonlocal cached
+            if self is file and offset <= rotten < offset + length:
+                cached = False
+                rig.spoil(path, rotten)  # what a read finds from now on
+
+        def writes(self: Any, offset: int, data: Any) -> None:
+            nonlocal mended
+            write(self, offset, data)
+            mended = mended or (self is file and offset <= rotten < offset + sum(map(len, data)))
+
+        monkeypatch.setattr(kind, "read_stored", stored)
+        monkeypatch.setattr(kind, "forget", forgets)
+        monkeypatch.setattr(kind, "write", writes)
+        assert await rig.read(at) == content(1, 2 * MIB)
+        report = await Scrub(rig.pool).run_once()
+        assert (report.bad, report.mended, cached, mended) == (1, 1, False, True)
+        assert await rig.pool.check(at) == []
+        await rig.pool.close()
+
+    host.run(main())

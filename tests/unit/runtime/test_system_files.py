@@ -171,3 +171,31 @@ def test_many_buffers_are_read_in_a_thread_when_the_page_cache_is_cold(tmp_path:
         files.close()
 
     asyncio.run(main())
+
+
+def cached(path: Path) -> bool:
+    """Whether the page cache has the file's first page. (The question itself makes the system fetch it.)"""
+    with open(path, "rb") as plain:
+        try:
+            os.preadv(plain.fileno(), [bytearray(4096)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def test_reading_what_is_stored_leaves_no_trace_in_the_page_cache(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = SystemFiles()
+        for name in ("a", "b"):
+            file = files.open(str(tmp_path / name), create=True)
+            file.write(0, [b"x" * 8192])
+            await file.sync()
+            file.forget(0, 8192)
+            if name == "a" and cached(tmp_path / name):
+                pytest.skip("this file system keeps everything in memory")
+        into = memoryview(bytearray(4096))
+        assert await file.read_stored(0, into) == 4096 and into == b"x" * 4096
+        assert not cached(tmp_path / "b")
+        files.close()
+
+    asyncio.run(main())
