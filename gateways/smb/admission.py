@@ -36,6 +36,8 @@ def admit(exchange: Exchange) -> None:
         raise Failure(Status.USER_SESSION_DELETED)
     if not rule.size:
         raise Failure(Status.INVALID_PARAMETER)
+    if rule.waits and exchange.connection.crowded:
+        raise Failure(Status.INSUFFICIENT_RESOURCES)
     message = exchange.message
     # The structure size tells the fixed part, and one byte of the variable part if there is one.
     if len(message) < rule.least or ((size := U16.unpack_from(message, BODY)[0]) != rule.size and size != rule.other):

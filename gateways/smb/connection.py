@@ -63,6 +63,8 @@ MAX_COMPOUND_CREDITS = 384
 MAX_SESSIONS = 64
 HELD = 48 << 20
 """Bytes of requests and replies in progress beyond which a connection is not read from: credits alone would allow 512 MiB."""
+MAX_WAITING = 8192
+"""Requests in progress beyond which none is taken that may wait for ever: such a one gives its credits back at once (MS-SMB2 3.3.4.2)."""
 PENDING_AFTER_S = 0.5
 _FRAME = struct.Struct(">I")
 """The direct TCP header, MS-SMB2 2.1."""
@@ -120,6 +122,10 @@ class Connection:
             self._smb1(message)
         else:
             raise PeerError(f"a message begins with {bytes(magic).hex()}")
+
+    @property
+    def crowded(self) -> bool:
+        return len(self._in_progress) >= MAX_WAITING
 
     def give_up_writes(self, session: Session) -> None:
         """Cancels the session's WRITEs that are in progress; each has happened as a whole, or never will.

@@ -87,10 +87,11 @@ def _smbclient(node: ConformanceNode, commands: str) -> None:
 class Smbtorture:
     name = "smbtorture"
 
-    def __init__(self, limit_s: float = 120.0, options: tuple[str, ...] = ()) -> None:
-        """`limit_s` is for each process; `options` force a variant, such as `--client-protection=encrypt`."""
+    def __init__(self, limit_s: float = 120.0, options: tuple[str, ...] = (), without: frozenset[str] = frozenset()) -> None:
+        """`limit_s` is for each process; `options` force a variant, such as `--client-protection=encrypt`; tests in `without` are left out."""
         self._limit_s = limit_s
         self._options = options
+        self._without = without
 
     @staticmethod
     def missing() -> str | None:
@@ -110,7 +111,7 @@ class Smbtorture:
         say(f"{'suite':30} {'pass':>5} {'fail':>5} {'skip':>5} {'of':>5} {'seconds':>7}")
         for suite in suites:
             listed = [collapse(line) for line in self._lines(command, "--list", suite) if line == suite or line.startswith(suite + ".")]
-            chosen = [test for test in listed if tests is None or test in tests]
+            chosen = [test for test in listed if test not in self._without and (tests is None or test in tests)]
             if not chosen:
                 continue
             began = time.monotonic()

@@ -7,6 +7,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
+from gateways.smb import connection
 from gateways.smb.header import Command
 from sofs.types import ROOT, Kind, Level
 from sofs.volume.api import Binding, Changes, Lookup, Make, Stateless
@@ -18,7 +21,7 @@ from tests.served_smb import Served, smb_on
 ADDED, REMOVED, MODIFIED, OLD, NEW = 1, 2, 3, 4, 5
 DIRECTORY = 1
 CANCELLED, NOTIFY_CLEANUP, NOTIFY_ENUM_DIR, DELETE_PENDING = 0xC0000120, 0x10B, 0x10C, 0xC0000056
-INVALID_PARAMETER, ACCESS_DENIED = 0xC000000D, 0xC0000022
+INVALID_PARAMETER, ACCESS_DENIED, INSUFFICIENT_RESOURCES = 0xC000000D, 0xC0000022, 0xC000009A
 
 Scene = Callable[[Served, Client, Client], Awaitable[None]]
 
@@ -167,5 +170,19 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         d = await watcher.open("d", options=DIRECTORY, access=1)
         too_much = smb.change_notify(d, room=(8 << 20) + 1)
         assert (await watcher.ask(Command.CHANGE_NOTIFY, too_much)).status == INVALID_PARAMETER
+
+    run(tmp_path, scene)
+
+
+def test_requests_that_wait_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_WAITING", 20)
+
+    async def scene(served: Served, watcher: Client, other: Client) -> None:
+        d = await watcher.open("d", options=DIRECTORY, access=1)
+        numbers = [await waits(watcher, smb.change_notify(d)) for _ in range(20)]
+        assert (await watcher.ask(Command.CHANGE_NOTIFY, smb.change_notify(d))).status == INSUFFICIENT_RESOURCES
+        watcher.cancel(numbers[0])
+        assert (await watcher.final(numbers[0])).status == CANCELLED
+        await waits(watcher, smb.change_notify(d))
 
     run(tmp_path, scene)
