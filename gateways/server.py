@@ -43,6 +43,8 @@ UNDER_WAY = 256 << 20
 """Bytes of large messages being received at the same time, over all connections of a server."""
 PATIENCE_S = 30.0
 """What a large message may take to arrive when others wait for its room."""
+CLOSING_S = 10.0
+"""What a peer has to take the replies that are left when its connection is being closed."""
 PER_PEER = 1_000
 """Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
 AT_ONCE = 512 << 10
@@ -72,7 +74,7 @@ class Link(Protocol):
     def resume(self) -> None: ...
 
     def close(self, reason: str) -> None:
-        """Ends the connection once everything queued has been sent."""
+        """Ends the connection once everything queued has been sent, or after `CLOSING_S`."""
 
 
 class Core(Protocol):
@@ -426,6 +428,8 @@ class Connection:
         self.pause()
         if not (self._out or self._batching):
             self._loop.call_soon(self.end, reason)
+        else:
+            self._loop.call_later(CLOSING_S, self.end, f"{reason}; the peer did not take its last replies")
 
     def end(self, reason: str, level: str = "debug") -> None:
         """Closes the socket now; what is still unsent gets one try."""

@@ -138,6 +138,24 @@ def test_who_acknowledges_nothing_is_given_up_after_a_time() -> None:
     serve(test)
 
 
+def test_a_connection_that_is_closed_does_not_wait_for_ever_for_its_peer_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateways.server.CLOSING_S", 0.3)
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(record(b"x"))
+            while not cores:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            cores[0].link.send([bytes(64 << 20)])
+            cores[0].link.close("enough")
+            async with asyncio.timeout(60):
+                while not cores[0].reason:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert cores[0].reason == "enough; the peer did not take its last replies"
+
+    serve(test)
+
+
 def test_a_broken_message_ends_its_connection_and_no_other() -> None:
     async def test(server: Server, port: int, cores: list[Echo]) -> None:
         good_reader, good_writer = await asyncio.open_connection("127.0.0.1", port)
