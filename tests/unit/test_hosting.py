@@ -11,8 +11,8 @@ import pytest
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
 from sofs.coordination.embedded import EmbeddedStore
-from sofs.errors import DiskFailed
-from sofs.hosting import Host, Hosted
+from sofs.errors import DiskFailed, Exists, InvalidArgument, NotFound
+from sofs.hosting import SYSTEM, Host, Hosted
 from sofs.records import Registry
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.runtime.simulated_files import SimulatedFiles
@@ -20,7 +20,7 @@ from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, Si
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.volume import keys
-from sofs.volume.api import Binding, Caller, GetSpace
+from sofs.volume.api import Binding, Caller, GetSpace, KeepRecords, ListRecords, Records, Reply
 from sofs.volume.batch import Batch
 
 NOTE = keys.meta(b"a test's note")
@@ -226,3 +226,40 @@ def test_a_volume_whose_log_fails_is_shown_as_failed_and_refuses_everything(tmp_
                 hosted.volume.call(GetSpace(Caller(0, 0)), None, Binding(1, 1))
 
     asyncio.run(main())
+
+
+def test_a_node_gets_a_volume_of_its_own_with_the_first_volume_and_keeps_it_hidden(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        await make(tmp_path)  # as by a release that had none
+        async with hosted_on(tmp_path) as host:
+            assert host.system() is None
+            await host.ensure_system()
+            system = host.system()
+            assert system is not None
+            record = next(hosted.record for hosted in host.volumes.values() if hosted.is_system)
+            assert (record.policy, len(record.replicas)) == ("mirror(2)", 2), "as safe as what it keeps records for"
+            reply = system.call(KeepRecords(((b"key", b"value"),)), None, Binding(1, 0))
+            assert isinstance(reply, Reply)
+            for refused in (SYSTEM, "v"):
+                with pytest.raises((InvalidArgument, Exists)):
+                    await host.create_volume(refused, "p", "simple", False)
+            with pytest.raises(NotFound):
+                host.named(SYSTEM)
+        async with hosted_on(tmp_path) as host:
+            await host.ensure_system()
+            assert len(host.volumes) == 2
+            system = host.system()
+            assert system is not None
+            found = system.call(ListRecords(b""), None, Binding(2, 0))
+            assert isinstance(found, Records) and found.records == [(b"key", b"value")]
+
+    asyncio.run(scenario())
+
+
+def test_a_node_without_volumes_needs_none_of_its_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with hosted_on(tmp_path) as host:
+            await host.ensure_system()
+            assert not host.volumes
+
+    asyncio.run(scenario())
