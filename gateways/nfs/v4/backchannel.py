@@ -209,6 +209,7 @@ class Backchannel:
         except Unavailable:
             self.fault = True
             raise
+        self.fault = False
         return _last_status(results, operation)
 
 

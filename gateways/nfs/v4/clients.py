@@ -73,6 +73,11 @@ class Client:
         """Whether some session of it has a live backchannel."""
         return any(session.back.live for session in self.sessions.values())
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it may be given delegations: it has answered, as far as it was called."""
+        return any(session.back.live and not session.back.fault for session in self.sessions.values())
+
 
 class Exchanged(NamedTuple):
     """What an EXCHANGE_ID comes to."""

@@ -258,7 +258,7 @@ class _Opening:
         if isinstance(claim, Previous):
             rights = {1: stateids.GRANT_READ, 2: stateids.GRANT_WRITE}.get(claim.delegation)
             return None if rights is None else Wish(self.client.key, GrantKind.DELEGATION, rights)
-        if want in (WANT_NONE, WANT_CANCEL) or self.claim not in (NULL, FH) or not self.client.reachable:
+        if want in (WANT_NONE, WANT_CANCEL) or self.claim not in (NULL, FH) or not self.client.trusted:
             return None
         writing = want == WANT_WRITE or (want != WANT_READ and self.access & WRITE)
         rights = stateids.GRANT_WRITE if writing else stateids.GRANT_READ

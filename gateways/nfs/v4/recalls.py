@@ -45,18 +45,22 @@ def repeat(service: "Service", client: "Client") -> None:
 
 async def _ask(service: "Service", client: "Client", held: Held) -> None:
     """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`)."""
-    handle = held.handle or await service.handle_for(held)
-    arguments = struct.pack(">I12s2I", held.sequence, held.other, 0, len(handle)) + handle + pad(len(handle))
+    handles = [held.handle] if held.handle else await service.handles_for(held)
     for _ in range(TRIES):
         if held.revoked or held.other not in client.states:
             return
         session = next((session for session in client.sessions.values() if session.back.live), None)
         if session is None:
             return
+        handle = handles[0]
+        arguments = struct.pack(">I12s2I", held.sequence, held.other, 0, len(handle)) + handle + pad(len(handle))
         try:
             status = await session.back.call(service, session, CB_RECALL, arguments, held.granted)
         except Unavailable as error:
             log.info("nfs4.recall_unanswered", client=client.id, reason=str(error))
+            continue
+        if status in (Status.BADHANDLE, Status.STALE) and len(handles) > 1:
+            del handles[0]  # the file was opened in another export
             continue
         if status != Status.DELAY:
             return

@@ -297,16 +297,19 @@ class Service:
 
         return Ask(volume, ListClient(client.key), answer)
 
-    async def handle_for(self, held: stateids.Held) -> bytes:
-        """The filehandle of a delegation from before a restart, as an export of its volume makes it. Raises `Unavailable`, `Stale`."""
-        share = next((share for share in self._shares.all() if share.volume == held.volume and share.nfs.enabled), None)
-        if share is None:
+    async def handles_for(self, held: stateids.Held) -> list[bytes]:
+        """The filehandles that a delegation from before a restart may have been given with: one for each export of its volume.
+
+        Raises `Unavailable`, `Stale`.
+        """
+        exports = [share.number for share in self._shares.all() if share.volume == held.volume and share.nfs.enabled]
+        if not exports:
             raise Unavailable("the export of the delegation is gone")
         target = Stateless(held.inode, Caller(0, 0, privileged=True))
         reply = self.volume(held.volume).call(GetAttributes(target), None, self.by)
         found = reply if isinstance(reply, Reply) else await reply
         assert isinstance(found, Found)
-        return self._handles.make(share.number, held.volume, held.inode, found.attributes.generation)
+        return [self._handles.make(export, held.volume, held.inode, found.attributes.generation) for export in exports]
 
     def reclaimed(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
         """The client has reclaimed all it had (18.51)."""
