@@ -55,6 +55,8 @@ class Snapshots:
         self.slice = _SLICE
         """Records dealt with in one batch."""
         self._exhausted = exhausted
+        self.restored: Callable[[], None] = lambda: None
+        """Called when all records have been put back, and before that is recorded: perhaps again, after a crash."""
         self.restoring = self.restoration is not None
         """Nothing is answered until it is over."""
         self._deleted: list[int] = [snapshot.number for snapshot in self._history.snapshots if not self._ready(snapshot)]
@@ -216,10 +218,11 @@ class Snapshots:
                 await self._restore_all(snapshot, now, lambda start, number=number: self._changed(number, start))  # type: ignore[misc]
         for tag in VERSIONED:
             await self._restore_all(snapshot, now, lambda start, tag=tag: self._younger(snapshot, tag, start))  # type: ignore[misc]
+        self._keyspace.barred = None
+        self.restored()
         batch = Batch()
         batch.delete(RESTORING)
         lsn = self._keyspace.commit_cleaning(batch)
-        self._keyspace.barred = None
         self.restoring = False
         return lsn
 

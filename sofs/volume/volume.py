@@ -214,14 +214,15 @@ class LocalVolume:
         self.core.ended = self._teller.dropped
         self.reaper = Reaper(self.core, store.log.serving)
         self._quotas = quota_requests.QuotaKeeper(self.core)
+        data.snapshots.restored = self._quotas.restored
         self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
         self._kept: dict[int, PastVolume] = {}
         self.core.pasts = lambda: [past.core for past in self._past.values()]
         self.core.forget_past = self._forget_past
         self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
-        self._work = asyncio.Event()
-        self._service: asyncio.Task[None] | None = None
+        self._work, self._given_up = asyncio.Event(), asyncio.Event()
+        self._services: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger(component="volume", volume=name)
         restored = restore(self.core)
         if restored:
@@ -383,15 +384,18 @@ class LocalVolume:
         """Begins background duties: the store's checkpoints, the data's cleaning, the removal of orphans, the expiry of tokens."""
         self._store.start()
         self.core.data.start()
-        self._work.set()  # what was orphaned before the last stop
-        self._service = begin(self._run(), "removal")
+        self._wake()  # what was orphaned or given up before the last stop
+        # A large snapshot may take long to go: nothing else waits for it.
+        self._services = [
+            begin(self._run(self._work, self._tidy), "removal"), begin(self._run(self._given_up, self._snapshots.run_once), "snapshots")
+        ]  # fmt: skip
 
     async def close(self) -> None:
         """Ends all of it, in order, and leaves everything stable. Opens that are not kept are forgotten."""
-        if self._service is not None:
-            self._service.cancel()
-            await asyncio.gather(self._service, return_exceptions=True)
-            self._service = None
+        for service in self._services:
+            service.cancel()
+        await asyncio.gather(*self._services, return_exceptions=True)
+        self._services = []
         self.core.locks.stop()
         self.core.kept.close()
         for opened in self.core.opens.values():
@@ -402,29 +406,32 @@ class LocalVolume:
 
     def _wake(self) -> None:
         self._work.set()
+        self._given_up.set()
 
-    async def _run(self) -> None:
+    async def _run(self, work: asyncio.Event, duty: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
                 # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the event.
                 async with asyncio.timeout(_BACKGROUND_S):
-                    await self._work.wait()
+                    await work.wait()
             except TimeoutError:
                 pass
-            self._work.clear()
+            work.clear()
             try:
-                await self.run_once()
+                await duty()
             except SofsError as error:
                 self._logger.error("background_failed", error=str(error))
                 await self._clock.sleep(1.0)
 
     async def run_once(self) -> None:
-        """Removes what is orphaned and the tokens that have expired."""
+        """Removes what is orphaned, snapshots that were deleted, and the tokens that have expired."""
+        await self._tidy()
+        await self._snapshots.run_once()
+
+    async def _tidy(self) -> None:
         if self._snapshots.restoring:
             await self._snapshots.restore(self._clock.now())
-            self._quotas.restored()
         await self.reaper.run_once()
-        await self._snapshots.run_once()
         await self._quotas.run_once()
         while self.core.tokens.expire(Time(self._clock.now())):
             await self._clock.sleep(0)

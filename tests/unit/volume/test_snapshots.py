@@ -347,3 +347,22 @@ def test_gates_of_answers_from_a_snapshot_wait_for_the_snapshot() -> None:
         assert found.gate == Lsn(0)  # type: ignore[attr-defined]
 
     on_volume(scenario)
+
+
+def test_the_background_removes_a_deleted_snapshot_and_ends_a_restoration_by_itself() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        rig.volume.start()
+        target = Stateless(rig.make_name(b"f"), SUPER)
+        await rig.put(target, 0, b"x" * PAGE)
+        first, second = take(rig, "a").number, take(rig, "b").number
+        await rig.put(target, 0, b"y" * PAGE)
+        rig.call(DeleteSnapshot(first))
+        await asyncio.sleep(1)
+        assert [int.from_bytes(key[9:]) for key, _ in rig.store.keyspace.walk(keys.SNAPSHOT)] == [second]
+        rig.data.snapshots.begin_restoration(second, rig.volume.core.next_number, rig.clock.now())
+        await rig.reopen()
+        rig.volume.start()
+        await asyncio.sleep(1)
+        assert await rig.content(Stateless(rig.lookup(b"f").inode, SUPER)) == b"x" * PAGE
+
+    on_volume(scenario)
