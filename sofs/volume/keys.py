@@ -18,7 +18,7 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     X    inode            name              extended attribute
     S    inode            cookie u64        named stream: laid out as a directory entry
     A    inode                              explicit security descriptor
-    O    open                               open that outlives its connection (sofs/volume/kept.py, as the next four)
+    O    open                               open that outlives its connection (sofs/volume/kept_records.py, as the next four)
     V    open             state, range      byte range that it has locked
     k    lock state                         one NFSv4 lock owner's locks on a file
     G    inode            key               grant: a client's right to cache

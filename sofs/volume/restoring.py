@@ -1,4 +1,4 @@
-"""Opens that were kept, brought back from their records when the volume is opened (sofs/volume/kept.py says how they are recorded).
+"""Opens that were kept, brought back from their records when the volume is opened (sofs/volume/kept_records.py says how they are recorded).
 
 SMB's come back without their connections, each with its whole time to be reconnected in; NFSv4's as they were. Nobody has asked
 them for anything yet: a grant that was being recalled is recalled again when somebody is in its way again.
@@ -14,7 +14,7 @@ from sofs.volume import keys
 from sofs.volume.api import Access, Binding, Caller, ShareMode
 from sofs.volume.core import Core
 from sofs.volume.disconnection import await_owner
-from sofs.volume.kept import Doom, KeptLocks, KeptOpen, decode_record, split_range
+from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 
 __all__ = ["restore"]

@@ -9,10 +9,10 @@ import msgspec
 from sofs.errors import Damaged, InvalidArgument, InvalidName, NameTooLong
 from sofs.locks import Grant, GrantKind
 from sofs.types import Inode, Lsn, OpenId, Time
-from sofs.volume import deadlists, history, kept, names, security, tokens
+from sofs.volume import deadlists, history, kept_records, names, security, tokens
 from sofs.volume.api import Binding, Caller, Keep, Written
 from sofs.volume.history import Snapshot
-from sofs.volume.kept import Doom, KeptLocks, KeptOpen, decode_record
+from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record
 from sofs.volume.openfile import StateKind
 from sofs.volume.security import Ace, Descriptor, decode, encode
 from sofs.volume.tokens import decode_slot
@@ -118,7 +118,7 @@ def client_records(chance: Random) -> None:
 
 
 TARGETS = (
-    Target("client records", client_records, (kept.__name__, tokens.__name__)),
+    Target("client records", client_records, (kept_records.__name__, tokens.__name__)),
     Target("snapshot records", snapshot_records, (history.__name__, deadlists.__name__)),
     Target("security descriptors", descriptors, (security.__name__,)),
     Target("SIDs", sids, (security.__name__,)),
