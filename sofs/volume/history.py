@@ -11,7 +11,7 @@ begins with a number that was taken before or after. A few extents were being wr
 """
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -139,7 +139,7 @@ class History:
 
     def neighbours(self, number: int) -> tuple[int, int]:
         """The next older and the next younger snapshot's numbers; 0 for none."""
-        at = self._numbers.index(number)
+        at = bisect_left(self._numbers, number)
         older = self._numbers[at - 1] if at else 0
         return older, self._numbers[at + 1] if at + 1 < len(self._numbers) else 0
 
