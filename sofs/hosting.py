@@ -97,6 +97,7 @@ class Hosted:
             "log_unstable_bytes": log_.end - log_.stable,
             "log_behind_checkpoint_bytes": log_.end - keyspace.checkpointed,
             "log_replayed_records": self.store.replayed,
+            "snapshots": len(keyspace.overlay.history.snapshots),
         }
 
 
