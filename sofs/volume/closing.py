@@ -4,7 +4,9 @@ A file marked for deletion keeps its name until its last open ends, and cannot b
 is the one through which the mark was set. A directory into which somebody put something meanwhile stays.
 """
 
-from sofs.errors import CannotDelete, NotEmpty, Stale
+from contextlib import suppress
+
+from sofs.errors import CannotDelete, Delayed, NotEmpty, SharingViolation, Stale
 from sofs.types import Inode, Kind
 from sofs.volume import directory, keys
 from sofs.volume.access import require
@@ -38,9 +40,20 @@ def close(core: Core, request: Close, token: Token | None, by: Binding) -> Close
     last = must_delete(core, opened)
     if last:
         core.await_room()
+    if opened.delete_on_close and opened.mandatory:
+        _await_caches(core, opened)
     reply = ClosedReply(core.gate, core.attributes(opened.inode) if request.attributes else None)
     end_open(core, opened, reply, token, last)
     return reply
+
+
+def _await_caches(core: Core, opened: OpenFile) -> None:
+    """Before the last close of its application deletes a file, handles that are only cached are closed, so that the name goes with this close
+    (smbtorture smb2.lease.unlink)."""
+    with suppress(SharingViolation, Delayed):
+        waiting = core.locks.check_remove(opened.inode, opened.id, wait=True)
+        if waiting is not None:
+            raise Wait(waiting)
 
 
 def must_delete(core: Core, opened: OpenFile) -> bool:
@@ -195,4 +208,5 @@ def _info(core: Core, opened: OpenFile) -> OpenInfo:
         opened.by.gateway,
         opened.by.session,
         core.delete_pending(opened.base) or core.locks.state(opened.inode).delete_pending,
+        opened.client,
     )

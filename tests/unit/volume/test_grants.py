@@ -144,6 +144,35 @@ def test_a_rename_and_a_deletion_ask_others_to_close_what_they_cache() -> None:
     run(scenario)
 
 
+def test_a_close_that_deletes_waits_until_cached_handles_are_closed() -> None:
+    async def scenario(rig: StateRig) -> None:
+        held = rig.smb(rights=RH, key=b"a")
+        doomed = rig.smb(access=DELETE, delete_on_close=True)
+        waiting = rig.asking(Close(doomed.open))
+        assert rig.told.take() == [(b"a", RH, R)]
+        rig.shut(held)
+        await waiting
+        assert rig.names() == set()
+
+    run(scenario)
+
+
+def test_the_answer_to_a_recall_says_what_was_kept_even_if_it_is_gone_by_then() -> None:
+    async def scenario(rig: StateRig) -> None:
+        held = rig.smb(rights=RWH, key=b"a")
+        inode = held.attributes.inode
+        waiting = [rig.asking(rig.smb_request()), rig.asking(rig.smb_request(disposition=Disposition.OVERWRITE))]
+        answered = []
+        for kept in (RH, R):
+            answered.append(rig.ask(Acknowledge(inode, b"a", kept)).rights)
+            await asyncio.sleep(0)
+            assert not waiting[0].done() or kept == R
+        assert answered == [RH, R] and rig.told.take() == [(b"a", RWH, RH), (b"a", RH, R), (b"a", R, 0)]
+        await asyncio.gather(*waiting)
+
+    run(scenario)
+
+
 def test_wanted_later() -> None:
     async def scenario(rig: StateRig) -> None:
         opened = rig.smb(rights=R, key=b"a")
