@@ -102,6 +102,10 @@ class Doors:
             for number, session in self._smb.service.sessions.items()
         }
 
+    def nfs_clients(self) -> dict[bytes, tuple[str, str]]:
+        """Each NFSv4 client's protocol and address, by `OpenInfo.client`."""
+        return self._nfs.clients()
+
     async def open(self) -> None:
         """Listen. Raises `Unavailable`, naming address, port and remedy; then nothing is left listening."""
         smb, nfs = self._config.smb, self._config.nfs

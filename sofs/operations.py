@@ -257,12 +257,17 @@ class NodeOperations:
 
     async def opens(self) -> list[api.Opened]:
         clients = self._doors.clients()
+        nfs = self._doors.nfs_clients()
         result = []
         for hosted in self._host.volumes.values():
             if hosted.volume is None or hosted.state[0] == "failed":
                 continue
             listed = await self._ask(hosted.volume, ListOpens(), OpenList)
-            result += [_opened(hosted, info, clients) for info in listed.opens]
+            for info in listed.opens:
+                protocol, client = nfs.get(info.client) or clients.get(info.session, ("", ""))
+                if not client or info.client in nfs:  # a host, on which many users may be
+                    client = f"uid {info.uid}" + (f" at {client}" if client else "")
+                result.append(_opened(hosted, info, protocol, client))
         return result
 
     async def close_open(self, name: str) -> None:
@@ -321,8 +326,7 @@ def _free_uid(present: dict[str, User]) -> int:
     return max([FIRST_UID - 1, *(user.uid for user in present.values())]) + 1
 
 
-def _opened(hosted: Hosted, info: OpenInfo, clients: dict[int, tuple[str, str]]) -> api.Opened:
-    protocol, client = clients.get(info.session, ("", f"uid {info.uid}"))
+def _opened(hosted: Hosted, info: OpenInfo, protocol: str, client: str) -> api.Opened:
     rights = [name for flag, name in _RIGHTS if info.access & flag]
     shared = [
         mode.name.lower()

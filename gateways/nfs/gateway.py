@@ -86,6 +86,10 @@ class NfsGateway:
             if connection.busy:
                 connection.close(f"volume {volume.name} has failed")
 
+    def clients(self) -> dict[bytes, tuple[str, str]]:
+        """Each NFSv4 client's protocol and address, by what volumes know it by (`Open.client`)."""
+        return self._v4.described()
+
     def _accept(self, link: Link) -> RpcConnection:
         return RpcConnection(link, self.programs(link.peer, link.peer_port))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -15,6 +16,8 @@ from smbprotocol.exceptions import FileClosed
 
 from tests.interop.running import PASSWORD, SHARE, SOFS, USER, RunningNode
 from tests.interop.smb import smbclient
+from tests.protocol.nfs4_client import Nfs4Client
+from tests.protocol.nfs4_scenes import open_file as nfs4_open
 
 
 def sofs(node: RunningNode, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -205,3 +208,25 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_an_open_of_nfs_is_listed_with_its_client_also_after_the_node_was_killed(tmp_path: Path) -> None:
+    async def hold(port: int) -> None:
+        async with await Nfs4Client.connect(port, minor=1, persist=True) as client:
+            await nfs4_open(client, await client.root(SHARE), "held over nfs")
+
+    node = RunningNode(tmp_path / "data")
+    node.start()
+    try:
+        asyncio.run(hold(node.nfs.port))
+        held: dict[str, Any] = {}
+        for _ in range(2):
+            (held,) = [found for found in ask(node, "open", "list") if found["path"].endswith("held over nfs")]
+            assert held["client"].startswith("uid 1000 at ") and held["protocol"] == "nfs4.1" and "write" in held["access"]
+            assert [volume["name"] for volume in ask(node, "volume", "list")] == ["default"], "the node's own is hidden"
+            node.kill()
+            node.start()
+        ask(node, "open", "close", held["id"])
+        assert not [found for found in ask(node, "open", "list") if found["path"].endswith("held over nfs")]
+    finally:
+        node.stop()

@@ -49,6 +49,8 @@ __all__ = ["LEASE_S", "Service"]
 log = structlog.get_logger("nfs")
 
 LEASE_S = 90
+WRITERS = 10_000
+"""Write delegations before those are dropped that have gone."""
 CB_PATH_DOWN, RECALLABLE_REVOKED, RECLAIM_NEEDED, CB_PATH_DOWN_SESSION, BACKCHANNEL_FAULT = 0x1, 0x40, 0x100, 0x200, 0x400
 """SEQ4_STATUS_*, 18.46.2."""
 
@@ -91,6 +93,8 @@ class Service:
         self._shares = shares
         self.clients = Clients(random)
         self.sessions: dict[bytes, Session] = {}
+        self.writers: dict[tuple[VolumeId, Inode], tuple[Client, stateids.Held]] = {}
+        """Write delegations by file, some of which may have gone already (`writer`)."""
         self.read = read_operation
         self._volumes = volumes
         self._heard: set[VolumeId] = set()
@@ -225,6 +229,27 @@ class Service:
 
         return self.record([records.client_change(client)], noted)
 
+    # Write delegations
+
+    def writes(self, client: Client, held: stateids.Held) -> None:
+        """The client was given a write delegation."""
+        if len(self.writers) >= WRITERS:
+            self.writers = {key: each for key, each in self.writers.items() if self._holds(*each)}
+        self.writers[held.volume, held.inode] = client, held
+
+    def writer(self, volume: VolumeId, inode: Inode, asking: Client | None) -> tuple[Client, stateids.Held] | None:
+        """Who, beside the client that asks, may have changed the file without our knowledge."""
+        found = self.writers.get((volume, inode))
+        if found is None or found[0] is asking:
+            return None
+        if not self._holds(*found):
+            del self.writers[volume, inode]
+            return None
+        return found
+
+    def _holds(self, client: Client, held: stateids.Held) -> bool:
+        return self.clients.numbered.get(client.id) is client and client.states.get(held.other) is held and not held.revoked
+
     # Sessions
 
     def add(self, session: Session) -> None:
@@ -325,6 +350,16 @@ class Service:
             if volume is not None and not any(id in client.lost for client in self.clients.numbered.values()):
                 return Ask(volume, EndGrace(), lambda _, place=place: self.end_grace(ids[place + 1 :], then))  # type: ignore[misc]
         return then()
+
+    def described(self) -> dict[bytes, tuple[str, str]]:
+        """Each client's protocol and address, for operators; without a connection, what it calls itself."""
+        result = {}
+        for client in self.clients.numbered.values():
+            sessions = client.sessions.values()
+            peers = sorted({connection.peer for session in sessions for connection in session.connections})
+            minor = max((session.back.minor for session in sessions), default=1)
+            result[client.key] = f"nfs4.{minor}", ", ".join(peers) or client.owner.decode(errors="replace")
+        return result
 
     # The end of clients
 

@@ -221,6 +221,8 @@ class OpenInfo(msgspec.Struct, array_like=True):
     gateway: int
     session: int
     delete_pending: bool
+    client: bytes = b""
+    """`Open.client`."""
 
 
 class OpenList(Reply):
