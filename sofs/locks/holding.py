@@ -7,7 +7,7 @@ from sofs.locks import grants
 from sofs.locks.grants import HANDLE, READ, WRITE, Grant, GrantKind
 from sofs.locks.recalls import QUIET, recall_upcall, remove
 from sofs.locks.sharing import WRITES
-from sofs.locks.state import STATELESS, FileState, Revoked, Step, replace_grant
+from sofs.locks.state import STATELESS, Dropped, FileState, Revoked, Step, replace_grant
 from sofs.types import OpenId
 
 __all__ = ["acknowledge", "expire", "request", "room"]
@@ -56,9 +56,11 @@ def expire(state: FileState, key: bytes) -> Step:
         return Step(state)
     opens = tuple(sharer.id for sharer in state.sharers(key))
     left = replace_grant(state, key, grants.revoke(held))
-    if held.delegation:
-        left, _ = remove(left, held.delegation)
-    return Step(left, (Revoked(key, held.kind, opens, held.delegation),))
+    revoked = Revoked(key, held.kind, opens, held.delegation)
+    if not held.delegation:
+        return Step(left, (revoked,))
+    left, delete = remove(left, held.delegation)
+    return Step(left, (revoked, Dropped(held.delegation, delete)))
 
 
 def room(state: FileState, key: bytes, kind: GrantKind, wanted: int) -> int:

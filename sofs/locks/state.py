@@ -77,7 +77,7 @@ class Revoked(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A disconnected handle stood in the way and is closed; it can no longer be reconnected."""
+    """A disconnected handle stood in the way and is closed, and can no longer be reconnected; or a delegation's open has ended with its revocation."""
 
     open: OpenId
     delete: bool

@@ -159,6 +159,8 @@ def grow(core: Core, held: OpenFile, request: Open, granted: int, overwrite: boo
     core.kept.touch(held)
 
     def undo() -> None:
+        if held.id not in core.opens:
+            return  # closed while its file was being emptied
         held.access, held.share, held.sequence, held.combinations = former
         core.locks.change_open(held.inode, held.id, held.access, held.share)
         core.kept.touch(held)

@@ -8,6 +8,7 @@ from sofs.types import Inode, OpenId, VolumeId
 from sofs.volume import api
 from sofs.volume.closing import aftermath, doomed
 from sofs.volume.core import Core
+from sofs.volume.openfile import StateKind
 from sofs.volume.opening import forget, note_recall
 
 __all__ = ["Teller"]
@@ -40,9 +41,6 @@ class Teller:
 
     def _revoked(self, inode: Inode, upcall: Revoked) -> None:
         self._logger.warning("grant_revoked", inode=inode, kind=upcall.kind.name)
-        gone = self._core.opens.get(upcall.delegation)
-        if gone is not None:
-            forget(self._core, gone)
         for gateway in self._core.upcalls:
             gateway.revoked(self._id, inode, upcall.key, upcall.kind, upcall.opens, upcall.delegation)
 
@@ -50,7 +48,6 @@ class Teller:
         """The engine has closed the open; the rest of its end follows here."""
         core = self._core
         gone = core.opens[upcall.open]
-        self._logger.info("open_gave_way", inode=gone.inode, open=gone.id)
         parent_key = core.parent_key
         try:
             doomed(core, gone)
@@ -61,4 +58,6 @@ class Teller:
             self._logger.error("open_not_ended", open=gone.id, error=str(error))
         finally:
             core.parent_key = parent_key
-        self.dropped(gone.id)
+        if gone.state is not StateKind.DELEGATION:  # of which `revoked` has told
+            self._logger.info("open_gave_way", inode=gone.inode, open=gone.id)
+            self.dropped(gone.id)

@@ -7,6 +7,7 @@ import pytest
 from sofs.errors import Closed, Delayed, InvalidArgument, NotFound, NotRecalled, SharingViolation
 from sofs.locks import GrantKind
 from sofs.types import ROOT, OpenId
+from sofs.volume import keys
 from sofs.volume.api import (
     Access,
     Acknowledge,
@@ -221,6 +222,20 @@ def test_a_delegation_that_is_not_returned_is_revoked_after_a_lease_period() -> 
         assert rig.told.revocations == [(b"nfs", opened.delegation)] and opened.delegation not in rig.volume.core.opens
         with pytest.raises(Closed):
             rig.ask(ReturnGrant(opened.delegation), NFS)
+
+    run(scenario)
+
+
+def test_a_file_that_waits_for_a_delegation_to_be_deleted_goes_when_that_is_revoked() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.nfs(delegate=R, access=int(Access.READ_DATA))
+        rig.shut(opened)
+        waiting = rig.asking(rig.smb_request(access=DELETE, delete_on_close=True))
+        await waiting
+        assert rig.told.revocations == [(b"nfs", opened.delegation)] and not rig.told.drops
+        assert rig.records(keys.OPEN) == []
+        rig.shut(waiting.result())
+        assert rig.names() == set()
 
     run(scenario)
 
