@@ -138,8 +138,8 @@ async def measure(path: Path, count: int) -> None:
         await fill(volume, target)
         await write_costs(volume, target)
         chance = random.Random(5)
-        # As scattered as the file will be with snapshots: it is those that are measured, not what random writes do to a file.
-        await writes(volume, target, [chance.randrange(FILE // PAGE) for _ in range(50 * count)])
+        # Scattered all over before anything is measured: it is snapshots that are, not what random writes do to a file.
+        await writes(volume, target, [chance.randrange(FILE // PAGE) for _ in range(160 * count)])
         await volume.core.data.cleaner.destage()
         before = {block: (await reads([volume], target, block, number))[0] for block, number in ((PAGE, READS), (MIB, 100))}
         async with Writers(volume, target, 0.001) as writers:

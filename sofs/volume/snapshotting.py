@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 
 from sofs.errors import Busy
+from sofs.types import Lsn
 from sofs.volume.api import (
     Binding,
     DeleteSnapshot,
@@ -39,7 +40,7 @@ def make_snapshot(core: Core, request: MakeSnapshot, token: Token | None, by: Bi
 def list_snapshots(core: Core, request: ListSnapshots, token: Token | None, by: Binding) -> SnapshotList:
     snapshots = core.data.snapshots
     log = core.keys.log
-    gate = core.gate if log.stable >= log.end else type(core.gate)(log.end - 1)
+    gate = core.gate if log.stable >= log.end else Lsn(log.end - 1)
     return SnapshotList(gate, [snapshots.info(snapshot) for snapshot in snapshots.all()])
 
 
