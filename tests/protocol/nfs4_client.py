@@ -52,6 +52,8 @@ class Transport:
         self.auth = sys_credential(1000, 1000)
         self.callbacks: asyncio.Queue[Callback] = asyncio.Queue()
         self.refuse: Callable[[Callback], int] = lambda callback: 0
+        self.shown: bytes = b""
+        """What CB_GETATTR is answered with: a fattr4."""
         self.silent = False
         """Callbacks are not answered at all."""
         self.lost = asyncio.Event()
@@ -115,6 +117,8 @@ class Transport:
                 self.callbacks.put_nowait(callback)
                 status = self.refuse(callback)
                 out.u32(number, status)
+                if number == 3 and not status:
+                    out.raw(self.shown)
             done += 1
             if status:
                 break
@@ -126,6 +130,10 @@ class Transport:
             state = stateid(reader)
             reader.bool()
             return Callback(number, state, reader.opaque())
+        if number == 3:  # CB_GETATTR
+            handle = reader.opaque()
+            bitmap(reader)
+            return Callback(number, None, handle)
         if number == 8:  # CB_RECALL_ANY
             reader.u32()
             bitmap(reader)

@@ -163,6 +163,7 @@ ATTRIBUTES: dict[str, tuple[int, Callable[[Reader], Any]]] = {
     "time_metadata": (52, _time), "time_modify": (53, _time), "time_modify_set": (54, _time), "mounted_on_fileid": (55, _u64),
     "dacl": (58, lambda r: (r.u32(), r.array(ace))), "mode_set_masked": (74, _pair32), "suppattr_exclcreat": (75, bitmap),
     "fs_charset_cap": (76, _u32), "clone_blksize": (77, _u32), "change_attr_type": (79, _u32), "xattr_support": (82, _bool),
+    "open_arguments": (86, lambda r: [bitmap(r) for _ in range(5)]),
 }  # fmt: skip
 _BY_NUMBER = {number: (name, read) for name, (number, read) in ATTRIBUTES.items()}
 
@@ -190,7 +191,7 @@ def fattr(reader: Reader) -> dict[str, Any]:
 
 def _packed_value(name: str, value: Any) -> bytes:
     out = Writer()
-    if name in ("size",):
+    if name in ("size", "change"):
         out.u64(value)
     elif name in ("owner", "owner_group"):
         out.opaque(value)

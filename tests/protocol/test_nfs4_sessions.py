@@ -18,7 +18,7 @@ from sofs.volume.api import Make
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
-from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Op
+from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Op, new_fattr
 from tests.served import Served, nfs_on
 from tests.unit.gateways.nfs_link import sys_credential
 
@@ -449,6 +449,42 @@ def test_a_delegation_is_called_back_when_another_client_writes(tmp_path: Path) 
             assert (callback.number, callback.stateid, callback.handle) == (4, delegation, handle)
             await client.done(op.putfh(handle), op.delegreturn(delegation))
             assert await status(other, op.putfh(root), writing) == Status.OK
+
+    asyncio.run(scenario())
+
+
+def test_the_holder_of_a_write_delegation_is_asked_for_the_attributes_that_it_may_have_changed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path, callbacks=True) as (server, client, root), await Nfs4Client.connect(server.port) as other:
+            handle, _, delegation = await delegated(client, root, "f", WANT_WRITE)
+            wanted = ("change", "size", "time_modify")
+
+            async def ask(asking: Nfs4Client) -> dict[str, Any]:
+                found: dict[str, Any] = (await asking.done(op.putfh(handle), op.getattr_(*wanted))).last
+                return found
+
+            before = await ask(client)
+            assert client.transport.callbacks.empty(), "its own questions need no callback"
+            client.transport.shown = new_fattr(change=before["change"], size=before["size"])
+            assert await ask(other) == before
+            callback = client.transport.callbacks.get_nowait()
+            assert (callback.number, callback.handle) == (3, handle)
+            client.transport.shown = new_fattr(change=before["change"] + 1, size=5000)
+            after = await ask(other)
+            assert after["size"] == 5000 and after["change"] > before["change"] and after["time_modify"] > before["time_modify"]
+            assert (await ask(other))["change"] > after["change"], "it may have changed again"
+            # Nonsense, a refusal, and what does not concern the holder
+            for shown in (b"", new_fattr(size=1), bytes(8)):
+                client.transport.shown = shown
+                assert (await ask(other))["size"] == before["size"]
+            client.transport.refuse = lambda callback: 10008
+            assert (await ask(other))["size"] == before["size"]
+            while not client.transport.callbacks.empty():
+                client.transport.callbacks.get_nowait()
+            await other.done(op.putfh(handle), op.getattr_("mode", "owner"))
+            await client.done(op.putfh(handle), op.delegreturn(delegation))
+            await ask(other)
+            assert client.transport.callbacks.empty()
 
     asyncio.run(scenario())
 

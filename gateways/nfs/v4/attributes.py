@@ -93,6 +93,7 @@ class Attr(IntEnum):
     CLONE_BLKSIZE = 77
     CHANGE_ATTR_TYPE = 79
     XATTR_SUPPORT = 82
+    OPEN_ARGUMENTS = 86
 
 
 def _bits(*attributes: Attr) -> int:
@@ -184,6 +185,21 @@ _CONTAINS_NON_UTF8 = 1
 """fs_charset_cap: names are bytes, as clients wrote them (14.4)."""
 
 
+OPEN_ARGUMENTS = b"".join(
+    map(
+        words_of,
+        (
+            1 << 1 | 1 << 2 | 1 << 3,  # read, write, both
+            1 << 0 | 1 << 1 | 1 << 2 | 1 << 3,  # deny none, read, write, both
+            1 << 3 | 1 << 4 | 1 << 5,  # any delegation is wanted, none is, the wish is taken back
+            1 << 0 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5,  # CLAIM_NULL, PREVIOUS, DELEGATE_CUR, FH, DELEG_CUR_FH
+            1 << 0 | 1 << 1 | 1 << 2 | 1 << 3,  # unchecked, guarded, exclusive, exclusive with attributes
+        ),
+    )
+)
+"""open_arguments4 (RFC 9754 4): what OPEN understands."""
+
+
 @lru_cache(4096)
 def moment(time: Time) -> tuple[int, int]:
     """nfstime4. Most times are asked for again and again."""
@@ -255,6 +271,7 @@ _OTHERS: dict[Attr, str] = {
     Attr.SUPPORTED_ATTRS: "words(supported(f.minor))",
     Attr.ACL: "acl(f.security, f.owners)",
     Attr.FILEHANDLE: "handle(f.handle(a))",
+    Attr.OPEN_ARGUMENTS: "OPEN_ARGUMENTS",
     Attr.OWNER: "f.owners.text(a.uid)",
     Attr.OWNER_GROUP: "f.owners.text(a.gid)",
     Attr.DACL: "dacl(f.security, f.owners)",
@@ -280,7 +297,7 @@ def encoder(wanted: int) -> Encoder:
     """Writes a fattr4 of those attributes of `wanted` that are there; `wanted` must not have those that can only be set."""
     names: dict[str, object] = {
         "types": _TYPES, "moment": moment, "words": words_of, "supported": supported, "acl": acl_of, "dacl": dacl_of, "handle": _handle,
-        "length": struct.Struct(">I").pack, "head": words_of(wanted & EVERY),
+        "OPEN_ARGUMENTS": OPEN_ARGUMENTS, "length": struct.Struct(">I").pack, "head": words_of(wanted & EVERY),
     }  # fmt: skip
     pieces: list[str] = []
     formats, values = "", list[str]()

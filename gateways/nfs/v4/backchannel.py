@@ -149,6 +149,12 @@ class Backchannel:
         self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None
     ) -> int:
         """Sends one callback, and gives its operation's status. Raises `Unavailable` when the client cannot be reached or makes no sense."""
+        return (await self.query(service, session, operation, arguments, referring))[0]
+
+    async def query(
+        self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None = None
+    ) -> tuple[int, memoryview]:
+        """As `call`, with the whole CB_COMPOUND4res."""
         async with self._free:
             slot = min(set(range(len(self.sequences))) - self._busy)
             self._busy.add(slot)
@@ -165,7 +171,7 @@ class Backchannel:
         operation: int,
         arguments: bytes,
         referring: Referring | None,
-    ) -> int:
+    ) -> tuple[int, memoryview]:
         from gateways.nfs.v4.records import session_change
 
         doubtful = slot in self.doubtful and self.sequences[slot] > 0
@@ -174,19 +180,19 @@ class Backchannel:
             reply = service.system.call(KeepRecords((session_change(session),)), None, service.by)
             await service.stable(service.system, reply)
         self.doubtful.discard(slot)
-        status, which = await self._exchange(session, slot, self.sequences[slot], operation, arguments, referring)
+        status, which, results = await self._exchange(session, slot, self.sequences[slot], operation, arguments, referring)
         if which == CB_SEQUENCE and doubtful:
             # What was recorded before a crash may never have been sent.
-            status, which = await self._exchange(session, slot, self.sequences[slot] - 1, operation, arguments, referring)
+            status, which, results = await self._exchange(session, slot, self.sequences[slot] - 1, operation, arguments, referring)
             self.sequences[slot] -= 1
         if which == CB_SEQUENCE:
             raise Unavailable(f"the client refuses CB_SEQUENCE with {status}")
-        return status
+        return status, results
 
     async def _exchange(
         self, session: "Session", slot: int, sequence: int, operation: int, arguments: bytes, referring: Referring | None
-    ) -> tuple[int, int]:
-        """The status of the callback, and of which operation it is."""
+    ) -> tuple[int, int, memoryview]:
+        """The status of the callback, of which operation it is, and the whole answer."""
         if not self.connections:
             raise Unavailable("the session has no connection for callbacks")
         callbacks = self.connections[-1]
@@ -210,7 +216,7 @@ class Backchannel:
             self.fault = True
             raise
         self.fault = False
-        return _last_status(results, operation)
+        return (*_last_status(results, operation), results)
 
 
 def _last_status(results: memoryview, operation: int) -> tuple[int, int]:

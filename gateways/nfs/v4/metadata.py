@@ -11,6 +11,7 @@ from gateways.nfs.v4 import settable, stateids
 from gateways.nfs.v4.acls import bound
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, encoder, mask_of, supported, words_of
 from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.delegated import CONCERNED, asked_of_holder
 from gateways.nfs.v4.facts import facts_above, facts_of, found, readable
 from gateways.nfs.v4.settable import New, NewAttributes
 from gateways.nfs.v4.status import Failure, Status
@@ -19,6 +20,7 @@ from gateways.nfs.xdr import U32
 from sofs.types import Kind
 from sofs.volume.api import (
     Access,
+    Attributes,
     Changes,
     CheckAccess,
     GetAttributes,
@@ -63,7 +65,18 @@ def getattr(c: Compound, args: GetAttributesArgs) -> Outcome:
     place = c.place
     wanted = readable(c, mask_of(args.wanted))
     facts = facts_of(c, place)
-    return found(place, place.target, facts, wanted, lambda of: encoder(wanted)(of, facts))
+
+    def answer(size: int | None) -> Outcome:
+        def write(of: Attributes) -> bytes:
+            if size is not None:
+                of.size = size
+            return encoder(wanted)(of, facts)
+
+        return found(place, place.target, facts, wanted, write)
+
+    if c.service.writers and wanted & CONCERNED:
+        return asked_of_holder(c, place, answer)
+    return answer(None)
 
 
 def getattr_above(c: Compound, args: GetAttributesArgs) -> Outcome:

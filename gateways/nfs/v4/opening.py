@@ -171,6 +171,8 @@ class _Opening:
         """By this OPEN's own Make."""
         self.before = self.after = 0
         """The directory's change attribute."""
+        self.change = 0
+        """The file's, after this OPEN has changed it."""
 
     def check(self) -> None:
         """What can be said without the volume. Raises `Failure`, `ReadOnly`."""
@@ -296,6 +298,7 @@ class _Opening:
     def _changed(self, then: Callable[[], Outcome]) -> Callable[[Found], Outcome]:
         def answer(found: Found) -> Outcome:
             self.c.rest(self.place.volume, found.gate, Level.STABLE)
+            self.change = found.attributes.change
             return then()
 
         return answer
@@ -341,6 +344,9 @@ class _Opening:
         held.handle = place.own_handle
         assert c.session is not None and c.slot is not None
         held.granted = Referring(c.session.id, c.slot.sequence, c.slot.number)
+        if writing:
+            held.change = max(opened.attributes.change, self.change)
+            c.service.writes(self.client, held)
         head = _GRANTED.pack(2 if writing else 1, *held.stateid, 0)
         return head + (_NO_LIMIT if writing else b"") + _NO_ACE
 

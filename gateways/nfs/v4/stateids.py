@@ -53,7 +53,7 @@ _ZERO, _ONES = bytes(12), b"\xff" * 12
 class Held:
     """One state of a client."""
 
-    __slots__ = ("access", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence", "volume")
+    __slots__ = ("access", "change", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence", "volume")
 
     def __init__(self, kind: int, volume: VolumeId, id: OpenId, sequence: int, inode: Inode, owner: bytes, open: OpenId, access: int, deny: int) -> None:
         self.kind = kind
@@ -73,6 +73,8 @@ class Held:
         self.recalled = False
         self.handle = b""
         """A delegation's file, as it is recalled by; empty after a restart."""
+        self.change = 0
+        """A write delegation's: the file's change attribute when it was given."""
         self.granted: Referring | None = None
         """The request that was answered with the delegation."""
 
