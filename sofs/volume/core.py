@@ -246,6 +246,7 @@ class Core:
                 raise Stale(f"the last name of inode {target.inode} has been removed")
             return Subject(target.inode, record, target.caller, None, self.rights(target.inode, record, target.caller))
         found = self.open_of(target)
+        self.parent_key = found.parent_key
         return Subject(found.inode, self.record(found.inode), found.caller, found, found.access)
 
     # Making

@@ -9,6 +9,7 @@ from sofs.locks import GrantKind
 from sofs.types import ROOT, OpenId
 from sofs.volume import keys
 from sofs.volume.api import (
+    HIDDEN,
     Access,
     Acknowledge,
     Changes,
@@ -303,6 +304,8 @@ def test_a_directory_lease_is_broken_by_what_others_do_to_its_entries() -> None:
         assert not broken()
         other = rig.open_name(b"y", at=at, parent_key=b"another key")
         assert broken()
+        rig.ask(SetAttributes(mine.open, Changes(flags=HIDDEN)))
+        assert not broken(), "its holder has changed it"
         rig.close_open(mine)
         assert not broken()
         await rig.put(other.open, 0, b"data")
