@@ -47,9 +47,11 @@ class Durable(NamedTuple):
     """CreateAction of its reply, and the rights that MxAc told."""
     maximal: int = 0
     granted_ms: int = 0
+    resilient: bool = False
+    """Asked for after the CREATE, by a control: it stays like a persistent one."""
 
     def keep(self, user: str) -> Keep:
-        return Keep(self.timeout_ms, self.persistent, user.encode())
+        return Keep(self.timeout_ms, self.persistent or self.resilient, user.encode())
 
 
 class Return(NamedTuple):
@@ -61,6 +63,7 @@ class Return(NamedTuple):
     guid: bytes
     client: bytes
     version: int
+    persistent: bool = False
 
 
 def asked(extras: dict[bytes, bytes], client: bytes, persistent: bool) -> Durable | None:
@@ -93,7 +96,7 @@ def coming_back(extras: dict[bytes, bytes], client: bytes) -> Return | None:
         if len(data) != _RECONNECT_V2.size:
             raise Failure(Status.INVALID_PARAMETER)
         persistent, _, guid, flags = _RECONNECT_V2.unpack(data)
-        return Return(OpenId(persistent), guid, client if flags & _PERSISTENT else b"", 2)
+        return Return(OpenId(persistent), guid, client if flags & _PERSISTENT else b"", 2, bool(flags & _PERSISTENT))
     data = extras[RECONNECT_V1]
     if len(data) != 16:
         raise Failure(Status.INVALID_PARAMETER)
@@ -181,7 +184,7 @@ class Durables:
     def back(self, handle: Handle, to: Return, keep_ms: int) -> None:
         """A client has come back to its open, which `handle` stands for from now on."""
         before = self.away(handle.volume.id, handle.id)
-        durable = Durable(to.version, to.guid, handle.session.client, keep_ms, False, granted_ms=keep_ms)  # what is known after a restart
+        durable = Durable(to.version, to.guid, handle.session.client, keep_ms, to.persistent, granted_ms=keep_ms)  # known after a restart
         if before is not None and before.durable is not None:
             durable = before.durable
             self.ended(before)

@@ -40,12 +40,11 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
     before = service.durables.away(tree.volume.id, to.open)
     if before is not None and (before.session.caller.uid, before.tree.root) != (exchange.session.caller.uid, tree.root):
         raise Failure(Status.ACCESS_DENIED if before.tree.root == tree.root else Status.OBJECT_NAME_NOT_FOUND)
-    if before is not None and asked.lease is not None and _fold(before.name) != _fold(path.components):
-        raise Failure(Status.INVALID_PARAMETER)
-    if before is not None and before.durable is not None and before.durable.version == 1 and not any(to.guid):
-        to = to._replace(guid=b"")  # it has none: zeros are as good
+    if before is not None:
+        to = _compare(before, path, to, asked)
     opened = await _reconnect(exchange, to, asked)
-    handle = Handle(service.next_handle(), tree, opened.open, opened.access, opened.path)
+    number = service.next_handle() if before is None else before.number  # the whole FileId stays, where it is known
+    handle = Handle(number, tree, opened.open, opened.access, opened.path)
     handle.write_through = bool(options & _WRITE_THROUGH)
     service.durables.back(handle, to, opened.keep_ms)
     hold(exchange, handle, opened, asked)
@@ -55,6 +54,19 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
 
 def _fold(name: tuple[bytes, ...]) -> list[str]:
     return [part.decode("utf-8", "surrogateescape").upper() for part in name]
+
+
+def _compare(before: Handle, path: Path, to: Return, asked: "Asked") -> Return:
+    """Raises `Failure` where what this gateway remembers of the open does not fit, in ways of which the volume knows nothing."""
+    durable = before.durable
+    assert durable is not None
+    if asked.lease is not None and _fold(before.name) != _fold(path.components):
+        raise Failure(Status.INVALID_PARAMETER)
+    if durable.persistent is not to.persistent and not durable.resilient:
+        raise Failure(Status.OBJECT_NAME_NOT_FOUND if durable.persistent else Status.INVALID_PARAMETER)
+    if durable.version == 1 and not any(to.guid):
+        return to._replace(guid=b"")  # it has none: zeros are as good
+    return to
 
 
 async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
@@ -98,7 +110,7 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
     assert durable is not None
     if exchange.session.handles.get(known.number) is not known:
         # Its session has ended: what was made waits for this client.
-        return await come_back(exchange, Path(known.name), Return(known.id, durable.guid, durable.client, durable.version), asked, 0)
+        return await come_back(exchange, Path(known.name), Return(known.id, durable.guid, durable.client, durable.version, durable.persistent), asked, 0)
     found: Found = await exchange.call(GetAttributes(known.id), known.volume)
     exchange.handle = known
     # The oplock level that is asked for, as Windows has it: what has been broken meanwhile, the client will be told as well.
