@@ -33,6 +33,7 @@ CONCERNED = ASKED | 1 << Attr.TIME_MODIFY | 1 << Attr.TIME_METADATA
 """The attributes for whose sake the holder is asked."""
 _NOW = Time(-1)
 _SERVER = Caller(0, 0, privileged=True)
+_UP_TO_SIZE = (1 << Attr.SIZE + 1) - 1
 _HEAD = struct.Struct(">II")  # status, length of the tag
 _VALUES = struct.Struct(">IQQ")  # length, change, size
 
@@ -80,16 +81,14 @@ async def _ask(service: "Service", client: "Client", held: "Held") -> Reported:
 
 
 def _read(results: memoryview) -> tuple[int, int]:
-    """Change and size in a CB_COMPOUND4res with CB_SEQUENCE and CB_GETATTR. Raises `Unavailable`."""
+    """Change and size in a CB_COMPOUND4res with CB_SEQUENCE and CB_GETATTR; what else the client tells lies behind them. Raises `Unavailable`."""
     try:
         _, tag = _HEAD.unpack_from(results)
         at = 8 + (tag + 3 & ~3) + 4 + 8 + 32 + 8
-        words = words_of(ASKED)
-        (count,) = struct.unpack_from(">I", results, at)
-        given = struct.unpack_from(f">{min(count, 8)}I", results, at + 4)
-        if given[:1] != struct.unpack_from(">I", words, 4) or any(given[1:]):
+        words, first = _HEAD.unpack_from(results, at)
+        if not words or first & _UP_TO_SIZE != ASKED:
             raise struct.error
-        _, change, size = _VALUES.unpack_from(results, at + 4 + 4 * len(given))
+        _, change, size = _VALUES.unpack_from(results, at + 4 + 4 * words)
     except struct.error:
         raise Unavailable("the client's answer to CB_GETATTR makes no sense") from None
     return change, size
