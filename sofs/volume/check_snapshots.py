@@ -5,6 +5,7 @@ before its snapshot must live or stand in the dead list of that snapshot or a yo
 leaf of that very snapshot. A snapshot that is being deleted is in between: what it names may be gone already, and what it lists be named no more.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,6 +20,8 @@ from sofs.volume.snapshot_operations import NEXT_SNAPSHOT
 
 __all__ = ["SnapshotCheck"]
 
+_NUMBER = (1 << 39) - 1
+"""The highest number of a snapshot that the check can deal with: one a second for 17,000 years."""
 _SAVED = tuple(sorted(tag.lower() for tag in keys.VERSIONED))
 
 
@@ -36,8 +39,8 @@ class SnapshotCheck:
         self._note = note
         self._ready: dict[int, Snapshot] = {}
         self._history = History()
-        self._named: dict[int, list[tuple[int, int, int]]] = {}
-        """By window: (offset, pages, snapshot) of each run that a saved leaf names."""
+        self._named: dict[int, array[int]] = {}
+        """By window: offset, pages and snapshot of each run that a saved leaf names, in one number: there may be very many."""
         self._graves: dict[int, list[tuple[int, deadlists.Grave]]] = {}
         """By window: snapshot and pages of its dead list."""
         self._lives: dict[int, dict[int, deadlists.Life]] = {}
@@ -84,7 +87,7 @@ class SnapshotCheck:
             found.append((key, value))
             if snapshot.state == READY:
                 self._ready[snapshot.number] = snapshot
-            if snapshot.number >= limit:
+            if snapshot.number >= min(limit, _NUMBER):
                 self._note(where, f"its number was never used: the next is {limit}")
             if not key.startswith(SNAPSHOTS):
                 self._note(where, "does not stand among the others")
@@ -121,7 +124,7 @@ class SnapshotCheck:
         for _, address, count in leaves.runs(leaves.addresses(leaf, 0, keys.LEAF_PAGES)):
             if address >= leaves.PLACED:
                 for window, offset, pages in windows.pieces(address, count):
-                    self._named.setdefault(window, []).append((offset, pages, number))
+                    self._named.setdefault(window, array("Q")).append(offset << 46 | pages << 39 | number)
 
     def _dead(self, key: bytes, value: bytes) -> bytes:
         window, number = int.from_bytes(key[1:9]), int.from_bytes(key[9:])
@@ -171,7 +174,8 @@ class SnapshotCheck:
                 listed.setdefault(grave.offset + page * PAGE, []).append(number)
         self._reborn_pages(window, listed, living)
         named: dict[int, set[int]] = {}
-        for offset, pages, number in self._named.get(window, ()):
+        for run in self._named.get(window, ()):
+            offset, pages, number = run >> 46, run >> 39 & 0x7F, run & _NUMBER
             for page in range(offset, offset + pages * PAGE, PAGE):
                 named.setdefault(page, set()).add(number)
         base = window << keys.WINDOW_SHIFT
