@@ -31,8 +31,8 @@ _TREE = struct.Struct(">B3xIQQ")
 _FILE = struct.Struct(">QI4x")
 MAC_SIZE = 8
 HANDLE_SIZE = _TREE.size + _FILE.size + MAC_SIZE
-FORMS = 64
-"""Of listings that are remembered at once, over all exports."""
+FORMS = 12
+"""Of listings that are remembered at once, over all exports: at most some 10 MB each."""
 ROOT_EXPORT = 0
 """The export number of the directory above all exports."""
 
@@ -82,11 +82,12 @@ class Handles:
         """What is remembered, by inode, of the entries listed in the tree that this handle belongs to, in one of the forms that clients ask for; for all
         users and clients."""
         key = handle[: _TREE.size], form
-        found = self._listed.get(key)
+        found = self._listed.pop(key, None)
         if found is None:
             if len(self._listed) >= FORMS:
-                self._listed.clear()
-            found = self._listed[key] = {}
+                del self._listed[next(iter(self._listed))]  # the one that has not been asked for longest
+            found = {}
+        self._listed[key] = found
         return found
 
     def read(self, handle: bytes) -> Named:

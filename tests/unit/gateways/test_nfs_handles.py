@@ -4,7 +4,7 @@ import pytest
 
 from gateways.exports import Client, NfsOptions, Share, Shares, Squash
 from gateways.nfs.auth import Credential
-from gateways.nfs.handles import HANDLE_SIZE, BadHandle, Handles, Named, Place, Places
+from gateways.nfs.handles import FORMS, HANDLE_SIZE, BadHandle, Handles, Named, Place, Places
 from sofs.errors import AccessDenied, Stale, Unavailable
 from sofs.types import Inode, VolumeId
 from sofs.volume.api import Caller, Volume
@@ -161,3 +161,15 @@ def test_an_export_for_privileged_ports_is_for_nobody_else() -> None:
                 found.at(handle(5), Credential(False, 7, 8, ()))
             with pytest.raises(AccessDenied):
                 found.place(guarded, Credential(False, 0, 0, ()), Inode(1))
+
+
+def test_what_is_remembered_of_listings_goes_when_it_is_not_asked_for() -> None:
+    handles, tree = Handles(KEY), handle()
+    first = handles.listed(tree, 0)
+    first[1] = b"record", 3, b"name", b"entry"
+    for form in range(1, 2 * FORMS):
+        handles.listed(tree, form)
+        assert handles.listed(handle(inode=7), 0) is first, "one tree, one form"
+    for form in range(1, FORMS + 1):
+        handles.listed(tree, form)
+    assert handles.listed(tree, 0) == {}
