@@ -134,6 +134,8 @@ class MapCheck:
                 way = way_of(key[1:], value)
                 map_ = int.from_bytes(way.map)
                 inherited, last = self.clones.inherited(way, number)
+                if value[-9] & 0x80 and map_ in self._pages:
+                    self._note(where, "has leaves of its own and says that it has none")
                 self.sizes[map_] = record.size
                 if record.allocated != record.pages + inherited << 12:
                     self._note(where, f"says {record.allocated >> 12} pages, {record.pages + inherited} are seen")

@@ -11,7 +11,7 @@ A file that never took part in such a clone has nothing but a map with the numbe
 
     map         8 bytes, as in keys
     origin      8 bytes, as in keys; 0: nothing is behind the map
-    limit       u64: leaves from this number on are not looked for in the origin
+    limit       u64: leaves from this number on are not looked for in the origin; with `BARE` the map has no leaf of its own yet
     inherited   u64: pages, no holes, that the file sees in leaves that are not its own
 
 A frozen map has a record (`B`) of its own with origin, limit and inherited, the pages of its own leaves and the number of its readers: files and
@@ -27,6 +27,7 @@ from sofs.volume.inode import CLONED, TAIL_SIZE
 from sofs.volume.keys import FROZEN, IDLE, LEAF
 
 __all__ = [
+    "BARE",
     "NOTHING",
     "NO_LIMIT",
     "TAIL",
@@ -37,6 +38,7 @@ __all__ = [
     "depth",
     "encode_frozen",
     "find",
+    "find_cloned",
     "first",
     "frozen_key",
     "idle_key",
@@ -54,6 +56,9 @@ NOTHING = bytes(8)
 """The origin of a map that has nothing behind it."""
 NO_LIMIT = 1 << 52
 """A leaf behind every file's last."""
+
+BARE = 1 << 63
+"""In the limit of a file: looking for a leaf that is not there would take a sixth of a read."""
 
 Get = Callable[[bytes], bytes | None]
 
@@ -119,7 +124,8 @@ def way(number: bytes, record: bytes) -> Way:
     """How the leaves of a file are found, from its inode's record."""
     if not record[1] & CLONED:
         return Way(number)
-    return Way._make(TAIL.unpack_from(record, len(record) - TAIL_SIZE)[:3])
+    map_, origin, limit, _ = TAIL.unpack_from(record, len(record) - TAIL_SIZE)
+    return Way(map_, origin, limit & ~BARE)
 
 
 def find(get: Get, way: Way, index: int) -> bytes | None:
@@ -131,6 +137,20 @@ def find(get: Get, way: Way, index: int) -> bytes | None:
         leaf = get(LEAF + origin + suffix)
         if leaf is None:
             _, origin, limit = _behind(get, origin)
+    return leaf
+
+
+def find_cloned(get: Get, record: bytes, index: int) -> bytes | None:
+    """The same for the record of a file that is CLONED, as reading a page does it: 1 us less."""
+    suffix = index.to_bytes(8)
+    limit = int.from_bytes(record[-16:-8], "little")
+    leaf = None if limit & BARE else get(LEAF + record[-32:-24] + suffix)
+    if leaf is None:
+        origin = record[-24:-16]
+        if origin != NOTHING and index < limit & ~BARE:
+            leaf = get(LEAF + origin + suffix)
+            if leaf is None:
+                leaf = find(get, _behind(get, origin), index)
     return leaf
 
 

@@ -117,6 +117,7 @@ def _emptied(records: Mutator, number: bytes, inode: bytes, lsn: Lsn) -> Owner:
         owner.inherited = 0
         owner.settle(records)
     mapping.clear(records, dropped, owner, 0, mapping.FOREVER)
+    owner.bare = True
     mapping.settle(records, dropped, lsn, 0, 0)
     return owner
 
@@ -130,6 +131,7 @@ def _freeze(records: Mutator, owner: Owner, number: bytes, pages: int, lsn: Lsn)
         records.put(reader_key(owner.origin, owner.map), NOTHING)
     owner.origin, owner.limit, owner.inherited = owner.map, NO_LIMIT, owner.inherited + pages
     owner.map = (MAP_BORN | lsn).to_bytes(8)
+    owner.bare = True
     _join(records, owner.origin, owner.map, number)
 
 
@@ -168,6 +170,7 @@ def _apply_thaw(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     if frozen.origin != NOTHING:
         records.put(reader_key(frozen.origin, owner.origin), body)
     owner.map, owner.origin, owner.limit, owner.inherited = owner.origin, *frozen[:3]
+    owner.bare = False
     mapping.stamp(records, key, inode, None, frozen.pages, 0, mapping.UNSEEN, 0, owner)
 
 

@@ -9,6 +9,7 @@ from sofs.volume.batch import Mutator
 from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE
 from sofs.volume.keys import FROZEN, HOLE, LEAF, LEAF_PAGES, REFERENCES, RESERVED
 from sofs.volume.maps import (
+    BARE,
     NOTHING,
     TAIL,
     Way,
@@ -26,14 +27,16 @@ __all__ = ["Owner", "leave", "owner_of", "share"]
 class Owner:
     """A map that changes, with what is behind it."""
 
-    __slots__ = ("inherited", "limit", "map", "more", "origin", "reserved", "shared")
+    __slots__ = ("bare", "inherited", "limit", "map", "more", "origin", "reserved", "shared")
 
     def __init__(self, map_: bytes, shared: bool, origin: bytes = NOTHING, limit: int = 0, inherited: int = 0) -> None:
         self.map = map_
         self.shared = shared
         """Some page of its leaves may have more than one reference."""
         self.origin = origin
-        self.limit = limit
+        self.limit = limit & ~BARE
+        self.bare = limit & BARE != 0
+        """It is known to have no leaf of its own."""
         self.inherited = inherited
         self.more = 0
         """Pages that have become its own, no holes."""
@@ -55,6 +58,7 @@ class Owner:
 
     def lift(self, records: Mutator, leaf: bytes, slot: int, count: int) -> bytes:
         """The same for a leaf that has been found in the origin."""
+        self.bare = False
         self.inherited -= LEAF_PAGES - leaves.addresses(leaf, 0, LEAF_PAGES).count(HOLE)
         leaf = leaves.patch(leaf, slot, count, bytes(count * 8), bytes(count * 4))
         kept = leaves.addresses(leaf, 0, LEAF_PAGES)
@@ -70,6 +74,7 @@ class Owner:
             records.delete(key)
         else:
             records.put(key, leaf)
+            self.bare = False
 
     def _behind(self, records: Mutator, index: int) -> bytes | None:
         if index >= self.limit:
@@ -88,7 +93,7 @@ class Owner:
 
     def tail(self) -> bytes:
         """The end of the inode's record."""
-        return TAIL.pack(self.map, self.origin, self.limit, self.inherited)
+        return TAIL.pack(self.map, self.origin, self.limit | (BARE if self.bare else 0), self.inherited)
 
 
 def owner_of(number: bytes, inode: bytes) -> Owner:

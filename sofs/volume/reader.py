@@ -26,7 +26,7 @@ from sofs.volume.extents import Extents
 from sofs.volume.inode import CLONED
 from sofs.volume.keys import DESTAGED, EXTENT_BORN, HOLE, INODE, LEAF, LEAF_PAGES, PLACES, WINDOW_SHIFT
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.maps import Way, find, way
+from sofs.volume.maps import Way, find, find_cloned, way
 
 __all__ = ["Got", "Piece", "Reader"]
 
@@ -144,7 +144,7 @@ class Reader:
         if record is None or not record[1] & CLONED:
             leaf = self._get(LEAF + number + (first // LEAF_PAGES).to_bytes(8))
         else:
-            leaf = find(self._get, way(number, record), first // LEAF_PAGES)
+            leaf = find_cloned(self._get, record, first // LEAF_PAGES)
         slot = first % LEAF_PAGES
         address = HOLE if leaf is None else _U64(leaf, slot * 8)[0]
         if leaf is None or address < leaves.PLACED:
