@@ -5,12 +5,12 @@ Time stands still for them while the volume is not served: after a restart each 
 
 from sofs.errors import NotFound, SofsError
 from sofs.locks import HANDLE
-from sofs.volume.api import Action, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Token
+from sofs.volume.api import Action, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Retain, Token
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core, OpenFile, Wait
 
-__all__ = ["await_owner", "disconnect", "reconnect"]
+__all__ = ["await_owner", "disconnect", "reconnect", "retain"]
 
 _AGAIN_S = 1.0
 """When there was no room to delete what the end of an open deletes."""
@@ -61,6 +61,16 @@ def _give_up(core: Core, opened: OpenFile) -> None:
     except SofsError:
         return  # the volume has failed, and serves nobody any more
     core.ended(opened.id)
+
+
+def retain(core: Core, request: Retain, token: Token | None, by: Binding) -> Reply:
+    opened = core.open_of(request.open)
+    before, opened.keep = opened.keep, request.keep
+    if before is None:
+        core.kept.follow(opened)
+    else:
+        core.kept.touch(opened)
+    return core.note_down(Batch(), Reply(core.gate), token)
 
 
 def reconnect(core: Core, request: Reconnect, token: Token | None, by: Binding) -> Opened:

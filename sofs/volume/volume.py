@@ -122,6 +122,7 @@ HANDLERS: dict[type[Request], Handler] = {
     api.Downgrade: locking.downgrade,
     api.Disconnect: disconnection.disconnect,
     api.Reconnect: disconnection.reconnect,
+    api.Retain: disconnection.retain,
     api.EndClient: clients.end_client,
     api.ListClient: clients.list_client,
     api.TestLock: locking.test_lock,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from gateways.smb import previous
 from gateways.smb.admission import take_handle
-from gateways.smb.control import copy, misc, network, offload, reparse, sparse
+from gateways.smb.control import copy, misc, network, offload, reparse, resilience, sparse
 from gateways.smb.exchange import BODY, Answer, Exchange
 from gateways.smb.header import ANY_FILE
 from gateways.smb.status import Failure, Status
@@ -35,6 +35,7 @@ CONTROLS: dict[int, Rule] = {
     0x0011C017: Rule(network.pipe_transceive, pipe=True),
     0x00144064: Rule(previous.enumerate_snapshots),
     0x00140078: Rule(copy.resume_key),
+    0x001401D4: Rule(resilience.request),
     0x001440F2: Rule(copy.copychunk, changes=True),
     0x001480F2: Rule(copy.copychunk_write, changes=True),
     0x00098344: Rule(copy.duplicate, changes=True),

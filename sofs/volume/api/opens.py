@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "Disconnect",
     "Reconnect",
+    "Retain",
     "EndClient",
     "ListClient",
     "StateInfo",
@@ -159,6 +160,13 @@ class Reconnect(Request):
     """The key of the lease that the open was made with; None: it was made without one."""
     volatile: bool = False
     """Also an open that is still connected may be taken over (a replayed CREATE on another channel is not this)."""
+
+
+class Retain(Request):
+    """The open outlives its connection from now on, whatever it was made for: FSCTL_LMR_REQUEST_RESILIENCY (MS-SMB2 3.3.5.15.9)."""
+
+    open: OpenId
+    keep: "Keep"
 
 
 class EndClient(Request):
