@@ -88,10 +88,11 @@ async def killed_again_and_again(path: Path, chance: random.Random) -> None:
                 client.transport.auth = sys_credential(1000, 1000)
             tasks = [asyncio.create_task(worker.run()) for worker in workers]
             await asyncio.wait(tasks, timeout=0.2 + 0.2 * chance.random(), return_when=asyncio.FIRST_EXCEPTION)
+            failed = [task for task in tasks if task.done()]
             for task in tasks:
-                if task.done():
-                    task.result()
                 task.cancel()
+            for task in failed:
+                await task
             # Nothing else runs until the copy is made: it is what a killed process leaves.
             volume = path / f"{kill + 1}"
             shutil.copytree(path / f"{kill}", volume)
