@@ -6,7 +6,9 @@ has one line per operation: its arguments, its handler and its preconditions; `p
 lock or delegation behind a stateid.
 
 `clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is what all
-connections share. The remaining modules are operations, one module per group.
+connections share. The remaining modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes and
+`settable` reads those that a client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the
+file, `delegated` what only the holder of a write delegation knows of it.
 
 A handler decides; it does no I/O and does not know sessions. What it wants of a volume it returns as an `Ask`, and so a COMPOUND that a crash cut
 in two goes on behind the last operation that a volume has recorded.
