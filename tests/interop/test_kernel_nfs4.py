@@ -107,6 +107,10 @@ echo "opened 20 times with $((after - before)) OPENs"
 [ $((after - before)) -le 3 ] || fail "no delegation"
 returned=$(stats /a DELEGRETURN); echo second > /b/kept; [ "$(cat /a/kept)" = second ]
 [ "$(stats /a DELEGRETURN)" -gt "$returned" ] || fail "no delegation was returned"
+# What the holder of a write delegation has not sent yet shows in the size that others see
+echo start > /a/dirty; exec 6<>/a/dirty; echo hello world >&6
+[ "$(stat -c %%s /b/dirty)" = 12 ] || fail "a size of $(stat -c %%s /b/dirty)"
+exec 6>&-
 umount /a /b
 echo "delegations"
 """
