@@ -71,6 +71,8 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     rule = CONTROLS.get(code)
     if rule is None and persistent == volatile == ANY_FILE:
         raise Failure(Status.NOT_SUPPORTED)
+    if rule is not None and not rule.file and not persistent == volatile == ANY_FILE:
+        raise Failure(Status.INVALID_PARAMETER)
     if rule is None or rule.file:
         take_handle(exchange, persistent, volatile)
         if rule is None or (exchange.handle.pipe is not None and not rule.pipe):
