@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def serving(folder: Path) -> Iterator[ConformanceNode]:
     settings = folder / "node" / "conf" / "sofs.toml"
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(_SETTINGS)
-    with RunningNode(folder / "node") as running:
+    with RunningNode(folder / "node", prefix=[sys.executable, str(Path(__file__).with_name("unacknowledged.py"))]) as running:
         running.admin.post("/shares", api.Share(HIDING, VOLUME, access_based_enumeration=True), api.Share)
         running.admin.post("/shares", api.Share(STABLE, VOLUME, continuously_available=True), api.Share)
         yield ConformanceNode(running)
