@@ -117,13 +117,14 @@ def outcomes() -> list[type[errors.SofsError]]:
 def tables() -> dict[str, dict[type[errors.SofsError], object]]:
     """Each gateway's table from outcomes to its protocol's statuses."""
     from gateways.nfs import status as nfs
+    from gateways.nfs.v4 import status as nfs4
     from gateways.smb import status as smb
 
-    return {"smb": smb.STATUS, "nfs": nfs.STATUS}
+    return {"smb": smb.STATUS, "nfs": nfs.STATUS, "nfs4": nfs4.STATUS}
 
 
-@pytest.mark.parametrize("protocol", ["smb", "nfs"])
-def test_every_outcome_has_a_status_in_both_protocols(protocol: str) -> None:
+@pytest.mark.parametrize("protocol", ["smb", "nfs", "nfs4"])
+def test_every_outcome_has_a_status_in_every_protocol(protocol: str) -> None:
     missing = [kind.__name__ for kind in outcomes() if kind not in tables()[protocol]]
     assert missing == []
 
