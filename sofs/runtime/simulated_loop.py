@@ -160,6 +160,9 @@ class SimulatedClock:
     def call_soon(self, call: Callable[[], object]) -> None:
         self._loop.call_soon(call)
 
+    def settle(self) -> None:
+        """Nothing is hurried: a round of this loop costs no time."""
+
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay / self._rate)
 

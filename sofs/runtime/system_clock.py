@@ -14,6 +14,11 @@ __all__ = ["SystemClock", "SystemRandom"]
 class SystemClock:
     """`Clock` on the running event loop. Scheduling works only from within a loop's thread."""
 
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], object]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Whose tick these belong to."""
+
     def now(self) -> Time:
         return from_unix_ns(time.time_ns())
 
@@ -27,7 +32,20 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(delay, call)
 
     def call_soon(self, call: Callable[[], object]) -> None:
-        asyncio.get_running_loop().call_soon(call)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._soon, self._loop = [], loop
+        if not self._soon:
+            loop.call_soon(self.settle)
+        self._soon.append(call)
+
+    def settle(self) -> None:
+        calls, self._soon = self._soon, []
+        for call in calls:
+            try:
+                call()
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler({"message": "a call at the end of a tick failed", "exception": error})
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)

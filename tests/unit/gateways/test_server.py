@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import gateways.server
-from gateways.server import CHUNK, HIGH, Buffers, Link, Server, _origin
+from gateways.server import CHUNK, HIGH, Buffers, Connection, Link, Server, _origin
 from sofs.errors import PeerError
+from sofs.runtime.system_clock import SystemClock
 
 
 class Echo:
@@ -154,6 +155,38 @@ def test_a_connection_that_is_closed_does_not_wait_for_ever_for_its_peer_to_read
         assert cores[0].reason == "enough; the peer did not take its last replies"
 
     serve(test)
+
+
+def test_what_a_batch_has_put_off_is_done_before_its_replies_leave() -> None:
+    class Late(Echo):
+        def received(self, header: int, message: memoryview) -> None:
+            clock.call_soon(lambda: self.link.send([record(b"late")]))
+
+    clock = SystemClock()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = Server("late", loop, Late, settle=clock.settle)
+        port = server.listen("127.0.0.1", 0)
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.setblocking(False)
+            sends: list[int] = []
+            transmit = Connection._transmit
+            with pytest.MonkeyPatch.context() as patch:
+
+                def counted(connection: Connection) -> None:
+                    sends.append(len(connection._out))
+                    transmit(connection)
+
+                patch.setattr(Connection, "_transmit", counted)
+                await loop.sock_sendall(sock, record(b"a") + record(b"b"))
+                answer = b""
+                while len(answer) < 16:
+                    answer += await loop.sock_recv(sock, 100)
+            assert answer == record(b"late") * 2 and sends == [2]
+        await server.stop()
+
+    asyncio.run(main())
 
 
 def test_a_broken_message_ends_its_connection_and_no_other() -> None:

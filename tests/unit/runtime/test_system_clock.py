@@ -1,0 +1,53 @@
+"""What is put off to the end of a tick, and done earlier when somebody knows that the tick is over."""
+
+import asyncio
+
+from sofs.runtime.system_clock import SystemClock
+
+
+def test_what_was_put_off_is_done_once_and_in_order() -> None:
+    async def main() -> None:
+        clock, done = SystemClock(), []
+        for number in range(3):
+            clock.call_soon(lambda number=number: done.append(number))  # type: ignore[misc]
+        assert not done
+        clock.settle()
+        assert done == [0, 1, 2]
+        clock.settle()
+        await asyncio.sleep(0.01)
+        assert done == [0, 1, 2]
+        clock.call_soon(lambda: done.append(3))
+        await asyncio.sleep(0.01)
+        assert done == [0, 1, 2, 3], "nobody has to settle"
+
+    asyncio.run(main())
+
+
+def test_what_is_put_off_while_settling_waits_for_the_loop() -> None:
+    async def main() -> None:
+        clock, done = SystemClock(), []
+
+        def again() -> None:
+            done.append("first")
+            clock.call_soon(lambda: done.append("second"))
+
+        clock.call_soon(again)
+        clock.settle()
+        assert done == ["first"]
+        await asyncio.sleep(0.01)
+        assert done == ["first", "second"]
+
+    asyncio.run(main())
+
+
+def test_a_call_that_fails_is_told_of_and_keeps_no_other_from_being_made() -> None:
+    async def main() -> None:
+        told: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(str(context["exception"])))
+        clock, done = SystemClock(), []
+        clock.call_soon(lambda: 1 // 0)
+        clock.call_soon(lambda: done.append(1))
+        clock.settle()
+        assert done == [1] and told == ["integer division or modulo by zero"]
+
+    asyncio.run(main())
