@@ -27,7 +27,7 @@ from typing import Protocol
 import structlog
 
 from sofs.errors import PeerError
-from sofs.runtime.ports import Buffer
+from sofs.runtime.ports import Buffer, Clock
 
 CHUNK = 64 << 10
 """Bytes asked for in one read, unless a larger message is under way."""
@@ -348,7 +348,7 @@ class Connection:
                     self._transmit()
         elif not (self._scheduled or self._writing):
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._server.soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -457,12 +457,13 @@ class Server:
     """
 
     def __init__(
-        self, name: str, loop: asyncio.AbstractEventLoop, accept: Callable[[Link], Core], limit: int = 10_000, settle: Callable[[], None] = lambda: None
+        self, name: str, loop: asyncio.AbstractEventLoop, accept: Callable[[Link], Core], limit: int = 10_000, clock: Clock | None = None
     ) -> None:
-        """`settle` is called behind each batch of messages that has been handed to a core: what they have put off to the end of the tick can be done,
-        so that their replies leave at once (a round of the loop costs 3 us)."""
+        """`clock` is the one that the cores' volumes have: what a batch of messages has put off to the end of the tick is done right behind it, so that
+        its replies leave at once (a round of the loop costs 3 us)."""
         self.name = name
-        self.settle = settle
+        self.soon: Callable[[Callable[[], object]], object] = loop.call_soon if clock is None else clock.call_soon
+        self.settle: Callable[[], object] = (lambda: None) if clock is None else clock.settle
         self.loop = loop
         self.buffers = Buffers()
         self.budget = Budget(loop, UNDER_WAY)

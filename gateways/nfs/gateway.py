@@ -47,7 +47,7 @@ class NfsGateway:
         self._handles = Handles(key)
         self._groups = groups
         self._performer = Performer(Binding(incarnation, 0))
-        self.server = Server("nfs", loop, self._accept, settle=clock.settle)
+        self.server = Server("nfs", loop, self._accept, clock=clock)
         scope = hashlib.blake2b(key, digest_size=16, person=b"server scope").hexdigest().encode()
         self._v4 = Service(
             self._performer.by,

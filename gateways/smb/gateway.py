@@ -23,7 +23,7 @@ class SmbGateway:
         loop: asyncio.AbstractEventLoop, interfaces: Callable[[], list[Interface]] = host_interfaces,
     ) -> None:  # fmt: skip
         self.service = SmbService(settings, shares, identities, clock, random, incarnation)
-        self.server = Server("smb", loop, self.service.accept, settle=clock.settle)
+        self.server = Server("smb", loop, self.service.accept, clock=clock)
         self.server.unacknowledged_s = UNACKNOWLEDGED_S
         self.service.interfaces = interfaces
         self.service.listening = lambda: self.server.addresses

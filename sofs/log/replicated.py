@@ -377,6 +377,7 @@ class ReplicatedLog:
     def _stabilize(self, target: Lsn) -> None:
         self.stable = target
         self._call(Level.STABLE, target)
+        self._clock.settle()  # the replies leave now, not in the loop's next round
         if not self._timer_set and (self.stable < self.committed or self._last >= self._noted):
             self._timer_set = True
             self._clock.call_later(self._settings.sync_interval_s, self._sync_in_time)

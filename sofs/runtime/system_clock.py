@@ -11,6 +11,9 @@ from sofs.types import Time, from_unix_ns
 __all__ = ["SystemClock", "SystemRandom"]
 
 
+_ROUNDS = 3
+
+
 class SystemClock:
     """`Clock` on the running event loop. Scheduling works only from within a loop's thread."""
 
@@ -18,6 +21,7 @@ class SystemClock:
         self._soon: list[Callable[[], object]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         """Whose tick these belong to."""
+        self._settling = False
 
     def now(self) -> Time:
         return from_unix_ns(time.time_ns())
@@ -35,17 +39,27 @@ class SystemClock:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._soon, self._loop = [], loop
-        if not self._soon:
+        if not self._soon and not self._settling:
             loop.call_soon(self.settle)
         self._soon.append(call)
 
     def settle(self) -> None:
-        calls, self._soon = self._soon, []
-        for call in calls:
-            try:
-                call()
-            except Exception as error:
-                asyncio.get_running_loop().call_exception_handler({"message": "a call at the end of a tick failed", "exception": error})
+        if self._settling:
+            return
+        self._settling = True
+        # What these calls put off themselves is done, too, but not for ever.
+        for _ in range(_ROUNDS):
+            calls, self._soon = self._soon, []
+            for call in calls:
+                try:
+                    call()
+                except Exception as error:
+                    asyncio.get_running_loop().call_exception_handler({"message": "a call at the end of a tick failed", "exception": error})
+            if not self._soon:
+                break
+        self._settling = False
+        if self._soon:
+            asyncio.get_running_loop().call_soon(self.settle)
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)

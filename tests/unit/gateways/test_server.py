@@ -166,7 +166,7 @@ def test_what_a_batch_has_put_off_is_done_before_its_replies_leave() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        server = Server("late", loop, Late, settle=clock.settle)
+        server = Server("late", loop, Late, clock=clock)
         port = server.listen("127.0.0.1", 0)
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.setblocking(False)
