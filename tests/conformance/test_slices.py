@@ -20,7 +20,7 @@ SLICES = {
         r"|durable-open|durable-v2-open|session)"
     ),
     "pike": re.compile(
-        r"acl|appinstanceid|changenotify|compound|durable|echo|encryption|invalid_\w+|ioctl|lease|lock|multichannel|negotiate|oplock|persistent"
+        r"acl|appinstanceid|changenotify|compound|echo|encryption|invalid_\w+|ioctl|lease|lock|multichannel|negotiate|oplock"
         r"|query\w*|readwrite|reparse|session|set|tree"
     ),
     "pynfs41": re.compile(r"st_(exchange_id|create_session|sequence|destroy_\w+|open|lookup|putfh|rename|compound|current_stateid)"),
