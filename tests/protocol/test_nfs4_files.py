@@ -514,3 +514,24 @@ def test_snapshots_are_read_only_file_systems_below_dot_snapshot(tmp_path: Path)
         assert await names_in(client, root) == [b"inner"], "it is not listed"
 
     served(tmp_path, scenario)
+
+
+def test_a_snapshot_and_the_living_tree_are_different_file_systems(tmp_path: Path) -> None:
+    """A copy, a link or a rename would otherwise take the living file of the same number for the one as of the snapshot."""
+
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        file = await make_file(client, root, "f", b"then")
+        other = await make_file(client, root, "g")
+        made = server.volume.call(MakeSnapshot("first"), None, Binding(1, 1))
+        if isinstance(made, Awaitable):
+            await made
+        await client.done(op.putfh(file), op.write(ANONYMOUS, 0, b"now!"))
+        then = [op.putfh(root), op.lookup(".snapshot"), op.lookup("first")]
+        from_then = [*then, op.lookup("f"), op.savefh(), op.putfh(other)]
+        for operation in (op.copy(ANONYMOUS, ANONYMOUS, 0, 0, 4), op.clone(ANONYMOUS, ANONYMOUS, 0, 0, 0)):
+            assert await status(client, *from_then, operation) is Status.XDEV
+        assert await status(client, *then, op.lookup("f"), op.savefh(), op.putfh(root), op.link("h")) is Status.XDEV
+        assert await status(client, *then, op.savefh(), op.putfh(root), op.rename("f", "i")) is Status.XDEV
+        assert await names_in(client, root) == [b"f", b"g"]
+
+    served(tmp_path, scenario)

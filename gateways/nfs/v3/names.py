@@ -201,9 +201,9 @@ def link(place: Place, args: LinkArgs, to: Place | None) -> Outcome:
 
 
 def _same_export(place: Place, other: Place | None) -> Place:
-    """The second place of a call. What two exports of one volume may do differs, so one call stays within one."""
-    if other is None or other.share.number != place.share.number:
-        raise CrossVolume("the two directories belong to different exports")
+    """The second place of a call. What two exports of one volume may do differs, so one call stays within one; a snapshot is another file system."""
+    if other is None or (other.share.number, other.snapshot) != (place.share.number, place.snapshot):
+        raise CrossVolume("the two directories belong to different exports or snapshots")
     return other
 
 

@@ -148,6 +148,7 @@ def rename(c: Compound, args: RenameArgs) -> Outcome:
 def same_export(c: Compound, here: Place) -> Place:
     """The saved filehandle's file. What two exports of one volume may do differs, so an operation stays within one."""
     saved = c.saved_place
-    if saved.share.number != here.share.number:
-        raise CrossVolume("the two filehandles belong to different exports")
+    if (saved.share.number, saved.snapshot) != (here.share.number, here.snapshot):
+        # An inode's number is the same in a snapshot and in the living tree: what is meant would be taken from the wrong one.
+        raise CrossVolume("the two filehandles belong to different exports or snapshots")
     return saved
