@@ -242,10 +242,10 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
     durables.begin(lasting)
     try:
         opened = await exchange.call(request, exchange.tree.volume)
+        return await reopen.own(exchange, opened, asked)
     except BaseException:
         durables.failed(lasting)
         raise
-    return await reopen.own(exchange, opened, asked)
 
 
 def _mode(exchange: Exchange, directory: bool | None) -> int | None:
