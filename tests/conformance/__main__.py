@@ -26,6 +26,8 @@ from tests.conformance.smbtorture import Smbtorture
 
 class Runner(Protocol):
     name: str
+    blocks: bool
+    """It asks its server to act as if a connection were cut off (`unacknowledged`)."""
 
     def missing(self) -> str | None: ...
 
@@ -49,14 +51,14 @@ def conform(runner: Runner, wanted: re.Pattern[str] | None, folder: Path, tests:
     logs = folder / runner.name
     logs.mkdir(parents=True, exist_ok=True)
     known = outcomes.misses(runner.name)
-    with serving(logs) as node:
+    with serving(logs, runner.blocks) as node:
         found = runner.run(node, wanted, logs, say, tests)
     failed = outcomes.unexpected(found, known)
     if failed:
         again = frozenset(test for group in failed.values() for test in group)
         say(f"a second go for {len(again)}:")
         groups = re.compile("|".join(map(re.escape, failed)))
-        with serving(logs) as node:
+        with serving(logs, runner.blocks) as node:
             for group, tests_again in runner.run(node, groups, logs, say, again).items():
                 found[group].update(tests_again)
         failed = outcomes.unexpected(found, known)

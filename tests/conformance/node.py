@@ -81,12 +81,14 @@ class ConformanceNode:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[ConformanceNode]:
-    """A node with its data in `folder`, which goes with it."""
+def serving(folder: Path, unacknowledged: bool = False) -> Iterator[ConformanceNode]:
+    """A node with its data in `folder`, which goes with it. `unacknowledged`: it acts, when it is asked to, as if a connection's
+    acknowledgements got lost."""
     settings = folder / "node" / "conf" / "sofs.toml"
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(_SETTINGS)
-    with RunningNode(folder / "node", prefix=[sys.executable, str(Path(__file__).with_name("unacknowledged.py"))]) as running:
+    prefix = [sys.executable, str(Path(__file__).with_name("unacknowledged.py"))] if unacknowledged else []
+    with RunningNode(folder / "node", prefix=prefix) as running:
         running.admin.post("/shares", api.Share(HIDING, VOLUME, access_based_enumeration=True), api.Share)
         running.admin.post("/shares", api.Share(STABLE, VOLUME, continuously_available=True), api.Share)
         yield ConformanceNode(running)

@@ -28,6 +28,7 @@ _TEST_S = 90.0
 
 class Pike:
     name = "pike"
+    blocks = False
 
     @staticmethod
     def missing() -> str | None:

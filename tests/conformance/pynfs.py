@@ -38,6 +38,8 @@ _FLAGS = re.compile(r"^\s*FLAGS: (.+)$", re.MULTILINE)
 class Pynfs:
     """`version` is "4.0" or "4.1", as pynfs divides its tests."""
 
+    blocks = False
+
     def __init__(self, version: str, limit_s: float = 1800.0) -> None:
         self.name = "pynfs" + version.replace(".", "")
         self._version = version

@@ -86,6 +86,7 @@ def _smbclient(node: ConformanceNode, commands: str) -> None:
 
 class Smbtorture:
     name = "smbtorture"
+    blocks = True
 
     def __init__(self, limit_s: float = 120.0, options: tuple[str, ...] = (), without: frozenset[str] = frozenset()) -> None:
         """`limit_s` is for each process; `options` force a variant, such as `--client-protection=encrypt`; tests in `without` are left out."""
