@@ -122,12 +122,14 @@ class SmbService:
         return channel
 
     def end_channel(self, channel: Channel) -> None:
-        """The session leaves the channel's connection; without any it ends."""
+        """The session leaves the channel's connection; without any it ends. Who is still trying to join it does not keep it."""
         session = channel.session
-        if session.channels == [channel]:
-            self.end_session(session)
-        elif channel in session.channels:
+        if channel not in session.channels:
+            return
+        if any(each.ready for each in session.channels if each is not channel):
             self._leave(channel)
+        else:
+            self.end_session(session)
 
     def _leave(self, channel: Channel) -> None:
         session = channel.session

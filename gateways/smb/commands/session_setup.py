@@ -10,6 +10,7 @@ from gateways.smb.handle import Channel, Session
 from gateways.smb.header import FLAG_SIGNED, HEADER_SIZE
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import part
+from sofs.errors import PeerError
 
 _REQUEST = struct.Struct("<HBBIIHHQ")  # size, flags, security mode, capabilities, channel, token at, length, previous session
 _REPLY = struct.Struct("<HHHH")
@@ -96,6 +97,8 @@ def _bind(exchange: Exchange) -> Channel:
         raise Failure(Status.INVALID_PARAMETER)
     if session is None or not session.ready:
         raise Failure(Status.USER_SESSION_DELETED if session is None else Status.REQUEST_NOT_ACCEPTED)
+    if exchange.sealed is not None and exchange.sealed is not session:
+        raise PeerError("a session is to be bound by a message that is encrypted under another's key")
     channel = connection.channels.get(session.number)
     if channel is not None and channel.preauth is not None:
         channel.preauth.add(exchange.message)  # as it came: `verify` takes the signature out

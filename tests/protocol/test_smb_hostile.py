@@ -1,0 +1,88 @@
+"""What clients try on others' sessions, names and memory: the SMB gateway over a real volume, driven message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import spnego
+
+from gateways.exports import Share, SmbOptions
+from gateways.smb.crypto import ENCRYPTED, TRANSFORM
+from gateways.smb.header import FLAG_SIGNED, Command
+from gateways.smb.service import SmbSettings
+from gateways.smb.status import Status
+from sofs.errors import PeerError
+from sofs.types import ROOT, Kind
+from sofs.volume.api import Binding, Caller, Changes, Make
+from tests.protocol import smb_client as smb
+from tests.protocol.smb_client import Client
+from tests.served import VOLUME
+from tests.served_smb import SHARES, Served, smb_on
+
+Scene = Callable[[Served], Awaitable[None]]
+DIRECTORY = 1
+
+
+def run(path: Path, scene: Scene, settings: SmbSettings = SmbSettings()) -> None:
+    async def main() -> None:
+        async with smb_on(path / "v", settings, shares=[*SHARES, Share("open", 6, VOLUME, smb=SmbOptions(guests=True))]) as served:
+            await scene(served)
+
+    asyncio.run(main())
+
+
+async def started(served: Served, user: str = "alice", password: str = "secret", guid: bytes = b"guid" * 4) -> Client:
+    client = Client(served.gateway.service, guid)
+    await client.start(user=user, password=password)
+    return client
+
+
+def sealed(client: Client, message: bytes) -> bytes:
+    assert client.sealer is not None
+    return b"".join(client.sealer.seal(message))
+
+
+# Binding
+
+
+def test_a_binding_that_is_encrypted_under_another_session_s_key_is_no_proof(tmp_path: Path) -> None:
+    """Encryption proves who has the key of the session that encrypts, not of the one that is to be bound."""
+
+    async def scene(served: Served) -> None:
+        alice, bob = await started(served), await started(served, "bob", "hidden", b"b" * 16)
+        service = served.gateway.service
+        session = service.sessions[alice.session_id]
+        token = spnego.client("alice", "guessed", hostname="test", service="cifs", protocol="ntlm").step()
+        own, number = bob.session_id, bob.next_id
+        bob.session_id = alice.session_id
+        message = bob.header(Command.SESSION_SETUP, number, FLAG_SIGNED) + smb.session_setup(token or b"", 0, 1)
+        bob.session_id = own
+        with pytest.raises(PeerError):
+            bob.deliver(sealed(bob, message))
+        assert len(session.channels) == 1
+
+    run(tmp_path, scene)
+
+
+def test_a_session_ends_with_its_last_connection_whoever_is_still_trying_to_join_it(tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        alice = await started(served)
+        service = served.gateway.service
+        await alice.open("held")
+        half = Client(service)
+        await half.negotiate()
+        half.session_id, half.signer = alice.session_id, alice.signer
+        token = spnego.client("alice", "secret", hostname="test", service="cifs", protocol="ntlm").step()
+        message = half.signed(half.header(Command.SESSION_SETUP, 1) + smb.session_setup(token or b"", 0, 1), 1)
+        half.deliver(message)
+        assert (await half.final(1)).status == Status.MORE_PROCESSING_REQUIRED
+        alice.core.closed("its cable was cut")
+        assert alice.session_id not in service.sessions
+        await asyncio.sleep(0.01)
+        assert not list(service.handles())
+
+    run(tmp_path, scene)
