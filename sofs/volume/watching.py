@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sofs.errors import NotDirectory, Stale
+from sofs.errors import Busy, NotDirectory, Stale
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, VolumeId
 from sofs.volume import directory, keys
-from sofs.volume.access import require
-from sofs.volume.api import Access, Binding, Caller, Reply, Token, Watch
+from sofs.volume.access import is_superuser, require
+from sofs.volume.api import Access, AnyToken, Binding, Caller, Reply, Watch
 from sofs.volume.api import Changed as What
-from sofs.volume.inode import IS_STREAM
+from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM
 
 if TYPE_CHECKING:
     from sofs.volume.core import Core, OpenFile
@@ -36,10 +36,14 @@ STREAM_ADDED, STREAM_REMOVED, STREAM_MODIFIED, TOO_MUCH = 6, 7, 8, 9
 _MOST_SEARCHED = 4096
 """Entries of a directory: a search takes 2 ms then."""
 _MOST_REMEMBERED = 65_536
+_MOST_TREES = 256
+"""Trees that one user watches in a volume: each change passes all those above it, some 5 us each."""
+_MOST_OF_ONE = 256
+"""Watchers of one directory that belong to one user, for the same reason."""
 
 
-def watch(core: Core, request: Watch, token: Token | None, by: Binding) -> Reply:
-    """Raises `NotDirectory`, and `AccessDenied` for an open that may not list its directory (MS-SMB2 3.3.5.19)."""
+def watch(core: Core, request: Watch, token: AnyToken | None, by: Binding) -> Reply:
+    """Raises `NotDirectory`, `AccessDenied` for an open that may not list its directory (MS-SMB2 3.3.5.19), and `Busy` for a user who watches too much."""
     opened = core.open_of(request.open)
     if opened.kind != Kind.DIRECTORY:
         raise NotDirectory("only directories are watched")
@@ -69,6 +73,8 @@ class Watching:
         self._watchers: dict[OpenId, _Watcher] = {}
         self._at: dict[Inode, list[_Watcher]] = {}
         self._trees = 0
+        self._trees_of: dict[int, int] = {}
+        """By user."""
         self._names: dict[Inode, tuple[Inode, bytes]] = {}
         self._inodes: dict[tuple[Inode, bytes], Inode] = {}
 
@@ -76,7 +82,14 @@ class Watching:
         """From the first request on: a later one for the same open changes nothing (MS-FSA 2.1.5.11)."""
         if opened.id in self._watchers:
             return
+        uid = opened.caller.uid
+        if sum(each.caller.uid == uid for each in self._at.get(opened.inode, ())) >= _MOST_OF_ONE:
+            raise Busy(f"user {uid} watches directory {opened.inode} {_MOST_OF_ONE} times")
+        if tree and self._trees_of.get(uid, 0) >= _MOST_TREES:
+            raise Busy(f"user {uid} watches {_MOST_TREES} trees")
         watcher = _Watcher(opened.id, opened.inode, opened.caller, what, tree)
+        if tree:
+            self._trees_of[uid] = self._trees_of.get(uid, 0) + 1
         self._watchers[opened.id] = watcher
         self._at.setdefault(opened.inode, []).append(watcher)
         self._trees += tree
@@ -91,7 +104,12 @@ class Watching:
         others.remove(watcher)
         if not others:
             del self._at[watcher.inode]
-        self._trees -= watcher.tree
+        if watcher.tree:
+            self._trees -= 1
+            uid = watcher.caller.uid
+            self._trees_of[uid] -= 1
+            if not self._trees_of[uid]:
+                del self._trees_of[uid]
         if not self._watchers:
             self.any = False
             self._names.clear()
@@ -171,11 +189,14 @@ class Watching:
             if watcher.filter & what:
                 self._deliver(watcher, action, name, gate)
         path: bytes | None = name
+        passed = [parent]
+        known: dict[tuple[Inode, Caller], bool] = {}
         for above, own in self._up(parent) if self._trees else ():
             path = own + b"/" + path if path is not None and own else None
             for watcher in self._at.get(above, ()):
-                if watcher.tree and watcher.filter & what and self._may_list(watcher, parent):
+                if watcher.tree and watcher.filter & what and self._may_hear(watcher, passed, known):
                     self._deliver(watcher, action if path is not None else TOO_MUCH, path or b"", gate)
+            passed.append(above)
 
     def _too_much(self, parent: Inode, gate: Lsn) -> None:
         """Something in this directory changed whose name is not known."""
@@ -186,12 +207,27 @@ class Watching:
                 if watcher.tree:
                     self._deliver(watcher, TOO_MUCH, b"", gate)
 
-    def _may_list(self, watcher: _Watcher, parent: Inode) -> bool:
-        """Names are told only to those who could list them: below a watched directory there may be others' private ones."""
-        if not watcher.caller.uid or watcher.caller.privileged:
+    def _may_hear(self, watcher: _Watcher, passed: list[Inode], known: dict[tuple[Inode, Caller], bool]) -> bool:
+        """Names are told only to those who could find them by listing all directories on the way: below a watched one there may be others' private ones."""
+        caller = watcher.caller
+        if is_superuser(caller):
             return True
-        core = self._core
-        return bool(core.rights(parent, core.record(parent), watcher.caller) & Access.READ_DATA)
+        for inode in passed:
+            may = known.get((inode, caller))
+            if may is None:
+                may = known[inode, caller] = self._may_list(inode, caller)
+            if not may:
+                return False
+        return True
+
+    def _may_list(self, inode: Inode, caller: Caller) -> bool:
+        """As `lookup.enter` has it, and the right to list besides."""
+        try:
+            record = self._core.record(inode)
+        except Stale:
+            return False
+        wanted = Access.READ_DATA if record.marks & HAS_DESCRIPTOR else Access.READ_DATA | Access.EXECUTE
+        return not wanted & ~self._core.rights(inode, record, caller)
 
     def _deliver(self, watcher: _Watcher, action: int, path: bytes, gate: Lsn) -> None:
         upcalls, volume, number = self._core.upcalls, self.volume, watcher.open

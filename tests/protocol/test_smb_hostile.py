@@ -86,3 +86,60 @@ def test_a_session_ends_with_its_last_connection_whoever_is_still_trying_to_join
         assert not list(service.handles())
 
     run(tmp_path, scene)
+
+
+# Notifications
+
+
+def test_who_watches_a_tree_hears_no_names_out_of_directories_he_may_not_enter(tmp_path: Path) -> None:
+    """A home of mode 0700 has directories of mode 0755 below it: who cannot reach them by a path must not hear of what is in them."""
+
+    async def scene(served: Served) -> None:
+        super_ = Caller(0, 0, privileged=True)
+
+        async def make(parent: int, name: bytes, mode: int, kind: Kind = Kind.DIRECTORY) -> int:
+            made = served.volume.call(Make(super_, parent, name, kind, Changes(mode=mode, uid=1000, gid=1000)), None, Binding(9, 9))  # type: ignore[arg-type]
+            if isinstance(made, Awaitable):
+                made = await made
+            return made.attributes.inode  # type: ignore[attr-defined,no-any-return]
+
+        home = await make(ROOT, b"alice", 0o700)
+        documents = await make(home, b"documents", 0o755)
+        bob = await started(served, "bob", "hidden", b"b" * 16)
+        top = await bob.open("", options=DIRECTORY, access=1)
+        number = bob.request(Command.CHANGE_NOTIFY, smb.change_notify(top, tree=True))
+        await bob.told(number)
+        await make(documents, b"letter of resignation", 0o644, Kind.FILE)
+        await make(ROOT, b"public", 0o755)
+        assert smb.changes(await bob.final(number)) == [(1, "public")]
+
+    run(tmp_path, scene)
+
+
+def test_one_user_watches_only_so_many_trees(tmp_path: Path) -> None:
+    """Each change passes all watchers of the trees above it, whosever it is."""
+
+    async def scene(served: Served) -> None:
+        bob = await started(served, "bob", "hidden", b"b" * 16)
+
+        async def watched() -> int:
+            top = await bob.open("", options=DIRECTORY, access=1)
+            number = bob.request(Command.CHANGE_NOTIFY, smb.change_notify(top, tree=True))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            return number
+
+        numbers = [await watched() for _ in range(256)]
+        assert (await bob.final(await watched())).status == Status.REQUEST_NOT_ACCEPTED
+        assert not set(numbers) & {reply.message_id for reply in bob.replies() if reply.status != Status.PENDING}
+        alice = await started(served)
+        top = await alice.open("", options=DIRECTORY, access=1)
+        number = alice.request(Command.CHANGE_NOTIFY, smb.change_notify(top, tree=True))
+        await alice.told(number)
+        bob.core.closed("he has gone")
+        again = await started(served, "bob", "hidden", b"b" * 16)
+        top = await again.open("", options=DIRECTORY, access=1)
+        number = again.request(Command.CHANGE_NOTIFY, smb.change_notify(top, tree=True))
+        await again.told(number)
+
+    run(tmp_path, scene)
