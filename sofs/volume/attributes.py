@@ -16,6 +16,7 @@ from sofs.volume.api import (
     SETTABLE_FLAGS,
     SPARSE_FILE,
     Access,
+    AnyToken,
     Binding,
     Caller,
     Changes,
@@ -24,7 +25,6 @@ from sofs.volume.api import (
     GetAttributes,
     Rights,
     SetAttributes,
-    Token,
 )
 from sofs.volume.api import Changed as What
 from sofs.volume.batch import Batch, Operation
@@ -40,7 +40,7 @@ __all__ = ["change", "check_access", "get_attributes", "set_attributes"]
 _LATEST = (1 << 63) - 1
 
 
-def get_attributes(core: Core, request: GetAttributes, token: Token | None, by: Binding) -> Found:
+def get_attributes(core: Core, request: GetAttributes, token: AnyToken | None, by: Binding) -> Found:
     target = request.target
     if isinstance(target, int):
         opened = core.open_of(target)
@@ -50,7 +50,7 @@ def get_attributes(core: Core, request: GetAttributes, token: Token | None, by: 
     return Found(core.gate, attributes)
 
 
-def check_access(core: Core, request: CheckAccess, token: Token | None, by: Binding) -> Rights:
+def check_access(core: Core, request: CheckAccess, token: AnyToken | None, by: Binding) -> Rights:
     inode, caller = request.inode, request.caller
     record = core.record(inode)
     rights = core.rights(inode, record, caller)
@@ -58,7 +58,7 @@ def check_access(core: Core, request: CheckAccess, token: Token | None, by: Bind
     return Rights(core.gate, rights & request.wanted, core.attributes(inode))
 
 
-def set_attributes(core: Core, request: SetAttributes, token: Token | None, by: Binding) -> Found | Awaitable[Found]:
+def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None, by: Binding) -> Found | Awaitable[Found]:
     subject = core.subject(request.target)
     inode, record, changes = subject.inode, subject.record, request.changes
     if request.guard is not None and request.guard != record.changed:
@@ -255,7 +255,7 @@ def _resize(
     sized: InodeRecord,
     batch: Batch,
     after: InodeRecord,
-    token: Token | None,
+    token: AnyToken | None,
     now: Time,
 ) -> Found | Awaitable[Found]:
     """Sets the size, in one batch with the other changes. `sized` is the record of what has the size: the file or its stream."""

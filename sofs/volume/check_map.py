@@ -215,9 +215,9 @@ class MapCheck:
         for offset, pages, _ in self._names.get(window, ()):
             counts.update(range(offset, offset + pages * PAGE, PAGE))
         self._references(window, counts)
-        pages = counts.keys() | self.snapshots.window(window, counts)
-        self._overlaps(window, pages)
-        self._places(window, pages)
+        named = counts.keys() | self.snapshots.window(window, counts)
+        self._overlaps(window, named)
+        self._places(window, named)
 
     def _overlaps(self, window: int, pages: set[int]) -> None:
         before = -PAGE

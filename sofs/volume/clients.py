@@ -3,6 +3,7 @@
 from sofs.errors import InvalidArgument
 from sofs.volume import keys
 from sofs.volume.api import (
+    AnyToken,
     Binding,
     ClientStates,
     EndClient,
@@ -16,7 +17,6 @@ from sofs.volume.api import (
     Reply,
     Slots,
     StateInfo,
-    Token,
 )
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
@@ -30,7 +30,7 @@ _RECORDS = keys.bucket(keys.CLIENT, 0)
 _SESSION = 16
 
 
-def list_client(core: Core, request: ListClient, token: Token | None, by: Binding) -> ClientStates:
+def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Binding) -> ClientStates:
     states: list[StateInfo] = []
     for opened in core.register.by_client.get(request.client, {}).values():
         states.append(
@@ -44,7 +44,7 @@ def list_client(core: Core, request: ListClient, token: Token | None, by: Bindin
     return ClientStates(core.gate, states)
 
 
-def end_client(core: Core, request: EndClient, token: Token | None, by: Binding) -> Reply:
+def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Binding) -> Reply:
     """Each open in a batch of its own: what was done before a crash need not be done again after it. Those in snapshots end too."""
     for past in core.pasts():
         end_client(past, request, None, by)
@@ -59,12 +59,12 @@ def end_client(core: Core, request: EndClient, token: Token | None, by: Binding)
     return reply
 
 
-def end_grace(core: Core, request: EndGrace, token: Token | None, by: Binding) -> Reply:
+def end_grace(core: Core, request: EndGrace, token: AnyToken | None, by: Binding) -> Reply:
     core.grace = False
     return Reply(core.gate)
 
 
-def keep_records(core: Core, request: KeepRecords, token: Token | None, by: Binding) -> Reply:
+def keep_records(core: Core, request: KeepRecords, token: AnyToken | None, by: Binding) -> Reply:
     batch = Batch()
     for name, value in request.changes:
         if not 0 < len(name) <= _MOST_NAME or len(value or b"") > _MOST_VALUE:
@@ -76,7 +76,7 @@ def keep_records(core: Core, request: KeepRecords, token: Token | None, by: Bind
     return core.note_down(batch, Reply(core.gate), token)
 
 
-def list_records(core: Core, request: ListRecords, token: Token | None, by: Binding) -> Records:
+def list_records(core: Core, request: ListRecords, token: AnyToken | None, by: Binding) -> Records:
     core.note(_RECORDS)
     start = keys.client(request.prefix)
     found = []
@@ -87,13 +87,13 @@ def list_records(core: Core, request: ListRecords, token: Token | None, by: Bind
     return Records(core.gate, found)
 
 
-def list_slots(core: Core, request: ListSlots, token: Token | None, by: Binding) -> Slots:
+def list_slots(core: Core, request: ListSlots, token: AnyToken | None, by: Binding) -> Slots:
     _check_session(request.session)
     core.note(keys.slots(request.session)[: keys.BUCKET])
     return Slots(core.gate, core.tokens.slots(request.session))
 
 
-def forget_session(core: Core, request: ForgetSession, token: Token | None, by: Binding) -> Reply:
+def forget_session(core: Core, request: ForgetSession, token: AnyToken | None, by: Binding) -> Reply:
     _check_session(request.session)
     batch = Batch()
     core.tokens.forget(batch, request.session)

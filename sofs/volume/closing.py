@@ -13,6 +13,7 @@ from sofs.volume.access import require
 from sofs.volume.api import (
     READONLY,
     Access,
+    AnyToken,
     Binding,
     Close,
     ClosedReply,
@@ -21,7 +22,6 @@ from sofs.volume.api import (
     OpenList,
     Reply,
     SetDisposition,
-    Token,
 )
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile, Wait
@@ -35,7 +35,7 @@ from sofs.volume.watching import STREAM_REMOVED
 __all__ = ["aftermath", "close", "doomed", "end_open", "list_opens", "must_delete", "set_disposition"]
 
 
-def close(core: Core, request: Close, token: Token | None, by: Binding) -> ClosedReply:
+def close(core: Core, request: Close, token: AnyToken | None, by: Binding) -> ClosedReply:
     opened = core.open_of(request.open)
     last = must_delete(core, opened)
     if last:
@@ -62,7 +62,7 @@ def must_delete(core: Core, opened: OpenFile) -> bool:
     return opened.delete_on_close or inode in core.doomed or base in core.doomed or _is_nameless(core, base)
 
 
-def end_open(core: Core, opened: OpenFile, reply: Reply | None = None, token: Token | None = None, last: bool = True) -> None:
+def end_open(core: Core, opened: OpenFile, reply: Reply | None = None, token: AnyToken | None = None, last: bool = True) -> None:
     """Ends an open for good, with all that follows; `reply` gets its gate. `last` is what `must_delete` said, where that has been asked."""
     doomed(core, opened)
     forget(core, opened)
@@ -80,7 +80,7 @@ def doomed(core: Core, opened: OpenFile) -> None:
 
 
 def aftermath(
-    core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: Token | None = None, last: bool = True
+    core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: AnyToken | None = None, last: bool = True
 ) -> None:
     """What follows when an open has left the lock engine; `deleted`: its file, or stream, is to go now. All in one batch, but that a stream goes first."""
     base = opened.base
@@ -154,7 +154,7 @@ def _finish_orphan(core: Core, batch: Batch, inode: Inode) -> None:
         core.orphaned()
 
 
-def set_disposition(core: Core, request: SetDisposition, token: Token | None, by: Binding) -> Reply:
+def set_disposition(core: Core, request: SetDisposition, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     require(opened.access, Access.DELETE)
     inode = opened.inode
@@ -191,7 +191,7 @@ def set_disposition(core: Core, request: SetDisposition, token: Token | None, by
     return reply
 
 
-def list_opens(core: Core, request: ListOpens, token: Token | None, by: Binding) -> OpenList:
+def list_opens(core: Core, request: ListOpens, token: AnyToken | None, by: Binding) -> OpenList:
     wanted = core.opens.values() if request.inode is None else core.by_inode.get(request.inode, ())
     return OpenList(core.gate, [_info(core, opened) for opened in wanted])
 

@@ -8,7 +8,7 @@ from sofs.errors import NotPermitted
 from sofs.types import Inode, Kind
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, is_superuser, require
-from sofs.volume.api import Access, Binding, Caller, Changed, GetSecurity, Reply, SetSecurity, Text, Token
+from sofs.volume.api import Access, AnyToken, Binding, Caller, Changed, GetSecurity, Reply, SetSecurity, Text
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
@@ -18,7 +18,7 @@ from sofs.volume.security import DACL_PART, GROUP_PART, LABEL_PART, OWNER_PART, 
 __all__ = ["get_security", "set_security", "with_security"]
 
 
-def get_security(core: Core, request: GetSecurity, token: Token | None, by: Binding) -> Text:
+def get_security(core: Core, request: GetSecurity, token: AnyToken | None, by: Binding) -> Text:
     subject = core.subject(request.target)
     inode, record = _file_of(core, subject.inode, subject.record)
     wanted = int(Access.READ_CONTROL) if request.parts & ~SACL_PART else 0
@@ -56,7 +56,7 @@ def _whole(core: Core, inode: Inode, record: InodeRecord) -> Descriptor:
     return stored._replace(owner=stored.owner or owner, group=stored.group or group)
 
 
-def set_security(core: Core, request: SetSecurity, token: Token | None, by: Binding) -> Reply:
+def set_security(core: Core, request: SetSecurity, token: AnyToken | None, by: Binding) -> Reply:
     subject = core.subject(request.target)
     inode, record = _file_of(core, subject.inode, subject.record)
     parts, given = request.parts, security.decode(request.descriptor)

@@ -5,7 +5,7 @@ Time stands still for them while the volume is not served: after a restart each 
 
 from sofs.errors import NotFound, SofsError
 from sofs.locks import HANDLE
-from sofs.volume.api import Action, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Retain, Token
+from sofs.volume.api import Action, AnyToken, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Retain
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core, OpenFile, Wait
@@ -17,7 +17,7 @@ _AGAIN_S = 1.0
 _MOST_FORMER = 16
 
 
-def disconnect(core: Core, request: Disconnect, token: Token | None, by: Binding) -> Reply:
+def disconnect(core: Core, request: Disconnect, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     reply = Reply(core.gate)
     if opened.keep is None or not _stays(core, opened, opened.keep):
@@ -63,7 +63,7 @@ def _give_up(core: Core, opened: OpenFile) -> None:
     core.ended(opened.id)
 
 
-def retain(core: Core, request: Retain, token: Token | None, by: Binding) -> Reply:
+def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     before, opened.keep = opened.keep, request.keep
     if before is None:
@@ -73,7 +73,7 @@ def retain(core: Core, request: Retain, token: Token | None, by: Binding) -> Rep
     return core.note_down(Batch(), Reply(core.gate), token)
 
 
-def reconnect(core: Core, request: Reconnect, token: Token | None, by: Binding) -> Opened:
+def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened:
     opened = core.opens.get(request.open)
     if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile):
         raise NotFound(f"nobody can come back to open {request.open}")

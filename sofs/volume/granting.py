@@ -3,7 +3,7 @@
 from sofs.errors import InvalidArgument
 from sofs.locks import READ, WRITE, GrantKind
 from sofs.types import OpenId
-from sofs.volume.api import Access, Acknowledge, Binding, Granted, Reply, ReturnGrant, Token, Want
+from sofs.volume.api import Access, Acknowledge, AnyToken, Binding, Granted, Reply, ReturnGrant, Want
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open
 from sofs.volume.core import Core
@@ -13,7 +13,7 @@ from sofs.volume.opening import delegate, wished
 __all__ = ["acknowledge", "return_grant", "want"]
 
 
-def want(core: Core, request: Want, token: Token | None, by: Binding) -> Granted:
+def want(core: Core, request: Want, token: AnyToken | None, by: Binding) -> Granted:
     opened, wish = core.open_of(request.open), request.wish
     reply = Granted(core.gate, 0, 0)
     if wish.kind is GrantKind.DELEGATION:
@@ -32,7 +32,7 @@ def want(core: Core, request: Want, token: Token | None, by: Binding) -> Granted
     return reply
 
 
-def acknowledge(core: Core, request: Acknowledge, token: Token | None, by: Binding) -> Granted:
+def acknowledge(core: Core, request: Acknowledge, token: AnyToken | None, by: Binding) -> Granted:
     left = core.locks.acknowledge(request.inode, request.key, request.rights)
     # The answer says what was acknowledged, even if what is left is being recalled already (smbtorture smb2.lease.breaking3).
     kept = request.rights if request.rights & READ else 0
@@ -42,7 +42,7 @@ def acknowledge(core: Core, request: Acknowledge, token: Token | None, by: Bindi
     return reply
 
 
-def return_grant(core: Core, request: ReturnGrant, token: Token | None, by: Binding) -> Reply:
+def return_grant(core: Core, request: ReturnGrant, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(OpenId(request.delegation))
     if opened.state is not StateKind.DELEGATION:
         raise InvalidArgument(f"{request.delegation} is not a delegation")

@@ -11,6 +11,7 @@ from sofs.errors import AccessDenied, InvalidArgument, LockConflict, LocksHeld, 
 from sofs.types import Inode, Kind, OpenId
 from sofs.volume.api import (
     Access,
+    AnyToken,
     Binding,
     Blocker,
     Downgrade,
@@ -19,7 +20,6 @@ from sofs.volume.api import (
     Reply,
     State,
     TestLock,
-    Token,
     Unlock,
 )
 from sofs.volume.batch import Batch
@@ -37,7 +37,7 @@ _READS = int(Access.READ_DATA | Access.EXECUTE)
 _WRITES = int(Access.WRITE_DATA | Access.APPEND_DATA)
 
 
-def lock(core: Core, request: Lock, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+def lock(core: Core, request: Lock, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
     opened = core.open_of(request.open)
     if opened.kind != Kind.FILE:
         raise InvalidArgument("only files have bytes to lock")
@@ -64,7 +64,7 @@ def lock(core: Core, request: Lock, token: Token | None, by: Binding) -> Reply |
     return _note_lock(core, request, opened, token)
 
 
-async def _locked(core: Core, request: Lock, opened: OpenFile, token: Token | None, waiting: Awaitable[None]) -> Reply:
+async def _locked(core: Core, request: Lock, opened: OpenFile, token: AnyToken | None, waiting: Awaitable[None]) -> Reply:
     future = asyncio.ensure_future(waiting)
     try:
         await future
@@ -76,7 +76,7 @@ async def _locked(core: Core, request: Lock, opened: OpenFile, token: Token | No
     return _note_lock(core, request, opened, token)
 
 
-def _note_lock(core: Core, request: Lock, opened: OpenFile, token: Token | None) -> Reply:
+def _note_lock(core: Core, request: Lock, opened: OpenFile, token: AnyToken | None) -> Reply:
     """The lock has been taken: records it where that is called for."""
     try:
         return _answer(core, request, opened, token)
@@ -85,7 +85,7 @@ def _note_lock(core: Core, request: Lock, opened: OpenFile, token: Token | None)
         raise
 
 
-def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: Token | None) -> Reply:
+def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: AnyToken | None) -> Reply:
     """Raises the sequence of what has changed, and answers."""
     reply: Reply
     if request.owner:
@@ -112,7 +112,7 @@ def _is_done(opened: OpenFile, request: Lock | Unlock) -> bool:
     return known is not None and known[:1] == request.number[-1:] and int.from_bytes(known[1:]) > request.element
 
 
-def unlock(core: Core, request: Unlock, token: Token | None, by: Binding) -> Reply:
+def unlock(core: Core, request: Unlock, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     if request.number and _is_done(opened, request):
         return Reply(core.gate)
@@ -122,7 +122,7 @@ def unlock(core: Core, request: Unlock, token: Token | None, by: Binding) -> Rep
     return _answer(core, request, opened, token)
 
 
-def test_lock(core: Core, request: TestLock, token: Token | None, by: Binding) -> Blocker:
+def test_lock(core: Core, request: TestLock, token: AnyToken | None, by: Binding) -> Blocker:
     record = core.record(request.inode)
     if record.kind != Kind.FILE:
         raise InvalidArgument("only files have bytes to lock")
@@ -133,7 +133,7 @@ def test_lock(core: Core, request: TestLock, token: Token | None, by: Binding) -
     return Blocker(core.gate, True, held.start, held.end - held.start, held.exclusive, held.owner)
 
 
-def free_state(core: Core, request: FreeState, token: Token | None, by: Binding) -> Reply:
+def free_state(core: Core, request: FreeState, token: AnyToken | None, by: Binding) -> Reply:
     if request.id in core.opens:
         raise LocksHeld("an open or delegation is given back, not forgotten")
     state = core.register.locks.get(request.id)
@@ -146,7 +146,7 @@ def free_state(core: Core, request: FreeState, token: Token | None, by: Binding)
     return core.note_down(Batch(), Reply(core.gate), token, reserved=True)
 
 
-def downgrade(core: Core, request: Downgrade, token: Token | None, by: Binding) -> State:
+def downgrade(core: Core, request: Downgrade, token: AnyToken | None, by: Binding) -> State:
     """Only what OPENs of the owner have asked for together can be left (RFC 8881 18.18.3)."""
     opened = core.open_of(request.open)
     wanted = _use(request.access), 7 & ~request.share

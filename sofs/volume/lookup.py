@@ -13,6 +13,7 @@ from sofs.volume import keys
 from sofs.volume.access import is_superuser, require
 from sofs.volume.api import (
     Access,
+    AnyToken,
     Binding,
     Caller,
     Entries,
@@ -24,7 +25,6 @@ from sofs.volume.api import (
     ScanDirectory,
     Scanned,
     Text,
-    Token,
 )
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
@@ -87,7 +87,7 @@ def symlink_in_path(core: Core, slot: Slot, rest: tuple[bytes, ...]) -> SymlinkI
     return SymlinkInPath(text, unparsed, relative=not text.startswith((b"/", b"\\")))
 
 
-def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Found:
+def lookup(core: Core, request: Lookup, token: AnyToken | None, by: Binding) -> Found:
     path = request.path
     if not path:
         return Found(core.gate, core.attributes(request.at))
@@ -104,7 +104,7 @@ def lookup(core: Core, request: Lookup, token: Token | None, by: Binding) -> Fou
     return Found(core.gate, found, (*stored, slot.name), directory)
 
 
-def read_directory(core: Core, request: ReadDirectory, token: Token | None, by: Binding) -> Entries:
+def read_directory(core: Core, request: ReadDirectory, token: AnyToken | None, by: Binding) -> Entries:
     if request.open is None:
         inode = request.directory
         record = core.directory(inode)
@@ -134,7 +134,7 @@ def read_directory(core: Core, request: ReadDirectory, token: Token | None, by: 
     return Entries(core.gate, entries, end, record.attributes(inode))
 
 
-def scan_directory(core: Core, request: ScanDirectory, token: Token | None, by: Binding) -> Scanned:
+def scan_directory(core: Core, request: ScanDirectory, token: AnyToken | None, by: Binding) -> Scanned:
     inode = request.directory
     record = core.directory(inode)
     core.require(inode, record, request.caller, Access.READ_DATA)
@@ -159,7 +159,7 @@ def _rests_on_all(core: Core) -> None:
         core.gate = Lsn(log.end - 1)
 
 
-def read_link(core: Core, request: ReadLink, token: Token | None, by: Binding) -> Text:
+def read_link(core: Core, request: ReadLink, token: AnyToken | None, by: Binding) -> Text:
     record = core.record(request.inode)
     if record.kind != Kind.SYMLINK:
         raise NotSymlink(f"inode {request.inode} is not a symbolic link")

@@ -16,7 +16,7 @@ from sofs.errors import (
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory
 from sofs.volume.access import is_superuser
-from sofs.volume.api import Access, Binding, Changes, Found, Link, Make, SetAttributes, Stateless, Token
+from sofs.volume.api import Access, AnyToken, Binding, Changes, Found, Link, Make, SetAttributes, Stateless
 from sofs.volume.attributes import change, change_owner, set_attributes
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
@@ -40,7 +40,7 @@ def adding(kind: int, directory: InodeRecord, fold: bool = False) -> int:
     return right if fold and directory.marks & HAS_DESCRIPTOR else right | Access.EXECUTE
 
 
-def make(core: Core, request: Make, token: Token | None, by: Binding) -> Found | Awaitable[Found]:
+def make(core: Core, request: Make, token: AnyToken | None, by: Binding) -> Found | Awaitable[Found]:
     at, name, kind = request.at, request.name, request.kind
     parent = core.directory(at)
     slot, place = core.look(at, name, False)
@@ -71,7 +71,7 @@ def put_name(
 
 
 def _existing(
-    core: Core, request: Make, parent: InodeRecord, slot: Slot, token: Token | None, by: Binding
+    core: Core, request: Make, parent: InodeRecord, slot: Slot, token: AnyToken | None, by: Binding
 ) -> Found | Awaitable[Found]:
     record = core.record(slot.inode)
     if request.exclusive is not None:
@@ -146,7 +146,7 @@ def _into_tree(core: Core, batch: Batch, inode: Inode, record: InodeRecord, to: 
     return after
 
 
-def link(core: Core, request: Link, token: Token | None, by: Binding) -> Found:
+def link(core: Core, request: Link, token: AnyToken | None, by: Binding) -> Found:
     inode, at, name = request.inode, request.at, request.name
     record = core.record(inode)
     if record.kind == Kind.DIRECTORY:

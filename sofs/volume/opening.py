@@ -13,6 +13,7 @@ from sofs.types import Inode, Kind
 from sofs.volume.api import (
     Access,
     Action,
+    AnyToken,
     Attributes,
     Binding,
     Keep,
@@ -20,7 +21,6 @@ from sofs.volume.api import (
     Open,
     Opened,
     ShareMode,
-    Token,
     Wish,
 )
 from sofs.volume.batch import Batch
@@ -229,7 +229,7 @@ def conclude(
     maximal: int,
     attributes: Attributes | None,
     batch: Batch | None,
-    token: Token | None,
+    token: AnyToken | None,
     undo: Callable[[], None] | None = None,
 ) -> Opened:
     """The open is in the lock engine: gives it its grant, commits `batch` with its records, and answers.

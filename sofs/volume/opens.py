@@ -34,12 +34,12 @@ from sofs.volume.api import (
     SYSTEM,
     Access,
     Action,
+    AnyToken,
     Binding,
     Changed,
     Disposition,
     Open,
     Opened,
-    Token,
 )
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
@@ -87,7 +87,7 @@ class _Found(NamedTuple):
     place: directory.Place
 
 
-def open_file(core: Core, request: Open, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
+def open_file(core: Core, request: Open, token: AnyToken | None, by: Binding) -> Opened | Awaitable[Opened]:
     if (known := answer_again(core, request)) is not None:
         return known
     if core.grace or request.reclaim:
@@ -141,7 +141,7 @@ def _find(core: Core, request: Open) -> _Found:
 # What exists
 
 
-def _open_existing(core: Core, request: Open, found: _Found, token: Token | None, by: Binding) -> Opened | Awaitable[Opened]:
+def _open_existing(core: Core, request: Open, found: _Found, token: AnyToken | None, by: Binding) -> Opened | Awaitable[Opened]:
     slot = found.slot
     assert slot is not None
     inode, record = slot.inode, core.record(slot.inode)
@@ -239,7 +239,7 @@ def _grant(core: Core, request: Open, record: InodeRecord, maximal: int, overwri
 # What is made
 
 
-def _create(core: Core, request: Open, found: _Found, token: Token | None, by: Binding) -> Opened:
+def _create(core: Core, request: Open, found: _Found, token: AnyToken | None, by: Binding) -> Opened:
     parent, name = found.parent, found.name
     kind = Kind.DIRECTORY if request.directory and not request.stream else Kind.FILE
     above = core.directory(parent)
@@ -325,7 +325,7 @@ def _open_stream(
 
 
 def _overwrite(
-    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None = None, undo: Callable[[], None] | None = None
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: AnyToken | None = None, undo: Callable[[], None] | None = None
 ) -> Opened | Awaitable[Opened]:
     """Empties the file; what is too large for one batch is cut off first, in the background's slices, under the open."""
     if core.data.small(opened.inode):
@@ -338,7 +338,7 @@ def _overwrite(
 
 
 async def _overwrite_large(
-    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None, undo: Callable[[], None] | None
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: AnyToken | None, undo: Callable[[], None] | None
 ) -> Opened:
     try:
         while not core.data.small(opened.inode):
@@ -352,7 +352,7 @@ async def _overwrite_large(
 
 
 def _emptied(
-    core: Core, opened: OpenFile, request: Open, maximal: int, token: Token | None, undo: Callable[[], None] | None
+    core: Core, opened: OpenFile, request: Open, maximal: int, token: AnyToken | None, undo: Callable[[], None] | None
 ) -> Opened:
     core.writable()
     inode, now = opened.inode, core.clock.now()

@@ -140,22 +140,26 @@ def _apply_flatten(records: Mutator, body: bytes, address: int, lsn: Lsn) -> Non
     if number != NOTHING:
         key, inode = _inode(records, number)
         owner = owner_of(number, inode)
-    else:
-        frozen = _frozen(records, map_)
-        owner = Owner(map_, True, frozen.origin, frozen.limit, frozen.inherited)
-    for index, leaf, own in list(visible(records, Way(owner.map, owner.origin, owner.limit), low, high)):
-        # A leaf of holes goes on hiding what is behind it where it is.
-        if not own and leaf != leaves.EMPTY:
-            records.put(LEAF + owner.map + index.to_bytes(8), owner.lift(records, leaf, 0, 0))
-    mapping.settle(records, mapping.Dropped(0), lsn, 0, owner.reserved)
-    if number != NOTHING:
+        _lift(records, owner, low, high, lsn)
         mapping.stamp(records, key, inode, None, 0, 0, mapping.UNSEEN, 0, owner)
         return
+    frozen = _frozen(records, map_)
+    owner = Owner(map_, True, frozen.origin, frozen.limit, frozen.inherited)
+    _lift(records, owner, low, high, lsn)
     owner.settle(records)
     records.put(
         frozen_key(map_),
         encode_frozen(Frozen(owner.origin, owner.limit, owner.inherited, frozen.pages + owner.more, frozen.readers)),
     )
+
+
+def _lift(records: Mutator, owner: Owner, low: int, high: int, lsn: Lsn) -> None:
+    """Makes the leaves in this range that are seen through the origin the map's own."""
+    for index, leaf, own in list(visible(records, Way(owner.map, owner.origin, owner.limit), low, high)):
+        # A leaf of holes goes on hiding what is behind it where it is.
+        if not own and leaf != leaves.EMPTY:
+            records.put(LEAF + owner.map + index.to_bytes(8), owner.lift(records, leaf, 0, 0))
+    mapping.settle(records, mapping.Dropped(0), lsn, 0, owner.reserved)
 
 
 def _apply_thaw(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:

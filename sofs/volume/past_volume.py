@@ -14,7 +14,17 @@ from sofs.locks import LockManager
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
 from sofs.volume import api, io
-from sofs.volume.api import Access, Binding, Caller, Read, Reply, Request, SlotToken, Target, Token, Written
+from sofs.volume.api import (
+    Access,
+    AnyToken,
+    Binding,
+    Caller,
+    Read,
+    Reply,
+    Request,
+    Target,
+    Written,
+)
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
@@ -42,7 +52,7 @@ _CHANGING = int(
 )  # fmt: skip
 """Rights that nobody has to a snapshot."""
 
-Handlers = Mapping[type[Request], Callable[[Core, Any, Token | None, Binding], Reply | Awaitable[Reply]]]
+Handlers = Mapping[type[Request], Callable[[Core, Any, AnyToken | None, Binding], Reply | Awaitable[Reply]]]
 
 
 class _PastReader(Reader):
@@ -125,7 +135,7 @@ class PastVolume:
         self.core = PastCore(self._keys, self._data, locks, core.clock, core.names, core.judge, settings, 0)
         self.core.living = core
 
-    def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+    def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         """Tokens are not kept: asking twice does no harm here."""
         self._ready()
         if type(request) is api.ListSnapshots:
@@ -163,7 +173,7 @@ class PastVolume:
             raise
 
     def write(
-        self, target: Target, offset: int, data: memoryview, token: Token | SlotToken | None, level: Level, by: Binding
+        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
     ) -> Written | Awaitable[Written]:
         raise ReadOnly("a snapshot cannot be changed")
 

@@ -120,11 +120,11 @@ def list_quotas(core: Core, request: ListQuotas, token: AnyToken | None, by: Bin
     quotas = core.data.quotas
     if request.directory is not None:
         tree = core.record(request.directory).tree
-        wanted = {(QuotaKind.VOLUME, 0), (QuotaKind.DIRECTORY, tree)}
+        wanted: set[tuple[int, int]] = {(QuotaKind.VOLUME, 0), (QuotaKind.DIRECTORY, tree)}
         subjects = sorted(wanted & quotas.limits.keys())
     else:
         used = {(int(QuotaKind.USER), subject) for subject in _users(core)}
-        subjects = sorted({*quotas.limits, *used})
+        subjects = sorted(quotas.limits.keys() | used)
     subjects = [subject for subject in subjects if subject > request.after]
     found = [quotas.quota(*subject) for subject in subjects[: request.limit]]
     return QuotaList(core.gate, found, len(subjects) <= request.limit)

@@ -26,7 +26,7 @@ from sofs.locks.sharing import clashes
 from sofs.types import ROOT, Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import READONLY, Access, Binding, Changed, Rename, Renamed, ShareMode, Token
+from sofs.volume.api import READONLY, Access, AnyToken, Binding, Changed, Rename, Renamed, ShareMode
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile, Wait
@@ -57,7 +57,7 @@ class _Move(NamedTuple):
     replaced: Slot | None
 
 
-def rename(core: Core, request: Rename, token: Token | None, by: Binding) -> Renamed:
+def rename(core: Core, request: Rename, token: AnyToken | None, by: Binding) -> Renamed:
     opened = None if request.open is None else core.open_of(request.open)
     if opened is not None and request.stream is not None:
         return rename_stream(core, opened, request.stream, request.replace, token)
@@ -212,7 +212,7 @@ def _into_tree(core: Core, batch: Batch, inode: Inode, moved: InodeRecord, to: I
 
 
 def _carry_out(
-    core: Core, move: _Move, moved: InodeRecord, source_parent: InodeRecord, target_parent: InodeRecord, token: Token | None
+    core: Core, move: _Move, moved: InodeRecord, source_parent: InodeRecord, target_parent: InodeRecord, token: AnyToken | None
 ) -> Renamed:
     at, source, to, place, replaced = move.at, move.source, move.to, move.place, move.replaced
     now = core.clock.now()

@@ -13,6 +13,7 @@ from sofs.volume.api import (
     DIRECTORY_LINK,
     REPARSE_POINT,
     Access,
+    AnyToken,
     Binding,
     Changed,
     DeleteReparse,
@@ -20,7 +21,6 @@ from sofs.volume.api import (
     Reparse,
     Reply,
     SetReparse,
-    Token,
 )
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
@@ -35,7 +35,7 @@ _PLAIN = (Kind.FILE, Kind.DIRECTORY)
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
-def get_reparse(core: Core, request: GetReparse, token: Token | None, by: Binding) -> Reparse:
+def get_reparse(core: Core, request: GetReparse, token: AnyToken | None, by: Binding) -> Reparse:
     record = core.record(core.open_of(request.open).base)
     if record.kind not in _PLAIN:
         return Reparse(core.gate, KINDS[record.kind], 0, record.text, (record.major, record.minor))
@@ -54,7 +54,7 @@ def _to_change(core: Core, opened: OpenFile) -> InodeRecord:
     return core.record(opened.base)
 
 
-def set_reparse(core: Core, request: SetReparse, token: Token | None, by: Binding) -> Reply:
+def set_reparse(core: Core, request: SetReparse, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     before = _to_change(core, opened)
     if before.kind == Kind.DIRECTORY and before.size:
@@ -72,7 +72,7 @@ def set_reparse(core: Core, request: SetReparse, token: Token | None, by: Bindin
     return _commit(core, Batch(), opened, after, token)
 
 
-def _become(core: Core, opened: OpenFile, before: InodeRecord, request: SetReparse, token: Token | None) -> Reply:
+def _become(core: Core, opened: OpenFile, before: InodeRecord, request: SetReparse, token: AnyToken | None) -> Reply:
     kind, text = request.kind, request.text
     if before.kind not in (*_PLAIN, kind) or before.flags & REPARSE_POINT:
         raise NotSupported("it is a reparse point of another sort")
@@ -96,7 +96,7 @@ def _become(core: Core, opened: OpenFile, before: InodeRecord, request: SetRepar
     return _commit(core, batch, opened, after, token)
 
 
-def delete_reparse(core: Core, request: DeleteReparse, token: Token | None, by: Binding) -> Reply:
+def delete_reparse(core: Core, request: DeleteReparse, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     before = _to_change(core, opened)
     now = core.clock.now()
@@ -129,7 +129,7 @@ def _rename_kind(core: Core, batch: Batch, opened: OpenFile, before: int, after:
         core.put_record(batch, opened.parent, core.record(opened.parent).touched(core.clock.now(), 0, more))
 
 
-def _commit(core: Core, batch: Batch, opened: OpenFile, after: InodeRecord, token: Token | None) -> Reply:
+def _commit(core: Core, batch: Batch, opened: OpenFile, after: InodeRecord, token: AnyToken | None) -> Reply:
     inode: Inode = opened.base
     core.put_record(batch, inode, after)
     reply = core.commit(batch, Reply(core.gate), token)

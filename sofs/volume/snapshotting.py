@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from sofs.errors import Busy
 from sofs.types import Lsn
 from sofs.volume.api import (
+    AnyToken,
     Binding,
     DeleteSnapshot,
     ListSnapshots,
@@ -12,7 +13,6 @@ from sofs.volume.api import (
     Reply,
     RestoreSnapshot,
     SnapshotList,
-    Token,
 )
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open
@@ -21,7 +21,7 @@ from sofs.volume.core import Core
 __all__ = ["delete_snapshot", "list_snapshots", "make_snapshot", "restore_snapshot"]
 
 
-def make_snapshot(core: Core, request: MakeSnapshot, token: Token | None, by: Binding) -> SnapshotList:
+def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None, by: Binding) -> SnapshotList:
     snapshots = core.data.snapshots
     batch = Batch()
     now = core.clock.now()
@@ -37,14 +37,14 @@ def make_snapshot(core: Core, request: MakeSnapshot, token: Token | None, by: Bi
     return reply
 
 
-def list_snapshots(core: Core, request: ListSnapshots, token: Token | None, by: Binding) -> SnapshotList:
+def list_snapshots(core: Core, request: ListSnapshots, token: AnyToken | None, by: Binding) -> SnapshotList:
     snapshots = core.data.snapshots
     log = core.keys.log
     gate = core.gate if log.stable >= log.end else Lsn(log.end - 1)
     return SnapshotList(gate, [snapshots.info(snapshot) for snapshot in snapshots.all()])
 
 
-def delete_snapshot(core: Core, request: DeleteSnapshot, token: Token | None, by: Binding) -> Reply:
+def delete_snapshot(core: Core, request: DeleteSnapshot, token: AnyToken | None, by: Binding) -> Reply:
     core.writable()
     core.await_room()
     gate = core.data.snapshots.delete(request.number)
@@ -53,7 +53,7 @@ def delete_snapshot(core: Core, request: DeleteSnapshot, token: Token | None, by
     return Reply(gate)
 
 
-def restore_snapshot(core: Core, request: RestoreSnapshot, token: Token | None, by: Binding) -> Reply | Awaitable[Reply]:
+def restore_snapshot(core: Core, request: RestoreSnapshot, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
     snapshots = core.data.snapshots
     snapshots.get(request.number)
     core.writable()

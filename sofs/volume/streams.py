@@ -8,7 +8,7 @@ from sofs.errors import AccessDenied, Exists, NotSupported
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import Access, Binding, ListStreams, Renamed, Streams, Token
+from sofs.volume.api import Access, AnyToken, Binding, ListStreams, Renamed, Streams
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile
 from sofs.volume.directory import Place, Slot
@@ -65,7 +65,7 @@ def drop_stream(core: Core, batch: Batch, inode: Inode) -> None:
     core.orphaned()
 
 
-def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, token: Token | None) -> Renamed:
+def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, token: AnyToken | None) -> Renamed:
     """Gives an open stream another name (MS-FSA 2.1.5.14.11.1). Raises `Exists`, and `AccessDenied` for a stream that is open."""
     require(opened.access, Access.DELETE)
     if not opened.stream:
@@ -104,7 +104,7 @@ def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, toke
     return reply
 
 
-def list_streams(core: Core, request: ListStreams, token: Token | None, by: Binding) -> Streams:
+def list_streams(core: Core, request: ListStreams, token: AnyToken | None, by: Binding) -> Streams:
     subject = core.subject(request.target)
     if subject.open is None:
         require(subject.rights, Access.READ_ATTRIBUTES)

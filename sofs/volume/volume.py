@@ -19,7 +19,6 @@ from sofs.errors import (
     DiskFailed,
     Exists,
     NoSpace,
-    NotSupported,
     SofsError,
     Unavailable,
 )
@@ -83,10 +82,6 @@ R = TypeVar("R", bound=Reply)
 
 Handler = Callable[[Core, Any, Any, Binding], Reply | Awaitable[Reply]]
 """The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`."""
-
-
-def _not_yet(core: Core, request: Request, token: Token | None, by: Binding) -> Reply:
-    raise NotSupported(f"this release does not carry out {type(request).__name__}")
 
 
 HANDLERS: dict[type[Request], Handler] = {
@@ -233,11 +228,9 @@ class LocalVolume:
 
     # sofs.volume.api.Volume
 
-    def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]:
-        if self._log.failure is not None:
-            raise self._refusal(self._log.failure)
-        if self._snapshots.restoring:
-            raise Delayed("the volume is being brought back to a snapshot")
+    def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+        if self._log.failure is not None or self._snapshots.restoring:
+            raise self._not_now()
         core = self.core
         core.gate, core.by, core.parent_key = core.kept.gate if core.kept.lsn else Lsn(0), by, b""
         try:
@@ -255,17 +248,21 @@ class LocalVolume:
             error.gate = core.gate
             raise
 
-    @staticmethod
-    def _refusal(failure: SofsError) -> SofsError:
+    def _not_now(self) -> SofsError:
+        """Why nothing is answered: the log has failed, or a restoration is under way."""
+        return self._log_failure() or Delayed("the volume is being brought back to a snapshot")
+
+    def _log_failure(self) -> SofsError | None:
         """What everything is answered once the log has failed: what is in memory may never have been recorded, so it must not be told."""
+        failure = self._log.failure
+        if failure is None:
+            return None
         kind = DiskFailed if isinstance(failure, DiskFailed) else Unavailable
         return kind(f"the volume's log has failed: {failure}")
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
-        if self._log.failure is not None:
-            raise self._refusal(self._log.failure)
-        if self._snapshots.restoring:
-            raise Delayed("the volume is being brought back to a snapshot")
+        if self._log.failure is not None or self._snapshots.restoring:
+            raise self._not_now()
         core = self.core
         core.gate, core.by = Lsn(0), by
         try:
@@ -277,19 +274,16 @@ class LocalVolume:
             raise
 
     def write(
-        self, target: Target, offset: int, data: memoryview, token: Token | SlotToken | None, level: Level, by: Binding
+        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
     ) -> Written | Awaitable[Written]:
-        if self._log.failure is not None:
-            raise self._refusal(self._log.failure)
-        if self._snapshots.restoring:
-            raise Delayed("the volume is being brought back to a snapshot")
+        if self._log.failure is not None or self._snapshots.restoring:
+            raise self._not_now()
         core = self.core
         core.gate, core.by, core.parent_key = Lsn(0), by, b""
         plain = token if isinstance(token, Token) else None
         try:
-            if plain is not None:
-                if (known := self._known(plain)) is not None:
-                    return known  # type: ignore[return-value]  # a token's key names the procedure too
+            if plain is not None and (known := self._known(plain)) is not None:
+                return known  # type: ignore[return-value]  # a token's key names the procedure too
             if isinstance(target, int):
                 done = io.write(core, target, offset, data, token)
             else:
@@ -309,7 +303,7 @@ class LocalVolume:
         found = self._snapshots.get(snapshot)
         known = self._past.get(snapshot)
         if known is None:
-            known = PastVolume(self.id, self.name, self.verifier, self.core, found, HANDLERS, self._refused)
+            known = PastVolume(self.id, self.name, self.verifier, self.core, found, HANDLERS, self._log_failure)
             self._past[snapshot] = known
         # The ones that were asked for last are kept, with what they remember, and those with opens.
         self._kept.pop(snapshot, None)
@@ -321,10 +315,6 @@ class LocalVolume:
 
     def _forget_past(self, number: int) -> None:
         self._kept.pop(number, None)
-
-    def _refused(self) -> SofsError | None:
-        failure = self._log.failure
-        return None if failure is None else self._refusal(failure)
 
     # Waiting
 

@@ -96,12 +96,12 @@ class Volume(Protocol):
     verifier: int
     """64 bits: changes exactly when an acknowledged unstable write may have been lost."""
 
-    def call(self, request: Request, token: Token | SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]: ...
+    def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]: ...
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
         """Fills `into`. Raises `LockConflict`, `AccessDenied`, `Damaged`, ..."""
 
-    def write(self, target: Target, offset: int, data: memoryview, token: Token | SlotToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
         """`data` stays valid until the reply's gate opens. An `offset` of -1 appends."""
 
     def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
