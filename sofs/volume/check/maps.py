@@ -6,44 +6,21 @@ Names are held in memory as runs, window by window: about 100 bytes for each 256
 was written page by page.
 """
 
-import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NamedTuple, Protocol
 
 from sofs.errors import Damaged
 from sofs.pool import Placement
 from sofs.types import PAGE, Kind, Lsn, VolumeId
 from sofs.volume import keys, leaves, windows
-from sofs.volume.check_clones import CloneCheck
-from sofs.volume.check_snapshots import SnapshotCheck
+from sofs.volume.check.clones import CloneCheck
+from sofs.volume.check.snapshots import SnapshotCheck
+from sofs.volume.check.view import Note, View, decode_inode
 from sofs.volume.extents import NEXT, decode_extent, decode_freed, live
-from sofs.volume.inode import CLONED, SHARES_PAGES, InodeRecord
+from sofs.volume.inode import CLONED, SHARES_PAGES
 from sofs.volume.maps import way as way_of
 
-__all__ = ["Finding", "MapCheck", "Note", "View", "decode_inode"]
-
-
-class Finding(NamedTuple):
-    """One discrepancy: where, and what is wrong."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
-
-
-Note = Callable[[str, str], None]
-"""Told (where, what) of each discrepancy."""
-
-
-class View(Protocol):
-    """Records that do not change while they are checked: a key space at rest, or a copy of a checkpoint."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]: ...
+__all__ = ["MapCheck"]
 
 
 class MapCheck:
@@ -297,15 +274,6 @@ class MapCheck:
             recorded = 0 if value is None else int.from_bytes(value, "little", signed=True)
             if recorded != counted:
                 self._note("volume", f"{recorded} {what} are recorded, there are {counted}")
-
-
-def decode_inode(number: int, value: bytes, note: Note) -> InodeRecord | None:
-    """The inode's record; None, noted, if it cannot be read."""
-    try:
-        return InodeRecord.decode(value)
-    except struct.error as error:
-        note(f"inode {number}", f"its record of {len(value)} bytes cannot be read: {error}")
-        return None
 
 
 def _owner(map_: int) -> str:

@@ -13,7 +13,7 @@ from sofs.locks import READ, WRITE, ByteLock, Grant
 from sofs.locks.sharing import Opening, clashes
 from sofs.types import OpenId
 from sofs.volume import keys
-from sofs.volume.check_map import Note, View
+from sofs.volume.check.view import Note, View
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import StateKind
 from sofs.volume.tokens import decode_slot

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from sofs.types import ROOT, Kind
 from sofs.volume import keys
-from sofs.volume.check_map import Note, View, decode_inode
+from sofs.volume.check.view import Note, View, decode_inode
 from sofs.volume.inode import HAS_DESCRIPTOR, HAS_STREAMS, IS_STREAM, InodeRecord
 
 __all__ = ["check_names"]

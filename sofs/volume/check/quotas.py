@@ -1,12 +1,12 @@
 """Checking quotas: what every user, group, directory tree and the volume use, counted anew and compared with what is recorded."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 from sofs.types import ROOT, Kind
 from sofs.volume import keys
 from sofs.volume.api import QuotaKind
+from sofs.volume.check.view import Note, View
 from sofs.volume.counting import files_key, owners, pages_key, use_of
 from sofs.volume.inode import LAYOUT
 
@@ -16,13 +16,7 @@ _INODE = LAYOUT.size
 """Shorter records are damaged, which `check_names` tells."""
 
 
-class View(Protocol):
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]: ...
-
-
-async def check_quotas(view: View, note: Callable[[str, str], None], pause: Callable[[], Awaitable[None]]) -> None:
+async def check_quotas(view: View, note: Note, pause: Callable[[], Awaitable[None]]) -> None:
     """Tells `note` (where, what) of each count that is wrong, and of inodes in trees that they are not below."""
     counted = int.from_bytes(view.get(keys.COUNTED) or b"", "little")
     uses: Counter[bytes] = Counter()
@@ -48,7 +42,7 @@ async def check_quotas(view: View, note: Callable[[str, str], None], pause: Call
     await _trees(view, note, pause)
 
 
-async def _trees(view: View, note: Callable[[str, str], None], pause: Callable[[], Awaitable[None]]) -> None:
+async def _trees(view: View, note: Note, pause: Callable[[], Awaitable[None]]) -> None:
     """Every directory belongs to its parent's tree, unless it begins one, or trees are being walked.
 
     Of a file that has had several names, in several trees, it cannot be told to which it should belong.

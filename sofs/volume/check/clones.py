@@ -3,11 +3,11 @@
 `MapCheck` adds up leaves by map, and asks here what a file or a frozen map sees besides. Memory goes by the leaves of maps that take part in clones.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 from sofs.errors import Damaged
 from sofs.volume import keys
+from sofs.volume.check.view import Note, View
 from sofs.volume.inode import CLONED
 from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, map_of
 
@@ -17,16 +17,10 @@ Leaves = dict[int, tuple[int, int]]
 """By leaf number: pages that are no holes, and the last page with data (-1: none)."""
 
 
-class View(Protocol):
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]: ...
-
-
 class CloneCheck:
     """What one view's records say of frozen maps, and what there is."""
 
-    def __init__(self, view: View, note: Callable[[str, str], None]) -> None:
+    def __init__(self, view: View, note: Note) -> None:
         self._view = view
         self._note = note
         self.frozen: dict[int, Frozen] = {}

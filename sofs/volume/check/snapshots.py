@@ -7,13 +7,13 @@ leaf of that very snapshot. A snapshot that is being deleted is in between: what
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Protocol
 
 from sofs.errors import Damaged
 from sofs.types import PAGE
 from sofs.volume import deadlists, keys, leaves, windows
+from sofs.volume.check.view import Note, View
 from sofs.volume.history import READY, SNAPSHOTS, History, Snapshot
 from sofs.volume.saving import ABSENT, index_key
 from sofs.volume.snapshot_operations import NEXT_SNAPSHOT
@@ -25,16 +25,10 @@ _NUMBER = (1 << 39) - 1
 _SAVED = tuple(sorted(tag.lower() for tag in keys.VERSIONED))
 
 
-class _View(Protocol):
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]: ...
-
-
 class SnapshotCheck:
     """The part of the check of maps that is about snapshots: `load` reads, `window` compares."""
 
-    def __init__(self, view: _View, note: Callable[[str, str], None]) -> None:
+    def __init__(self, view: View, note: Note) -> None:
         self._view = view
         self._note = note
         self._ready: dict[int, Snapshot] = {}

@@ -1,18 +1,6 @@
-"""`sofs check`: every count and reference of a volume recomputed from scratch and compared. It never changes anything.
+"""The whole check of a volume: its records one group after the other, then its disks, then its data."""
 
-    maps     leaves, inodes' pages, references, places, live pages, log pages, reserved pages (`check_map.py`)
-    names    entries, links, directories, streams, orphans, descriptors (`check_names.py`)
-    clients  kept opens, their ranges, grants, slots (`check_kept.py`)
-    quotas   what every owner uses (`check_quotas.py`)
-    disks    extents on the disks against extents recorded
-    data     with `read_data`: every page of every file against its checksum, on every copy of the log and of each extent
-
-Offline, the records are those of a volume that has been opened (so its log has been replayed) and serves nobody. Online they are a
-copy of a checkpoint: records that do not change while they are looked at. What happens to the disks meanwhile is then allowed for by asking the living
-volume again before something is called missing.
-"""
-
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -20,18 +8,18 @@ from crc32c import crc32c
 from sofs.errors import Damaged, DiskFailed, ExtentGone
 from sofs.log import Log
 from sofs.pool import Placement, Pool
-from sofs.runtime.ports import Records
 from sofs.types import PAGE, VolumeId
 from sofs.volume import keys, leaves
-from sofs.volume.check_kept import check_kept
-from sofs.volume.check_map import Finding, MapCheck, View
-from sofs.volume.check_names import check_names
-from sofs.volume.check_quotas import check_quotas
+from sofs.volume.check.kept import check_kept
+from sofs.volume.check.maps import MapCheck
+from sofs.volume.check.names import check_names
+from sofs.volume.check.quotas import check_quotas
+from sofs.volume.check.view import Finding, View
 from sofs.volume.extents import NEXT
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.windows import WINDOW, find
 
-__all__ = ["Finding", "RecordsView", "Report", "check"]
+__all__ = ["Report", "check"]
 
 
 class Report(NamedTuple):
@@ -46,17 +34,6 @@ class Report(NamedTuple):
     orphans: int
     """Extents on the disks that no record knows, in ranges that have not been collected yet: left by a crash, no discrepancy."""
     pages_read: int
-
-
-class RecordsView:
-    """The records of a copied checkpoint, to be checked while the volume goes on."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-        self.get = records.get
-
-    def walk(self, tag: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return self._records.scan(max(tag, start), bytes((tag[0] + 1,)))
 
 
 class _Check:
@@ -235,7 +212,7 @@ async def check(
     pause: Callable[[], Awaitable[None]],
     read_data: bool = False,
 ) -> Report:
-    """Checks a volume. `view` is what is checked (see above; offline it is `living` itself, and `pause` must not let anybody change it)."""
+    """Checks a volume. `view` is what is checked (offline it is `living` itself, and `pause` must not let anybody change it)."""
     work = _Check(view, living, log, pool, volume, pause)
     await work.run(read_data)
     inodes = sum(1 for _ in view.walk(keys.INODE))
