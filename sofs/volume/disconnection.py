@@ -20,6 +20,8 @@ _MOST_FORMER = 16
 def disconnect(core: Core, request: Disconnect, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     reply = Reply(core.gate)
+    if not opened.connected:
+        return reply
     if opened.keep is None or not _stays(core, opened, opened.keep):
         if must_delete(core, opened):
             core.await_room()

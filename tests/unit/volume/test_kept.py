@@ -19,6 +19,7 @@ from sofs.volume.api import (
     Lock,
     Remove,
     Rename,
+    Retain,
     SetAttributes,
     SetDisposition,
     Unlock,
@@ -144,6 +145,27 @@ def test_who_does_not_come_back_in_time_has_closed() -> None:
         assert rig.told.drops == [opened.open] and opened.open not in rig.volume.core.opens
         with pytest.raises(NotFound):
             rig.reconnect(opened, b"a")
+
+    run(scenario)
+
+
+def test_an_open_that_waits_already_is_not_disconnected_again() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.smb(rights=RWH, key=b"a", keep=DURABLE)
+        rig.disconnect(opened)
+        rig.disconnect(opened)
+        rig.shut(rig.reconnect(opened, key=b"a"))
+
+    run(scenario)
+
+
+def test_an_open_that_is_resilient_stays_without_a_grant() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.smb()
+        rig.ask(Retain(opened.open, PERSISTENT))
+        assert rig.records(keys.OPEN)
+        rig.disconnect(opened)
+        rig.shut(rig.reconnect(opened))
 
     run(scenario)
 
