@@ -52,6 +52,10 @@ class Transport:
         self.auth = sys_credential(1000, 1000)
         self.callbacks: asyncio.Queue[Callback] = asyncio.Queue()
         self.refuse: Callable[[Callback], int] = lambda callback: 0
+        self.called: dict[tuple[bytes, int], int] = {}
+        """The sequence of the last callback of each session and slot; another connection of the same client goes on with it."""
+        self.deaf: asyncio.Event | None = None
+        """Callbacks are lost on the way; set when one was."""
         self.shown: bytes = b""
         """What CB_GETATTR is answered with: a fattr4."""
         self.silent = False
@@ -93,13 +97,16 @@ class Transport:
         for _ in range(2):  # credential and verifier
             reader.u32()
             reader.opaque()
+        if self.deaf is not None:
+            self.deaf.set()
+            return
         results = self._compound(reader) if procedure == 1 else b""
         if not self.silent:
             reply = struct.pack(">6I", xid, 1, 0, 0, 0, 0) + results
             self._writer.write(struct.pack(">I", 0x80000000 | len(reply)) + reply)
 
     def _compound(self, reader: Reader) -> bytes:
-        """CB_COMPOUND: CB_SEQUENCE, then what the server wants."""
+        """CB_COMPOUND: CB_SEQUENCE, whose numbers must follow each other, then what the server wants."""
         tag = reader.opaque()
         assert reader.u32() in (1, 2), "minor version"
         reader.u32()  # callback_ident
@@ -111,6 +118,9 @@ class Transport:
                 session, sequence, slot, highest = reader.raw(16), reader.u32(), reader.u32(), reader.u32()
                 reader.bool()
                 reader.array(lambda r: (r.raw(16), r.array(lambda s: (s.u32(), s.u32()))))
+                if sequence != self.called.get((session, slot), 0) + 1:
+                    return bytes(Writer().u32(10063).opaque(tag).u32(1, number, 10063).data)  # SEQ_MISORDERED
+                self.called[session, slot] = sequence
                 out.u32(number, 0).raw(session).u32(sequence, slot, highest, slot)
             else:
                 callback = self._callback(number, reader)

@@ -37,7 +37,9 @@ async def server_with(path: Path, **client: Any) -> AsyncIterator[tuple[Served, 
 async def again(client: Nfs4Client, port: int) -> None:
     """The client has found the server again: another connection, the same session."""
     await client.transport.close()
+    called = client.transport.called
     client.transport = await Transport.connect(port)
+    client.transport.called = called
     client.transport.auth = sys_credential(1000, 1000)
 
 
@@ -534,6 +536,27 @@ def test_a_resumed_session_has_its_callbacks_once_it_is_bound(tmp_path: Path) ->
                 await client.done(op.putfh(handle), op.delegreturn(delegation))
                 assert await status(other, op.putfh(root), writing) == Status.OK
             await client.transport.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_callbacks_go_on_after_some_were_lost_with_their_connection(tmp_path: Path, lost: int) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path, callbacks=True) as (server, client, root), await Nfs4Client.connect(server.port) as other:
+            handle, _, delegation = await delegated(client, root, "f", WANT_READ)
+            writing = op.open_("f", op.WRITE, clientid=other.clientid)
+            client.transport.deaf = asyncio.Event()
+            assert await status(other, op.putfh(root), writing) == Status.DELAY
+            for number in range(lost):
+                await asyncio.wait_for(client.transport.deaf.wait(), 5)
+                await again(client, server.port)
+                client.transport.deaf = asyncio.Event() if number + 1 < lost else None
+                await client.transport.compound([op.bind_conn_to_session(client.session, 7)])
+            callback = await asyncio.wait_for(client.transport.callbacks.get(), 5)
+            assert (callback.stateid, callback.handle) == (delegation, handle)
+            await client.done(op.putfh(handle), op.delegreturn(delegation))
+            assert await status(other, op.putfh(root), writing) == Status.OK
 
     asyncio.run(scenario())
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from gateways.nfs.auth import AUTH_NONE, AUTH_SYS, SysCredential
 from gateways.nfs.rpc import LAST_FRAGMENT, RpcConnection
+from gateways.nfs.v4.status import Status
 from gateways.nfs.xdr import U32, Array, Opaque, Switch, Void, encode, pad
 from sofs.errors import Unavailable
 from sofs.volume.api import KeepRecords
@@ -24,6 +25,7 @@ RPCSEC_GSS = 6
 CB_SEQUENCE, CB_COMPOUND = 11, 1
 SLOTS = 4
 """Callback slots used of what the client offers."""
+RECORDED_DOUBTS, MOST_DOUBTS = 4, 16
 PATIENCE_S = 15.0
 """What a callback may take."""
 _CALL = struct.Struct(">7I")  # record header, xid, CALL, RPC version, program, version, procedure
@@ -128,8 +130,8 @@ class Backchannel:
         """The credential to use, as it is sent."""
         self.sequences = [0] * min(channel.requests, SLOTS)
         """Of each slot's last callback."""
-        self.doubtful = set(range(len(self.sequences)))
-        """Slots whose last callback may not have been sent."""
+        self.doubts = [0] * len(self.sequences)
+        """How many of each slot's last callbacks the client may not have got: of those nobody knows whether it counts them."""
         self.connections: list[Callbacks] = []
         self.fault = False
         """The last callback was not answered as it should be."""
@@ -139,6 +141,11 @@ class Backchannel:
     @property
     def live(self) -> bool:
         return bool(self.connections)
+
+    def resume(self, sequences: list[int]) -> None:
+        """The slots are those of before a restart. What was recorded last may never have been sent, and what was sent may have been lost."""
+        self.sequences[:] = sequences
+        self.doubts[:] = [RECORDED_DOUBTS] * len(sequences)
 
     def lost(self, callbacks: Callbacks) -> None:
         """A connection has ended."""
@@ -174,20 +181,26 @@ class Backchannel:
     ) -> tuple[int, memoryview]:
         from gateways.nfs.v4.records import session_change
 
-        doubtful = slot in self.doubtful and self.sequences[slot] > 0
-        self.sequences[slot] = self.sequences[slot] + 1 & 0xFFFFFFFF
+        if not self.connections:
+            raise Unavailable("the session has no connection for callbacks")
+        newest = self.sequences[slot] = self.sequences[slot] + 1 & 0xFFFFFFFF
+        doubts = self.doubts[slot]
+        self.doubts[slot] = min(doubts + 1, MOST_DOUBTS)
         if service.system is not None:
             reply = service.system.call(KeepRecords((session_change(session),)), None, service.by)
             await service.stable(service.system, reply)
-        self.doubtful.discard(slot)
-        status, which, results = await self._exchange(session, slot, self.sequences[slot], operation, arguments, referring)
-        if which == CB_SEQUENCE and doubtful:
-            # What was recorded before a crash may never have been sent.
-            status, which, results = await self._exchange(session, slot, self.sequences[slot] - 1, operation, arguments, referring)
-            self.sequences[slot] -= 1
-        if which == CB_SEQUENCE:
-            raise Unavailable(f"the client refuses CB_SEQUENCE with {status}")
-        return status, results
+        status = 0
+        # From the highest down, so that no number is one that the client has seen: it would answer for another callback.
+        for sequence in range(newest, max(newest - doubts, 1) - 1, -1) or (newest,):
+            status, which, results = await self._exchange(session, slot, sequence, operation, arguments, referring)
+            if which != CB_SEQUENCE:
+                self.sequences[slot], self.doubts[slot] = sequence, 0
+                return status, results
+            if status == Status.DELAY:
+                return status, results  # it may be about what the client has not been answered yet; the number was not used
+            if status != Status.SEQ_MISORDERED:
+                break
+        raise Unavailable(f"the client refuses CB_SEQUENCE with {status}")
 
     async def _exchange(
         self, session: "Session", slot: int, sequence: int, operation: int, arguments: bytes, referring: Referring | None

@@ -132,7 +132,7 @@ class Service:
             if owner is None:
                 continue
             back = Backchannel(Channel(*record.back), record.program, record.security, record.minor)
-            back.sequences[:] = record.sequences
+            back.resume(record.sequences)
             session = Session(key[len(records.SESSIONS) :], owner, record.flags, Channel(*record.fore), back)
             session.resumed, session.restored = True, not owner.volumes
             owner.called_back = owner.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)

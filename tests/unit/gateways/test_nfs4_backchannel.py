@@ -94,7 +94,7 @@ def test_the_answer_to_the_callback_is_told_apart_from_one_to_its_sequence() -> 
 def test_after_a_restart_the_client_may_not_have_seen_the_last_number() -> None:
     client = Client(lambda sequence: results(0, 2) if sequence == 6 else results(Status.SEQ_MISORDERED, 1))
     back = channel(client)
-    back.sequences[0] = 6  # as its record says
+    back.resume([6] * len(back.sequences))
     assert recall(client, back) == 0
     assert [call[3] for call in client.calls] == [7, 6]
     client.answer = lambda sequence: results(0, 2) if sequence == 7 else results(Status.SEQ_MISORDERED, 1)
@@ -103,6 +103,18 @@ def test_after_a_restart_the_client_may_not_have_seen_the_last_number() -> None:
     with pytest.raises(Unavailable):
         recall(client, back)
     assert [call[3] for call in client.calls] == [7, 6, 7, 8], "only once is there a doubt"
+
+
+def test_a_callback_that_its_sequence_delays_has_used_no_number() -> None:
+    client = Client(lambda sequence: results(Status.DELAY, 1))
+    back = channel(client)
+    assert [recall(client, back), recall(client, back)] == [Status.DELAY, Status.DELAY]
+    client.answer = lambda sequence: results(0, 2) if sequence == 1 else results(Status.SEQ_MISORDERED, 1)
+    assert recall(client, back) == 0
+    assert [call[3] for call in client.calls][-3:] == [3, 2, 1]
+    client.answer = lambda sequence: results(0, 2)
+    assert recall(client, back) == 0
+    assert client.calls[-1][3] == 2
 
 
 @pytest.mark.parametrize("garbage", [b"", bytes(3), bytes(8), struct.pack(">2I", 0, 1 << 31), bytes(10)])
