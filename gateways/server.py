@@ -514,7 +514,7 @@ class Server:
             log.warning("connection_refused", service=self.name, peer=peer[0], reason=f"{self._limit} are open")
             sock.close()
             return
-        origin = _origin(peer[0])
+        origin = origin_of(peer[0])
         if self._peers.get(origin, 0) >= self.per_peer:
             log.warning("connection_refused", service=self.name, peer=peer[0], reason=f"{self.per_peer} of {origin} are open")
             sock.close()
@@ -540,7 +540,7 @@ class Server:
         self.budget.give(connection)
         if connection in self.connections:
             self.connections.remove(connection)
-            origin = _origin(connection.peer)
+            origin = origin_of(connection.peer)
             self._peers[origin] -= 1
             if not self._peers[origin]:
                 del self._peers[origin]
@@ -562,7 +562,7 @@ class Server:
             connection.end("the server is stopping")
 
 
-def _origin(peer: str) -> str:
+def origin_of(peer: str) -> str:
     """What connections are counted by: the address, or its network of 64 bits."""
     if ":" not in peer:
         return peer

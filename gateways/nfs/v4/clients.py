@@ -4,6 +4,7 @@ A client calls itself by an owner string, and each of its starts by a verifier. 
 and one that waits for that. Nothing here does I/O: who changes a confirmed client keeps its record (`records`).
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateways.nfs.auth import Credential
@@ -19,6 +20,10 @@ __all__ = ["Client", "Clients", "Principal", "principal"]
 
 LIMIT = 65536
 """Clients at a time; beyond it unconfirmed ones go first."""
+OF_ONE_HOST = 1024
+"""Clients that come from one address, likewise: no host keeps the others out."""
+STATES = 100_000
+"""Opens, lock owners and delegations of one client: each takes some 2 KiB here, and a record."""
 
 Principal = tuple[int, int]
 """Flavor and uid of who made a client record."""
@@ -31,13 +36,15 @@ def principal(who: Credential) -> Principal:
 class Client:
     """One start of a client."""
 
-    def __init__(self, id: int, owner: bytes, verifier: bytes, principal: Principal, now: float) -> None:
+    def __init__(self, id: int, owner: bytes, verifier: bytes, principal: Principal, now: float, origin: str = "") -> None:
         self.id = id
         self.key = id.to_bytes(8)
         """What volumes know it by: `Open.client`, and the beginning of its owners' names."""
         self.owner = owner
         self.verifier = verifier
         self.principal = principal
+        self.origin = origin
+        """The address it first came from; empty for one from before the server's start."""
         self.confirmed = False
         self.sequence = 1
         """Of the next CREATE_SESSION."""
@@ -61,8 +68,15 @@ class Client:
         """It has had a backchannel: the loss of one is worth telling."""
         self.revoked = 0
         """States that were taken away and not yet freed (SEQ4_STATUS_RECALLABLE_STATE_REVOKED)."""
+        self.ended = False
+        """It is no more: what it has under way is not to leave anything behind."""
         self.waiting = 0
         """COMPOUNDs under way: its lease does not run out meanwhile."""
+
+    def check_room(self) -> None:
+        """Raises `Failure` where it must not have one more state."""
+        if len(self.states) >= STATES:
+            raise Failure(Status.NOSPC)
 
     @property
     def has_state(self) -> bool:
@@ -95,13 +109,15 @@ class Clients:
         self.numbered: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._waiting: dict[bytes, Client] = {}
+        self._from: dict[str, dict[int, Client]] = {}
+        """By the address they came from."""
 
     def add(self, client: Client) -> None:
         """A confirmed client, from its record."""
         self.numbered[client.id] = client
         self._confirmed[client.owner] = client
 
-    def exchange(self, owner: bytes, verifier: bytes, who: Principal, update: bool, now: float) -> Exchanged:
+    def exchange(self, owner: bytes, verifier: bytes, who: Principal, update: bool, now: float, origin: str = "") -> Exchanged:
         """The record that an EXCHANGE_ID makes, finds or updates; the numbers are the cases of 18.35.5. Raises `Failure`."""
         known = self._confirmed.get(owner)
         if update:
@@ -113,28 +129,37 @@ class Clients:
                 raise Failure(Status.PERM)  # 9
             return Exchanged(known)  # 6
         if known is None:
-            return Exchanged(self._new(owner, verifier, who, now))  # 1, 4
+            return Exchanged(self._new(owner, verifier, who, now, origin))  # 1, 4
         if known.principal != who:
             if known.has_state:
                 raise Failure(Status.CLID_INUSE)  # 3
-            return Exchanged(self._new(owner, verifier, who, now), known)
+            return Exchanged(self._new(owner, verifier, who, now, origin), known)
         if known.verifier == verifier:
             return Exchanged(known)  # 2
-        return Exchanged(self._new(owner, verifier, who, now))  # 5
+        return Exchanged(self._new(owner, verifier, who, now, origin))  # 5
 
-    def _new(self, owner: bytes, verifier: bytes, who: Principal, now: float) -> Client:
+    def _new(self, owner: bytes, verifier: bytes, who: Principal, now: float, origin: str) -> Client:
         if len(self.numbered) >= LIMIT:
-            if not self._waiting:
-                raise Failure(Status.DELAY)
-            self.remove(next(iter(self._waiting.values())))
+            self._drop_waiting(self._waiting.values())
+        if origin and len(self._from.get(origin, ())) >= OF_ONE_HOST:
+            self._drop_waiting(self._from[origin].values())
         before = self._waiting.get(owner)
         if before is not None:
             self.remove(before)
         # Random, so that no start of the server gives out a number of an earlier one.
-        client = Client(self._random.number(63) + 1, owner, verifier, who, now)
+        client = Client(self._random.number(63) + 1, owner, verifier, who, now, origin)
         self.numbered[client.id] = client
+        if origin:
+            self._from.setdefault(origin, {})[client.id] = client
         self._waiting[owner] = client
         return client
+
+    def _drop_waiting(self, among: Iterable[Client]) -> None:
+        """Makes room: the oldest one that has not been confirmed goes. Raises `Failure` if there is none."""
+        oldest = next((client for client in among if not client.confirmed), None)
+        if oldest is None:
+            raise Failure(Status.DELAY)
+        self.remove(oldest)
 
     def confirm(self, client: Client) -> Client | None:
         """The first CREATE_SESSION has come: gives the record of the client's former start, which is to be ended."""
@@ -148,6 +173,11 @@ class Clients:
 
     def remove(self, client: Client) -> None:
         self.numbered.pop(client.id, None)
+        others = self._from.get(client.origin)
+        if others is not None:
+            others.pop(client.id, None)
+            if not others:
+                del self._from[client.origin]
         for table in (self._confirmed, self._waiting):
             if table.get(client.owner) is client:
                 del table[client.owner]

@@ -8,6 +8,7 @@ from gateways.nfs.v4.compound import Compound, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, ClientId, Verifier
 from gateways.nfs.xdr import I64, U32, Array, Bool, Opaque, Switch, Void, pad
+from gateways.server import origin_of
 
 __all__ = ["DestroyClientArgs", "ExchangeArgs", "ReclaimCompleteArgs", "destroy_clientid", "exchange_id", "reclaim_complete"]
 
@@ -74,9 +75,12 @@ def exchange_id(c: Compound, args: ExchangeArgs) -> Outcome:
         raise Failure(Status.INVAL)
     if args.protect[0] == SP4_SSV:
         raise Failure(Status.ENCR_ALG_UNSUPP)
+    if not c.places.visible():
+        # Whom no export admits has no use for a client record, and could do nothing but end others' or use up memory.
+        raise Failure(Status.PERM)
     service = c.service
     found = service.clients.exchange(
-        args.owner, args.verifier, principal(c.credential), bool(args.flags & UPDATE), service.clock.boottime()
+        args.owner, args.verifier, principal(c.credential), bool(args.flags & UPDATE), service.clock.boottime(), origin_of(c.places.peer)
     )
     client = found.client
     flags = USE_NON_PNFS | (CONFIRMED if client.confirmed else 0)

@@ -66,6 +66,8 @@ def lock(c: Compound, args: LockArgs) -> Outcome:
     client, volume, inode = client_of(c), c.place.volume, c.place.inode
     exclusive = args.type in (WRITE_LT, WRITEW_LT)
     through, owner = _through(c, args, exclusive)
+    if through is not None and through.kind == OPEN:
+        client.check_room()
 
     def answer(state: State) -> bytes:
         other = other_of(volume.id, state.id)

@@ -183,6 +183,7 @@ class _Opening:
             raise Failure(Status.NOTSUPP)
         if self.create and self.claim != NULL:
             raise Failure(Status.INVAL)
+        client.check_room()
         if self.place.read_only and (self.access & WRITE or self.create):
             raise ReadOnly("the export is read-only")
         if self.claim == PREVIOUS:

@@ -44,6 +44,16 @@ def repeat(service: "Service", client: "Client") -> None:
 
 
 async def _ask(service: "Service", client: "Client", held: Held) -> None:
+    if held.asking:
+        return
+    held.asking = True
+    try:
+        await _ask_for(service, client, held)
+    finally:
+        held.asking = False
+
+
+async def _ask_for(service: "Service", client: "Client", held: Held) -> None:
     """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`)."""
     handles = [held.handle] if held.handle else await service.handles_for(held)
     for _ in range(TRIES):

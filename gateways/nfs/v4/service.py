@@ -5,6 +5,7 @@ It knows clients and sessions, brings them back after a restart, ends those whos
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -93,6 +94,10 @@ class Service:
         self._shares = shares
         self.clients = Clients(random)
         self.sessions: dict[bytes, Session] = {}
+        self.slots: Counter[str] = Counter()
+        """Of the sessions, by the address that their client came from."""
+        self._bound: dict[RpcConnection, set[Session]] = {}
+        """The sessions that use a connection, in either direction."""
         self.writers: dict[tuple[VolumeId, Inode], tuple[Client, stateids.Held]] = {}
         """Write delegations by file, some of which may have gone already (`writer`)."""
         self.read = read_operation
@@ -255,16 +260,37 @@ class Service:
     def add(self, session: Session) -> None:
         self.sessions[session.id] = session
         session.client.sessions[session.id] = session
+        self.slots[session.client.origin] += len(session.slots)
 
     def remove(self, session: Session) -> None:
         """Forgets the session at once; its record and tokens are the caller's to remove."""
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is None:
+            return
         session.client.sessions.pop(session.id, None)
+        origin = session.client.origin
+        self.slots[origin] -= len(session.slots)
+        if not self.slots[origin]:
+            del self.slots[origin]
+        for connection in (*session.connections, *(callbacks.connection for callbacks in session.back.connections)):
+            self._bound[connection].discard(session)
 
     def bind(self, session: Session, connection: RpcConnection) -> None:
         """The connection belongs to the session's fore channel (2.10.3.1)."""
         session.connections.add(connection)
-        connection.ended.append(partial(session.connections.discard, connection))
+        self._use(session, connection)
+
+    def _use(self, session: Session, connection: RpcConnection) -> None:
+        sessions = self._bound.get(connection)
+        if sessions is None:
+            sessions = self._bound[connection] = set()
+            connection.ended.append(partial(self._ended, connection))
+        sessions.add(session)
+
+    def _ended(self, connection: RpcConnection) -> None:
+        for session in self._bound.pop(connection):
+            session.connections.discard(connection)
+            if isinstance(connection.back, Callbacks):
+                session.back.lost(connection.back)
 
     def bind_back(self, session: Session, connection: RpcConnection) -> None:
         """The session's callbacks may go over this connection."""
@@ -274,7 +300,7 @@ class Service:
         assert isinstance(callbacks, Callbacks)
         if callbacks not in session.back.connections:
             session.back.connections.append(callbacks)
-            connection.ended.append(partial(session.back.lost, callbacks))
+            self._use(session, connection)
         session.client.called_back = True
         session.back.fault = False
         recalls.repeat(self, session.client)
@@ -365,11 +391,12 @@ class Service:
 
     def end_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
         """Ends a client with everything it has; its records go last, so that a crash in between is made good by its lease running out."""
+        forgotten = records.forget_client(client)
         for session in tuple(client.sessions.values()):
             self.remove(session)
         self.clients.remove(client)
+        client.ended = True
         volumes = [volume for volume in map(self._volumes, sorted(client.volumes)) if volume is not None]
-        forgotten = records.forget_client(client)
         sessions = [key[len(records.SESSIONS) :] for key, _ in forgotten[1:]]
 
         def gone() -> Outcome:
@@ -410,7 +437,8 @@ class Service:
         limit = self.clock.boottime() - self.lease_s
         for client in tuple(self.clients.numbered.values()):
             if client.renewed < limit and not client.waiting:
-                log.info("nfs4.lease_expired", client=client.id, owner=client.owner, confirmed=client.confirmed)
+                if client.confirmed:
+                    log.info("nfs4.lease_expired", client=client.id, owner=client.owner)
                 self.begin(self.perform(self.end_client(client, lambda: b"")), "expiry")
         self._look_later()
 

@@ -36,6 +36,8 @@ SMALLEST = 128
 """Bytes below which no request or reply makes sense."""
 SESSIONS = 64
 """Of one client."""
+ALL_SLOTS, SLOTS_OF_ONE_HOST = 65_536, 16_384
+"""Of the server, and of all clients from one address: each slot may keep a reply of `MAX_CACHED` bytes."""
 _CHANNEL = struct.Struct(">7I")
 
 
@@ -78,8 +80,10 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
     if args.flags & ~(PERSIST | CONN_BACK_CHAN | CONN_RDMA):
         raise Failure(Status.INVAL)
     fore, back = _granted(args.fore, 1), _granted(args.back, 2)
-    if len(client.sessions) >= SESSIONS:
+    room = min(ALL_SLOTS - service.slots.total(), SLOTS_OF_ONE_HOST - service.slots[client.origin])
+    if len(client.sessions) >= SESSIONS or room < 1:
         raise Failure(Status.NOSPC)
+    fore = fore._replace(requests=min(fore.requests, max(room // 4, 1)))
     flags = args.flags & CONN_BACK_CHAN | (args.flags & PERSIST if service.system is not None else 0)
     id = client.key + service.random.bytes(8)
     session = Session(id, client, flags, fore, Backchannel(back, args.program, credential_of(args.security), c.minor))

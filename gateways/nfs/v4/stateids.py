@@ -53,7 +53,7 @@ _ZERO, _ONES = bytes(12), b"\xff" * 12
 class Held:
     """One state of a client."""
 
-    __slots__ = ("access", "change", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence", "volume")
+    __slots__ = ("access", "asking", "change", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence", "silent", "volume")
 
     def __init__(self, kind: int, volume: VolumeId, id: OpenId, sequence: int, inode: Inode, owner: bytes, open: OpenId, access: int, deny: int) -> None:
         self.kind = kind
@@ -71,6 +71,10 @@ class Held:
         self.revoked = False
         """A delegation that was taken away; stays until FREE_STATEID."""
         self.recalled = False
+        self.asking = False
+        """A callback about it is under way, or waits for its turn."""
+        self.silent = False
+        """Its holder was asked about the file (CB_GETATTR), and did not answer in time."""
         self.handle = b""
         """A delegation's file, as it is recalled by; empty after a restart."""
         self.change = 0

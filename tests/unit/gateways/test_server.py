@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import gateways.server
-from gateways.server import CHUNK, HIGH, Buffers, Connection, Link, Server, _origin
+from gateways.server import CHUNK, HIGH, Buffers, Connection, Link, Server, origin_of
 from sofs.errors import PeerError
 from sofs.runtime.system_clock import SystemClock
 
@@ -388,4 +388,4 @@ def test_one_address_cannot_take_all_connections() -> None:
             open_writer.close()
 
     serve(test)
-    assert _origin("2001:db8:0:1::5") == _origin("2001:db8::1:ffff:0:0:1%eth0") != _origin("2001:db8:0:2::5")
+    assert origin_of("2001:db8:0:1::5") == origin_of("2001:db8::1:ffff:0:0:1%eth0") != origin_of("2001:db8:0:2::5")
