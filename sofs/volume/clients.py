@@ -22,6 +22,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core
 from sofs.volume.openfile import StateKind
+from sofs.volume.register import remember
 
 __all__ = ["end_client", "end_grace", "forget_session", "keep_records", "list_client", "list_records", "list_slots"]
 
@@ -45,9 +46,11 @@ def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Bin
 
 
 def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Binding) -> Reply:
-    """Each open in a batch of its own: what was done before a crash need not be done again after it. Those in snapshots end too."""
+    """Each open in a batch of its own: what was done before a crash need not be done again after it. Those in snapshots end too.
+    From now on the client can open nothing."""
     for past in core.pasts():
         end_client(past, request, None, by)
+    remember(core.register.departed, request.client)
     opens = list(core.register.by_client.get(request.client, {}).values())
     for opened in opens:
         if must_delete(core, opened):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sofs.errors import (
     AccessDenied,
     CannotDelete,
+    Closed,
     DeletePending,
     Exists,
     InvalidArgument,
@@ -90,6 +91,8 @@ class _Found(NamedTuple):
 def open_file(core: Core, request: Open, token: AnyToken | None, by: Binding) -> Opened | Awaitable[Opened]:
     if (known := answer_again(core, request)) is not None:
         return known
+    if request.client in core.register.departed:
+        raise Closed("the client has ended")
     if core.grace or request.reclaim:
         check_grace(core, request)
     if not request.access & (_RIGHTS | Access.MAXIMUM_ALLOWED):

@@ -134,6 +134,7 @@ class PastVolume:
         settings = core.settings._replace(read_only=True)
         self.core = PastCore(self._keys, self._data, locks, core.clock, core.names, core.judge, settings, 0)
         self.core.living = core
+        self.core.register.departed = core.register.departed
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         """Tokens are not kept: asking twice does no harm here."""

@@ -1,9 +1,11 @@
-"""The opens of a volume, findable by all that requests know them by."""
+"""The opens of a volume, findable by all that requests know them by; and the clients that can have none any more."""
 
 from sofs.types import Inode, OpenId
 from sofs.volume.openfile import LockState, OpenFile
 
-__all__ = ["Register"]
+__all__ = ["Register", "remember"]
+
+_MOST_DEPARTED = 65536
 
 
 class Register:
@@ -23,6 +25,8 @@ class Register:
         self.locks: dict[OpenId, LockState] = {}
         self.locks_of: dict[Inode, dict[bytes, LockState]] = {}
         """The lock states of each file, by their owners."""
+        self.departed: dict[bytes, None] = {}
+        """Clients that have ended, the newest last: what they asked for before may arrive only now, and must leave nothing behind."""
 
     def add(self, opened: OpenFile) -> None:
         self.opens[opened.id] = opened
@@ -69,6 +73,13 @@ class Register:
 
     def lock_state(self, inode: Inode, owner: bytes) -> LockState | None:
         return self.locks_of.get(inode, {}).get(owner)
+
+
+def remember(departed: dict[bytes, None], who: bytes) -> None:
+    """The newest are enough: what is under way when its client ends does not stay so for long."""
+    departed[who] = None
+    if len(departed) > _MOST_DEPARTED:
+        del departed[next(iter(departed))]
 
 
 def _take(index: dict[bytes, dict[OpenId, OpenFile]], key: bytes, id: OpenId) -> None:

@@ -21,6 +21,7 @@ from sofs.types import Time
 from sofs.volume import api, keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.register import remember
 
 __all__ = ["GENERATION_S", "Tokens", "decode_slot"]
 
@@ -44,10 +45,13 @@ class Tokens:
 
     def __init__(self, keyspace: KeySpace) -> None:
         self._keys = keyspace
+        self._forgotten: dict[bytes, None] = {}
 
     def store(self, batch: Batch, token: api.AnyToken, reply: api.Reply, now: Time) -> None:
         """Adds the token with its reply to the batch that carries the request out."""
         if isinstance(token, api.SlotToken):
+            if token.session in self._forgotten:
+                return
             kept = None if token.note is None else _encode(reply)
             value = _encode((token.sequence, token.digest, token.index, token.note, kept))
             batch.put(keys.slot(token.session, token.slot), value)
@@ -85,7 +89,8 @@ class Tokens:
         return [decode_slot(key, value) for key, value in self._slot_records(session)]
 
     def forget(self, batch: Batch, session: bytes) -> None:
-        """Adds to the batch that the session's tokens go."""
+        """Adds to the batch that the session's tokens go. What it still has under way leaves none."""
+        remember(self._forgotten, session)
         for key, _ in self._slot_records(session):
             batch.delete(key)
 

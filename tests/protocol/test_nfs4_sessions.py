@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from gateways.nfs.v4 import records
 from gateways.nfs.v4.status import Status
-from sofs.volume.api import Make
+from sofs.volume.api import Binding, GetAttributes, ListRecords, Make, Records, Request
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
@@ -160,14 +161,21 @@ def test_operations_that_cannot_be_read_end_their_compound(tmp_path: Path) -> No
 # Over a restart
 
 
-def stall(server: Served, after: int) -> tuple[asyncio.Event, asyncio.Event]:
-    """Lets Make requests wait for the first event, but the first `after` of them; the second event says that one waits."""
+def recorded(server: Served, kind: bytes) -> list[bytes]:
+    """Keys of the records that are kept of clients or sessions."""
+    kept = server.volume.call(ListRecords(kind), None, Binding(1, 0))
+    assert isinstance(kept, Records)
+    return [key.removeprefix(kind) for key, _ in kept.records]
+
+
+def stall(server: Served, after: int, what: type[Request] = Make) -> tuple[asyncio.Event, asyncio.Event]:
+    """Lets such requests wait for the first event, but the first `after` of them; the second event says that one waits."""
     release, waiting = asyncio.Event(), asyncio.Event()
     call, seen = server.volume.call, 0
 
     def slow(request: Any, token: Any, by: Any) -> Any:
         nonlocal seen
-        if not isinstance(request, Make):
+        if not isinstance(request, what):
             return call(request, token, by)
         seen += 1
         if seen <= after:
@@ -370,6 +378,46 @@ def test_a_client_that_has_started_again_has_nothing_of_before(tmp_path: Path) -
             assert failed(await send(client, request(client, 15, 1, op.putfh(root)))) == (0, Status.BADSESSION)
             await fresh.done(op.reclaim_complete())
             await open_file(fresh, root, "f", deny=op.BOTH)
+            await fresh.transport.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_what_an_ended_client_still_has_under_way_leaves_nothing_behind(tmp_path: Path, exclusive: bool) -> None:
+    """In an operation before its OPEN, or in the OPEN itself."""
+
+    async def scenario() -> None:
+        async with server_with(tmp_path, owner=b"me") as (server, client, root):
+            release, waiting = stall(server, after=0)
+            how = "exclusive" if exclusive else "unchecked"
+            opening = op.open_("f", op.BOTH, op.BOTH, clientid=client.clientid, how=how)
+            before = [] if exclusive else [op.create(DIRECTORY, "d", mode=0o755), op.putfh(root)]
+            late = asyncio.create_task(send(client, request(client, 15, 1, op.putfh(root), *before, opening)))
+            await waiting.wait()
+            fresh = await Nfs4Client.connect(server.port, b"me")
+            release.set()
+            assert failed(await late) == (2 if exclusive else 3, Status.DEADSESSION)
+            await open_file(fresh, root, "f", deny=op.BOTH)
+            known = server.volume.core.register.by_client
+            assert list(known) == [fresh.clientid.to_bytes(8)]
+            await fresh.transport.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_record_of_an_ended_client_does_not_come_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path, owner=b"me") as (server, client, root):
+            release, waiting = stall(server, after=0, what=GetAttributes)
+            asked = op.create(DIRECTORY, "d", mode=0o755)  # the first thing that it changes in this volume
+            late = asyncio.create_task(send(client, request(client, 15, 1, op.putfh(root), op.getattr_("size"), asked)))
+            await waiting.wait()
+            fresh = await Nfs4Client.connect(server.port, b"me")
+            release.set()
+            assert failed(await late) == (3, Status.DEADSESSION)
+            assert recorded(server, records.CLIENTS) == [fresh.clientid.to_bytes(8)]
+            assert recorded(server, records.SESSIONS) == [fresh.session]
             await fresh.transport.close()
 
     asyncio.run(scenario())

@@ -308,6 +308,8 @@ class Compound:
         self.operation = operation
         if self.session is None or operation.first:
             self._check_position(operation)
+        else:
+            self._check_alive()
         if operation.needs:
             here = self.here
             if here is None:
@@ -349,6 +351,11 @@ class Compound:
         elif operation.first == ANYWHERE:
             raise Failure(Status.NOT_ONLY_OP)
 
+    def _check_alive(self) -> None:
+        """Raises `Failure` if the client was ended while this COMPOUND had to wait."""
+        if self.session is not None and self.session.client.ended:
+            raise Failure(Status.DEADSESSION)
+
     def _settle(self, outcome: Outcome) -> bytes | Payload | None:
         """Takes an outcome to a result; None if that takes a while (then a task goes on)."""
         while True:
@@ -357,6 +364,7 @@ class Compound:
                 reply: Reply | Awaitable[Reply] | None = None
                 token = None
                 if outcome.changes:
+                    self._check_alive()
                     reply = self.resumed
                     if reply is None:
                         token = self.token(volume)

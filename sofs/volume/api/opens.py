@@ -170,7 +170,8 @@ class Retain(Request):
 
 
 class EndClient(Request):
-    """Ends all opens, ranges and grants of a client (lease expired, DESTROY_CLIENTID, a restarted client's EXCHANGE_ID)."""
+    """Ends all opens, ranges and grants of a client (lease expired, DESTROY_CLIENTID, a restarted client's EXCHANGE_ID).
+    Its number is not to be used again: an `Open` that comes later finds it `Closed`."""
 
     client: bytes
 

@@ -32,6 +32,7 @@ from sofs.volume.api import (
     ListRecords,
     ListSlots,
     Make,
+    MakeSnapshot,
     Remove,
     Slot,
     SlotToken,
@@ -144,6 +145,38 @@ def test_all_of_a_client_is_listed_and_ends_with_it() -> None:
         rig.smb(access=READ, share=0)
         rig.ask(EndClient(b"other"), NFS)
         assert rig.records(keys.ORPHAN) == []
+
+    run(scenario)
+
+
+def test_an_ended_client_opens_nothing_any_more() -> None:
+    """What it asked for before its end may arrive behind that."""
+
+    async def scenario(rig: StateRig) -> None:
+        rig.nfs()
+        past = rig.volume.at(rig.ask(MakeSnapshot("s"), NFS).snapshots[0].number)
+        rig.ask(EndClient(b"nfs"), NFS)
+        with pytest.raises(Closed):
+            rig.nfs(b"g")
+        with pytest.raises(Closed):
+            past.call(rig.nfs_request(access=READ, disposition=Disposition.OPEN), None, NFS)
+        assert rig.ask(ListClient(b"nfs"), NFS).states == []
+        rig.nfs(client=b"other")
+
+    run(scenario)
+
+
+def test_a_session_that_is_forgotten_leaves_no_tokens_behind_any_more() -> None:
+    async def scenario(rig: StateRig) -> None:
+        rig.nfs(token=token(1))
+        rig.ask(ForgetSession(SESSION), NFS)
+        make = Make(SUPER, ROOT, b"d", Kind.FILE, Changes())
+        rig.ask(make, NFS, token(2))
+        other = b"another session."
+        rig.ask(Remove(SUPER, ROOT, b"d"), NFS, token(1, session=other))
+        assert rig.ask(ListSlots(SESSION), NFS).slots == []
+        assert len(rig.ask(ListSlots(other), NFS).slots) == 1
+        rig.ask(ForgetSession(other), NFS)
 
     run(scenario)
 
