@@ -5,6 +5,7 @@ alone as long as somebody holds one.
 """
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gateways.nfs.v4 import stateids
@@ -14,9 +15,9 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from gateways.nfs.xdr import U32, U64, XdrError
 from sofs.types import Level
-from sofs.volume.api import Access, Flush, Read, Reply, Written
+from sofs.volume.api import Access, Flush, Read, Reply, Target, Written
 
-__all__ = ["CommitArgs", "commit", "read", "read_above", "read_arguments", "write", "write_arguments"]
+__all__ = ["CommitArgs", "commit", "fetch", "read", "read_above", "read_arguments", "write", "write_arguments"]
 
 UNSTABLE, DATA_SYNC, FILE_SYNC = range(3)
 """stable_how4."""
@@ -58,13 +59,20 @@ def write_arguments(data: memoryview, at: int) -> tuple[WriteArgs, int]:
 def read(c: Compound, args: ReadArgs) -> Outcome:
     """At most 1 MiB, and no more than the session's replies hold; the answer tells how much there was, and whether the file ends there."""
     stateid, offset, count = args
-    volume, target = c.place.volume, stateids.target(c, stateid, Access.READ_DATA)
-    count = min(count, TRANSFER)
-    buffer = c.service.take(count) if count >= POOLED else bytearray(count)
-    view = memoryview(buffer)[:count]
+    return fetch(c, stateids.target(c, stateid, Access.READ_DATA), offset, min(count, TRANSFER), _read_head)
+
+
+def _read_head(done: Read) -> bytes:
+    return _READ_HEAD.pack(done.end, done.count)
+
+
+def fetch(c: Compound, target: Target, offset: int, count: int, head: Callable[[Read], bytes]) -> Outcome:
+    """Data of the current file as a result: `head` of what was read, then the bytes from where they lie."""
+    volume = c.place.volume
+    view = memoryview(c.service.take(count) if count >= POOLED else bytearray(count))[:count]
 
     def answer(done: Read) -> Payload:
-        return Payload(_READ_HEAD.pack(done.end, done.count), view[: done.count])
+        return Payload(head(done), view[: done.count])
 
     result = volume.read(target, offset, view, c.service.by)
     if isinstance(result, Read):

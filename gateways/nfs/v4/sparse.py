@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 from gateways.nfs.v4 import stateids
 from gateways.nfs.v4.attributes import TRANSFER
-from gateways.nfs.v4.compound import Ask, Compound, Outcome, Payload, Wait
-from gateways.nfs.v4.data import POOLED, ReadArgs
+from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.data import ReadArgs, fetch
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Stateid
 from gateways.nfs.xdr import U32, U64
-from sofs.types import Level
 from sofs.volume.api import (
     Access,
     Allocate,
@@ -21,7 +20,6 @@ from sofs.volume.api import (
     Ranges,
     Read,
     Reply,
-    Target,
 )
 
 __all__ = ["AdviseArgs", "RangeArgs", "SeekArgs", "allocate", "deallocate", "io_advise", "read_plus", "seek"]
@@ -122,32 +120,21 @@ def read_plus(c: Compound, args: ReadArgs) -> Outcome:
     volume = c.place.volume
     count = min(count, TRANSFER)
 
+    def piece(done: Read) -> bytes:
+        return _ONE_PIECE.pack(done.end, 1, DATA, offset, done.count)
+
     def answer(found: RangeList) -> Outcome:
         size = found.size
         if offset >= size or not count:
             return _NO_CONTENT.pack(offset >= size, 0)
         if found.ranges and found.ranges[0][0] <= offset:
             start, length = found.ranges[0]
-            return _piece(c, target, offset, min(count, start + length - offset))
+            return fetch(c, target, offset, min(count, start + length - offset), piece)
         # The hole may reach beyond what was asked for: more is not said (15.10.3).
         end = min(found.ranges[0][0] if found.ranges else offset + count, offset + count, size)
         return _ONE_HOLE.pack(end >= size, 1, HOLE, offset, end - offset)
 
     return Ask(volume, Ranges(target, offset, max(min(count, LARGEST - offset), 0), 1), answer)
-
-
-def _piece(c: Compound, target: Target, offset: int, count: int) -> Outcome:
-    volume = c.place.volume
-    view = memoryview(c.service.take(count) if count >= POOLED else bytearray(count))[:count]
-
-    def answer(done: Read) -> Payload:
-        return Payload(_ONE_PIECE.pack(done.end, 1, DATA, offset, done.count), view[: done.count])
-
-    result = volume.read(target, offset, view, c.service.by)
-    if isinstance(result, Read):
-        c.rest(volume, result.gate, Level.COMMITTED)
-        return answer(result)
-    return Wait(volume, result, answer)
 
 
 def io_advise(c: Compound, args: AdviseArgs) -> Outcome:
