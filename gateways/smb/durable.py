@@ -176,6 +176,8 @@ class Durables:
         if handle.durable is None or not handle.durable.granted_ms or len(self._away) >= MAX_AWAY:
             return False
         self._away[handle.volume.id, handle.id] = handle
+        if handle.durable.guid:
+            self._by_guid.setdefault((handle.durable.client, handle.durable.guid), handle)
         return True
 
     def away(self, volume: VolumeId, open: OpenId) -> Handle | None:

@@ -68,10 +68,17 @@ def check_grace(core: Core, request: Open | Lock) -> None:
 
 def answer_again(core: Core, request: Open) -> Opened | None:
     """The answer to an open with the same CreateGuid, if it has been carried out."""
-    known = core.register.by_guid.get((request.client, request.guid)) if request.guid else None
-    if known is None or known.answer is None or known.caller != request.caller or (request.away and known.connected):
+    known = core.register.by_guid.get((request.client, request.guid)) if request.guid and not request.anew else None
+    if known is None or known.caller.uid != request.caller.uid or (request.away and known.connected):
         return None
-    return known.answer
+    if not request.away:
+        return known.answer if known.caller == request.caller else None
+    # A restart has forgotten the answer; whoever takes the open over is told all there is to know.
+    action = Action.OPENED if known.answer is None else known.answer.action
+    attributes = core.attributes(known.inode)
+    return Opened(
+        core.gate, known.id, action, attributes, known.access, known.maximal, known.path, known.stream, key=known.key, sequence=0
+    )  # fmt: skip
 
 
 def admit(core: Core, request: Open, inode: Inode | None) -> None:

@@ -41,7 +41,7 @@ LAST_TOKEN = b""
 FIRST_TOKEN = spnego.client("alice", "secret", hostname="h", service="cifs", protocol="ntlm").step() or b""
 KEY = bytes(range(16))
 KEYS = [bytes([number]) * 16 for number in range(4)]
-PATHS = ["", "a", "b", "A", "d", "d\\a", "d\\e", "a:s", "a::$DATA", "d:s", "x" * 300, "a\\b", "..", "a*", "\ud800", "f\uf021", "d\\e\\f\\g"]
+PATHS = ["", "a", "b", "k", "l", "A", "d", "d\\a", "d\\e", "a:s", "a::$DATA", "d:s", "x" * 300, "a\\b", "..", "a*", "\ud800", "f\uf021", "d\\e\\f\\g"]
 PATTERNS = ["*", "a", "*.*", "<", 'a"', "??>", "", "x" * 300, "."]
 EDGES = (0, 1, 2, 4095, 4096, 65535, 65536, 1 << 31, 1 << 32, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 INFORMATION = (1, 3, 4, 5, 6, 7, 8, 11, 14, 15, 16, 17, 18, 21, 22, 23, 24, 28, 34, 35, 48, 59, 70)
@@ -210,9 +210,30 @@ def _lasting(chance: Random) -> list[tuple[bytes, bytes]]:
     return [(name, mutated(data, chance) if chance.random() < 0.1 else data) for name, data in chance.sample(choices, chance.choice((1, 1, 2, 2, 3)))]
 
 
+def _kept(chance: Random) -> bytes:
+    """A CREATE that is likely to be granted a lease or oplock and to outlive its connection, or to come back to one that did."""
+    bench = Bench.get()
+    oplock, version = chance.random() < 0.3, chance.choice((1, 2, 2))
+    asked = [] if oplock else [smb.lease(KEYS[1], 7, version, chance.choice((b"", KEYS[2])))]
+    match chance.randrange(5):
+        case 0 if bench.left:
+            file = chance.choice(bench.left)
+            asked.append(smb.comes_back(file, KEYS[3], chance.random() < 0.3) if chance.random() < 0.7 else (b"DHnC", struct.pack("<QQ", *file)))
+        case 1:
+            asked.append((b"DHnQ", bytes(16)))
+        case 2 | 3:
+            asked.append(smb.durable(KEYS[3] if chance.random() < 0.7 else chance.randbytes(16), 60_000, chance.random() < 0.3))
+            if chance.random() < 0.3:
+                asked.append((durable.APP_INSTANCE, struct.pack("<HH16s", 20, 0, KEYS[2])))
+    name = "k" if version == 2 else "l"
+    return smb.create(name, level=chance.choice((9, 9, 8, 1)) if oplock else 0xFF, extras=_contexts(asked))
+
+
 def _body(command: int, chance: Random, file: FileId) -> bytes:
     offset = chance.choice((0, 1, 4096, chance.choice(EDGES)))
     match command:
+        case Command.CREATE if chance.random() < 0.3:
+            return _kept(chance)
         case Command.CREATE:
             asked = [(b"MxAc", b""), (b"QFid", b""), (b"AlSi", bytes(8)), (b"ExtA", b"")][: chance.randrange(5)]
             extra = _contexts([*asked, *(_lasting(chance) if chance.random() < 0.5 else [])])

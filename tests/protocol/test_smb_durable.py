@@ -233,6 +233,40 @@ def test_a_repeated_create_is_answered_as_the_first_one_was(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
+def test_a_new_create_does_not_get_the_open_of_an_old_one_that_waits_for_its_client(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file, _ = await made(client, "x", smb.durable(GUID))
+        assert (await client.ask(Command.READ, smb.read(file, 0, 1))).status == Status.END_OF_FILE
+        cut(client)
+        client = await started(service)
+        await made(client, "x", smb.durable(GUID), status=Status.DUPLICATE_OBJECTID)
+        again, _ = await made(client, "x", smb.durable(GUID), flags=FLAG_REPLAY)
+        assert again == file, "it comes back by repeating its CREATE"
+        assert (await client.ask(Command.CLOSE, smb.close(again))).status == 0
+
+    async def after_a_restart(service: SmbService) -> FileId:
+        client = await started(service, share="safe")
+        file, _ = await made(client, "y", smb.durable(OTHER, 60_000, True))
+        return file
+
+    async def then(service: SmbService, file: FileId) -> None:
+        client = await started(service, share="safe")
+        await made(client, "y", smb.durable(OTHER, 60_000, True), status=Status.FILE_NOT_AVAILABLE, level=LEVEL_NONE)
+        again, _ = await made(client, "y", smb.durable(OTHER, 60_000, True), flags=FLAG_REPLAY)
+        assert again[0] == file[0]
+        cut(client)
+
+    async def main() -> None:
+        async with smb_on(tmp_path / "v") as served:
+            await test(served.gateway.service)
+            file = await after_a_restart(served.gateway.service)
+        async with smb_on(tmp_path / "v", incarnation=2) as served:
+            await then(served.gateway.service, file)
+
+    asyncio.run(main())
+
+
 def test_a_create_is_not_carried_out_twice_while_it_waits(tmp_path: Path) -> None:
     async def test(service: SmbService) -> None:
         holder = await started(service, b"2" * 16)

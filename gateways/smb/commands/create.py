@@ -14,7 +14,7 @@ from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
 from gateways.smb.durable import Durable
 from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import MAX_HANDLES, Handle
-from gateways.smb.header import HEADER_SIZE
+from gateways.smb.header import FLAG_REPLAY, HEADER_SIZE
 from gateways.smb.info import extended
 from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
 from gateways.smb.names import Path, link_target, parse_path
@@ -235,7 +235,8 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
     if lasting is None:
         opened: Opened = await exchange.call(request, exchange.tree.volume)
         return opened
-    request.guid, request.client, request.away = lasting.guid, lasting.client, True
+    request.guid, request.client = lasting.guid, lasting.client
+    request.away, request.anew = True, not exchange.flags & FLAG_REPLAY
     request.keep = lasting.keep(reopen.owner(exchange))
     reopen.replace_instance(exchange, lasting)
     durables = exchange.connection.service.durables

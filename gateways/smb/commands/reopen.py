@@ -119,14 +119,11 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
 
 
 async def own(exchange: Exchange, opened: Opened, asked: "Asked") -> Opened:
-    """After a restart, the volume may answer a repeated CREATE with the open that the first one made; it has to be taken over."""
+    """After a restart, the volume answers a repeated CREATE with the open that the first one made; it has to be taken over. Raises `Failure`."""
     durable = asked.durable
-    if durable is None or not durable.guid or not exchange.flags & FLAG_REPLAY:
+    if durable is None or opened.sequence:
         return opened
-    try:
-        taken = await _reconnect(exchange, Return(opened.open, durable.guid, durable.client, durable.version), asked)
-    except Failure:
-        return opened  # it is new, and connected
+    taken = await _reconnect(exchange, Return(opened.open, durable.guid, durable.client, durable.version), asked)
     taken.action = opened.action
     return taken
 

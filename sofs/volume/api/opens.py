@@ -80,6 +80,8 @@ class Open(Request):
     away: bool = False
     """Only an open whose client is away is answered for its `guid`: this gateway knows by itself what it has answered to others (MS-SMB2's
     Open.IsReplayEligible)."""
+    anew: bool = False
+    """Not answered for its `guid` at all: its client says that it is no repetition."""
 
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
@@ -114,7 +116,8 @@ class Opened(Reply):
     delegation: OpenId = OpenId(0)
     """The number of the delegation that was given: an open of its own, through which its holder reads and writes. 0 for none."""
     sequence: int = 1
-    """How often the open state has changed: the stateid's seqid, RFC 8881 8.2.2."""
+    """How often the open state has changed: the stateid's seqid, RFC 8881 8.2.2. 0: an open made earlier, found by its `guid`, whose client is away;
+    `Reconnect` takes it over."""
     keep_ms: int = 0
     """How long it will wait for its owner after a disconnection; 0: not at all, -1: as long as its client lives."""
     key: bytes = b""
