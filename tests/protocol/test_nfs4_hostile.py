@@ -11,7 +11,7 @@ import pytest
 
 from gateways.exports import Client, NfsOptions, Share
 from gateways.nfs.rpc import RpcConnection
-from gateways.nfs.v4 import clients, sessions
+from gateways.nfs.v4 import clients, delegated, sessions
 from gateways.nfs.v4.status import Status
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Transport
@@ -112,5 +112,23 @@ def test_the_states_of_one_client_are_limited(tmp_path: Path, monkeypatch: pytes
         assert result.status == Status.NOSPC
         result = await client.compound(op.putfh(root), op.open_("g", clientid=client.clientid, how="unchecked"))
         assert result.status == Status.NOSPC
+
+    served(tmp_path, scenario)
+
+
+def test_the_holder_of_a_delegation_that_says_nothing_holds_others_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives itself a way to be called back again after each silence, which would otherwise cost everybody its patience again."""
+    monkeypatch.setattr(delegated, "PATIENCE_S", 0.1)
+
+    async def scenario(server: Served, other: Nfs4Client, root: bytes) -> None:
+        async with await Nfs4Client.connect(server.port, callbacks=True) as holder:
+            asked = op.open_("f", op.BOTH | WANT_WRITE, clientid=holder.clientid, how="unchecked", mode=0o666)
+            handle = (await holder.done(op.putfh(root), asked, op.getfh())).last
+            holder.transport.silent = True
+            for _ in range(3):
+                found = await asyncio.gather(*(other.done(op.putfh(handle), op.getattr_("size")) for _ in range(8)))
+                assert [each.last["size"] for each in found] == [0] * 8
+                assert (await alone(holder.transport, op.bind_conn_to_session(holder.session)))[0] is Status.OK
+            assert holder.transport.callbacks.qsize() <= 4, "no more than the backchannel has slots"
 
     served(tmp_path, scenario)

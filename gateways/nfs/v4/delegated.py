@@ -4,6 +4,7 @@ The holder may have changed data and size without a word. So GETATTR by others a
 file, the file's change attribute and time of modification move on here, and its size is what the holder says.
 """
 
+import asyncio
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,8 @@ __all__ = ["CONCERNED", "asked_of_holder"]
 log = structlog.get_logger("nfs")
 
 CB_GETATTR = 3
+PATIENCE_S = 3.0
+"""What all others wait for a holder's answer, once: a client that does not answer must not make a file useless to those who only look at it."""
 ASKED = 1 << Attr.CHANGE | 1 << Attr.SIZE
 CONCERNED = ASKED | 1 << Attr.TIME_MODIFY | 1 << Attr.TIME_METADATA
 """The attributes for whose sake the holder is asked."""
@@ -63,19 +66,22 @@ def asked_of_holder(c: Compound, place: Place, then: Callable[[int | None], Outc
 
 
 async def _ask(service: "Service", client: "Client", held: "Held") -> Reported:
-    """Asks over the first of the client's sessions that can; one that did not answer the last callback is not waited for again."""
+    """Asks over the first of the client's sessions that can; a holder that did not answer in time, or not the last callback, is not waited for again."""
     nothing = Reported(Lsn(0), None)
     session = next((each for each in client.sessions.values() if each.back.live and not each.back.fault), None)
-    if session is None or not held.handle:
+    if session is None or not held.handle or held.silent:
         return nothing
     arguments = len(held.handle).to_bytes(4) + held.handle + pad(len(held.handle)) + words_of(ASKED)
     try:
-        status, results = await session.back.query(service, session, CB_GETATTR, arguments, held.granted)
+        async with asyncio.timeout(PATIENCE_S):
+            status, results = await session.back.query(service, session, CB_GETATTR, arguments, held.granted)
         if status:
             return nothing
         change, size = _read(results)
-    except Unavailable as error:
-        log.info("nfs4.getattr_unanswered", client=client.id, reason=str(error))
+    except (Unavailable, TimeoutError) as error:
+        if not held.silent:
+            log.info("nfs4.getattr_unanswered", client=client.id, reason=str(error) or f"no answer within {PATIENCE_S:.0f} s")
+        held.silent = held.silent or isinstance(error, TimeoutError)
         return nothing
     return Reported(Lsn(0), size) if change > held.change else nothing
 

@@ -53,7 +53,10 @@ _ZERO, _ONES = bytes(12), b"\xff" * 12
 class Held:
     """One state of a client."""
 
-    __slots__ = ("access", "asking", "change", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence", "silent", "volume")
+    __slots__ = (
+        "access", "asking", "change", "deny", "granted", "handle", "id", "inode", "kind", "open", "other", "owner", "recalled", "revoked", "sequence",
+        "silent", "volume",
+    )  # fmt: skip
 
     def __init__(self, kind: int, volume: VolumeId, id: OpenId, sequence: int, inode: Inode, owner: bytes, open: OpenId, access: int, deny: int) -> None:
         self.kind = kind
