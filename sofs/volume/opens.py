@@ -226,7 +226,8 @@ def _grant(core: Core, request: Open, record: InodeRecord, maximal: int, overwri
     read_only = record.flags & READONLY and record.kind != Kind.DIRECTORY
     if read_only and (wanted & _WRITES or overwrite):
         raise AccessDenied("the file is read-only")
-    require(maximal, needed)
+    if request.mandatory or not _is_let(request, record, maximal, needed):
+        require(maximal, needed)
     granted = wanted
     if request.access & Access.MAXIMUM_ALLOWED:
         granted |= maximal & (_ALL & ~_WRITES if read_only else _ALL)
@@ -237,6 +238,13 @@ def _grant(core: Core, request: Open, record: InodeRecord, maximal: int, overwri
         if record.flags & READONLY:
             raise CannotDelete("the file is read-only")
     return granted
+
+
+def _is_let(request: Open, record: InodeRecord, maximal: int, needed: int) -> bool:
+    """What NFS clients may beside their rights: read what they may execute (RFC 1813 4.4), and reclaim a file of their own whose mode has changed since."""
+    if needed == Access.READ_DATA and record.kind == Kind.FILE and maximal & Access.EXECUTE:
+        return True
+    return request.reclaim and request.caller.uid == record.uid
 
 
 # What is made

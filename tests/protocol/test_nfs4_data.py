@@ -117,6 +117,23 @@ def test_an_open_for_reading_does_not_write(tmp_path: Path) -> None:
     served(tmp_path, scenario)
 
 
+def test_a_program_that_may_only_be_executed_is_opened_for_reading(tmp_path: Path) -> None:
+    """Clients read what they execute (RFC 1813 4.4); but it takes more than that to write, or to list a directory."""
+
+    async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
+        file = await make_file(client, root, "f", b"data", mode=0o711)
+        await make_file(client, root, "closed", b"data", mode=0o700)
+        async with await Nfs4Client.connect(server.port, uid=2000, gid=2000) as other:
+            state = (await other.done(op.putfh(root), op.open_("f", op.READ, clientid=other.clientid))).last.stateid
+            assert (await other.done(op.putfh(file), op.read(state, 0, 9))).last == (True, b"data")
+            for name, access in (("f", op.BOTH), ("f", op.WRITE), ("closed", op.READ)):
+                opening = op.open_(name, access, clientid=other.clientid)
+                assert await status(other, op.putfh(root), opening) is Status.ACCESS
+            await other.done(op.putfh(file), op.close(state))
+
+    served(tmp_path, scenario)
+
+
 def test_an_open_reads_on_after_the_mode_has_changed_and_the_name_is_gone(tmp_path: Path) -> None:
     async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
         file, state = await open_file(client, root, "f")

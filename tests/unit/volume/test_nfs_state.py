@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from sofs.errors import (
+    AccessDenied,
     Closed,
     Delayed,
     Grace,
@@ -19,6 +21,7 @@ from sofs.types import ROOT, Kind, Level, Lsn
 from sofs.volume import api, keys
 from sofs.volume.api import (
     Access,
+    Caller,
     Changes,
     Disposition,
     Downgrade,
@@ -289,6 +292,24 @@ def test_after_a_loss_of_records_only_those_who_had_them_get_opens_and_locks() -
         await rig.die(power=True)
         await asyncio.sleep(91)
         rig.smb(b"g")
+
+    run(scenario)
+
+
+def test_an_owner_reclaims_what_the_mode_does_not_allow_him_any_more() -> None:
+    """He may have opened the file before its mode changed, or made it with that mode."""
+
+    async def scenario(rig: StateRig) -> None:
+        owner, other = Caller(7, 7), Caller(8, 8)
+        rig.ask(replace(rig.nfs_request(mode=0o400), caller=owner), NFS)
+        await rig.store.log.sync()
+        await rig.die(power=True)
+        with pytest.raises(AccessDenied):
+            rig.ask(replace(rig.nfs_request(reclaim=True, owner=b"p"), caller=other), NFS)
+        assert rig.ask(replace(rig.nfs_request(reclaim=True, owner=b"q"), caller=owner), NFS).open
+        rig.ask(EndGrace(), NFS)
+        with pytest.raises(AccessDenied):
+            rig.ask(replace(rig.nfs_request(owner=b"r"), caller=owner), NFS)
 
     run(scenario)
 
