@@ -315,7 +315,11 @@ def _open_stream(
         share(core, opened, request, overwrite)
         if overwrite:
             return _overwrite(core, opened, request, maximal)
-        return conclude(core, opened, request, Action.OPENED, maximal, None, None, None)
+        try:
+            return conclude(core, opened, request, Action.OPENED, maximal, None, None, None)
+        except SofsError:
+            let_go(core, opened)
+            raise
     require(maximal, Access.WRITE_DATA)
     batch = Batch()
     now = core.clock.now()

@@ -309,8 +309,9 @@ class LocalVolume:
         self._kept.pop(snapshot, None)
         self._kept[snapshot] = known
         if len(self._kept) > _PASTS:
-            idle = next((number for number, past in self._kept.items() if not past.core.opens), snapshot)
-            del self._kept[idle]
+            idle = next((number for number, past in self._kept.items() if number != snapshot and not past.core.opens), None)
+            if idle is not None:
+                del self._kept[idle]
         return known
 
     def _forget_past(self, number: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import Closed, Delayed, DeletePending, Fenced, Grace, LockConflict, NotFound
+from sofs.errors import Closed, Delayed, DeletePending, Fenced, Grace, LockConflict, NoSpace, NotFound
 from sofs.locks import GrantKind
 from sofs.types import ROOT, OpenId, Time
 from sofs.volume import keys
@@ -375,5 +375,18 @@ def test_an_open_that_has_ended_stays_ended_after_a_restart() -> None:
         with pytest.raises(Closed):
             await rig.content(opened.open)
         assert await rig.content(opened.delegation) == b""
+
+    run(scenario)
+
+
+def test_a_stream_that_could_not_be_opened_is_not_open() -> None:
+    async def scenario(rig: StateRig) -> None:
+        rig.shut(rig.smb(stream=b"s"))
+        rig.volume.core.keys.barred = NoSpace("full")
+        with pytest.raises(NoSpace):
+            rig.smb(stream=b"s", keep=PERSISTENT)
+        rig.volume.core.keys.barred = None
+        rig.shut(rig.smb(stream=b"s", share=0))
+        rig.shut(rig.smb(access=DELETE, share=0))
 
     run(scenario)

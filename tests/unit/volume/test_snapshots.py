@@ -170,6 +170,21 @@ def test_opens_in_snapshots_share_numbers_with_no_other_and_end_with_their_clien
     on_volume(scenario)
 
 
+def test_files_can_be_open_in_many_snapshots_at_once() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        rig.make_name(b"f")
+        numbers = [take(rig, f"s{index}").number for index in range(20)]
+        opens: dict[int, OpenId] = {}
+        for number in numbers:
+            opened = past(rig, number, Open(SUPER, ROOT, (b"f",), READ, 7, Disposition.OPEN))
+            assert isinstance(opened, Opened)
+            opens[number] = opened.open
+        for number, open in opens.items():
+            past(rig, number, Close(open))
+
+    on_volume(scenario)
+
+
 def test_a_view_is_stale_once_its_snapshot_is_deleted() -> None:
     async def scenario(rig: VolumeRig) -> None:
         inode = rig.make_name(b"f")
