@@ -4,13 +4,16 @@ from sofs.errors import InvalidArgument
 from sofs.volume import keys
 from sofs.volume.api import (
     AnyToken,
+    BeginGrace,
     Binding,
+    ClientList,
     ClientStates,
     EndClient,
     EndGrace,
     ForgetSession,
     KeepRecords,
     ListClient,
+    ListClients,
     ListRecords,
     ListSlots,
     Records,
@@ -24,7 +27,17 @@ from sofs.volume.core import Core
 from sofs.volume.openfile import StateKind
 from sofs.volume.register import remember
 
-__all__ = ["end_client", "end_grace", "forget_session", "keep_records", "list_client", "list_records", "list_slots"]
+__all__ = [
+    "begin_grace",
+    "end_client",
+    "end_grace",
+    "forget_session",
+    "keep_records",
+    "list_client",
+    "list_clients",
+    "list_records",
+    "list_slots",
+]
 
 _MOST_NAME, _MOST_VALUE = 200, 3072
 _RECORDS = keys.bucket(keys.CLIENT, 0)
@@ -60,6 +73,19 @@ def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Bindi
     if opens and token is not None:
         core.note_down(Batch(), reply, token)
     return reply
+
+
+def list_clients(core: Core, request: ListClients, token: AnyToken | None, by: Binding) -> ClientList:
+    clients = [
+        client for client, opens in core.register.by_client.items() if any(not opened.mandatory for opened in opens.values())
+    ]
+    sessions = dict.fromkeys(key[1 : 1 + _SESSION] for key, _ in core.keys.walk(keys.SLOT))
+    return ClientList(core.gate, clients, list(sessions))
+
+
+def begin_grace(core: Core, request: BeginGrace, token: AnyToken | None, by: Binding) -> Reply:
+    core.begin_grace()
+    return Reply(core.gate)
 
 
 def end_grace(core: Core, request: EndGrace, token: AnyToken | None, by: Binding) -> Reply:

@@ -123,6 +123,7 @@ class Core:
         """Called when there is something for the background to remove."""
         self.ended: Callable[[OpenId], None] = lambda open: None
         """Called when an open has ended that its gateway believes it has."""
+        self.begin_grace: Callable[[], None] = lambda: None
         self.pasts: Callable[[], list[Core]] = list
         """The cores of the snapshots that somebody looks at."""
         self.forget_past: Callable[[int], None] = lambda number: None

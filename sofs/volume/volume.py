@@ -23,7 +23,7 @@ from sofs.errors import (
     Unavailable,
 )
 from sofs.locks import LockManager, Upcall
-from sofs.runtime.ports import Clock, Random
+from sofs.runtime.ports import Clock, Random, Timer
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
 from sofs.volume import (
     api,
@@ -120,6 +120,8 @@ HANDLERS: dict[type[Request], Handler] = {
     api.Retain: disconnection.retain,
     api.EndClient: clients.end_client,
     api.ListClient: clients.list_client,
+    api.ListClients: clients.list_clients,
+    api.BeginGrace: clients.begin_grace,
     api.TestLock: locking.test_lock,
     api.FreeState: locking.free_state,
     api.Want: granting.want,
@@ -208,6 +210,7 @@ class LocalVolume:
         self.core.watching.volume, self.core.watching.when = id, store.log.when
         self._teller = Teller(self.core, id, name)
         self.core.ended = self._teller.dropped
+        self.core.begin_grace = lambda: self._begin_grace(lease_s)
         self.reaper = Reaper(self.core, store.log.serving)
         self._quotas = quota_requests.QuotaKeeper(self.core)
         data.snapshots.restored = self._quotas.restored
@@ -217,6 +220,7 @@ class LocalVolume:
         self.core.forget_past = self._forget_past
         self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
+        self._grace: Timer | None = None
         self._work, self._given_up = asyncio.Event(), asyncio.Event()
         self._services: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger(component="volume", volume=name)
@@ -363,9 +367,13 @@ class LocalVolume:
                 reply.gate = kept.lsn
 
     def _begin_grace(self, seconds: float) -> None:
+        if self.core.grace:
+            return
         self._logger.warning("grace_begins", seconds=seconds)
         self.core.grace = True
-        self._clock.call_later(seconds, self._end_grace)
+        if self._grace is not None:
+            self._grace.cancel()
+        self._grace = self._clock.call_later(seconds, self._end_grace)
 
     def _end_grace(self) -> None:
         self.core.grace = False

@@ -15,7 +15,17 @@ import pytest
 
 from gateways.nfs.v4 import records
 from gateways.nfs.v4.status import Status
-from sofs.volume.api import Binding, GetAttributes, ListRecords, Make, Records, Request
+from sofs.volume.api import (
+    Binding,
+    ClientList,
+    GetAttributes,
+    KeepRecords,
+    ListClients,
+    ListRecords,
+    Make,
+    Records,
+    Request,
+)
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
@@ -339,6 +349,42 @@ def test_after_a_loss_of_power_clients_reclaim_before_others_open(tmp_path: Path
                 assert not flags & RECLAIM_NEEDED
                 await client.done(op.putfh(handle), op.close(state))
                 assert await status(other, op.putfh(root), opening) == Status.OK
+            await client.transport.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("unclean", [False, True])
+def test_state_of_clients_that_nobody_knows_any_more_may_be_reclaimed_and_ends(tmp_path: Path, unclean: bool) -> None:
+    """The records of clients are lost, those of their opens are not."""
+
+    async def scenario() -> None:
+        async with server_with(tmp_path, persist=True) as (server, client, root):
+            handle, _ = await open_file(client, root, "f", deny=op.WRITE)
+            forgotten = [(key + each, None) for key in (records.CLIENTS, records.SESSIONS) for each in recorded(server, key)]
+            await client.done(op.putfh(handle), op.setattr_(mode=0o600))
+            server.volume.call(KeepRecords(tuple(forgotten)), None, Binding(1, 0))
+            if unclean:
+                await client.done(op.putfh(handle), op.setattr_(mode=0o600))
+                shutil.copytree(tmp_path / "volume", tmp_path / "after")
+            session = client.session
+        path = tmp_path / ("after" if unclean else "volume")
+        async with nfs_on(path, incarnation=2, boot=b"another" if unclean else b"b") as server:
+            known = server.volume.call(ListClients(), None, Binding(1, 0))
+            assert isinstance(known, ClientList) and (known.clients, known.sessions) == ([], [])
+            await again(client, server.port)
+            assert failed(await send(client, request(client, 15, 1, op.putfh(root)))) == (0, Status.BADSESSION)
+            await client.introduce()
+            await client.begin()
+            assert client.session != session
+            async with await Nfs4Client.connect(server.port) as other:
+                opening = op.open_("f", op.WRITE, clientid=other.clientid)
+                assert await status(other, op.putfh(root), opening) == Status.GRACE
+                reclaim = op.open_("", op.BOTH, op.WRITE, clientid=client.clientid, claim=op.claim_previous())
+                state = (await client.done(op.putfh(handle), reclaim)).last.stateid
+                await client.done(op.putfh(handle), op.reclaim_complete())
+                assert await status(other, op.putfh(root), opening) == Status.GRACE, "there may be others"
+                await client.done(op.putfh(handle), op.close(state))
             await client.transport.close()
 
     asyncio.run(scenario())

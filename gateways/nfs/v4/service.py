@@ -27,8 +27,10 @@ from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock, Random, Timer
 from sofs.types import Inode, Level, OpenId, VolumeId
 from sofs.volume.api import (
+    BeginGrace,
     Binding,
     Caller,
+    ClientList,
     ClientStates,
     EndClient,
     EndGrace,
@@ -37,10 +39,11 @@ from sofs.volume.api import (
     GetAttributes,
     KeepRecords,
     ListClient,
+    ListClients,
     ListRecords,
     Recall,
-    Records,
     Reply,
+    Request,
     Stateless,
     Volume,
 )
@@ -103,6 +106,8 @@ class Service:
         self.read = read_operation
         self._volumes = volumes
         self._heard: set[VolumeId] = set()
+        self._waits: set[VolumeId] = set()
+        """Volumes whose grace takes its whole time: nobody knows for whom it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: Timer | None = None
 
@@ -118,6 +123,7 @@ class Service:
                 log.warning("nfs4.sessions_not_kept", reason=str(error))
                 self._keeps = False
         for id in {share.volume for share in self._shares.all()}:
+            await self._end_unknown(id)
             await self.perform(self.end_grace([id], lambda: b""))
         self._look_later()
 
@@ -144,11 +150,27 @@ class Service:
             self.add(session)
         log.info("nfs4.loaded", clients=len(self.clients.numbered), sessions=len(self.sessions))
 
-    async def _ask(self, volume: Volume, request: ListRecords) -> Records:
+    async def _end_unknown(self, id: VolumeId) -> None:
+        """Ends what a volume has of clients and sessions whose records are lost: nobody else ever would. They may come again, and reclaim it first."""
+        volume = self._volumes(id)
+        if volume is None:
+            return
+        found: ClientList = await self._ask(volume, ListClients())
+        for session in found.sessions:
+            if session not in self.sessions:
+                await self._ask(volume, ForgetSession(session))
+        unknown = [client for client in found.clients if int.from_bytes(client) not in self.clients.numbered]
+        if not unknown:
+            return
+        log.warning("nfs4.clients_unknown", volume=volume.name, clients=len(unknown))
+        await self._ask(volume, BeginGrace())
+        self._waits.add(id)
+        for client in unknown:
+            await self._ask(volume, EndClient(client))
+
+    async def _ask(self, volume: Volume, request: Request) -> Any:
         reply = volume.call(request, None, self.by)
-        answered = reply if isinstance(reply, Reply) else await reply
-        assert isinstance(answered, Records)
-        return answered
+        return reply if isinstance(reply, Reply) else await reply
 
     async def stop(self) -> None:
         """Ends what runs in the background. Clients and sessions stay in their records."""
@@ -373,7 +395,7 @@ class Service:
         """Ends the grace of those volumes where no client has anything to reclaim any more. One that is in none does not mind."""
         for place, id in enumerate(ids):
             volume = self._volumes(id)
-            if volume is not None and not any(id in client.lost for client in self.clients.numbered.values()):
+            if volume is not None and id not in self._waits and not any(id in client.lost for client in self.clients.numbered.values()):
                 return Ask(volume, EndGrace(), lambda _, place=place: self.end_grace(ids[place + 1 :], then))  # type: ignore[misc]
         return then()
 

@@ -10,7 +10,20 @@ import msgspec
 
 from sofs.volume.api.values import Reply, Request
 
-__all__ = ["EndGrace", "ForgetSession", "KeepRecords", "ListRecords", "ListSlots", "Records", "Slot", "SlotToken", "Slots"]
+__all__ = [
+    "BeginGrace",
+    "ClientList",
+    "EndGrace",
+    "ForgetSession",
+    "KeepRecords",
+    "ListClients",
+    "ListRecords",
+    "ListSlots",
+    "Records",
+    "Slot",
+    "SlotToken",
+    "Slots",
+]
 
 
 class KeepRecords(Request):
@@ -73,6 +86,21 @@ class ForgetSession(Request):
     """The session has ended: its tokens go."""
 
     session: bytes
+
+
+class ListClients(Request):
+    """Who has opens of NFSv4 or slot tokens here: a gateway that does not know them any more is to end them. Answers `ClientList`."""
+
+
+class ClientList(Reply):
+    clients: list[bytes]
+    """`Open.client` of each."""
+    sessions: list[bytes]
+
+
+class BeginGrace(Request):
+    """What clients have here is about to be ended though they may still come: for a lease period they can reclaim it, and nobody else opens or
+    locks anything. A grace that is under way goes on as it is."""
 
 
 class EndGrace(Request):

@@ -21,6 +21,7 @@ from sofs.types import ROOT, Kind, Level, Lsn
 from sofs.volume import api, keys
 from sofs.volume.api import (
     Access,
+    BeginGrace,
     Caller,
     Changes,
     Disposition,
@@ -32,6 +33,7 @@ from sofs.volume.api import (
     FreeState,
     KeepRecords,
     ListClient,
+    ListClients,
     ListRecords,
     ListSlots,
     Make,
@@ -148,6 +150,40 @@ def test_all_of_a_client_is_listed_and_ends_with_it() -> None:
         rig.smb(access=READ, share=0)
         rig.ask(EndClient(b"other"), NFS)
         assert rig.records(keys.ORPHAN) == []
+
+    run(scenario)
+
+
+def test_who_has_anything_here_is_listed() -> None:
+    """So that a gateway that has lost its own records finds what nobody will ever ask for again."""
+
+    async def scenario(rig: StateRig) -> None:
+        rig.nfs(token=token(1))
+        rig.nfs(b"g", token=token(1, slot=7))
+        rig.nfs(b"g", client=b"other", owner=b"x", token=token(1, session=b"another session."))
+        rig.smb(b"h", key=b"k")
+        await rig.die()
+        found = rig.ask(ListClients(), NFS)
+        assert sorted(found.clients) == [b"nfs", b"other"] and sorted(found.sessions) == [SESSION, b"another session."]
+        rig.ask(EndClient(b"nfs"), NFS)
+        rig.ask(ForgetSession(SESSION), NFS)
+        rig.ask(ForgetSession(b"another session."), NFS)
+        found = rig.ask(ListClients(), NFS)
+        assert (found.clients, found.sessions) == ([b"other"], [])
+
+    run(scenario)
+
+
+def test_a_grace_can_be_called_for() -> None:
+    async def scenario(rig: StateRig) -> None:
+        rig.ask(BeginGrace(), NFS)
+        with pytest.raises(Grace):
+            rig.nfs()
+        rig.nfs(reclaim=True)
+        await asyncio.sleep(60)
+        rig.ask(BeginGrace(), NFS)  # it is not made longer
+        await asyncio.sleep(31)
+        rig.nfs(b"g")
 
     run(scenario)
 
