@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from sofs.errors import Closed, Delayed, LockConflict, SofsError
 from sofs.locks import holding, ranges, transitions
 from sofs.locks.grants import READ, Grant, GrantKind
@@ -148,6 +150,13 @@ class LockManager:
         """Releases exactly that lock (SMB), or whatever the owner has locked there (NFS). Raises `LockNotHeld`, `InvalidArgument`."""
         start, end = ranges.span(offset, length, owner)
         self._become(inode, Step(transitions.unlock(self.state(inode), start, end, open, owner)))
+
+    def give_back(self, inode: Inode, owner: bytes, before: ranges.Ranges) -> None:
+        """Takes a request of an NFS lock owner back: it has what it had of the ranges `before`. (A lock may have taken the place of others.)"""
+        state = self.state(inode)
+        kept = (held for held in state.ranges if held.owner != owner)
+        had = (held for held in before if held.owner == owner)
+        self._become(inode, Step(msgspec.structs.replace(state, ranges=tuple(sorted((*kept, *had))))))
 
     def conflict(
         self, inode: Inode, open: OpenId, offset: int, length: int, exclusive: bool, owner: bytes

@@ -99,7 +99,14 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
     )  # fmt: skip
     if grant is not None:
         reply.grant, reply.epoch, reply.breaking, reply.version = grant.rights, grant.epoch, grant.recalling, grant.version
-    core.note_down(Batch(), reply, token)
+    try:
+        core.note_down(Batch(), reply, token, reserved=True)
+    except SofsError:
+        # Whoever is told that it failed comes back once more.
+        opened.connected = False
+        core.locks.disconnect(opened.inode, opened.id)
+        await_owner(core, opened)
+        raise
     if opened.guid:
         opened.answer = reply
     return reply

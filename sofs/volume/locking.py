@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from sofs.errors import AccessDenied, InvalidArgument, LockConflict, LocksHeld, NotFound, SofsError
+from sofs.locks import ByteLock
 from sofs.types import Inode, Kind, OpenId
 from sofs.volume.api import (
     Access,
@@ -47,7 +48,8 @@ def lock(core: Core, request: Lock, token: AnyToken | None, by: Binding) -> Repl
         check_grace(core, request)
     if request.number and _is_done(opened, request):
         return Reply(core.gate)
-    if len(core.locks.state(opened.inode).ranges) >= MAX_LOCKS:
+    before = core.locks.state(opened.inode).ranges
+    if len(before) >= MAX_LOCKS:
         raise LockConflict(f"{MAX_LOCKS} ranges of the file are locked")
     waiting = core.locks.lock(
         opened.inode,
@@ -61,7 +63,7 @@ def lock(core: Core, request: Lock, token: AnyToken | None, by: Binding) -> Repl
     )
     if waiting is not None:
         return _locked(core, request, opened, token, waiting)
-    return _note_lock(core, request, opened, token)
+    return _note_lock(core, request, opened, token, before)
 
 
 async def _locked(core: Core, request: Lock, opened: OpenFile, token: AnyToken | None, waiting: Awaitable[None]) -> Reply:
@@ -76,12 +78,15 @@ async def _locked(core: Core, request: Lock, opened: OpenFile, token: AnyToken |
     return _note_lock(core, request, opened, token)
 
 
-def _note_lock(core: Core, request: Lock, opened: OpenFile, token: AnyToken | None) -> Reply:
-    """The lock has been taken: records it where that is called for."""
+def _note_lock(core: Core, request: Lock, opened: OpenFile, token: AnyToken | None, before: tuple[ByteLock, ...] | None = None) -> Reply:
+    """The lock has been taken: records it where that is called for. `before` is given if nothing has happened since the file's ranges were these."""
     try:
         return _answer(core, request, opened, token)
     except SofsError:
-        core.locks.unlock(opened.inode, opened.id, request.offset, request.length, owner=request.owner)
+        if request.owner and before is not None:
+            core.locks.give_back(opened.inode, request.owner, before)
+        else:
+            core.locks.unlock(opened.inode, opened.id, request.offset, request.length, owner=request.owner)
         raise
 
 

@@ -390,3 +390,40 @@ def test_a_stream_that_could_not_be_opened_is_not_open() -> None:
         rig.shut(rig.smb(access=DELETE, share=0))
 
     run(scenario)
+
+
+def test_a_lock_that_could_not_be_recorded_leaves_its_owner_what_it_had() -> None:
+    async def scenario(rig: StateRig) -> None:
+        mine, other = rig.nfs(), rig.nfs(client=b"them")
+        rig.lock(mine.open, 0, 100, exclusive=False, owner=b"me")
+        rig.volume.core.keys.barred = NoSpace("full")
+        with pytest.raises(NoSpace):
+            rig.lock(mine.open, 20, 10, owner=b"me")
+        with pytest.raises(NoSpace):
+            rig.lock(mine.open, 200, 10, owner=b"me")
+        rig.volume.core.keys.barred = None
+        with pytest.raises(LockConflict):
+            rig.lock(other.open, 25, 1, owner=b"them")
+        rig.lock(other.open, 200, 10, owner=b"them")
+        rig.lock(other.open, 20, 10, exclusive=False, owner=b"them")
+        await rig.die()
+        with pytest.raises(LockConflict):
+            rig.lock(other.open, 15, 1, owner=b"them")
+
+    run(scenario)
+
+
+def test_a_reconnection_that_could_not_be_recorded_can_be_tried_again() -> None:
+    async def scenario(rig: StateRig) -> None:
+        kept = rig.smb(keep=PERSISTENT)
+        rig.disconnect(kept)
+        rig.volume.core.keys.barred = NoSpace("full")
+        with pytest.raises(NoSpace):
+            rig.reconnect(kept)
+        rig.volume.core.keys.barred = None
+        assert rig.reconnect(kept).open == kept.open
+        rig.disconnect(kept)
+        await asyncio.sleep(61)
+        assert kept.open not in rig.volume.core.opens
+
+    run(scenario)
