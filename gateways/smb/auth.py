@@ -142,7 +142,11 @@ def _account(line: str, answer: bytes = b"") -> Iterator[None]:
 class Logon:
     """One logon in progress: `step` takes the client's tokens until there is a `principal`."""
 
-    def __init__(self, identities: Identities, hostname: str) -> None:
+    def __init__(
+        self, identities: Identities, hostname: str, refused: Callable[[str], bool] = lambda user: False, failed: Callable[[str], None] = lambda user: None
+    ) -> None:
+        """`refused` says whether a user has failed too often to be tried again, `failed` is told of each failure."""
+        self._refused, self._failed = refused, failed
         self._identities = identities
         self._hostname = hostname
         self._context: _Acceptor | None = None
@@ -171,6 +175,9 @@ class Logon:
             caller = Caller(65534, 65534, (), (ANONYMOUS, EVERYONE, NETWORK))
             self.principal = Principal("", caller, b"", anonymous=True)
             return b"" if token.startswith(_AUTHENTICATE) else _ACCEPTED
+        if names is not None and self._refused(names.user):
+            log.info("logon_refused", user=names.user, reason="too many failures within a minute")
+            raise Failure(Status.ACCOUNT_LOCKED_OUT)
         user = self._identities.named(names.user.partition("@")[0]) if names is not None and names.sound else None
         line = ""
         if names is not None and user is not None and user.nt_hash:
@@ -185,6 +192,7 @@ class Logon:
                 answer = self._context.step(token) or b""
         except Exception as error:
             log.info("logon_failed", user=names.user if names else "", known=user is not None, reason=_reason(error))
+            self._failed(names.user if names else "")
             raise Failure(Status.LOGON_FAILURE if isinstance(error, SpnegoError) else Status.INVALID_PARAMETER) from None
         if self._context.proven and self._proven is None:
             if user is None or len(self._context.session_key) != 16:

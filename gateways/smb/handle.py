@@ -52,8 +52,8 @@ class Session:
         """Oldest first; those whose logon is not complete among them."""
         self.ready = False
         self.user = ""
-        self.account: User | None = None
-        """The user's record at the logon; None for an anonymous one."""
+        self.accounts: dict[str, User] = {}
+        """The record of each user who has logged on in it, as it was then: what he opened stays open when another one, or nobody, logs on after him."""
         self.caller = Caller(65534, 65534)
         self.anonymous = False
         self.dialect: Dialect | None = None

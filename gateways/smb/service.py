@@ -15,6 +15,7 @@ from gateways.server import Buffers, Link
 from gateways.smb.connection import Connection
 from gateways.smb.crypto import Dialect
 from gateways.smb.durable import Durables
+from gateways.smb.guesses import Guesses
 from gateways.smb.handle import Channel, Handle, Session, Tree
 from gateways.smb.leases import Leases
 from gateways.smb.notices import Watched
@@ -72,6 +73,7 @@ class SmbService:
         """Authenticates the tokens of offloaded transfers."""
         self.leases = Leases()
         self.durables = Durables()
+        self.guesses = Guesses()
         self._upcalls = Upcalls(self)
         self._attended: set[Volume] = set()
         self.connections: set[Connection] = set()
@@ -170,13 +172,12 @@ class SmbService:
         Other groups count from the next logon on, as with Windows.
         """
         for session in list(self.sessions.values()):
-            before = session.account
-            if before is None:
-                continue
-            now = self.identities.named(before.name)
-            if now is None or (now.uid, now.nt_hash, now.sid) != (before.uid, before.nt_hash, before.sid):
-                log.info("session_ended", user=before.name, reason="the user has been deleted or has another password")
-                self.end_session(session, lost=False)
+            for before in session.accounts.values():
+                now = self.identities.named(before.name)
+                if now is None or (now.uid, now.nt_hash, now.sid) != (before.uid, before.nt_hash, before.sid):
+                    log.info("session_ended", user=before.name, reason="the user has been deleted or has another password")
+                    self.end_session(session, lost=False)
+                    break
 
     def give_up(self, volume: Volume) -> None:
         """Ends the connections with a share on this volume: what they have asked it may never be answered."""

@@ -11,7 +11,6 @@ import pytest
 import spnego
 
 from gateways.exports import Share, SmbOptions
-from gateways.smb.crypto import ENCRYPTED, TRANSFORM
 from gateways.smb.header import FLAG_SIGNED, Command
 from gateways.smb.service import SmbSettings
 from gateways.smb.status import Status
@@ -143,3 +142,56 @@ def test_one_user_watches_only_so_many_trees(tmp_path: Path) -> None:
         await again.told(number)
 
     run(tmp_path, scene)
+
+
+# Logons
+
+
+def test_guessing_passwords_ends_after_twenty_wrong_ones_from_an_address(tmp_path: Path) -> None:
+    async def scene(served: Served) -> None:
+        service = served.gateway.service
+
+        async def tries(password: str, user: str = "alice", peer: str = "192.0.2.9") -> int:
+            client = Client(service)
+            client.core.client = peer
+            await client.negotiate()
+            status = (await client.logon(user, password)).status
+            client.core.closed("done")
+            return status
+
+        assert [await tries(f"guess {number}") for number in range(20)] == [Status.LOGON_FAILURE] * 20
+        assert await tries("secret") == await tries("secret", "Alice") == Status.ACCOUNT_LOCKED_OUT
+        assert await tries("secret", peer="192.0.2.10") == 0, "nobody is locked out elsewhere"
+        assert await tries("hidden", "bob") == 0, "nor anybody else"
+        assert [await tries("x", "nobody of this name") for _ in range(21)][-1] == Status.ACCOUNT_LOCKED_OUT, "which tells nothing"
+
+    run(tmp_path, scene)
+
+
+def test_a_session_ends_with_any_user_who_has_opened_something_in_it(tmp_path: Path) -> None:
+    """An anonymous logon after one's own does not save what is open from the user's end."""
+
+    async def scene(served: Served) -> None:
+        alice = await started(served)
+        await alice.open("held")
+        service = served.gateway.service
+        token = b"NTLMSSP\0\3\0\0\0" + struct.pack("<HHIHHIHHIHHIHHIHHII", *[0, 0, 88] * 6, 0) + bytes(24)
+        assert (await alice.ask(Command.SESSION_SETUP, smb.session_setup(token))).status == 0
+        assert service.sessions[alice.session_id].anonymous
+        service.identities.replace([user for user in service.identities.all() if user.name != "alice"])
+        service.refresh_users()
+        assert alice.session_id not in service.sessions and not list(service.handles())
+
+    run(tmp_path, scene, SmbSettings(anonymous=True))
+
+
+def test_where_encryption_is_required_nobody_comes_in_without_a_key(tmp_path: Path) -> None:
+    """An anonymous session has none: it would read and write shares for guests in the clear."""
+
+    async def scene(served: Served) -> None:
+        stranger = Client(served.gateway.service)
+        await stranger.negotiate()
+        token = b"NTLMSSP\0\3\0\0\0" + struct.pack("<HHIHHIHHIHHIHHIHHII", *[0, 0, 88] * 6, 0) + bytes(24)
+        assert (await stranger.ask(Command.SESSION_SETUP, smb.session_setup(token))).status == Status.ACCESS_DENIED
+
+    run(tmp_path, scene, SmbSettings(anonymous=True, encryption="required"))

@@ -81,7 +81,8 @@ async def _ask(service: "Service", client: "Client", held: "Held") -> Reported:
     except (Unavailable, TimeoutError) as error:
         if not held.silent:
             log.info("nfs4.getattr_unanswered", client=client.id, reason=str(error) or f"no answer within {PATIENCE_S:.0f} s")
-        held.silent = held.silent or isinstance(error, TimeoutError)
+        if isinstance(error, TimeoutError):
+            held.silent = True
         return nothing
     return Reported(Lsn(0), size) if change > held.change else nothing
 

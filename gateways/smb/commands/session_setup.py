@@ -1,6 +1,7 @@
 """SESSION_SETUP, MS-SMB2 3.3.5.5: logging on, logging on again in the same session, and binding the session to another connection."""
 
 import struct
+from typing import TYPE_CHECKING
 
 from gateways.smb.auth import Logon, Principal
 from gateways.smb.commands.negotiate import SIGNING_REQUIRED
@@ -11,6 +12,9 @@ from gateways.smb.header import FLAG_SIGNED, HEADER_SIZE
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import part
 from sofs.errors import PeerError
+
+if TYPE_CHECKING:
+    from gateways.smb.connection import Connection
 
 _REQUEST = struct.Struct("<HBBIIHHQ")  # size, flags, security mode, capabilities, channel, token at, length, previous session
 _REPLY = struct.Struct("<HHHH")
@@ -30,7 +34,7 @@ def handle(exchange: Exchange) -> bytes:
     session = channel.session
     exchange.session, exchange.channel = session, channel
     if channel.logon is None:
-        channel.logon = Logon(connection.service.identities, connection.service.settings.name)
+        channel.logon = _logon(connection)
     if channel.preauth is not None and not flags & _BINDING:
         channel.preauth.add(exchange.message)
     try:
@@ -49,6 +53,16 @@ def handle(exchange: Exchange) -> bytes:
     else:
         _complete(exchange, channel, principal, mode, previous)
     return _body((_FLAG_NULL if session.anonymous else 0) | (_FLAG_ENCRYPT if session.encrypt else 0), answer)
+
+
+def _logon(connection: "Connection") -> Logon:
+    service, peer = connection.service, connection.client
+    return Logon(
+        service.identities,
+        service.settings.name,
+        lambda user: service.guesses.too_many(peer, user, service.clock.monotonic()),
+        lambda user: service.guesses.failed(peer, user, service.clock.monotonic()),
+    )
 
 
 def _give_up(exchange: Exchange, channel: Channel) -> None:
@@ -166,13 +180,15 @@ def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: 
         service.end_session(session)
         raise Failure(Status.ACCESS_DENIED)
     session.user, session.caller, session.anonymous = principal.name, principal.caller, principal.anonymous
-    session.account = principal.account
+    if principal.account is not None:
+        session.accounts[principal.name] = principal.account
+        service.guesses.succeeded(connection.client, principal.name)
     if settings.session_lifetime_s:
         session.expires = service.clock.monotonic() + settings.session_lifetime_s
     if session.ready:
         return  # a later logon changes the user, never the keys
     session.dialect, session.signing_algorithm, session.cipher = connection.dialect, connection.signing, connection.cipher
-    if principal.anonymous and not settings.anonymous:
+    if principal.anonymous and (not settings.anonymous or settings.encryption == "required"):
         service.end_session(session)
         raise Failure(Status.ACCESS_DENIED)
     if not principal.anonymous:
