@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 
 from sofs.errors import (
     CrossVolume,
+    Delayed,
     DeletePending,
     Exists,
     InvalidArgument,
@@ -22,9 +23,10 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
+from sofs.volume.quotas import walk_key
 from sofs.volume.security import Descriptor
 
-__all__ = ["MAX_LINKS", "adding", "link", "make", "put_name"]
+__all__ = ["MAX_LINKS", "adding", "await_walks", "link", "make", "put_name"]
 
 MAX_LINKS = 1 << 20
 MAX_TARGET = 4095
@@ -132,14 +134,22 @@ def _new(core: Core, request: Make, parent: InodeRecord, now: Time) -> tuple[Ino
     return record, descriptor
 
 
+def await_walks(core: Core, *trees: int) -> None:
+    """Raises `Delayed` while what is below these directories is still being brought into their trees, or out of them."""
+    if any(tree and core.get(walk_key(tree)) is not None for tree in trees):
+        raise Delayed("the directory's quota is being set up, or taken away")
+
+
 def _into_tree(core: Core, batch: Batch, inode: Inode, record: InodeRecord, to: InodeRecord) -> InodeRecord:
     """A file whose only name lies in the same tree as its new one belongs there, although the tree's walk has not come to it yet.
 
-    Raises `CrossVolume` for any other that belongs elsewhere: it cannot be counted in two trees (XFS refuses the same between projects).
+    Raises `CrossVolume` for any other that belongs elsewhere: it cannot be counted in two trees (XFS refuses the same between projects). `Delayed` while
+    a walk may yet come to it.
     """
     if record.tree == to.tree:
         return record
     if record.links != 1 or core.record(Inode(record.parent)).tree != to.tree:
+        await_walks(core, record.tree, to.tree)
         raise CrossVolume("the directories have quotas of their own")
     after = record._replace(tree=to.tree)
     change_owner(core, batch, inode, record, after)

@@ -32,7 +32,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core, OpenFile, Wait
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import InodeRecord
-from sofs.volume.make import adding
+from sofs.volume.make import adding, await_walks
 from sofs.volume.names import NUMBER_BITS
 from sofs.volume.removal import drop_name, may_delete
 from sofs.volume.sharing import check_remove
@@ -199,12 +199,13 @@ def _hash(place: Place) -> int:
 
 
 def _into_tree(core: Core, batch: Batch, inode: Inode, moved: InodeRecord, to: InodeRecord) -> InodeRecord:
-    """What is moved into another directory quota is counted there. Raises `QuotaExceeded`, and `CrossVolume` for what has to be copied.
+    """What is moved into another directory quota is counted there. Raises `QuotaExceeded`, `Delayed`, and `CrossVolume` for what has to be copied.
 
     That is a directory that is not empty, as it takes all below it along, and a file that may still have names in the tree it comes from. As
     between XFS's projects, clients then copy and delete.
     """
     if (moved.kind == Kind.DIRECTORY and (moved.size or moved.tree == inode)) or (moved.kind != Kind.DIRECTORY and moved.links > 1):
+        await_walks(core, moved.tree, to.tree)
         raise CrossVolume("the directories have quotas of their own")
     after = moved._replace(tree=to.tree)
     change_owner(core, batch, inode, moved, after)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from sofs.errors import DiskFailed, InvalidArgument, NoSpace, NotFound, Unavailable
+from sofs.errors import Delayed, DiskFailed, InvalidArgument, NoSpace, NotFound, Unavailable
 from sofs.log.replicated import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
@@ -483,7 +483,7 @@ class Scenario:
         client.states.append(after)
         client.pending = True
         try:
-            reply = await done(sent.call(sent.token))
+            reply = await self._answer(sent)
         except NoSpace:
             client.states.pop()
             client.sent = None
@@ -496,13 +496,21 @@ class Scenario:
         client.pending = False
         return True
 
+    async def _answer(self, sent: Sent) -> Reply:
+        """The reply, for which a client asks again while it is told to."""
+        while True:
+            try:
+                return await done(sent.call(sent.token))
+            except Delayed:
+                await self.rig.clock.sleep(0.05)
+
     async def _send_again(self, client: Client, sent: Sent) -> None:
         """A client that had no answer, or lost it, sends its last request again: it must have been carried out once in the end."""
         if sent.number > client.newest:
             await self._send(client, sent)
             return
         try:
-            await done(sent.call(sent.token))
+            await self._answer(sent)
         except (Unavailable, DiskFailed):
             assert not self.rig.store.log.serving()
         self.resent += 1

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from sofs.errors import CrossVolume, InvalidArgument, NotFound, QuotaExceeded
+from sofs.errors import CrossVolume, Delayed, InvalidArgument, NotFound, QuotaExceeded
 from sofs.types import PAGE, ROOT, Inode, Kind
 from sofs.volume import keys, security
 from sofs.volume.api import (
@@ -206,6 +206,27 @@ def test_names_move_between_directories_with_quotas_as_between_volumes() -> None
             rig.call(SetQuota(Quota(DIRECTORY, other, 0, 5)))
         with pytest.raises(InvalidArgument):
             rig.call(SetQuota(Quota(DIRECTORY, ROOT, 0, 5)))
+
+    run(scenario)
+
+
+def test_what_stays_in_one_tree_is_put_off_until_the_walk_has_come_to_it() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top = rig.mkdir(b"top")
+        below = rig.mkdir(b"below", at=top)
+        file = rig.make_name(b"f", at=below)
+        rig.call(Link(SUPER, file, below, b"second"))
+        for size in (1 << 30, 0):  # set, and taken away
+            rig.call(SetQuota(Quota(DIRECTORY, top, 0, size)))
+            with pytest.raises(Delayed):
+                rig.call(Link(SUPER, file, top, b"third"))
+            with pytest.raises(Delayed):
+                rig.rename(b"f", b"f", at=below, to=top)
+            await rig.volume.run_once()
+            rig.call(Link(SUPER, file, top, b"third"))
+            rig.rename(b"f", b"f", at=below, to=top)
+            rig.rename(b"f", b"f", at=top, to=below)
+            rig.remove(b"third", at=top)
 
     run(scenario)
 
