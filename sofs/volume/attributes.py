@@ -86,6 +86,8 @@ def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None, b
         batch.raw(Operation.ATTRIBUTES, encode_patch(owner, subject.record, after))
     if changes.size is not None and changes.mode is None and owner == inode and sheds(after, subject.caller):
         after = shed(batch, owner, after)
+    if changes.mode is not None:
+        _beware(core, owner, after)
     if changes.size is not None:
         return _resize(core, changes, subject, record, batch, after, token, now)
     reply = Found(core.gate, after.attributes(owner, core.delete_pending(inode)), before=record.before)
@@ -95,6 +97,16 @@ def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None, b
     if owner != inode:
         reply.attributes = core.attributes(inode)
     return reply
+
+
+def _beware(core: Core, inode: Inode, after: InodeRecord) -> None:
+    """A program's set-id bits do not survive what is written through opens of before, either: see `OpenFile.sheds`."""
+    if not after.mode & (SETUID | SETGID):
+        return
+    for opened in core.by_inode.get(inode, ()):
+        if not opened.sheds and not opened.stream and opened.access & (Access.WRITE_DATA | Access.APPEND_DATA) and sheds(after, opened.caller):
+            opened.sheds = True
+            core.kept.touch(opened)
 
 
 def change_owner(core: Core, batch: Batch, inode: Inode, before: InodeRecord, after: InodeRecord) -> None:

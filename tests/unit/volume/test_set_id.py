@@ -4,6 +4,7 @@ import pytest
 
 from sofs.types import Inode
 from sofs.volume.api import (
+    Access,
     Allocate,
     Caller,
     Changes,
@@ -84,5 +85,22 @@ def test_whoever_changes_a_program_takes_the_bits_away(what: str) -> None:
                 }[what]
             )
         assert rig.stat(file).mode == 0o777
+
+    run(scenario)
+
+
+def test_whoever_has_a_program_open_already_takes_the_bits_away_too() -> None:
+    """Its owner looked at it, set the bits, and only then it was written through an open of before."""
+
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"program", mode=0o777, caller=SUPER)
+        opened = rig.open_name(b"program", access=int(Access.WRITE_DATA), caller=BOB)
+        own = rig.open_name(b"program", access=int(Access.WRITE_DATA), caller=SUPER)
+        for _ in range(2):
+            rig.set_attributes(file, SUPER, mode=0o4755)
+            await rig.put(own.open, 0, b"mine")
+            assert rig.stat(file).mode == 0o4755
+            await rig.put(opened.open, 0, b"another's")
+            assert rig.stat(file).mode == 0o755
 
     run(scenario)
