@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
-
 from sofs.admin import api
-from sofs.errors import InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.errors import InvalidArgument, NotFound, SofsError
 from sofs.hosting import Host, Hosted
+from sofs.operations.asking import OPERATOR, ask_stable
 from sofs.records import Registry
 from sofs.types import ROOT, Inode
 from sofs.volume.api import (
     Binding,
-    Caller,
     Entries,
     Found,
     GetAttributes,
@@ -23,7 +20,6 @@ from sofs.volume.api import (
     QuotaKind,
     QuotaList,
     ReadDirectory,
-    Reply,
     Request,
     SetQuota,
     Stateless,
@@ -31,8 +27,6 @@ from sofs.volume.api import (
 
 __all__ = ["Quotas"]
 
-R = TypeVar("R", bound=Reply)
-_OPERATOR = Caller(0, 0, privileged=True)
 _DEFAULT = (1 << 32) - 1
 
 
@@ -50,7 +44,7 @@ class Quotas:
         found: list[Quota] = []
         after = (0, -1)
         while True:
-            part = await self._ask(hosted, ListQuotas(after), QuotaList)
+            part = await ask_stable(hosted, ListQuotas(after), QuotaList, self._by)
             found += part.quotas
             if part.end:
                 break
@@ -76,7 +70,7 @@ class Quotas:
         await self._one(hosted, SetQuota(Quota(*await self._subject(hosted, request))))
 
     async def _one(self, hosted: Hosted, request: Request) -> api.Quota:
-        answer = await self._ask(hosted, request, QuotaList)
+        answer = await ask_stable(hosted, request, QuotaList, self._by)
         users = {user.uid: user.name for user in await self._registry.users()}
         return await self._shown(hosted, answer.quotas[0], users)
 
@@ -102,7 +96,7 @@ class Quotas:
         if not parts:
             raise InvalidArgument("the whole volume's quota is set without --directory")
         try:
-            return (await self._ask(hosted, Lookup(_OPERATOR, ROOT, parts), Found)).attributes.inode
+            return (await ask_stable(hosted, Lookup(OPERATOR, ROOT, parts), Found, self._by)).attributes.inode
         except SofsError as error:
             raise NotFound(f"{path} in volume {hosted.record.name}: {error or type(error).__name__}") from None
 
@@ -125,7 +119,7 @@ class Quotas:
         at = inode
         try:
             while at != ROOT:
-                found = await self._ask(hosted, GetAttributes(Stateless(at, _OPERATOR)), Found)
+                found = await ask_stable(hosted, GetAttributes(Stateless(at, OPERATOR)), Found, self._by)
                 parent = found.attributes.parent
                 names.append(await self._name(hosted, parent, at))
                 at = parent
@@ -136,23 +130,13 @@ class Quotas:
     async def _name(self, hosted: Hosted, directory: Inode, inode: Inode) -> bytes:
         cookie = 0
         while True:
-            part = await self._ask(hosted, ReadDirectory(_OPERATOR, directory, cookie, 1000), Entries)
+            part = await ask_stable(hosted, ReadDirectory(OPERATOR, directory, cookie, 1000), Entries, self._by)
             for entry in part.entries:
                 if entry.inode == inode:
                     return entry.name
             if part.end:
                 raise NotFound(f"inode {inode} has no name in directory {directory}")
             cookie = part.entries[-1].cookie
-
-    async def _ask(self, hosted: Hosted, request: Request, kind: type[R]) -> R:
-        if hosted.volume is None or hosted.store is None:
-            raise Unavailable(f"volume {hosted.record.name} is not served: {hosted.reason}")
-        reply: Reply | Awaitable[Reply] = hosted.volume.call(request, None, self._by)
-        if not isinstance(reply, Reply):
-            reply = await reply
-        assert isinstance(reply, kind)
-        await hosted.store.log.reach(reply.gate)
-        return reply
 
 
 def _number(text: str, what: str) -> int:

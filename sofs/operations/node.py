@@ -8,28 +8,27 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import TypeVar
 
 import msgspec
 
 from gateways.exports import Client, NfsOptions, Share, SmbOptions, Squash, check_name
 from gateways.identity import User
 from sofs.admin import api, metrics
-from sofs.checking import check_volumes
 from sofs.coordination import keys
 from sofs.doors import Doors
 from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
 from sofs.hosting import Host, Hosted
-from sofs.limiting import Quotas
+from sofs.operations.asking import OPERATOR, ask
+from sofs.operations.check import check_volumes
+from sofs.operations.quotas import Quotas
+from sofs.operations.snapshots import Snapshots
 from sofs.pool.members import DiskStatus
-from sofs.preserving import Snapshots
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
 from sofs.types import ROOT, Inode, Kind, OpenId
 from sofs.volume.api import (
     Access,
     Binding,
-    Caller,
     Close,
     Found,
     GetSpace,
@@ -38,15 +37,12 @@ from sofs.volume.api import (
     OpenInfo,
     OpenList,
     Reply,
-    Request,
     ShareMode,
     SpaceReply,
 )
 from sofs.volume.volume import LocalVolume
 
-OPERATOR = Caller(0, 0, privileged=True)
 FIRST_UID = 1000
-R = TypeVar("R", bound=Reply)
 
 
 class NodeOperations:
@@ -69,13 +65,6 @@ class NodeOperations:
         self.set_quota = limited.set
         self.show_quota = limited.show
         self.delete_quota = limited.delete
-
-    async def _ask(self, volume: LocalVolume, request: Request, kind: type[R]) -> R:
-        reply = volume.call(request, None, self._by)
-        if not isinstance(reply, Reply):
-            reply = await reply
-        assert isinstance(reply, kind)
-        return reply
 
     # Looking
 
@@ -162,7 +151,7 @@ class NodeOperations:
             reason=reason,
         )
         if hosted.volume is not None and hosted.store is not None and state != "failed":
-            space = await self._ask(hosted.volume, GetSpace(OPERATOR), SpaceReply)
+            space = await ask(hosted.volume, GetSpace(OPERATOR), SpaceReply, self._by)
             shown.total, shown.free, shown.files = space.total, space.free, space.inodes
             shown.log_replicas = hosted.store.log.replicas
             shown.figures = hosted.figures()
@@ -215,7 +204,7 @@ class NodeOperations:
         if not parts:
             return ROOT
         try:
-            found = await self._ask(volume, Lookup(OPERATOR, ROOT, parts), Found)
+            found = await ask(volume, Lookup(OPERATOR, ROOT, parts), Found, self._by)
         except SofsError as error:
             raise NotFound(
                 f"{path} in volume {volume.name}: {error or type(error).__name__}; make it first"
@@ -262,7 +251,7 @@ class NodeOperations:
         for hosted in self._host.volumes.values():
             if hosted.volume is None or hosted.state[0] == "failed":
                 continue
-            listed = await self._ask(hosted.volume, ListOpens(), OpenList)
+            listed = await ask(hosted.volume, ListOpens(), OpenList, self._by)
             for info in listed.opens:
                 protocol, client = nfs.get(info.client) or clients.get(info.session, ("", ""))
                 if not client or info.client in nfs:  # a host, on which many users may be
@@ -279,7 +268,7 @@ class NodeOperations:
             raise NotFound(f"there is no open {name}; `sofs open list` shows them") from None
         if hosted.volume is None:
             raise NotFound(f"volume {hosted.record.name} is not served")
-        await self._ask(hosted.volume, Close(open_id), Reply)
+        await ask(hosted.volume, Close(open_id), Reply, self._by)
 
     # Checking
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 from sofs.admin import api
-from sofs.errors import NotFound, Unavailable
+from sofs.errors import NotFound
 from sofs.hosting import Host, Hosted
+from sofs.operations.asking import ask_stable
 from sofs.runtime.ports import Clock
 from sofs.types import Time
 from sofs.volume.api import (
@@ -17,7 +16,6 @@ from sofs.volume.api import (
     ListSnapshots,
     MakeSnapshot,
     Reply,
-    Request,
     RestoreSnapshot,
     SnapshotInfo,
     SnapshotList,
@@ -25,7 +23,6 @@ from sofs.volume.api import (
 
 __all__ = ["Snapshots"]
 
-R = TypeVar("R", bound=Reply)
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
@@ -39,44 +36,34 @@ class Snapshots:
 
     async def all(self, volume: str) -> list[api.Snapshot]:
         hosted = self._host.named(volume)
-        listed = await self._ask(hosted, ListSnapshots(), SnapshotList)
+        listed = await ask_stable(hosted, ListSnapshots(), SnapshotList, self._by)
         return [_shown(volume, snapshot) for snapshot in listed.snapshots]
 
     async def create(self, request: api.SnapshotName) -> api.Snapshot:
         """Without a name it is named by the time, as SMB's clients will see it."""
         hosted = self._host.named(request.volume)
         name = request.name or _moment(self._clock.now()).strftime("%Y-%m-%dT%H:%M:%SZ")
-        made = await self._ask(hosted, MakeSnapshot(name), SnapshotList)
+        made = await ask_stable(hosted, MakeSnapshot(name), SnapshotList, self._by)
         return _shown(request.volume, made.snapshots[0])
 
     async def delete(self, request: api.SnapshotName) -> None:
         hosted = self._host.named(request.volume)
-        await self._ask(hosted, DeleteSnapshot(await self._number(hosted, request.name)), Reply)
+        await ask_stable(hosted, DeleteSnapshot(await self._number(hosted, request.name)), Reply, self._by)
 
     async def restore(self, request: api.SnapshotName) -> api.Snapshot:
         """Gives the snapshot that was taken of the state before."""
         hosted = self._host.named(request.volume)
         number = await self._number(hosted, request.name)
-        await self._ask(hosted, RestoreSnapshot(number, request.force), Reply)
-        listed = await self._ask(hosted, ListSnapshots(), SnapshotList)
+        await ask_stable(hosted, RestoreSnapshot(number, request.force), Reply, self._by)
+        listed = await ask_stable(hosted, ListSnapshots(), SnapshotList, self._by)
         return _shown(request.volume, listed.snapshots[-1])
 
     async def _number(self, hosted: Hosted, name: str) -> int:
-        listed = await self._ask(hosted, ListSnapshots(), SnapshotList)
+        listed = await ask_stable(hosted, ListSnapshots(), SnapshotList, self._by)
         for snapshot in listed.snapshots:
             if snapshot.name == name:
                 return snapshot.number
         raise NotFound(f"volume {hosted.record.name} has no snapshot {name!r}; `sofs snapshot list {hosted.record.name}` shows them")
-
-    async def _ask(self, hosted: Hosted, request: Request, kind: type[R]) -> R:
-        if hosted.volume is None or hosted.store is None:
-            raise Unavailable(f"volume {hosted.record.name} is not served: {hosted.reason}")
-        reply: Reply | Awaitable[Reply] = hosted.volume.call(request, None, self._by)
-        if not isinstance(reply, Reply):
-            reply = await reply
-        assert isinstance(reply, kind)
-        await hosted.store.log.reach(reply.gate)
-        return reply
 
 
 def _moment(time: Time) -> datetime:
