@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from watchdog.observers import Observer
 from sofs.config import Config, LogConfig, load
 from sofs.errors import ConfigError, SofsError
 from sofs.node import Node
+from sofs.quieting import Quieting
 
 log = structlog.get_logger("sofs.service")
 
@@ -42,6 +44,7 @@ def set_up_logging(config: LogConfig) -> None:
     )
     structlog.configure(
         processors=[
+            Quieting(time.monotonic),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
