@@ -10,7 +10,7 @@ import msgspec
 
 from sofs.errors import AccessDenied, Changed, InvalidArgument, IsDirectory, NotPermitted
 from sofs.types import Inode, Kind, Lsn, Time
-from sofs.volume import counting, keys, security
+from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, execute, is_member, is_owner, is_superuser, require
 from sofs.volume.api import (
     SETTABLE_FLAGS,
@@ -32,6 +32,7 @@ from sofs.volume.core import Core, OpenFile, Subject
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
 from sofs.volume.io import shed, sheds
 from sofs.volume.mapping import KEEP_MODIFIED
+from sofs.volume.quotas import counting
 from sofs.volume.sharing import check_io
 from sofs.volume.streams import stream_inodes
 

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from sofs.errors import Damaged
 from sofs.types import Lsn
-from sofs.volume.history import History
+from sofs.volume.snapshots.history import History
 
 __all__ = ["Apply", "Batch", "Mutator", "Operation", "apply_add", "apply_delete", "apply_put", "decode"]
 

@@ -16,7 +16,7 @@ from sofs.log import Log
 from sofs.pool import Pool
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
-from sofs.volume import counting, mapping, origins, snapshot_operations
+from sofs.volume import mapping, origins
 from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
@@ -28,11 +28,13 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.pages import Done, Pages
 from sofs.volume.protect import Protector
-from sofs.volume.quotas import Quotas
+from sofs.volume.quotas import counting
+from sofs.volume.quotas.limits import Quotas
 from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Got, Reader
 from sofs.volume.settings import DataSettings
-from sofs.volume.snapshots import Snapshots
+from sofs.volume.snapshots import operations as snapshot_operations
+from sofs.volume.snapshots.lifecycle import Snapshots
 from sofs.volume.space import Space, Usage
 from sofs.volume.thaw import Maps
 from sofs.volume.writer import APPEND, LARGEST, Writer

@@ -22,12 +22,12 @@ from sofs.pool import Placement, Policy
 from sofs.types import PAGE, Lsn
 from sofs.volume import leaves, mapping, windows
 from sofs.volume.batch import Batch, Operation, decode
-from sofs.volume.deadlists import dead_pages
 from sofs.volume.extents import WINDOW_LIMIT, Extents
 from sofs.volume.keys import DESTAGED, LEAF, LEAF_PAGES, LOG_PAGES, PLACES, REFERENCES, WINDOW_SHIFT
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.reader import Reader, mend_log_page
 from sofs.volume.settings import MIB, DataSettings
+from sofs.volume.snapshots.deadlists import dead_pages
 from sofs.volume.windows import WINDOW, Place
 
 __all__ = ["Destager", "tier_policy"]

@@ -27,14 +27,14 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     t    session          session, slot     newest token of an NFSv4.1 slot (sofs/volume/tokens.py)
     Q    range start                        extent id range granted to a writer
     T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
-    U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/counting.py); `w` tree to be walked
+    U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/quotas/counting.py); `w` tree to be walked
     Z    0                inode             orphan: nameless, deleted when its last open goes, at the latest at recovery
-    N    0                number u64        snapshot (sofs/volume/history.py)
-    J    snapshot         tag, owner, ...   index of what was saved for a snapshot, and of its dead list (sofs/volume/saving.py)
+    N    0                number u64        snapshot (sofs/volume/snapshots/history.py)
+    J    snapshot         tag, owner, ...   index of what was saved for a snapshot, and of its dead list (sofs/volume/snapshots/saving.py)
     K    window           snapshot u64      dead list: pages of this window that no leaf names any more, and this snapshot or older ones do
     H    snapshot         snapshot u64      how many pages of the first one's dead list the second is the oldest to hold
-    Y    window                             pages that were dead and came back by the restoration of a snapshot (sofs/volume/deadlists.py)
-    a b d i l s x z       as their capitals saved value of such a record as of a snapshot (sofs/volume/saving.py)
+    Y    window                             pages that were dead and came back by the restoration of a snapshot (sofs/volume/snapshots/deadlists.py)
+    a b d i l s x z       as their capitals saved value of such a record as of a snapshot (sofs/volume/snapshots/saving.py)
     Z    1                map               frozen map that has lost readers: trimmed without any, taken over by the last one (sofs/volume/thaw.py)
 
 A file's map has the number of its inode, until it is frozen by a clone of the whole file. Then the file gets a new one: `MAP_BORN` and the position of

@@ -12,10 +12,10 @@ from sofs.log import Log
 from sofs.runtime.ports import Buffer, Records
 from sofs.types import Lsn
 from sofs.volume.batch import Apply, Batch, Mutator, Operation, apply_add, apply_delete, apply_put, decode
-from sofs.volume.counting import Counting
 from sofs.volume.keys import COUNTED
 from sofs.volume.overlay import Overlay
-from sofs.volume.saving import Saving
+from sofs.volume.quotas.counting import Counting
+from sofs.volume.snapshots.saving import Saving
 
 __all__ = ["KeySpace"]
 

@@ -23,7 +23,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
-from sofs.volume.quotas import walk_key
+from sofs.volume.quotas.limits import walk_key
 from sofs.volume.security import Descriptor
 
 __all__ = ["MAX_LINKS", "adding", "await_walks", "link", "make", "put_name"]

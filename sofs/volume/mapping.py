@@ -21,7 +21,7 @@ import struct
 from collections.abc import Mapping
 
 from sofs.types import PAGE, Inode, Lsn, Time
-from sofs.volume import deadlists, leaves, windows
+from sofs.volume import leaves, windows
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE, apply_patch
 from sofs.volume.keys import (
@@ -43,6 +43,7 @@ from sofs.volume.keys import (
 )
 from sofs.volume.maps import NOTHING, Way, visible
 from sofs.volume.owning import Owner, owner_of, share
+from sofs.volume.snapshots import deadlists
 
 __all__ = [
     "APPLIERS",

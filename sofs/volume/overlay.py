@@ -16,8 +16,8 @@ from typing import Final
 
 from sofs.runtime.ports import Records
 from sofs.types import Lsn
-from sofs.volume.history import SNAPSHOTS, History
 from sofs.volume.keys import BUCKET
+from sofs.volume.snapshots.history import SNAPSHOTS, History
 
 __all__ = ["Overlay"]
 

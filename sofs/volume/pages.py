@@ -20,7 +20,7 @@ from sofs.volume.inode import CLONED
 from sofs.volume.keys import HOLE, INODE, LEAF_PAGES
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.maps import Way, find, map_of, visible, way
-from sofs.volume.quotas import Quotas
+from sofs.volume.quotas.limits import Quotas
 from sofs.volume.reader import Reader
 
 __all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]

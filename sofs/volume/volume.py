@@ -40,11 +40,9 @@ from sofs.volume import (
     lookup,
     make,
     opens,
-    quota_requests,
     removal,
     rename,
     reparse,
-    snapshotting,
     streams,
     watching,
 )
@@ -57,11 +55,13 @@ from sofs.volume.duties import begin
 from sofs.volume.inode import InodeRecord
 from sofs.volume.kept import NFS_STATE
 from sofs.volume.names import UPCASE_ID, NameHash
-from sofs.volume.past_volume import PastVolume
+from sofs.volume.quotas import requests as quota_requests
 from sofs.volume.recovery import Store
 from sofs.volume.removal import Reaper
 from sofs.volume.restoring import restore
 from sofs.volume.security import Identities, UnixIdentities
+from sofs.volume.snapshots import requests as snapshot_requests
+from sofs.volume.snapshots.past_volume import PastVolume
 from sofs.volume.upcalls import Teller
 
 __all__ = ["LocalVolume", "Settings", "make_volume"]
@@ -136,10 +136,10 @@ HANDLERS: dict[type[Request], Handler] = {
     api.GetReparse: reparse.get_reparse,
     api.SetReparse: reparse.set_reparse,
     api.DeleteReparse: reparse.delete_reparse,
-    api.MakeSnapshot: snapshotting.make_snapshot,
-    api.ListSnapshots: snapshotting.list_snapshots,
-    api.DeleteSnapshot: snapshotting.delete_snapshot,
-    api.RestoreSnapshot: snapshotting.restore_snapshot,
+    api.MakeSnapshot: snapshot_requests.make_snapshot,
+    api.ListSnapshots: snapshot_requests.list_snapshots,
+    api.DeleteSnapshot: snapshot_requests.delete_snapshot,
+    api.RestoreSnapshot: snapshot_requests.restore_snapshot,
     api.SetQuota: quota_requests.set_quota,
     api.GetQuota: quota_requests.get_quota,
     api.ListQuotas: quota_requests.list_quotas,

@@ -13,9 +13,9 @@ from hypothesis.stateful import precondition, rule
 from sofs.types import PAGE, Inode, Time
 from sofs.volume import keys
 from sofs.volume.batch import Batch
-from sofs.volume.past import PastKeys
 from sofs.volume.reader import Reader
-from sofs.volume.snapshots import Snapshots
+from sofs.volume.snapshots.lifecycle import Snapshots
+from sofs.volume.snapshots.past_keys import PastKeys
 from tests.models.test_data_model import DataModel
 from tests.unit.volume.rig import NOW, done
 

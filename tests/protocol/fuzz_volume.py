@@ -9,12 +9,13 @@ import msgspec
 from sofs.errors import Damaged, InvalidArgument, InvalidName, NameTooLong
 from sofs.locks import Grant, GrantKind
 from sofs.types import Inode, Lsn, OpenId, Time
-from sofs.volume import deadlists, history, kept_records, names, security, tokens
+from sofs.volume import kept_records, names, security, tokens
 from sofs.volume.api import Binding, Caller, Keep, Written
-from sofs.volume.history import Snapshot
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record
 from sofs.volume.openfile import StateKind
 from sofs.volume.security import Ace, Descriptor, decode, encode
+from sofs.volume.snapshots import deadlists, history
+from sofs.volume.snapshots.history import Snapshot
 from sofs.volume.tokens import decode_slot
 from tests.protocol.fuzz import Target, mutated
 

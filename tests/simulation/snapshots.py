@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from sofs.errors import NoSpace, Stale
 from sofs.types import Inode, Level, Lsn, Time
 from sofs.volume.batch import Batch
-from sofs.volume.history import Snapshot
-from sofs.volume.past import PastKeys
 from sofs.volume.reader import Reader
-from sofs.volume.snapshot_operations import NEXT_SNAPSHOT
-from sofs.volume.snapshots import Snapshots
+from sofs.volume.snapshots.history import Snapshot
+from sofs.volume.snapshots.lifecycle import Snapshots
+from sofs.volume.snapshots.operations import NEXT_SNAPSHOT
+from sofs.volume.snapshots.past_keys import PastKeys
 from tests.simulation.data import APPLIED, FILES, Run
 from tests.unit.volume.rig import NOW, done
 

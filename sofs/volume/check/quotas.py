@@ -7,8 +7,8 @@ from sofs.types import ROOT, Kind
 from sofs.volume import keys
 from sofs.volume.api import QuotaKind
 from sofs.volume.check.view import Note, View
-from sofs.volume.counting import files_key, owners, pages_key, use_of
 from sofs.volume.inode import LAYOUT
+from sofs.volume.quotas.counting import files_key, owners, pages_key, use_of
 
 __all__ = ["check_quotas"]
 

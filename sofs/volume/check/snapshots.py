@@ -12,11 +12,12 @@ from itertools import pairwise
 
 from sofs.errors import Damaged
 from sofs.types import PAGE
-from sofs.volume import deadlists, keys, leaves, windows
+from sofs.volume import keys, leaves, windows
 from sofs.volume.check.view import Note, View
-from sofs.volume.history import READY, SNAPSHOTS, History, Snapshot
-from sofs.volume.saving import ABSENT, index_key
-from sofs.volume.snapshot_operations import NEXT_SNAPSHOT
+from sofs.volume.snapshots import deadlists
+from sofs.volume.snapshots.history import READY, SNAPSHOTS, History, Snapshot
+from sofs.volume.snapshots.operations import NEXT_SNAPSHOT
+from sofs.volume.snapshots.saving import ABSENT, index_key
 
 __all__ = ["SnapshotCheck"]
 

@@ -19,7 +19,18 @@ from sofs.errors import (
     SymlinkInPath,
 )
 from sofs.types import ROOT, Kind
-from sofs.volume.api import Changes, Disposition, GetSpace, Link, Lookup, Make, ReadLink, Rename, Stateless, Token
+from sofs.volume.api import (
+    Changes,
+    Disposition,
+    GetSpace,
+    Link,
+    Lookup,
+    Make,
+    ReadLink,
+    Rename,
+    Stateless,
+    Token,
+)
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 
 

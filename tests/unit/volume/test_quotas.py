@@ -26,7 +26,7 @@ from sofs.volume.api import (
     SetSecurity,
     Stateless,
 )
-from sofs.volume.quotas import DEFAULT
+from sofs.volume.quotas.limits import DEFAULT
 from tests.unit.volume.rig import done
 from tests.unit.volume.test_data import pattern
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run

@@ -11,10 +11,10 @@ from sofs.errors import ReadOnly, Stale
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 from sofs.volume.batch import Batch
-from sofs.volume.history import Snapshot, is_ready
 from sofs.volume.keys import BUCKET, VERSIONED
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.saving import base_of, place_of, saved_value
+from sofs.volume.snapshots.history import Snapshot, is_ready
+from sofs.volume.snapshots.saving import base_of, place_of, saved_value
 
 __all__ = ["PastKeys", "past_scan", "past_value"]
 

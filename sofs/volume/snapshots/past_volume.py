@@ -28,12 +28,12 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
-from sofs.volume.history import Snapshot
 from sofs.volume.inode import InodeRecord
 from sofs.volume.pages import Pages
-from sofs.volume.past import PastKeys
 from sofs.volume.ranges import RangeChanges
 from sofs.volume.reader import Reader
+from sofs.volume.snapshots.history import Snapshot
+from sofs.volume.snapshots.past_keys import PastKeys
 
 __all__ = ["PastVolume"]
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from sofs.types import Inode, Lsn
 from sofs.volume.api import QuotaKind
 from sofs.volume.batch import Apply, Mutator, Operation
-from sofs.volume.history import History
 from sofs.volume.inode import CLONED
 from sofs.volume.keys import BUCKET, COUNTED, INODE, QUOTA
+from sofs.volume.snapshots.history import History
 
 __all__ = ["ALL", "APPLIERS", "Counting", "Use", "begin", "count", "files_key", "owners", "pages_key", "stop", "tree", "use_of"]
 

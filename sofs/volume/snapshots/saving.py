@@ -13,9 +13,9 @@ Nothing is saved for inodes that are younger than the snapshot, nor for what bel
 
 from collections.abc import Iterator
 
-from sofs.volume.history import History
 from sofs.volume.keys import BUCKET, SAVED_INDEX, VERSIONED
 from sofs.volume.overlay import Overlay
+from sofs.volume.snapshots.history import History
 
 __all__ = ["ABSENT", "Saving", "base_of", "index_key", "place_of", "saved_value"]
 

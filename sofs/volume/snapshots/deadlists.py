@@ -3,7 +3,7 @@
 When the last reference of a page goes and the newest snapshot was taken while the page was there, the page joins that snapshot's dead list
 instead of being freed; it keeps its place. A page that is not reborn (below) has lived without a break, so the snapshots that hold it
 are those from the first one behind its birth up to the one in whose list it stands. Deleting a snapshot therefore
-frees those of its list that were born behind the next older snapshot, and passes the rest on to that one (`snapshot_operations.py`).
+frees those of its list that were born behind the next older snapshot, and passes the rest on to that one (`snapshots/operations.py`).
 
     K  window    snapshot u64   pages of this window: offset in it u32, pages u16, birth u64 (0: as the name says)
     H  snapshot  snapshot u64   how many pages that are in the first snapshot's list, and nowhere else, the second is the oldest to hold, i64
@@ -23,7 +23,7 @@ from sofs.errors import Damaged
 from sofs.types import PAGE, Lsn
 from sofs.volume.batch import Mutator
 from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, REBORN, WINDOW_SHIFT
-from sofs.volume.saving import index_key
+from sofs.volume.snapshots.saving import index_key
 
 __all__ = ["Grave", "Life", "bring_back", "dead_pages", "graves", "keep", "lists", "lives", "pass_on"]
 

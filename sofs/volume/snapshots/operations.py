@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sofs.errors import Damaged
 from sofs.types import Kind, Lsn, Time
-from sofs.volume import deadlists, leaves, windows
+from sofs.volume import leaves, windows
 from sofs.volume.batch import Apply, Batch, Mutator, Operation
-from sofs.volume.history import READY, Snapshot
 from sofs.volume.inode import SHARES_PAGES, InodeRecord
 from sofs.volume.keys import (
     BUCKET,
@@ -32,8 +31,10 @@ from sofs.volume.keys import (
     meta,
 )
 from sofs.volume.mapping import Dropped, bereave, destaged_below, settle, unname
-from sofs.volume.past import past_value
-from sofs.volume.saving import index_key
+from sofs.volume.snapshots import deadlists
+from sofs.volume.snapshots.history import READY, Snapshot
+from sofs.volume.snapshots.past_keys import past_value
+from sofs.volume.snapshots.saving import index_key
 
 __all__ = ["APPLIERS", "NEXT_SNAPSHOT", "finish", "forget", "index_bucket", "restore", "take"]
 

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from sofs.errors import Delayed, Exists, InvalidName, NotFound
 from sofs.types import Lsn, Time
-from sofs.volume import deadlists, snapshot_operations
 from sofs.volume.api import SnapshotInfo
 from sofs.volume.batch import Batch
 from sofs.volume.extents import Extents
-from sofs.volume.history import DELETING, Snapshot, is_ready
 from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, MAP_BORN, REBORN, RESTORING, VERSIONED
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.saving import base_of
-from sofs.volume.snapshot_operations import NEXT_SNAPSHOT, index_bucket
+from sofs.volume.snapshots import deadlists, operations
+from sofs.volume.snapshots.history import DELETING, Snapshot, is_ready
+from sofs.volume.snapshots.operations import NEXT_SNAPSHOT, index_bucket
+from sofs.volume.snapshots.saving import base_of
 
 __all__ = ["Restoration", "Snapshots"]
 
@@ -103,7 +103,7 @@ class Snapshots:
             # The names by which SMB's clients know them are in whole seconds, and each has to be another.
             taken = max(taken, newest.taken + SECOND)
         extents, under_way = self._extents.fence()
-        snapshot_operations.take(batch, number, extents, under_way, inodes, Time(taken), encoded)
+        operations.take(batch, number, extents, under_way, inodes, Time(taken), encoded)
         return number
 
     # Deleting
@@ -134,7 +134,7 @@ class Snapshots:
             if next(self._keyspace.scan(index_bucket(number)), None) is not None:
                 continue  # something has come to it meanwhile
             batch = Batch()
-            snapshot_operations.finish(batch, number)
+            operations.finish(batch, number)
             self._keyspace.commit(batch, reserved=True)
             self._deleted.remove(number)
             removed += 1
@@ -152,7 +152,7 @@ class Snapshots:
             if not places:
                 return total
             batch = Batch()
-            snapshot_operations.forget(batch, number, places[0], places[-1])
+            operations.forget(batch, number, places[0], places[-1])
             self._keyspace.commit(batch, reserved=True)
             total += len(places)
             start = bucket + places[-1] + b"\0"
@@ -237,7 +237,7 @@ class Snapshots:
                 return
             mark = found[-1][0]
             batch = Batch()
-            snapshot_operations.restore(batch, snapshot.number, now, [key for _, key in found])
+            operations.restore(batch, snapshot.number, now, [key for _, key in found])
             self._keyspace.commit_cleaning(batch)
             await self.pause()
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 
 from sofs.errors import InvalidArgument, NotDirectory, NotFound
 from sofs.types import ROOT, Inode, Kind
-from sofs.volume import counting, directory, keys
+from sofs.volume import directory, keys
 from sofs.volume.api import AnyToken, Binding, GetQuota, ListQuotas, Quota, QuotaKind, QuotaList, SetQuota
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core
 from sofs.volume.inode import InodeRecord, is_nameless
 from sofs.volume.keys import BUCKET, COUNTED, QUOTA
-from sofs.volume.quotas import DEFAULT, Limits, gone_key, limits_key, walk_key
+from sofs.volume.quotas import counting
+from sofs.volume.quotas.limits import DEFAULT, Limits, gone_key, limits_key, walk_key
 from sofs.volume.streams import stream_inodes
 
 __all__ = ["QuotaKeeper", "get_quota", "list_quotas", "set_quota"]

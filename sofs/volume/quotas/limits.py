@@ -1,6 +1,6 @@
 """Quotas: what users, groups, directory trees and the volume may use, and who is refused.
 
-Limits are records (`U`), held in memory while the volume is open; what is used is counted in `apply` (`counting.py`). A change asks here before anything
+Limits are records (`U`), held in memory while the volume is open; what is used is counted in `apply` (`quotas/counting.py`). A change asks here before anything
 is changed, with nothing to wait for between the question and its commit, so a limit is never passed by a client.
 
 A file counts with the pages it shows: those it shares with clones count for each of them, as XFS counts them. It belongs to one directory tree at
@@ -17,9 +17,9 @@ import structlog
 from sofs.errors import QuotaExceeded
 from sofs.types import PAGE
 from sofs.volume.api import Quota, QuotaKind
-from sofs.volume.counting import Use, files_key, owners, pages_key, use_of
 from sofs.volume.inode import InodeRecord
 from sofs.volume.keys import BUCKET, QUOTA
+from sofs.volume.quotas.counting import Use, files_key, owners, pages_key, use_of
 
 __all__ = ["DEFAULT", "Limits", "Quotas", "Room", "gone_key", "limits_key", "walk_key"]
 
