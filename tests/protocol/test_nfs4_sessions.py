@@ -15,6 +15,7 @@ import pytest
 
 from gateways.nfs.v4 import records
 from gateways.nfs.v4.status import Status
+from sofs.errors import NoSpace
 from sofs.volume.api import (
     Binding,
     ClientList,
@@ -269,6 +270,69 @@ def test_a_compound_that_a_crash_cut_in_two_goes_on_where_it_stood(tmp_path: Pat
             assert await names_in(client, (await client.done(op.putfh(root), op.lookup("two"), op.getfh())).last) == [b"in two"]
             assert await send(client, asked) == result
             await client.transport.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["exclusive", "exclusive_41", "unchecked"])
+def test_an_open_is_not_made_again_because_its_name_has_gone_meanwhile(tmp_path: Path, how: str) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path, persist=True) as (_, client, root):
+            opening = op.open_("f", clientid=client.clientid, how=how, verifier=b"verifier")
+            asked = request(client, 15, 1, op.putfh(root), opening, op.getfh())
+            first = await send(client, asked)
+            await client.done(op.putfh(root), op.savefh(), op.rename("f", "g"))
+        async with nfs_on(tmp_path / "volume", incarnation=2) as server:
+            await again(client, server.port)
+            repeated = await send(client, asked)
+            assert (repeated.status, repeated.last, repeated.value(18).stateid) == (0, first.last, first.value(18).stateid)
+            assert await names_in(client, root) == [b"g"]
+            await client.transport.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_of_the_server_s_own_does_not_hold_up_the_slot(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path) as (server, client, root):
+            call = server.volume.call
+
+            async def broken() -> Any:
+                raise RuntimeError("a bug")
+
+            server.volume.call = lambda request, token, by: broken() if isinstance(request, Make) else call(request, token, by)  # type: ignore
+            asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
+            result = await asyncio.wait_for(send(client, asked), 5)
+            assert failed(result) == (2, Status.SERVERFAULT)
+            assert await send(client, asked) == result
+            assert (await send(client, request(client, 15, 2, op.putfh(root)))).status == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_session_is_told_of_when_it_is_recorded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path) as (server, client, _):
+            asked = op.create_session(client.clientid, client.sequence)
+            call, full = server.volume.call, NoSpace("full")
+
+            def refuse(request: Any, token: Any, by: Any) -> Any:
+                if isinstance(request, KeepRecords):
+                    raise full
+                return call(request, token, by)
+
+            server.volume.call = refuse  # type: ignore[method-assign]
+            assert (await client.transport.compound([asked])).status == Status.NOSPC
+            server.volume.call = call  # type: ignore[method-assign]
+            release, waiting = stall(server, after=0, what=KeepRecords)
+            first = asyncio.create_task(client.transport.compound([asked]))
+            await waiting.wait()
+            assert (await client.transport.compound([asked])).status == Status.DELAY
+            release.set()
+            made = await first
+            assert made.status == 0
+            assert await client.transport.compound([asked]) == made
+            assert sorted(recorded(server, records.SESSIONS)) == sorted([client.session, made.last.session])
 
     asyncio.run(scenario())
 

@@ -50,6 +50,8 @@ class Client:
         """Of the next CREATE_SESSION."""
         self.created: bytes | None = None
         """The result of the last CREATE_SESSION, behind its status."""
+        self.creating = False
+        """That is not recorded yet."""
         self.sessions: dict[bytes, Session] = {}
         self.volumes: dict[VolumeId, int] = {}
         """Where it may have state or tokens, and the volume's verifier of that time: recorded."""

@@ -395,14 +395,14 @@ class Compound:
     async def _resume(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         try:
             answered = await result
-        except SofsError as error:
+        except Exception as error:
             refusal = error
-            refused = outcome.refused if isinstance(outcome, Ask) else None
+            refused = outcome.refused if isinstance(outcome, Ask) and isinstance(error, SofsError) else None
 
             def give_up() -> Outcome:
                 if refused is None:
                     raise refusal
-                return refused(refusal)
+                return refused(cast(SofsError, refusal))
 
             if self._step(give_up):
                 self.proceed()

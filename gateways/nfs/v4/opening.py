@@ -222,6 +222,9 @@ class _Opening:
         if self.mode == UNCHECKED:
             return self._open((self.name,), Disposition.OPEN_IF)
         place = self.place
+        if self.c.resumed is not None:
+            self.made = True  # and opened: its name may have gone since
+            return self._open((self.name,), Disposition.OPEN)
         make = Make(place.caller, place.inode, self.name, Kind.FILE, Changes(mode=MAKING), exclusive=int.from_bytes(self.verifier))
         return Ask(place.volume, make, self._made)
 

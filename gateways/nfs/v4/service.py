@@ -225,13 +225,24 @@ class Service:
             volume.subscribe(self)
         return volume
 
-    def record(self, changes: Iterable[records.Change], then: Callable[[], Outcome]) -> Outcome:
-        """Changes records; the answer is not told before they are stable."""
+    def record(self, changes: Iterable[records.Change], then: Callable[[], Outcome], undo: Callable[[], None] = lambda: None) -> Outcome:
+        """Changes records; the answer is not told before they are stable. `undo` takes back what the caller has done if they cannot be kept."""
         if self.system is None:
             return then()
         system = self.system
-        reply = system.call(KeepRecords(tuple(changes)), None, self.by)
-        return Wait(system, self.stable(system, reply), lambda _: then())
+        try:
+            reply = system.call(KeepRecords(tuple(changes)), None, self.by)
+        except SofsError:
+            undo()
+            raise
+        return Wait(system, self._recorded(system, reply, undo), lambda _: then())
+
+    async def _recorded(self, system: Volume, reply: Reply | Awaitable[Reply], undo: Callable[[], None]) -> Reply:
+        try:
+            return await self.stable(system, reply)
+        except SofsError:
+            undo()
+            raise
 
     async def stable(self, volume: Volume, reply: Reply | Awaitable[Reply]) -> Reply:
         """The reply, once what it says is stable."""

@@ -71,6 +71,8 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
     client = service.clients.numbered.get(args.client)
     if client is None:
         raise Failure(Status.STALE_CLIENTID)
+    if client.creating:
+        raise Failure(Status.DELAY)
     if args.sequence != client.sequence:
         if client.created is not None and args.sequence == (client.sequence - 1 & 0xFFFFFFFF):
             return client.created
@@ -88,7 +90,8 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
     id = client.key + service.random.bytes(8)
     session = Session(id, client, flags, fore, Backchannel(back, args.program, credential_of(args.security), c.minor))
     result = struct.pack(">16s2I", id, args.sequence, flags) + _channel(fore) + _channel(back)
-    before = service.clients.confirm(client)
+    before, former = service.clients.confirm(client), client.created
+    client.creating = True
     client.sequence = client.sequence + 1 & 0xFFFFFFFF
     client.created = result
     c.renew(client)
@@ -98,9 +101,15 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
         service.bind_back(session, c.call.connection)
 
     def end_before() -> Outcome:
+        client.creating = False
         return result if before is None else service.end_client(before, lambda: result)
 
-    return service.record([records.client_change(client), records.session_change(session)], end_before)
+    def undo() -> None:
+        client.creating = False
+        client.sequence, client.created = args.sequence, former
+        service.remove(session)
+
+    return service.record([records.client_change(client), records.session_change(session)], end_before, undo)
 
 
 def _granted(asked: ChannelArgs, operations: int) -> Channel:
