@@ -3,18 +3,40 @@
 File-system logic runs only on the coordinator and ends in one batch; one pure `apply`, the same on every replica, changes
 the records. A volume refuses to know of protocols, sessions and connections: it knows callers, opens and bindings.
 
-In reading order:
+A map by idea, in reading order. Who reads only the first three parts knows how everything else works.
 
-- `api`: what gateways see. `volume`: `LocalVolume`, one table from request to handler.
-- `keys`, `batch`, `keyspace`, `overlay`, `checkpoint`, `recovery`: records, and how they change and survive.
-- `names`, `directory`, `inode`: what a file is called, where its entry stands, what is known of it.
-- `core`: what handlers share. `lookup`, `make`, `removal`, `rename`; `opens`, `closing`, `sharing`, `locking`; `attributes`,
-  `descriptors`, `extended`, `streams`; `tokens`: the requests about names, opens and attributes.
-- `security`, `access`: descriptors and rights.
-- `io`: the requests about data, down to `data` with `mapping`, `leaves`, `windows`, `reader`, `writer`, `ranges`, `clones`;
-  `maps`, `owning`, `origins`, `thaw`: clones of whole files.
-- `history`, `saving`, `deadlists`, `snapshot_operations`: what snapshots keep; `past`, `past_volume`: how they are read; `snapshots`,
-  `snapshotting`: how they come and go.
-- `counting`, `quotas`, `quota_requests`: what owners use, and may use.
-- `space`, `extents`, `cleaning`, `destage`, `compact`: where data lies, and how it moves. `check`: whether all of it is true.
+What it is
+- `api`: what gateways see: requests, replies, upcalls. `volume`: `LocalVolume`, one table from request to handler.
+- `keys`: the whole key space in one table.
+
+Records, and how they change and survive
+- `batch`, `keyspace`, `overlay`: operations, the one way to change records, recent changes in memory. `inode`: the record changed most.
+- `checkpoint`, `recovery`, `rebuild`: from memory to disk, back after a crash, and one more replica.
+
+One request
+- `core`: what handlers share, down to the one commit that ends a request. `tokens`: what makes a retry harmless. `duties`: what runs in the background.
+
+Names
+- `names`, `directory`, `listings`: what a file is called, where its entry stands, what is kept of directories that are listed in parts.
+- `lookup`, `make`, `removal`, `rename`, `reparse`, `streams`: the requests. `watching`: who hears of what changes.
+
+Who may
+- `access`, `security`: rights from modes and descriptors. `attributes`, `descriptors`, `extended`: the requests.
+
+Opens and locks (the rules between them are `sofs.locks`')
+- `openfile`, `register`: an open in memory, and how it is found. `opens` finds or makes the file, `opening` gives the open its place among others,
+  `closing` ends it. `locking`, `granting`: byte ranges and rights to cache; `sharing` asks the engine on behalf of others' requests; `upcalls` passes on
+  what it has to say.
+- Opens that outlive their connection: `kept` (records follow memory), `kept_records` (their form), `restoring` (memory follows records), `disconnection`
+  (SMB's away and back), `clients` (what gateways ask of a client as a whole).
+
+Data
+- `io`: the requests; `data`: what they call when all has been asked. `reader`, `writer`, `pages`, `ranges`, `clones`: the coordinator's side.
+- `leaves`, `mapping`, `windows`: a file's map, and what `apply` makes of it. `maps`, `owning`, `origins`, `thaw`: clones of whole files.
+
+Space
+- `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact` and `protect`, which move it.
+
+Beside all that
+- `snapshots`, `quotas`: packages with chapters of their own. `check`: whether all of it is true.
 """
