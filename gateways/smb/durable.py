@@ -6,6 +6,7 @@ client is away. Those who repeat a CREATE name it by the CreateGuid that they ch
 """
 
 import struct
+from collections import Counter
 from typing import NamedTuple
 
 from gateways.smb.handle import Handle
@@ -24,8 +25,8 @@ _PERSISTENT = 2
 _V1_MS = 960_000
 """As Windows has it: a client of version 1 names no time."""
 _DEFAULT_MS, _LONGEST_MS = 60_000, 300_000
-MAX_AWAY = 65_536
-"""Opens whose clients are away, over all sessions."""
+MAX_AWAY, AWAY_OF_USER = 65_536, 8192
+"""Opens whose clients are away, over all sessions, and of one user."""
 RECONNECTS = (RECONNECT_V1, RECONNECT_V2)
 _NAMES = (REQUEST_V1, RECONNECT_V1, REQUEST_V2, RECONNECT_V2)
 
@@ -118,6 +119,9 @@ class Durables:
         """By ClientGuid and CreateGuid; None while the first CREATE is being carried out."""
         self._away: dict[tuple[VolumeId, OpenId], Handle] = {}
         """Those whose client is away, as they were when it went."""
+        self._owners: dict[tuple[VolumeId, OpenId], str] = {}
+        self._of_user: Counter[str] = Counter()
+        """Whose these are, and how many."""
         self._apps: dict[bytes, Handle] = {}
 
     def lookup(self, durable: Durable, replay: bool) -> Handle | None:
@@ -165,7 +169,12 @@ class Durables:
         if durable is None:
             return
         handle.durable = None
-        self._away.pop((handle.volume.id, handle.id), None)
+        place = handle.volume.id, handle.id
+        if self._away.pop(place, None) is not None:
+            user = self._owners.pop(place)
+            self._of_user[user] -= 1
+            if not self._of_user[user]:
+                del self._of_user[user]
         if self._by_guid.get((durable.client, durable.guid)) is handle:
             del self._by_guid[durable.client, durable.guid]
         if self._apps.get(durable.app) is handle:
@@ -173,9 +182,14 @@ class Durables:
 
     def went(self, handle: Handle) -> bool:
         """The open's client is away. False if the open cannot wait for it."""
-        if handle.durable is None or not handle.durable.granted_ms or len(self._away) >= MAX_AWAY:
+        user = handle.session.user
+        if handle.durable is None or not handle.durable.granted_ms or len(self._away) >= MAX_AWAY or self._of_user[user] >= AWAY_OF_USER:
             return False
-        self._away[handle.volume.id, handle.id] = handle
+        place = handle.volume.id, handle.id
+        if place not in self._away:
+            self._owners[place] = user
+            self._of_user[user] += 1
+        self._away[place] = handle
         if handle.durable.guid:
             self._by_guid.setdefault((handle.durable.client, handle.durable.guid), handle)
         return True

@@ -16,7 +16,7 @@ from gateways.smb.connection import Connection
 from gateways.smb.crypto import Dialect
 from gateways.smb.durable import Durables
 from gateways.smb.guesses import Guesses
-from gateways.smb.handle import Channel, Handle, Session, Tree
+from gateways.smb.handle import MAX_HANDLES, Channel, Handle, Session, Tree
 from gateways.smb.leases import Leases
 from gateways.smb.notices import Watched
 from gateways.smb.upcalls import Upcalls
@@ -30,6 +30,9 @@ log = structlog.get_logger("smb")
 STRANGER_S = 60.0
 """How long a connection may stay without a logon."""
 MAX_SESSIONS = 20_000
+OPENS_OF_USER = 131_072
+"""Over all sessions: each open takes some 2 KiB. They are counted at every `COUNTED`th open of a session."""
+COUNTED = 64
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,16 @@ class SmbService:
         number = self._next_handle
         self._next_handle += 1
         return number
+
+    def sessions_of(self, user: str) -> list[Session]:
+        return [session for session in self.sessions.values() if session.ready and session.user == user]
+
+    def has_room(self, session: Session) -> bool:
+        """Whether the session, and its user in all of them, may have one more open."""
+        count = len(session.handles)
+        if count >= MAX_HANDLES:
+            return False
+        return count % COUNTED != COUNTED - 1 or sum(len(each.handles) for each in self.sessions_of(session.user)) < OPENS_OF_USER
 
     def handles(self) -> Iterator[Handle]:
         for session in self.sessions.values():

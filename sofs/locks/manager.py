@@ -204,7 +204,7 @@ class LockManager:
         for queue in queues.values():
             for waiter in queue:
                 if not waiter.future.done():
-                    waiter.future.set_exception(Closed("the volume is being closed"))
+                    _refuse(waiter.future, Closed("the volume is being closed"))
 
     # Waiting
 
@@ -250,9 +250,9 @@ class LockManager:
         except LockConflict as error:
             if waiter.for_lock:
                 return False
-            waiter.future.set_exception(error)
+            _refuse(waiter.future, error)
         except SofsError as error:
-            waiter.future.set_exception(error)
+            _refuse(waiter.future, error)
         else:
             self._become(inode, step)
             if step.wait:
@@ -303,3 +303,9 @@ def _contended(state: FileState) -> bool:
         for held in state.grants
         for opening in state.opens
     )
+
+
+def _refuse(future: "asyncio.Future[None]", error: SofsError) -> None:
+    """Whoever waits may have been cancelled meanwhile: then nobody hears of it, which is no fault."""
+    future.set_exception(error)
+    future.exception()

@@ -11,6 +11,9 @@ import pytest
 import spnego
 
 from gateways.exports import Share, SmbOptions
+from gateways.smb import contexts, durable
+from gateways.smb import service as smb_service
+from gateways.smb.commands import session_setup
 from gateways.smb.header import FLAG_SIGNED, Command
 from gateways.smb.service import SmbSettings
 from gateways.smb.status import Status
@@ -195,3 +198,55 @@ def test_where_encryption_is_required_nobody_comes_in_without_a_key(tmp_path: Pa
         assert (await stranger.ask(Command.SESSION_SETUP, smb.session_setup(token))).status == Status.ACCESS_DENIED
 
     run(tmp_path, scene, SmbSettings(anonymous=True, encryption="required"))
+
+
+# Memory
+
+
+def test_one_user_s_opens_and_sessions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smb_service, "OPENS_OF_USER", 6)
+    monkeypatch.setattr(smb_service, "COUNTED", 2)
+    monkeypatch.setattr(session_setup, "SESSIONS_OF_USER", 3)
+
+    async def scene(served: Served) -> None:
+        clients = [await started(served) for _ in range(3)]
+        for client in clients:
+            for name in range(2):
+                await client.open(f"f{name}")
+        refused = 0
+        for client in clients:
+            for name in range(2):
+                reply = await client.ask(Command.CREATE, smb.create(f"f{name}"))
+                refused += reply.status == Status.INSUFFICIENT_RESOURCES
+        assert refused, "at the next time that they are counted"
+        bob = await started(served, "bob", "hidden", b"b" * 16)
+        await bob.open("bob's")
+        late = Client(served.gateway.service)
+        await late.negotiate()
+        assert (await late.logon()).status == Status.TOO_MANY_SESSIONS
+        clients[0].core.closed("gone")
+        again = Client(served.gateway.service)
+        await again.negotiate()
+        assert (await again.logon()).status == 0
+
+    run(tmp_path, scene)
+
+
+def test_one_user_does_not_take_all_places_of_opens_whose_clients_are_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "AWAY_OF_USER", 3)
+
+    async def scene(served: Served) -> None:
+        async def leaves(user: str, password: str, guid: bytes) -> int:
+            client = await started(served, user, password, guid)
+            for number in range(5):
+                wish = contexts.encode([smb.durable(b"%016d" % number), smb.lease(b"%s%015d" % (guid[:1], number), 3)])
+                reply = await client.ask(Command.CREATE, smb.create(f"{user}{number}", extras=wish, level=0xFF))
+                assert reply.status == 0, hex(reply.status)
+            client.core.closed("gone")
+            await asyncio.sleep(0.01)
+            return len(served.gateway.service.durables._away)
+
+        assert await leaves("alice", "secret", b"a" * 16) == 3
+        assert await leaves("bob", "hidden", b"b" * 16) == 6
+
+    run(tmp_path, scene)

@@ -13,7 +13,7 @@ from gateways.smb.commands.negotiate import CAP_PERSISTENT_HANDLES, server_capab
 from gateways.smb.commands.tree_connect import READ_ONLY_ACCESS
 from gateways.smb.durable import Durable
 from gateways.smb.exchange import Answer, Exchange
-from gateways.smb.handle import MAX_HANDLES, Handle
+from gateways.smb.handle import Handle
 from gateways.smb.header import FLAG_REPLAY, HEADER_SIZE
 from gateways.smb.info import extended
 from gateways.smb.info.attributes import allocation, as_opened, file_attributes, file_size
@@ -85,7 +85,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
         raise Failure(Status.INVALID_PARAMETER)
     name = text(part(message, name_at, name_length, "the name"))
     extras = contexts.decode(part(message, extras_at, extras_length, "create contexts")) if extras_length else {}
-    if len(exchange.session.handles) >= MAX_HANDLES:
+    if not exchange.connection.service.has_room(exchange.session):
         raise Failure(Status.INSUFFICIENT_RESOURCES)
     asked = _asked(exchange, level, extras) if extras or level else _NOTHING
     if extras and exchange.tree.volume is not None:

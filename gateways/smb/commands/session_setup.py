@@ -23,6 +23,7 @@ MAX_LOGONS = 8
 """Logons of one connection in progress: strangers must not use up the sessions of all."""
 MAX_CHANNELS = 32
 """Of one session, as Windows has it."""
+SESSIONS_OF_USER = 1024
 _FLAG_NULL, _FLAG_ENCRYPT = 2, 4
 
 
@@ -188,6 +189,9 @@ def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: 
     if session.ready:
         return  # a later logon changes the user, never the keys
     session.dialect, session.signing_algorithm, session.cipher = connection.dialect, connection.signing, connection.cipher
+    if not principal.anonymous and len(service.sessions_of(principal.name)) >= SESSIONS_OF_USER:
+        service.end_session(session)
+        raise Failure(Status.TOO_MANY_SESSIONS)
     if principal.anonymous and (not settings.anonymous or settings.encryption == "required"):
         service.end_session(session)
         raise Failure(Status.ACCESS_DENIED)
