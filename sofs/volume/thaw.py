@@ -59,8 +59,9 @@ class Maps:
         low = 0
         while low < NO_LIMIT:
             await self._room()
-            if self._get(frozen_key(map_)) is None:
-                return
+            value = self._get(frozen_key(map_))
+            if value is None or decode_frozen(value).readers:
+                return  # dealt with, or brought back by the restoration of a snapshot
             bucket = LEAF + map_
             high = NO_LIMIT
             for count, (key, _) in enumerate(self._keyspace.scan(bucket, bucket + low.to_bytes(8))):
