@@ -306,10 +306,11 @@ class Compound:
         self._start = len(self._out)
         operation, arguments = self._read()
         self.operation = operation
-        if self.session is None or operation.first:
+        session = self.session
+        if session is None or operation.first:
             self._check_position(operation)
-        else:
-            self._check_alive()
+        elif session.client.ended:
+            raise _ended()
         if operation.needs:
             here = self.here
             if here is None:
@@ -351,11 +352,6 @@ class Compound:
         elif operation.first == ANYWHERE:
             raise Failure(Status.NOT_ONLY_OP)
 
-    def _check_alive(self) -> None:
-        """Raises `Failure` if the client was ended while this COMPOUND had to wait."""
-        if self.session is not None and self.session.client.ended:
-            raise Failure(Status.DEADSESSION)
-
     def _settle(self, outcome: Outcome) -> bytes | Payload | None:
         """Takes an outcome to a result; None if that takes a while (then a task goes on)."""
         while True:
@@ -364,7 +360,8 @@ class Compound:
                 reply: Reply | Awaitable[Reply] | None = None
                 token = None
                 if outcome.changes:
-                    self._check_alive()
+                    if self.session is not None and self.session.client.ended:
+                        raise _ended()
                     reply = self.resumed
                     if reply is None:
                         token = self.token(volume)
@@ -519,6 +516,11 @@ class Compound:
             self.operation = None
             self.number = int.from_bytes(self.call.data[self._at : self._at + 4])
             self._fail(Failure(Status.RETRY_UNCACHED_REP))
+
+
+def _ended() -> Failure:
+    """The client was ended while this COMPOUND had to wait: it may leave nothing behind any more."""
+    return Failure(Status.DEADSESSION)
 
 
 def _after(volume: Volume, committed: Lsn, stable: Lsn, then: Callable[[], None]) -> Callable[[], None]:
