@@ -57,8 +57,3 @@ class Kind(IntEnum):
 def from_unix_ns(nanoseconds: int) -> Time:
     """A `Time` from nanoseconds since 1970, rounded down."""
     return Time(nanoseconds // 100 + UNIX_EPOCH)
-
-
-def to_unix_ns(time: Time) -> int:
-    """Nanoseconds since 1970; negative before that."""
-    return (time - UNIX_EPOCH) * 100

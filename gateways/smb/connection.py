@@ -87,7 +87,6 @@ class Connection:
         self.client_guid = bytes(16)
         self.client_capabilities = 0
         self.client_security_mode = 0
-        self.client_dialects: tuple[int, ...] = ()
         self.signing = SigningAlgorithm.AES_CMAC
         self.cipher: CipherId | None = None
         self.preauth = Preauth()

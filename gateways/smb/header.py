@@ -6,14 +6,12 @@ from enum import IntEnum
 SMB1 = b"\xffSMB"
 PLAIN = b"\xfeSMB"
 ENCRYPTED = b"\xfdSMB"
-COMPRESSED = b"\xfcSMB"
 
 HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """ProtocolId, StructureSize, CreditCharge, Status or ChannelSequence, Command, Credits, Flags, NextCommand, MessageId,
 Reserved (low half of AsyncId), TreeId (high half), SessionId, Signature."""
 HEADER_SIZE = 64
 assert HEADER.size == HEADER_SIZE
-SIGNATURE = slice(48, 64)
 NO_SIGNATURE = bytes(16)
 NEXT_COMMAND_AT = 20
 
@@ -55,7 +53,6 @@ FLAG_REPLY = 0x1
 FLAG_ASYNC = 0x2
 FLAG_RELATED = 0x4
 FLAG_SIGNED = 0x8
-FLAG_DFS = 0x10000000
 FLAG_REPLAY = 0x20000000
 
 UNASKED = 0xFFFFFFFF_FFFFFFFF

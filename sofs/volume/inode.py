@@ -15,7 +15,7 @@ from sofs.volume.keys import INODE
 
 __all__ = [
     "CLONED", "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "TAIL_SIZE", "InodeRecord", "apply_patch", "attributes_of",
-    "encode_patch", "is_nameless", "patch_data",
+    "encode_patch", "is_nameless",
 ]  # fmt: skip
 
 SHARES_PAGES = 1
@@ -31,10 +31,6 @@ CLONED = 16
 TAIL_SIZE = 32
 
 LAYOUT = struct.Struct("<BBHIIIIQQQQQQQIIIIQQ")
-_DATA = struct.Struct("<QQ")  # size, pages
-_DATA_AT = 20
-_STAMP = struct.Struct("<QQQ")  # modified, changed, change
-_STAMP_AT = 52
 
 assert LAYOUT.size == 108
 
@@ -142,14 +138,6 @@ def attributes_of(value: bytes, inode: Inode) -> Attributes:
         inode, generation, KINDS[kind], mode, links, uid, gid, size, pages << 12, created, accessed, modified, changed, change, flags,
         (major, minor), parent, ea_size,
     )  # fmt: skip
-
-
-def patch_data(value: bytes, size: int, pages: int, modified: Time, changed: Time, change: int) -> bytes:
-    """The record with its data's figures replaced; 0.4 us, where decode and encode cost 2."""
-    record = bytearray(value)
-    _DATA.pack_into(record, _DATA_AT, size, pages)
-    _STAMP.pack_into(record, _STAMP_AT, modified, changed, change)
-    return bytes(record)
 
 
 _PATCH = struct.Struct("<QBBBHHIIQQQQII")

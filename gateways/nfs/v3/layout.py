@@ -9,7 +9,7 @@ from functools import lru_cache
 from sofs.types import UNIX_EPOCH, Kind, Time
 from sofs.volume.api import Attributes
 
-__all__ = ["ABSENT", "Before", "attributes", "fields", "moment", "post_op", "wcc", "NO_WCC", "type_of"]
+__all__ = ["ABSENT", "Before", "attributes", "fields", "moment", "post_op", "wcc", "NO_WCC"]
 
 Before = tuple[int, Time, Time, int] | None
 """(size, modified, changed, change) before a call, as replies of the volume carry it."""
@@ -19,7 +19,6 @@ ABSENT = bytes(4)
 NO_WCC = bytes(8)
 
 _POST_OP = struct.Struct(">6I2Q2I2Q6I")
-_WCC_BEFORE = struct.Struct(">IQ4I")
 _WCC = struct.Struct(">IQ4I6I2Q2I2Q6I")
 _TYPES = {
     Kind.FILE: 1,
@@ -33,11 +32,6 @@ _TYPES = {
 _LATEST = UNIX_EPOCH + (1 << 32) * 10_000_000 - 1
 
 assert _POST_OP.size == 88
-
-
-def type_of(kind: Kind) -> int:
-    """The ftype3 of a kind."""
-    return _TYPES[kind]
 
 
 @lru_cache(4096)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from gateways.nfs.auth import AUTH_NONE, AUTH_SYS, SysCredential
 from gateways.nfs.rpc import LAST_FRAGMENT, RpcConnection
 from gateways.nfs.v4.status import Status
-from gateways.nfs.xdr import U32, Array, Opaque, Switch, Void, encode, pad
+from gateways.nfs.xdr import U32, Opaque, Switch, Void, encode, pad
 from sofs.errors import Unavailable
 from sofs.volume.api import KeepRecords
 
@@ -49,9 +49,6 @@ class CallbackSecurity(NamedTuple):
         tuple[int, Void | SysCredential | GssHandles],
         Switch({AUTH_NONE: Void, AUTH_SYS: SysCredential, RPCSEC_GSS: GssHandles}),
     ]
-
-
-Security = Annotated[tuple[CallbackSecurity, ...], Array(CallbackSecurity, 16)]
 
 
 def credential_of(offered: tuple[CallbackSecurity, ...]) -> bytes:

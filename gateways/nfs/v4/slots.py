@@ -30,8 +30,6 @@ __all__ = ["Channel", "SequenceArgs", "Session", "Slot", "sequence"]
 
 SEQUENCE_SIZE = 24 + 12 + 8 + 36
 """A reply that has nothing but the result of SEQUENCE, without its tag."""
-SMALL_RESULT = 160
-"""What the result of an operation that changes something takes at most, but for ACLs in OPEN."""
 NOTE_LIMIT = 1800
 """Bytes of a token's note: a record has 3 KiB, and the volume adds its reply."""
 DIGESTED = 4096

@@ -10,9 +10,7 @@ __all__ = [
     "HANDLE_SIZE",
     "INVALID",
     "NAME_LIMIT",
-    "READ_BYPASS",
     "Bitmap",
-    "ChangeInfo",
     "ClientId",
     "Handle",
     "Name",
@@ -44,18 +42,9 @@ class Stateid(NamedTuple):
 
 
 ANONYMOUS = Stateid(0, bytes(12))
-READ_BYPASS = Stateid(0xFFFFFFFF, b"\xff" * 12)
 CURRENT = Stateid(1, bytes(12))
 """Stands for the COMPOUND's current stateid, 8.2.3."""
 INVALID = Stateid(0xFFFFFFFF, bytes(12))
-
-
-class ChangeInfo(NamedTuple):
-    """change_info4: a directory's change attribute around an operation; ours are always atomic."""
-
-    atomic: U32
-    before: U64
-    after: U64
 
 
 class NoArguments(NamedTuple):

@@ -65,7 +65,6 @@ def handle(exchange: Exchange) -> bytes:
     connection.service.leases.came(connection)
     connection.client_capabilities = capabilities
     connection.client_security_mode = mode
-    connection.client_dialects = dialects
     return _answer(connection, dialect, contexts)
 
 
@@ -170,6 +169,5 @@ def answer_smb1(connection: "Connection", message: memoryview) -> bytes:
         raise PeerError("a client that speaks no dialect of SMB 2 or 3 that is allowed here")
     if _WILDCARD not in offered:
         connection.speak(Dialect.SMB_2_0_2)
-        connection.client_dialects = (Dialect.SMB_2_0_2,)
     body = _answer(connection, max(offered), [])
     return HEADER.pack(PLAIN, HEADER_SIZE, 0, 0, Command.NEGOTIATE, connection.window.grant(1, False), FLAG_REPLY, 0, 0, 0, 0, 0, NO_SIGNATURE) + body
