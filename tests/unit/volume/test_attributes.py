@@ -344,6 +344,23 @@ def test_what_is_set_while_a_change_of_size_waits_stays_set() -> None:
     run(scenario)
 
 
+def test_a_stream_can_go_while_a_change_of_owner_waits() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f", mode=0o666)
+        await rig.put(Stateless(file, SUPER), 0, b"x" * 8192)
+        stream = rig.open_name(b"f", stream=b"s", delete_on_close=True)
+        await rig.settle()
+        rig.files.miss = 1.0
+        waiting = rig.volume.call(SetAttributes(Stateless(file, SUPER), Changes(uid=1002, size=5000)), None, BY)
+        assert not isinstance(waiting, Reply)
+        rig.close_open(stream)
+        await waiting
+        assert (rig.stat(file).size, rig.stat(file).uid) == (5000, 1002)
+        rig.make_name(b"g")
+
+    run(scenario)
+
+
 def test_a_mode_set_while_a_strangers_write_waits_stays_set_but_for_the_set_id_bits() -> None:
     async def scenario(rig: VolumeRig) -> None:
         file = rig.make_name(b"f", mode=0o777)
