@@ -32,7 +32,8 @@ Opens and locks (the rules between them are `sofs.locks`')
 
 Data
 - `io`: the requests; `data`: what they call when all has been asked. `reader`, `writer`, `pages`, `ranges`, `clones`: the coordinator's side.
-- `leaves`, `mapping`, `windows`: a file's map, and what `apply` makes of it. `maps`, `owning`, `origins`, `thaw`: clones of whole files.
+- `leaves`, `mapping`, `losses`, `windows`: a file's map, what `apply` makes of it, and what becomes of pages that nothing names any more.
+  `maps`, `owning`, `origins`, `thaw`: clones of whole files.
 
 Space
 - `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact` and `protect`, which move it.

@@ -116,7 +116,6 @@ class Core:
         """When a delegation of the file was last recalled: another would be recalled soon, too."""
         self.grace = False
         """Records of opens and locks may have been lost, and those who had them may still come."""
-        self.listeners: list[Callable[[Inode, bytes, int], None]] = []
         self.watching = Watching(self)
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
@@ -409,8 +408,6 @@ class Core:
     def changed(self, parent: Inode, name: bytes, action: int, inode: Inode, kind: int) -> None:
         """Tells those who watch that a directory's entry, which stands or stood for `inode`, was added (1), removed (2) or renamed (4, 5)."""
         self.entries_changed(parent)
-        for listener in self.listeners:
-            listener(parent, name, action)
         if self.watching.any:
             self.watching.entry(parent, name, action, inode, kind)
 

@@ -21,29 +21,22 @@ import struct
 from collections.abc import Mapping
 
 from sofs.types import PAGE, Inode, Lsn, Time
-from sofs.volume import leaves, windows
+from sofs.volume import leaves
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE, apply_patch
 from sofs.volume.keys import (
-    DESTAGED,
-    EXTENT,
     EXTENT_BORN,
-    FREED,
     HOLE,
     INODE,
     LEAF,
     LEAF_PAGES,
     LOG_PAGES,
-    PLACES,
-    REFERENCES,
     RESERVED,
     RESERVED_PAGES,
-    WINDOW_SHIFT,
-    live_pages,
 )
+from sofs.volume.losses import Dropped, destaged_below, free_extent, settle, unname
 from sofs.volume.maps import NOTHING, Way, visible
 from sofs.volume.owning import Owner, owner_of, share
-from sofs.volume.snapshots import deadlists
 
 __all__ = [
     "APPLIERS",
@@ -51,20 +44,15 @@ __all__ = [
     "KEEP_MODIFIED",
     "RESERVE",
     "UNSEEN",
-    "Dropped",
     "allocate",
-    "bereave",
     "clear",
     "clone",
-    "destaged_below",
     "drop",
     "free",
     "map_pages",
     "punch",
-    "settle",
     "stamp",
     "truncate",
-    "unname",
     "write",
     "written",
 ]
@@ -155,109 +143,6 @@ def drop(inode: Inode) -> bytes:
 def free(extent: int) -> bytes:
     """The body of FREE."""
     return extent.to_bytes(8)
-
-
-class Dropped:
-    """What lost its last reference while one operation was applied."""
-
-    __slots__ = ("destaged", "extents", "log", "reserved")
-
-    def __init__(self, destaged: int) -> None:
-        self.destaged = destaged
-        self.log = 0
-        self.reserved = 0
-        self.extents: dict[int, int] = {}
-
-
-def destaged_below(records: Mutator) -> int:
-    """The record DESTAGED: log-born names below it do not lie in the log."""
-    value = records.get(DESTAGED)
-    return 0 if value is None else int.from_bytes(value, "little")
-
-
-def _lose(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
-    """No living file names the pages from this name on any more: they are dead unless a snapshot holds them."""
-    if not records.history.horizon:
-        bereave(records, dropped, address, count)
-        return
-    for window, offset, pages in windows.pieces(address, count):
-        for start, number in deadlists.keep(records, window, offset, pages):
-            bereave(records, dropped, (window << WINDOW_SHIFT) + start, number)
-
-
-def bereave(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
-    """The pages from this name on are gone: nothing can name them again."""
-    if dropped.destaged <= address < EXTENT_BORN:
-        dropped.log += count
-        return
-    for window, offset, pages in windows.pieces(address, count):
-        key = PLACES + window.to_bytes(8)
-        value = records.get(key)
-        assert value is not None, f"no places for window {window}"
-        value, gone = windows.remove(value, offset, pages)
-        if value:
-            records.put(key, value)
-        else:
-            records.delete(key)
-        for extent, number in gone:
-            dropped.extents[extent] = dropped.extents.get(extent, 0) + number
-
-
-def _release(records: Mutator, dropped: Dropped, address: int, count: int) -> None:
-    """The pages from this name on have a reference less."""
-    for window, offset, pages in windows.pieces(address, count):
-        key = REFERENCES + window.to_bytes(8)
-        value = records.get(key)
-        if value is None:
-            gone = [(offset, pages)]
-        else:
-            value, gone = windows.release(value, offset, pages)
-            if value:
-                records.put(key, value)
-            else:
-                records.delete(key)
-        for start, number in gone:
-            _lose(records, dropped, (window << 18) + start, number)
-
-
-def unname(records: Mutator, dropped: Dropped, pages: tuple[int, ...], shared: bool) -> None:
-    """A leaf no longer names these pages."""
-    lose = _release if shared else _lose
-    if len(pages) > 1 and not any(pages):
-        return  # nothing but holes, as where a file grows
-    for _, address, count in leaves.runs(pages):
-        if address >= leaves.PLACED:
-            lose(records, dropped, address, count)
-        elif address == RESERVED:
-            dropped.reserved += count
-
-
-def settle(records: Mutator, dropped: Dropped, lsn: Lsn, log_pages: int, reserved: int) -> None:
-    """Brings the counts up to date, given what has come; frees the extents that have no live page left."""
-    if log_pages != dropped.log:
-        records.add(LOG_PAGES, log_pages - dropped.log)
-    if reserved != dropped.reserved:
-        records.add(RESERVED_PAGES, reserved - dropped.reserved)
-    for extent, count in dropped.extents.items():
-        key = live_pages(extent)
-        value = records.get(key)
-        assert value is not None, f"no extent {extent}"
-        left = int.from_bytes(value, "little") - count
-        assert left >= 0, f"extent {extent} has fewer live pages than died"
-        if left:
-            records.put(key, left.to_bytes(4, "little"))
-            continue
-        _free(records, extent, lsn)
-
-
-def _free(records: Mutator, extent: int, lsn: Lsn) -> None:
-    """The extent's record joins those that wait for their deletion from the pool."""
-    suffix = extent.to_bytes(8)
-    value = records.get(EXTENT + suffix)
-    assert value is not None, f"no extent {extent}"
-    records.delete(live_pages(extent))
-    records.delete(EXTENT + suffix)
-    records.put(FREED + suffix, lsn.to_bytes(8, "little") + value)
 
 
 _FIELDS = struct.Struct("<20sQQ16sQQQ")
@@ -374,7 +259,7 @@ def _apply_map(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
 
 
 def _apply_free(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
-    _free(records, int.from_bytes(body), lsn)
+    free_extent(records, int.from_bytes(body), lsn)
 
 
 def clear(

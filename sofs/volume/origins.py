@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 
 from sofs.types import Inode, Lsn, Time
-from sofs.volume import leaves, mapping
+from sofs.volume import leaves, losses, mapping
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES
 from sofs.volume.keys import INODE, LEAF, LEAF_PAGES, MAP_BORN
@@ -112,13 +112,13 @@ def _apply_clone_file(records: Mutator, body: bytes, address: int, lsn: Lsn) -> 
 def _emptied(records: Mutator, number: bytes, inode: bytes, lsn: Lsn) -> Owner:
     """The file without its leaves and its origin."""
     owner = owner_of(number, inode)
-    dropped = mapping.Dropped(mapping.destaged_below(records))
+    dropped = losses.Dropped(losses.destaged_below(records))
     if owner.origin != NOTHING:
         owner.inherited = 0
         owner.settle(records)
     mapping.clear(records, dropped, owner, 0, mapping.FOREVER)
     owner.bare = True
-    mapping.settle(records, dropped, lsn, 0, 0)
+    losses.settle(records, dropped, lsn, 0, 0)
     return owner
 
 
@@ -159,7 +159,7 @@ def _lift(records: Mutator, owner: Owner, low: int, high: int, lsn: Lsn) -> None
         # A leaf of holes goes on hiding what is behind it where it is.
         if not own and leaf != leaves.EMPTY:
             records.put(LEAF + owner.map + index.to_bytes(8), owner.lift(records, leaf, 0, 0))
-    mapping.settle(records, mapping.Dropped(0), lsn, 0, owner.reserved)
+    losses.settle(records, losses.Dropped(0), lsn, 0, owner.reserved)
 
 
 def _apply_thaw(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
@@ -184,9 +184,9 @@ def _apply_trim(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     assert frozen.readers == 0, "somebody reads through it"
     if frozen.origin != NOTHING:
         leave(records, frozen.origin, map_)
-    dropped = mapping.Dropped(mapping.destaged_below(records))
+    dropped = losses.Dropped(losses.destaged_below(records))
     gone = mapping.clear(records, dropped, Owner(map_, True), low * LEAF_PAGES, high * LEAF_PAGES)
-    mapping.settle(records, dropped, lsn, 0, 0)
+    losses.settle(records, dropped, lsn, 0, 0)
     # Looked for only at the end: every leaf that is gone already is passed by again.
     if gone < frozen.pages or _has_leaves(records, map_):
         records.put(frozen_key(map_), encode_frozen(Frozen(NOTHING, 0, 0, frozen.pages - gone, 0)))

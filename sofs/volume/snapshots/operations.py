@@ -30,7 +30,7 @@ from sofs.volume.keys import (
     WINDOW_SHIFT,
     meta,
 )
-from sofs.volume.mapping import Dropped, bereave, destaged_below, settle, unname
+from sofs.volume.losses import Dropped, bereave, destaged_below, settle, unname
 from sofs.volume.snapshots import deadlists
 from sofs.volume.snapshots.history import READY, Snapshot
 from sofs.volume.snapshots.past_keys import past_value

@@ -295,10 +295,10 @@ def test_an_open_that_is_taken_back_while_it_waits_leaves_nothing() -> None:
     run(scenario)
 
 
-def test_listeners_are_told_what_happens_to_names() -> None:
+def test_what_happens_to_names_is_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(rig: VolumeRig) -> None:
         seen: list[tuple[bytes, int]] = []
-        rig.volume.core.listeners.append(lambda parent, name, action: seen.append((name, action)))
+        monkeypatch.setattr(rig.volume.core, "changed", lambda parent, name, action, inode, kind: seen.append((name, action)))
         rig.make_name(b"a")
         rig.open_name(b"b")
         rig.rename(b"a", b"c")
