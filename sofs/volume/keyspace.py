@@ -36,6 +36,8 @@ class KeySpace:
     """Every replica's records durably hold all batches below this position."""
     barred: SofsError | None = None
     """What `commit` raises while a snapshot is being restored."""
+    restorations: int = 0
+    """How many have ended since the start: work that goes in slices is about another volume after each."""
     checkpoint: Callable[[], Awaitable[None]]
     """Completes when all that was committed before the call is in every replica's records (`sofs.volume.checkpoint`)."""
 

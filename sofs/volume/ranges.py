@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from crc32c import crc32c
 
-from sofs.errors import FileTooLarge, InvalidArgument
+from sofs.errors import Delayed, FileTooLarge, InvalidArgument
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Inode, Time
 from sofs.volume import leaves, mapping
@@ -94,17 +94,25 @@ class RangeChanges:
     async def _truncate_slices(
         self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known
     ) -> Done:
-        keep = -(-size // PAGE)
+        keep, since = -(-size // PAGE), self._keyspace.restorations
         for low, _ in reversed(self._slices(inode, keep, mapping.FOREVER)):
             if low > keep:
                 await self._empty()
+                self._check_still(inode, since)
                 shorter = Batch()
                 step = min(low * PAGE, self._pages.size(inode))
                 shorter.raw(Operation.TRUNCATE, mapping.truncate(inode, step, now, flags | mapping.UNSEEN))
                 self._pages.commit(shorter, reserved=True)
                 await self._pause()
+        self._check_still(inode, since)
         result = attempted(lambda: self._truncate(inode, size, now, batch, flags, known))
         return result if isinstance(result, Done) else await result
+
+    def _check_still(self, inode: Inode, since: int) -> None:
+        """After a wait, before the next slice. Raises `Stale` for a file that has gone, `Delayed` if the volume is another one since the first slice."""
+        self._pages.inode(inode)
+        if self._keyspace.restorations != since:
+            raise Delayed("the volume was brought back to a snapshot meanwhile")
 
     async def _empty(self) -> None:
         """Waits if the log cannot even take what gives space back."""
@@ -179,13 +187,15 @@ class RangeChanges:
     async def _punch_slices(
         self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known
     ) -> Done:
+        since = self._keyspace.restorations
         for low, high in self._slices(inode, -(-offset // PAGE), end // PAGE):
             await self._empty()
-            self._pages.inode(inode)
+            self._check_still(inode, since)
             part = Batch()
             part.raw(Operation.PUNCH, mapping.punch(inode, low, high, now, flags))
             self._pages.commit(part, reserved=True)
             await self._pause()
+        self._check_still(inode, since)
         result = attempted(lambda: self._punch(inode, offset, end, now, batch, flags, known))
         return result if isinstance(result, Done) else await result
 
@@ -226,10 +236,13 @@ class RangeChanges:
     async def _allocate_slices(
         self, inode: Inode, first: int, last: int, end: int, now: Time, batch: Batch, flags: int
     ) -> Done:
+        since = self._keyspace.restorations
         while last - first > SLICE:
+            self._check_still(inode, since)
             self._allocate(inode, first, first + SLICE, 0, now, Batch(), flags)
             first += SLICE
             await self._pause()
+        self._check_still(inode, since)
         return self._allocate(inode, first, last, end, now, batch, flags)
 
     # Remove
@@ -257,8 +270,10 @@ class RangeChanges:
             # Punching would only hide what is seen through the origin.
             await self._truncate_slices(inode, 0, now, Batch(), mapping.UNSEEN, {})
             return
+        since = self._keyspace.restorations
         for low, high in self._slices(inode, 0, mapping.FOREVER):
             await self._empty()
+            self._check_still(inode, since)
             batch = Batch()
             batch.raw(Operation.PUNCH, mapping.punch(inode, low, high, now, mapping.UNSEEN))
             self._pages.commit(batch, reserved=True)

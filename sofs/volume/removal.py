@@ -140,9 +140,14 @@ class Reaper:
 
     async def _remove(self, inode: Inode) -> bool:
         core = self._core
+        if core.get(keys.orphan(inode)) is None:
+            return False
+        since = core.keys.restorations
         for part in (*stream_inodes(core, inode, core.record(inode)), inode):
             if not core.data.small(part):
                 await core.data.trim(part)
+            if core.keys.restorations != since:
+                return False  # it may live again
         if core.get(keys.orphan(inode)) is None:
             return False  # somebody else has finished it meanwhile
         if (full := core.data.exhausted()) is not None:

@@ -219,6 +219,7 @@ class Snapshots:
         for tag in VERSIONED:
             await self._restore_all(snapshot, now, lambda start, tag=tag: self._younger(snapshot, tag, start))  # type: ignore[misc]
         self._keyspace.barred = None
+        self._keyspace.restorations += 1
         self.restored()
         batch = Batch()
         batch.delete(RESTORING)

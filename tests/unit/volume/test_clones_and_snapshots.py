@@ -1,8 +1,14 @@
 """Snapshots of volumes with whole-file clones and quotas: each shows what was there, and what is restored is counted."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
+import pytest
+
+from sofs.errors import SofsError
 from sofs.types import PAGE, Inode
+from sofs.volume import ranges
 from sofs.volume.api import (
     Clone,
     DeleteSnapshot,
@@ -155,3 +161,56 @@ def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
         await rig.clean()
 
     run(scenario)
+
+
+LARGE = 80 * LEAF
+
+
+async def between(rig: VolumeRig, doing: Awaitable[object], event: Callable[[], Awaitable[object]], turns: int) -> None:
+    """Lets the event happen after the work has had so many turns."""
+    task = asyncio.ensure_future(doing)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert not task.done()
+    await event()
+    with suppress(SofsError):
+        await task
+
+
+def test_a_file_that_comes_back_while_it_is_removed_in_slices_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "SLICE", LEAF_PAGES)
+
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f")
+        for at in range(0, LARGE, LARGE // 4):
+            await rig.put(target(file), at, pattern(LARGE // 4, at))
+        number = await snapshot(rig, "s")
+        for turns in (2, 3):
+            rig.remove(b"f")
+            await between(rig, rig.volume.reaper.run_once(), lambda: rig.later(RestoreSnapshot(number, True)), turns)
+            for at in range(0, LARGE, LARGE // 4):
+                assert await rig.content(target(file), at, LARGE // 4) == pattern(LARGE // 4, at)
+            await settle(rig)
+
+    run(scenario, disk_mib=256)
+
+
+def test_a_file_can_be_removed_while_it_is_emptied_to_become_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "SLICE", LEAF_PAGES)
+
+    async def scenario(rig: VolumeRig) -> None:
+        source, other = rig.make_name(b"a"), rig.make_name(b"b")
+        await rig.put(target(source), 0, pattern(20 * LEAF))
+        for at in range(0, LARGE, LARGE // 4):
+            await rig.put(target(source), at, pattern(LARGE // 4, at))
+            await rig.put(target(other), at, pattern(LARGE // 4, at))
+
+        async def gone() -> None:
+            rig.remove(b"b")
+            await rig.volume.reaper.run_once()
+
+        await between(rig, clone(rig, source, other), gone, 2)
+        assert rig.names() == {b"a"}
+        rig.make_name(b"c")
+
+    run(scenario, disk_mib=256)
