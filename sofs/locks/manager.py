@@ -27,6 +27,11 @@ _Transition = Callable[[FileState, bool], Step]
 """What is tried: with the state, and whether it has been tried before."""
 
 
+MOST_QUEUED, MOST_WAITING = 128, 512
+"""Requests that wait at one file when one more is to wait for locks, and when one is to wait for a grant: whenever the file's state changes, each is
+tried again, which takes as long as there are locks and opens. What is beyond is answered as if it had not wanted to wait."""
+
+
 class _Waiter(NamedTuple):
     transition: _Transition
     future: "asyncio.Future[None]"
@@ -214,19 +219,27 @@ class LockManager:
         try:
             step = transition(self.state(inode), False)
         except LockConflict:
-            if not for_lock:
+            if not for_lock or self._crowded(inode, MOST_QUEUED):
                 raise
         else:
             self._become(inode, step)
             if not step.wait:
                 return None
-            if not wait:
+            if not wait or self._crowded(inode, MOST_WAITING):
                 raise Delayed("a client has been asked to give back what it caches")
             if any(isinstance(upcall, Dropped) for upcall in step.upcalls):
                 self._clock.call_soon(lambda: self._retry(inode))  # it waits for nobody's answer
         waiter = _Waiter(transition, asyncio.get_running_loop().create_future(), for_lock)
         self._queues.setdefault(inode, deque()).append(waiter)
         return waiter.future
+
+    def _crowded(self, inode: Inode, most: int) -> bool:
+        """Whether so many wait for the file already. Those who have given up make room."""
+        queue = self._queues.get(inode)
+        if queue is None or len(queue) < most:
+            return False
+        left = self._queues[inode] = deque(waiter for waiter in queue if not waiter.future.done())
+        return len(left) >= most
 
     def _retry(self, inode: Inode) -> None:
         """Tries everybody who waits for this file once more."""

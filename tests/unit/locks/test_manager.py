@@ -8,6 +8,7 @@ import pytest
 
 from sofs.errors import Closed, Delayed, LockConflict, SharingViolation
 from sofs.locks import HANDLE, READ, WRITE, GrantKind, LockManager, Opening, Recall, Revoked, Upcall
+from sofs.locks.manager import MOST_QUEUED, MOST_WAITING
 from sofs.locks.state import FREE
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, simulate
 from sofs.types import Inode, OpenId
@@ -225,5 +226,48 @@ def test_stopping_ends_all_waiting() -> None:
         scene.locks.stop()
         with pytest.raises(Closed):
             await waiting
+
+    simulate(main)
+
+
+def test_only_so_many_wait_for_one_file() -> None:
+    """Each change of the file's state tries all of them again: 8,192 that waited beside 8,192 locks held the loop up for 20 s."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        scene = Scene(loop)
+        scene.lease(A, b"lease")
+        waiting = [future(scene.open(OpenId(10 + number), wait=True)) for number in range(MOST_WAITING)]
+        with pytest.raises(Delayed):
+            scene.open(OpenId(9999), wait=True)
+        for each in waiting:
+            each.cancel()
+
+    simulate(main)
+
+    async def locking(loop: SimulatedLoop) -> None:
+        scene = Scene(loop)
+        scene.open(A)
+        scene.open(B)
+        assert scene.locks.lock(FILE, A, 0, 10, True) is None
+        waiting = [future(scene.locks.lock(FILE, B, 5, 10, False, queue=True)) for _ in range(MOST_QUEUED)]
+        with pytest.raises(LockConflict):
+            scene.locks.lock(FILE, B, 5, 10, False, queue=True)
+        waiting[0].cancel()
+        scene.locks.unlock(FILE, A, 0, 10)
+        await settle()
+        assert all(each.done() for each in waiting)
+
+    simulate(locking)
+
+
+def test_cancelled_requests_make_room_for_others() -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        scene = Scene(loop)
+        scene.open(A)
+        scene.open(B)
+        assert scene.locks.lock(FILE, A, 0, 10, True) is None
+        for _ in range(3 * MOST_QUEUED):
+            future(scene.locks.lock(FILE, B, 5, 10, False, queue=True)).cancel()
+        assert not future(scene.locks.lock(FILE, B, 5, 10, False, queue=True)).done()
 
     simulate(main)
