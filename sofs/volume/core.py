@@ -264,8 +264,9 @@ class Core:
 
     @property
     def next_number(self) -> int:
-        """No inode has this number, or a higher one."""
-        return self._next_number
+        """No inode has this number, or a higher one; nor will one that is made later, also after a restart, have a lower one."""
+        # What failed requests have used up beyond the reservation is used again after a restart.
+        return min(self._next_number, self._reserved_numbers())
 
     def new_number(self, batch: Batch) -> Inode:
         """An inode number that no file ever had; reserves more in the batch when they run out."""

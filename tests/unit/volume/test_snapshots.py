@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sofs.errors import Busy, Closed, Delayed, Exists, InvalidName, NotFound, ReadOnly, SofsError, Stale
+from sofs.errors import Busy, Closed, Delayed, Exists, InvalidName, NoSpace, NotFound, ReadOnly, SofsError, Stale
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import PAGE, ROOT, Inode, Kind, Lsn, OpenId
@@ -379,5 +379,30 @@ def test_the_background_removes_a_deleted_snapshot_and_ends_a_restoration_by_its
         rig.volume.start()
         await asyncio.sleep(1)
         assert await rig.content(Stateless(rig.lookup(b"f").inode, SUPER)) == b"x" * PAGE
+
+    on_volume(scenario)
+
+
+def test_numbers_that_failed_requests_used_up_are_not_taken_for_files_of_a_snapshot() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        # The last number that is reserved, and one more that nobody recorded: its request fails.
+        rig.volume.core._next_number = rig.volume.core._reserved_numbers()
+        commit = rig.store.keyspace.commit
+
+        def full(*args: object, **named: object) -> Lsn:
+            raise NoSpace("the log is full")
+
+        rig.store.keyspace.commit = full  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoSpace):
+            rig.make_name(b"never")
+        rig.store.keyspace.commit = commit  # type: ignore[method-assign]
+        first = take(rig, "first")
+        await rig.reopen()
+        take(rig, "second")
+        made = rig.make_name(b"made behind both")
+        await rig.clean()
+        await rig.later(RestoreSnapshot(first.number))
+        with pytest.raises(Stale):
+            rig.stat(made)
 
     on_volume(scenario)
