@@ -17,6 +17,8 @@ from sofs.types import OpenId, VolumeId
 
 MOST_KEPT = 64 << 10
 """Bytes of one open's changes, however much its client has room for."""
+MOST_OF_ALL = 64 << 20
+"""Bytes of all opens' changes: beyond that, clients are told to look for themselves."""
 MOST_WAITING = 512
 """Requests of one open that wait for a change."""
 _ENTRY = struct.Struct("<III")  # next, action, name length; MS-FSCC 2.7.1
@@ -27,10 +29,18 @@ Told = tuple[Status, bytes]
 """A reply's status, and its changes."""
 
 
+class Kept:
+    """How many bytes of changes are kept, over all opens."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
 class Notices:
     """The changes that one open has seen and its client has not."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, kept: Kept) -> None:
+        self._kept = kept
         self._most = min(room, MOST_KEPT)
         self._changes: list[tuple[int, bytes]] = []
         """Action and encoded name."""
@@ -54,12 +64,18 @@ class Notices:
         name = b"" if action == _TOO_MUCH else utf16(shown(action, path))
         if action == _MODIFIED and self._changes and self._changes[-1] == (action, name):
             return
-        self._size += _ENTRY.size + len(name) + (-len(name) & 3)
-        if action == _TOO_MUCH or self._size > self._most:
+        more = _ENTRY.size + len(name) + (-len(name) & 3)
+        self._size += more
+        self._kept.size += more
+        if action == _TOO_MUCH or self._size > self._most or self._kept.size > MOST_OF_ALL:
             self._overflow = True
-            self._changes.clear()
+            self._clear()
         else:
             self._changes.append((action, name))
+
+    def _clear(self) -> None:
+        self._kept.size -= self._size
+        self._changes, self._size = [], 0
 
     def _answer(self) -> None:
         while self._waiting and (self._changes or self._overflow):
@@ -69,7 +85,8 @@ class Notices:
 
     def _take(self, room: int) -> Told:
         changes, overflow = self._changes, self._overflow
-        self._changes, self._size, self._overflow = [], 0, False
+        self._overflow = False
+        self._clear()
         data = b"" if overflow else encode(changes)
         if overflow or len(data) > room:
             return Status.NOTIFY_ENUM_DIR, b""
@@ -95,7 +112,7 @@ class Notices:
     def end(self, status: Status) -> None:
         """Nothing more will be told: every request, also a later one, is answered `status`."""
         self._end = status
-        self._changes.clear()
+        self._clear()
         while self._waiting:
             future, _ = self._waiting.popleft()
             if not future.done():
@@ -107,9 +124,10 @@ class Watched:
 
     def __init__(self) -> None:
         self._notices: dict[tuple[VolumeId, OpenId], Notices] = {}
+        self.kept = Kept()
 
     def begin(self, handle: Handle, room: int) -> Notices:
-        notices = handle.notices = Notices(room)
+        notices = handle.notices = Notices(room, self.kept)
         self._notices[handle.volume.id, handle.id] = notices
         return notices
 

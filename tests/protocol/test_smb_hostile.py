@@ -11,7 +11,7 @@ import pytest
 import spnego
 
 from gateways.exports import Share, SmbOptions
-from gateways.smb import contexts, durable
+from gateways.smb import contexts, durable, notices
 from gateways.smb import service as smb_service
 from gateways.smb.commands import session_setup
 from gateways.smb.header import FLAG_SIGNED, Command
@@ -248,5 +248,31 @@ def test_one_user_does_not_take_all_places_of_opens_whose_clients_are_away(tmp_p
 
         assert await leaves("alice", "secret", b"a" * 16) == 3
         assert await leaves("bob", "hidden", b"b" * 16) == 6
+
+    run(tmp_path, scene)
+
+
+def test_changes_that_nobody_asks_for_take_only_so_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "MOST_OF_ALL", 1000)
+
+    async def scene(served: Served) -> None:
+        alice = await started(served)
+        opens = []
+        for _ in range(5):
+            top = await alice.open("", options=DIRECTORY, access=1)
+            number = alice.request(Command.CHANGE_NOTIFY, smb.change_notify(top))
+            await alice.told(number)
+            alice.cancel(number)
+            await alice.final(number)
+            opens.append(top)
+        for number in range(20):
+            await alice.ask(Command.CLOSE, smb.close(await alice.open(f"{number:020}")))
+        kept = served.gateway.service.notices.kept
+        assert kept.size <= 1000
+        told = [await alice.ask(Command.CHANGE_NOTIFY, smb.change_notify(top)) for top in opens]
+        assert {reply.status for reply in told} <= {0, 0x10C} and 0x10C in {reply.status for reply in told}
+        for top in opens:
+            await alice.ask(Command.CLOSE, smb.close(top))
+        assert kept.size == 0
 
     run(tmp_path, scene)
