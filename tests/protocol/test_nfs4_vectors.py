@@ -16,7 +16,7 @@ import pytest
 from gateways.nfs.rpc import read_call
 from gateways.nfs.v4 import settable
 from gateways.nfs.v4.attributes import mask_of, supported
-from gateways.nfs.v4.compound import Unreadable
+from gateways.nfs.v4.operation import Unreadable
 from gateways.nfs.v4.owners import Owners
 from gateways.nfs.v4.settable import NewAttributes
 from gateways.nfs.v4.status import Status

@@ -1,8 +1,8 @@
 """NFS version 4, minor versions 1 and 2 (RFC 8881, RFC 7862, RFC 8276).
 
 A client sends COMPOUNDs: lists of small operations that share a current and a saved filehandle and stateid. In reading order: `types` has what
-several operations' messages are made of; `compound` is the state that operations share, and carries them out one after the other; `table`
-has one line per operation: its arguments, its handler and its preconditions; `program` takes COMPOUNDs off the wire. `stateids` finds the open,
+several operations' messages are made of; `operation` what a handler may answer and what must hold before it is called; `compound` is the state that operations
+share, and carries them out one after the other; `table` has one line per operation; `program` takes COMPOUNDs off the wire. `stateids` finds the open,
 lock or delegation behind a stateid.
 
 `clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is what all

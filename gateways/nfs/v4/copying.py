@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 from gateways.nfs.v4 import stateids
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.names import same_export
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from gateways.nfs.xdr import U64, Array, Bool, Opaque, Switch

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from gateways.nfs.v4 import stateids
 from gateways.nfs.v4.attributes import TRANSFER
-from gateways.nfs.v4.compound import Ask, Compound, Outcome, Payload, Wait
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Ask, Outcome, Payload, Wait
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from gateways.nfs.xdr import U32, U64, XdrError

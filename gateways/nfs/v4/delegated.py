@@ -13,7 +13,8 @@ import structlog
 
 from gateways.nfs.handles import Place
 from gateways.nfs.v4.attributes import Attr, words_of
-from gateways.nfs.v4.compound import Ask, Compound, Outcome, Wait
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Ask, Outcome, Wait
 from gateways.nfs.xdr import pad
 from sofs.errors import Unavailable
 from sofs.types import Lsn, Time

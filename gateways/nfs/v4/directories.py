@@ -13,8 +13,9 @@ from gateways.nfs import above, listed, past
 from gateways.nfs.handles import Place
 from gateways.nfs.snapshot_list import LIST
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, Facts, encoder, mask_of, smallest
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.facts import facts_of, found, readable, with_space
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Verifier
 from gateways.nfs.xdr import U32, U64, pad

@@ -4,7 +4,8 @@ import struct
 from typing import Annotated, NamedTuple
 
 from gateways.nfs.v4.clients import principal
-from gateways.nfs.v4.compound import Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, ClientId, Verifier
 from gateways.nfs.xdr import I64, U32, Array, Bool, Opaque, Switch, Void, pad

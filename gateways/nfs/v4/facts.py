@@ -5,7 +5,8 @@ from collections.abc import Callable
 from gateways.nfs import above
 from gateways.nfs.handles import Place
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, WRITE_ONLY, Facts, supported
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from sofs.types import Inode
 from sofs.volume.api import Attributes, GetAttributes, GetSecurity, GetSpace, SpaceReply, Target, Text

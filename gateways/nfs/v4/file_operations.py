@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from gateways.nfs.v4 import copying, data, directories, filehandles, metadata, names, sparse, xattrs
-from gateways.nfs.v4.compound import CURRENT_FH, SAVED_FH, Compound, Operation, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import CURRENT_FH, SAVED_FH, Operation, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import NoArguments
 from sofs import errors

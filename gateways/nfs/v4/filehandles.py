@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from gateways.nfs import above, climbing, past
 from gateways.nfs.handles import HANDLE_SIZE, Place
-from gateways.nfs.v4.compound import ABOVE, Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import ABOVE, Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import HANDLE_SIZE as HANDLE_LIMIT
 from gateways.nfs.v4.types import Name, NoArguments

@@ -7,8 +7,9 @@ import struct
 from typing import Annotated, NamedTuple
 
 from gateways.nfs.v4 import stateids
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.opening import Owner
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.stateids import LOCKS, OPEN, READ, WRITE, Held, other_of
 from gateways.nfs.v4.states import client_of, packed
 from gateways.nfs.v4.status import Failure, Status

@@ -10,9 +10,10 @@ from gateways.nfs.rights import ALL_RIGHTS, DELETE, EXECUTE, EXTEND, LOOKUP, MOD
 from gateways.nfs.v4 import settable, stateids
 from gateways.nfs.v4.acls import bound
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, encoder, mask_of, supported, words_of
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.delegated import CONCERNED, asked_of_holder
 from gateways.nfs.v4.facts import facts_above, facts_of, found, readable
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.settable import New, NewAttributes
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Stateid

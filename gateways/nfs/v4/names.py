@@ -9,9 +9,10 @@ from typing import Annotated, NamedTuple
 from gateways.nfs.handles import Place
 from gateways.nfs.v4 import settable
 from gateways.nfs.v4.attributes import words_of
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.filehandles import checked, checked_new
 from gateways.nfs.v4.metadata import set_acl
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.settable import NewAttributes
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Name, NoArguments

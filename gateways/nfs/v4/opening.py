@@ -14,9 +14,10 @@ from gateways.nfs.v4 import stateids
 from gateways.nfs.v4.attributes import words_of
 from gateways.nfs.v4.backchannel import Referring
 from gateways.nfs.v4.clients import Client
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.filehandles import checked, checked_new
 from gateways.nfs.v4.metadata import set_acl
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.settable import New, NewAttributes, read
 from gateways.nfs.v4.stateids import DELEGATION, OPEN, READ, WRITE, Held
 from gateways.nfs.v4.status import Failure, Status

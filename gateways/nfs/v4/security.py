@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from gateways.nfs.auth import AUTH_NONE, AUTH_SYS
 from gateways.nfs.handles import Place
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.filehandles import checked
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import ANONYMOUS, Name
 from gateways.nfs.xdr import U32

@@ -18,7 +18,7 @@ from gateways.nfs.rpc import RpcConnection
 from gateways.nfs.v4 import recalls, records, stateids
 from gateways.nfs.v4.backchannel import Backchannel, Callbacks
 from gateways.nfs.v4.clients import Client, Clients
-from gateways.nfs.v4.compound import Ask, Outcome, Wait
+from gateways.nfs.v4.operation import Ask, Outcome, Wait
 from gateways.nfs.v4.owners import Owners
 from gateways.nfs.v4.slots import Channel, Session, fetch
 from gateways.nfs.v4.table import read_operation

@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple
 from gateways.nfs.v4 import records
 from gateways.nfs.v4.backchannel import Backchannel, CallbackSecurity, credential_of
 from gateways.nfs.v4.clients import principal
-from gateways.nfs.v4.compound import Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Outcome
 from gateways.nfs.v4.slots import Channel, Session
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import ClientId, SessionId

@@ -13,7 +13,8 @@ import msgspec
 from crc32c import crc32c
 
 from gateways.nfs.rpc import REPLY_SIZE, RpcConnection
-from gateways.nfs.v4.compound import ABOVE, Above, Ask, Compound, Outcome, Replayed, Resumed, Uncached
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import ABOVE, Above, Ask, Outcome, Replayed, Resumed, Uncached
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import SessionId, Stateid
 from gateways.nfs.xdr import U32, Bool

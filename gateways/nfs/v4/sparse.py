@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from gateways.nfs.v4 import stateids
 from gateways.nfs.v4.attributes import TRANSFER
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.data import ReadArgs, fetch
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Stateid
 from gateways.nfs.xdr import U32, U64

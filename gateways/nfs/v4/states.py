@@ -5,7 +5,8 @@ from typing import Annotated, NamedTuple
 
 from gateways.nfs.v4 import stateids
 from gateways.nfs.v4.clients import Client
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.stateids import DELEGATION, LOCKS, OPEN, Held, other_of
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import INVALID, Stateid

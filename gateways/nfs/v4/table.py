@@ -5,17 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gateways.nfs.v4 import exchange, locking, opening, security, sessions, slots, states
-from gateways.nfs.v4.compound import (
-    ANYWHERE,
-    CURRENT_FH,
-    FIRST,
-    ONLY,
-    Compound,
-    Operation,
-    Outcome,
-    Unreadable,
-)
+from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.file_operations import FILE_OPERATIONS
+from gateways.nfs.v4.operation import ANYWHERE, CURRENT_FH, FIRST, ONLY, Operation, Outcome, Unreadable
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import NoArguments
 from gateways.nfs.xdr import XdrError, codec

@@ -3,7 +3,8 @@
 import struct
 from typing import Annotated, NamedTuple
 
-from gateways.nfs.v4.compound import Ask, Compound, Outcome
+from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.xdr import U32, U64, Opaque, pad
 from sofs.volume.api import Extended, GetAttributes, GetExtended, Reply, SetExtended
