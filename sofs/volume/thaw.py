@@ -7,12 +7,13 @@ whoever is cut off goes on later: the records under `keys.IDLE` say which maps a
 
 from collections.abc import Awaitable, Callable
 
+from sofs.errors import Delayed
 from sofs.types import Inode
 from sofs.volume import origins
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF
+from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF, RESTORING
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.maps import NO_LIMIT, NOTHING, Way, decode_frozen, frozen_key, idle_key, visible, way
+from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, frozen_key, idle_key, visible, way
 
 __all__ = ["Maps"]
 
@@ -41,14 +42,18 @@ class Maps:
             await self._look_after(map_)
         return len(maps)
 
-    async def _look_after(self, map_: bytes) -> None:
+    def _frozen(self, map_: bytes) -> Frozen | None:
+        """The map's record; None if it has been dealt with, and while a snapshot is being restored: what its records say then belongs to two times."""
         value = self._get(frozen_key(map_))
-        if value is None:
-            return  # dealt with meanwhile
-        readers = decode_frozen(value).readers
-        if readers == 0:
+        return None if value is None or self._get(RESTORING) is not None else decode_frozen(value)
+
+    async def _look_after(self, map_: bytes) -> None:
+        frozen = self._frozen(map_)
+        if frozen is None:
+            return
+        if frozen.readers == 0:
             await self._trim(map_)
-        elif readers == 1:
+        elif frozen.readers == 1:
             await self._take_over(map_)
         else:
             batch = Batch()
@@ -59,8 +64,8 @@ class Maps:
         low = 0
         while low < NO_LIMIT:
             await self._room()
-            value = self._get(frozen_key(map_))
-            if value is None or decode_frozen(value).readers:
+            frozen = self._frozen(map_)
+            if frozen is None or frozen.readers:
                 return  # dealt with, or brought back by the restoration of a snapshot
             bucket = LEAF + map_
             high = NO_LIMIT
@@ -89,8 +94,8 @@ class Maps:
         await self._flatten(number, reader)
 
     def _is_single(self, map_: bytes) -> bool:
-        value = self._get(frozen_key(map_))
-        return value is not None and decode_frozen(value).readers == 1
+        frozen = self._frozen(map_)
+        return frozen is not None and frozen.readers == 1
 
     def _way(self, inode: Inode) -> Way:
         value = self._get(INODE + inode.to_bytes(8))
@@ -106,6 +111,8 @@ class Maps:
         while True:
             await self._room()
             where = self._way(inode) if inode else self._frozen_way(map_)
+            if self._get(RESTORING) is not None:
+                raise Delayed("the volume is being brought back to a snapshot")
             if where.map != map_ or where.origin == NOTHING:
                 return
             high, found = NO_LIMIT, 0

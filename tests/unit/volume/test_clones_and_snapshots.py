@@ -163,6 +163,27 @@ def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
     run(scenario)
 
 
+def test_maps_are_left_alone_while_their_records_are_of_two_times() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        source, other = rig.make_name(b"a"), rig.make_name(b"b")
+        await rig.put(target(source), 0, pattern(6 * LEAF))
+        await clone(rig, source, other)
+        number = await snapshot(rig, "s")
+        rig.remove(b"a")  # whoever looks after maps would have the other take over what both read
+        rig.data.snapshots.begin_restoration(number, rig.volume.core.next_number, rig.clock.now())
+        await rig.reopen()
+        assert rig.data.snapshots.restoring
+        end = rig.store.log.end
+        await rig.data.maps.run_once()
+        assert rig.store.log.end == end
+        await rig.volume.run_once()
+        await settle(rig)
+        for file in (source, other):
+            assert await rig.content(target(file), 0, 6 * LEAF) == pattern(6 * LEAF)
+
+    run(scenario, whole_from=LEAF_PAGES)
+
+
 LARGE = 80 * LEAF
 
 
