@@ -1,15 +1,16 @@
 """NFS version 4, minor versions 1 and 2 (RFC 8881, RFC 7862, RFC 8276).
 
 A client sends COMPOUNDs: lists of small operations that share a current and a saved filehandle and stateid. In reading order: `types` has what
-several operations' messages are made of; `operation` what a handler may answer and what must hold before it is called; `compound` is the state that operations
-share, and carries them out one after the other; `table` has one line per operation; `program` takes COMPOUNDs off the wire. `stateids` finds the open,
-lock or delegation behind a stateid.
+several operations' messages are made of; `operation` what a handler may answer and what must hold before it is called; `compound` is the state that
+operations share, and carries them out one after the other; `table` has one line per operation; `program` takes COMPOUNDs off the wire. `stateids`
+finds the open, lock or delegation behind a stateid.
 
-`clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is what all
-connections share. The remaining modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes and
-`settable` reads those that a client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the
-file, `delegated` what only the holder of a write delegation knows of it.
+`clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is
+what all connections share, `records` what of it outlives the process, `recalls` how delegations come back. The remaining modules are operations, one
+module per group, and what they are made of: `attributes` writes a file's attributes and `settable` reads those that a client sets, `owners` and
+`acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the file, `delegated` what only the holder of a write
+delegation knows of it.
 
-A handler decides; it does no I/O and does not know sessions. What it wants of a volume it returns as an `Ask`, and so a COMPOUND that a crash cut
-in two goes on behind the last operation that a volume has recorded.
+A handler decides; it does no I/O and does not know sessions. What it wants of a volume it returns as an `Ask`, and so a COMPOUND that a crash cut in
+two goes on behind the last operation that a volume has recorded.
 """

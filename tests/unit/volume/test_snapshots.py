@@ -5,7 +5,18 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sofs.errors import Busy, Closed, Delayed, Exists, InvalidName, NoSpace, NotFound, ReadOnly, SofsError, Stale
+from sofs.errors import (
+    Busy,
+    Closed,
+    Delayed,
+    Exists,
+    InvalidName,
+    NoSpace,
+    NotFound,
+    ReadOnly,
+    SofsError,
+    Stale,
+)
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import PAGE, ROOT, Inode, Kind, Lsn, OpenId
