@@ -295,7 +295,12 @@ class RangeChanges:
         for index, leaf, _ in visible(self._keyspace, self._pages.way(inode), low, high):
             base = index * LEAF_PAGES
             start, stop = max(first - base, 0), min(last - base, LEAF_PAGES)
-            for page, address in enumerate(leaves.addresses(leaf, start, stop - start), base + start):
+            addresses = leaves.addresses(leaf, start, stop - start)
+            if found and HOLE not in addresses and sum(found[-1]) == (base + start) * PAGE:
+                # The common case in a file without holes, which may have millions of leaves: all at once.
+                found[-1] = (found[-1][0], min((base + stop) * PAGE, end) - found[-1][0])
+                continue
+            for page, address in enumerate(addresses, base + start):
                 if address == HOLE:
                     continue
                 at, to = max(page * PAGE, offset), min((page + 1) * PAGE, end)
