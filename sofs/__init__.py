@@ -1,5 +1,6 @@
 """sofs: a scale-out file server. README.md walks through the source in reading order.
 
 The modules beside the packages put a node together: `node` (all of it), `records` (what the coordination store holds), `hosting` (pools and volumes),
-`redundancy` (replicas of logs that are lost and made anew), `doors` (gateways), `service` (`sofsd`), `config`; and `types` and `errors`, which all share.
+`redundancy` (replicas of logs that are lost and made anew), `doors` (gateways), `service` (`sofsd`), `config`, `quieting` (how much
+strangers can make it log); and `types` and `errors`, which all share.
 """

@@ -4,6 +4,9 @@ It appends batches as records at increasing byte positions, on every replica of 
 makes them committed and then stable, reads their payload back and trims what a checkpoint covers. It knows nothing
 of files. Records of one loop tick are written together, and one sync makes all of them stable.
 
+In reading order: `record` (one record, as bytes), `replica` (one copy: segments on a disk), `reading`, `recovery` (what a log holds after a crash),
+`replicated` (all copies together: group commit).
+
 A position is that of a record's first byte. `committed` and `stable` are the positions behind the last record
 that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 names no record and is always stable.
 """

@@ -15,7 +15,7 @@ orphan: whole too, but named by nobody, and found by its id with `orphans`. Ids 
 orphans are looked for, so that nothing is taken for an orphan that somebody is about to name.
 
 In reading order: `extent` (the words), `scheme` and `policy` (how many fragments, and where), `label`, `table`, `fragment`, `revocations`
-(the formats, each told in its module), `layout` (the directory), `slots` (what is free), `disk` (what a disk can do), `opening`
+(the formats, each told in its module), `layout` (the directory), `sync` (one for all who wait), `slots` (what is free), `disk` (what a disk can do), `opening`
 and `local_disk`, `states` and `members` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
 """
 

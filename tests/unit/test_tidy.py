@@ -87,6 +87,21 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), "a module docstring says what the thing is"
 
 
+# Their modules are families that the docstring describes as such: one for each command, one for each adapter.
+FAMILIES = ("sofs", "sofs/runtime", "gateways/smb/commands", "gateways/smb/control", "gateways/smb/info")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=name_of)
+def test_a_package_says_where_each_of_its_modules_belongs(path: Path) -> None:
+    if name_of(path.parent) in FAMILIES:
+        return
+    chapter = ast.get_docstring(ast.parse(path.read_text())) or ""
+    modules = [*path.parent.glob("*.py"), *(package.parent for package in path.parent.glob("*/__init__.py"))]
+    named = {module.stem for module in modules if not module.stem.startswith("__")}
+    # In a sentence or a list, or as a line of a table.
+    assert sorted(name for name in named if not re.search(rf"`{name}/?`|^ *{name}  ", chapter, re.MULTILINE)) == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE

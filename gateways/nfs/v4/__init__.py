@@ -6,10 +6,13 @@ operations share, and carries them out one after the other; `table` has one line
 finds the open, lock or delegation behind a stateid.
 
 `clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is
-what all connections share, `records` what of it outlives the process, `recalls` how delegations come back. The remaining modules are operations, one
-module per group, and what they are made of: `attributes` writes a file's attributes and `settable` reads those that a client sets, `owners` and
-`acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the file, `delegated` what only the holder of a write
-delegation knows of it.
+what all connections share, `records` what of it outlives the process, `recalls` how delegations come back. `status` maps outcomes. The remaining
+modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes and `settable` reads those that a
+client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the file, `delegated` what
+only the holder of a write delegation knows of it.
+
+The operations: `exchange` (clients come and go), `sessions`, `security`; `filehandles`, `names`, `directories`, `metadata`, `xattrs`; `data`,
+`sparse`, `copying`; `opening`, `states`, `locking`. Those of files have their lines of the table in `file_operations`.
 
 A handler decides; it does no I/O and does not know sessions. What it wants of a volume it returns as an `Ask`, and so a COMPOUND that a crash cut in
 two goes on behind the last operation that a volume has recorded.

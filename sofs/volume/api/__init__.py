@@ -9,6 +9,9 @@ each, never empty, `.` or `..`, without `/` and NUL. Offsets and lengths are byt
 A reply (and a `SofsError`) carries its gate: the position in the log on which it rests. A gateway captures the content of
 its answer, then hands `Volume.when(gate, level, send)`; nothing is told before. `level` is the protocol's
 choice (DESIGN section 6: NFS metadata and everything on a continuously available share at STABLE, other SMB operations at COMMITTED).
+
+In reading order: `values` (what requests and replies are made of), `interface` (`Volume`, tokens, upcalls); then the requests: `names`, `attributes`, `opens`,
+`locks`, `clients`, `data`, `watching`, `reparse`, `snapshots`, `quotas`.
 """
 
 from sofs.volume.api.attributes import *
