@@ -218,6 +218,12 @@ def delegate(core: Core, opened: OpenFile, wish: Wish, by: Binding) -> OpenFile 
     return given
 
 
+def _kept_delegation(core: Core, opened: OpenFile) -> OpenFile | None:
+    """The delegation that a client reclaims, if its record has not been lost."""
+    grant = core.locks.state(opened.inode).grant(opened.key)
+    return None if grant is None or grant.kind is not GrantKind.DELEGATION else core.opens.get(grant.delegation)
+
+
 def note_recall(core: Core, inode: Inode) -> None:
     """A delegation of the file is being recalled."""
     if len(core.recalled) >= _MOST_RECALLS:
@@ -244,7 +250,7 @@ def conclude(
     `attributes` is None where they are known only after the commit; `undo` is given for an open that was there before. What fails is to be followed
     by `give_up`.
     """
-    wish, grant, given = request.wish, None, None
+    wish, grant, given, kept = request.wish, None, None, None
     opened.maximal = maximal & _ALL
     if undo is None:
         if wish is not None and opened.mandatory:
@@ -254,7 +260,8 @@ def conclude(
         if opened.keep is not None:
             core.kept.follow(opened)
     if wish is not None and not opened.mandatory:
-        given = delegate(core, opened, wish, opened.by)
+        kept = _kept_delegation(core, opened) if request.reclaim else None
+        given = kept or delegate(core, opened, wish, opened.by)
     reply = Opened(
         core.gate, opened.id, action, attributes, opened.access, opened.maximal, opened.path, opened.stream,  # type: ignore[arg-type]
         sequence=opened.sequence,
@@ -266,7 +273,7 @@ def conclude(
         elif core.kept.dirty or token is not None:
             core.note_down(Batch(), reply, token)
     except SofsError:
-        if given is not None:
+        if given is not None and given is not kept:
             forget(core, given)
             let_go(core, given)
         if undo is None:

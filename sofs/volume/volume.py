@@ -172,6 +172,10 @@ async def make_volume(
     await store.log.sync()
 
 
+RECALL_S = 35.0
+"""What Windows gives SMB clients to answer a break (MS-SMB2 3.3.2.1); never more than a lease period (PROTOCOLS)."""
+
+
 class LocalVolume:
     """`sofs.volume.api.Volume`, at the volume's coordinator."""
 
@@ -203,7 +207,7 @@ class LocalVolume:
         batch.add(STARTS, 1)
         keyspace.commit(batch, reserved=True)
         starts = int.from_bytes(keyspace.get(STARTS) or b"", "little")
-        locks = LockManager(clock, self._tell, delegation_timeout=lease_s)
+        locks = LockManager(clock, self._tell, min(RECALL_S, lease_s), lease_s)
         judge = Judge(identities or UnixIdentities())
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
         self.core.orphaned = self._wake

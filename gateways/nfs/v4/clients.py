@@ -63,6 +63,8 @@ class Client:
         """Its opens, locks and delegations, by their stateids' `other`."""
         self.restored = True
         """`states` is complete: false after a restart, until the volumes have been asked."""
+        self.wanted: set[bytes] = set()
+        """Delegations, by their `other`, that were recalled before `states` was complete."""
         self.reclaimed = False
         """It has said RECLAIM_COMPLETE."""
         self.renewed = now

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
     from gateways.nfs.v4.service import Service
 
-__all__ = ["recall", "repeat", "revoked"]
+__all__ = ["catch_up", "recall", "repeat", "revoked"]
 
 log = structlog.get_logger("nfs")
 
@@ -29,11 +29,26 @@ AGAIN_S = 1.0
 def recall(service: "Service", volume: VolumeId, recall: Recall) -> None:
     """A volume wants a delegation back. What cannot be asked for now is asked for when its client has a backchannel again (`repeat`)."""
     client = _owner(service, recall.key)
-    held = client.states.get(other_of(volume, recall.delegation)) if client is not None else None
-    if client is None or held is None or held.recalled:
+    if client is None:
+        return
+    other = other_of(volume, recall.delegation)
+    held = client.states.get(other)
+    if held is None and not client.restored:
+        client.wanted.add(other)  # nobody has heard of the client since the restart
+    if held is None or held.recalled:
         return
     held.recalled = True
     service.begin(_ask(service, client, held), "recall")
+
+
+def catch_up(service: "Service", client: "Client") -> None:
+    """What the client had before the restart is known now: it is asked for what has been recalled meanwhile."""
+    for other in client.wanted:
+        held = client.states.get(other)
+        if held is not None and not held.recalled:
+            held.recalled = True
+            service.begin(_ask(service, client, held), "recall")
+    client.wanted.clear()
 
 
 def repeat(service: "Service", client: "Client") -> None:

@@ -123,6 +123,8 @@ class Service:
                 log.warning("nfs4.sessions_not_kept", reason=str(error))
                 self._keeps = False
         for id in {share.volume for share in self._shares.all()}:
+            if self._volumes(id) is not None:
+                self.volume(id)  # whose recalls are heard from now on, before the first client has come back
             await self._end_unknown(id)
             await self.perform(self.end_grace([id], lambda: b""))
         self._look_later()
@@ -372,6 +374,7 @@ class Service:
     def _list(self, client: Client, volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
         if not volumes:
             client.restored = True
+            recalls.catch_up(self, client)
             return then()
         volume = volumes[0]
 

@@ -11,6 +11,7 @@ from gateways.nfs.v4.operation import ANYWHERE, CURRENT_FH, FIRST, ONLY, Operati
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import NoArguments
 from gateways.nfs.xdr import XdrError, codec
+from sofs.errors import DeletePending
 from sofs.types import Kind
 
 __all__ = ["ILLEGAL", "OPERATIONS", "read_operation"]
@@ -36,7 +37,9 @@ STATE_OPERATIONS: dict[int, Operation] = {
     12: Operation("LOCK", locking.LockArgs, locking.lock, CURRENT_FH, records=True, above=Status.ISDIR, works_on=Kind.FILE),
     13: Operation("LOCKT", locking.LockTestArgs, locking.lockt, CURRENT_FH, above=Status.ISDIR, works_on=Kind.FILE),
     14: Operation("LOCKU", locking.UnlockArgs, locking.locku, CURRENT_FH, records=True, above=Status.BAD_STATEID),
-    18: Operation("OPEN", opening.OpenArgs, opening.open_file, CURRENT_FH, records=True, above=opening.open_above),
+    18: Operation(
+        "OPEN", opening.OpenArgs, opening.open_file, CURRENT_FH, records=True, above=opening.open_above, statuses={DeletePending: Status.SHARE_DENIED}
+    ),  # FILE_OPEN is for names (RFC 8881 15.2)
     20: _without("OPEN_CONFIRM"),
     21: Operation(
         "OPEN_DOWNGRADE", states.DowngradeArgs, states.open_downgrade, CURRENT_FH, records=True, above=Status.BAD_STATEID
