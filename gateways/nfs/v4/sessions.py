@@ -83,7 +83,9 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
     if args.flags & ~(PERSIST | CONN_BACK_CHAN | CONN_RDMA):
         raise Failure(Status.INVAL)
     fore, back = _granted(args.fore, 1), _granted(args.back, 2)
-    room = min(ALL_SLOTS - service.slots.total(), SLOTS_OF_ONE_HOST - service.slots[client.origin])
+    room = ALL_SLOTS - service.slots.total()
+    if client.origin:  # clients from before the server's start share none
+        room = min(room, SLOTS_OF_ONE_HOST - service.slots[client.origin])
     if len(client.sessions) >= SESSIONS or room < 1:
         raise Failure(Status.NOSPC)
     fore = fore._replace(requests=min(fore.requests, max(room // 4, 1)))
