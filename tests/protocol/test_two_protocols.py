@@ -18,8 +18,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.protocol.two_protocols import Asking, Cell, NfsAsker, NfsHolder, SmbAsker, SmbHolder
+from gateways.nfs.v3 import messages as m
+from gateways.nfs.v4.status import Status as Status4
+from gateways.smb import contexts
+from gateways.smb.header import Command
+from gateways.smb.leases import LEVEL_LEASE
+from gateways.smb.status import Status as NtStatus
+from tests.protocol import nfs4_ops as op
+from tests.protocol import smb_client as smb
+from tests.protocol.nfs4_xdr import CURRENT, Op
+from tests.protocol.smb_socket import SocketClient
+from tests.protocol.two_protocols import DATA, RH, Asking, Cell, NfsAsker, NfsHolder, SmbAsker, SmbHolder
 from tests.served_both import Node, Process, both_on
+
+CB_RECALL = 4
+ADDED, REMOVED, OLD_NAME, NEW_NAME = 1, 2, 4, 5
+"""FILE_ACTION_*, MS-FSCC 2.7.1."""
 
 SMB_HOLDS = """
 holds                         | asks                      | live                 | durable         | persistent
@@ -220,9 +234,9 @@ class Played:
 # SMB holds, NFS asks
 
 
-async def prepare_smb(node: Node, keep: str, played: Played) -> tuple[SmbHolder, NfsAsker]:
+async def prepare_smb(node: Node, keep: str, played: Played, table: Table = SMB_TABLE) -> tuple[SmbHolder, NfsAsker]:
     holder, asker = await SmbHolder.connect(node, keep), await NfsAsker.connect(node)
-    for cell in SMB_TABLE:
+    for cell in table:
         await asker.make(cell)
 
         async def hold(cell: Cell = cell) -> None:
@@ -478,3 +492,249 @@ def test_what_nfs_is_told_when_smb_holds(stage: Stage, state: str, cell: Cell, e
 @pytest.mark.parametrize(("state", "cell", "expected"), cells(NFS_TABLE, NFS_STATES))
 def test_what_smb_is_told_when_nfs_holds(stage: Stage, state: str, cell: Cell, expected: str) -> None:
     assert stage.played("nfs", state)[cell] == expected
+
+
+# Times: with a short lease, nobody who asks waits for ever
+
+
+def test_a_delegation_that_is_not_returned_in_time_is_revoked_and_smb_goes_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume", lease_s=2) as node:
+            cell = Cell(0, "a write delegation alone", "CREATE to read")
+            maker, holder, asker = await NfsAsker.connect(node), await NfsHolder.connect(node), await SmbAsker.connect(node)
+            await maker.make(cell)
+            await holder.hold(cell)
+            asking = asker.ask(cell)
+            assert await asking.first() == "PENDING"
+            callback = await holder.client.transport.callbacks.get()
+            assert (callback.number, callback.stateid) == (CB_RECALL, holder.delegations[0])
+            last = asyncio.create_task(asking.last())
+            while not last.done():
+                await holder.client.done(op.putrootfh())  # it is alive, and keeps what it was asked for
+                await asyncio.sleep(0.2)
+            assert last.result() == "OK"
+            reading = await holder.client.compound(op.putfh(holder.files[0]), op.read(holder.delegations[0], 0, 5))
+            assert reading.status == Status4.DELEG_REVOKED
+            await holder.goes()
+            await maker.close()
+            asker.client.cut()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("asks", ["OPEN to write", "READ", "REMOVE", "v3 WRITE", "v3 RENAME"])
+def test_a_lease_whose_break_is_not_acknowledged_is_revoked_after_at_most_a_lease_period_and_nfs_goes_on(tmp_path: Path, asks: str) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume", lease_s=1) as node:
+            cell = Cell(0, "caches all", asks)
+            asker, holder = await NfsAsker.connect(node), await SmbHolder.connect(node)
+            await asker.make(cell)
+            await holder.hold(cell)
+            told = [await asker.ask(cell)]
+            async with asyncio.timeout(20):
+                while told[-1] in ("DELAY", "JUKEBOX"):
+                    await asyncio.sleep(0.1)
+                    told.append(await asker.ask(cell))
+            assert told[0] in ("DELAY", "JUKEBOX") and told[-1] == "OK"
+            (body,) = await holder.client.broken()
+            late = await holder.client.ask(Command.OPLOCK_BREAK, smb.lease_break(cell.key, int.from_bytes(body[28:32], "little")))
+            assert late.status == NtStatus.UNSUCCESSFUL, "it has nothing to give back any more"
+            holder.goes()
+            await asker.close()
+
+    asyncio.run(scenario())
+
+
+# The grace after a loss of power, met by NFS
+
+SMB_HOLDS_IN_GRACE = """
+holds             | asks          | grace
+shares nothing    | OPEN to read  | GRACE
+shares nothing    | READ          | DELAY
+shares nothing    | WRITE         | DELAY
+shares nothing    | REMOVE        | DELAY
+shares nothing    | GETATTR       | OK
+shares nothing    | v3 READ       | JUKEBOX
+shares nothing    | v3 RENAME     | JUKEBOX
+shares all        | OPEN to write | GRACE
+locks exclusively | OPEN to write | GRACE
+locks exclusively | READ          | DELAY
+locks exclusively | v3 WRITE      | JUKEBOX
+caches all        | OPEN to read  | GRACE
+caches all        | v3 READ       | JUKEBOX
+caches all        | REMOVE        | DELAY
+"""
+"""A persistent handle is on the disk before its client hears of it, so a loss of power leaves it; an NFSv4 client still has to reclaim. When it has, and the
+SMB client has come back, the asker meets what it meets of a live holder."""
+GRACE_TABLE = read_table(SMB_HOLDS_IN_GRACE)
+
+
+async def smb_grace(path: Path) -> Played:
+    played = Played()
+    process = Process(path / "volume", 1)
+    try:
+        node = await process.ready()
+        lost, reclaiming = Cell(len(GRACE_TABLE), "reads", ""), await NfsHolder.connect(node)
+        holder, asker = await prepare_smb(node, "persistent", played, GRACE_TABLE)
+        await asker.make(lost)
+        await reclaiming.hold(lost)
+        await asker.ends()
+        process.kill()
+        process = Process(path / "volume", 2, boot=b"another")
+        node = await process.ready()
+        fresh = await NfsAsker.connect(node)
+        fresh.files = asker.files
+        for cell in GRACE_TABLE:
+            await played.step(cell, lambda cell=cell: fresh.ask(cell))  # type: ignore[misc]
+        await reclaiming.returns(node)
+        await reclaiming.reclaims(lost)
+        await reclaiming.reclaimed_all()
+        await holder.returns(node)
+        live = {(cell.holds, cell.asks): columns["live"] for cell, columns in SMB_TABLE.items()}
+        for cell in GRACE_TABLE:
+
+            async def once_more(cell: Cell = cell) -> str:
+                assert await holder.takes_up(cell) == "", "a persistent handle waits"
+                met = await asked_of_a_live_one(cell, holder, fresh)
+                return "" if met.split(" > ")[-1] == live[cell.holds, cell.asks].split(" > ")[-1] else f", then {met}"
+
+            await played.step(cell, once_more)
+        holder.goes()
+        await reclaiming.goes()
+        await fresh.close()
+    finally:
+        process.kill()
+    return played
+
+
+PLAYS["smb", "grace"] = smb_grace
+
+
+@pytest.mark.parametrize(("state", "cell", "expected"), cells(GRACE_TABLE, {"grace": "grace"}))
+def test_what_nfs_is_told_in_the_grace_when_smb_holds(stage: Stage, state: str, cell: Cell, expected: str) -> None:
+    assert stage.played("smb", state)[cell] == expected
+
+
+# Directories
+
+
+def changes_by_nfs(asker: NfsAsker) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+    """Changes in directory `d`, one after the other."""
+
+    async def v4(*operations: Op) -> None:
+        await asker.v4.done(op.putrootfh(), op.lookup("data"), op.lookup("d"), *operations)
+
+    async def v3(name: str, arguments: object) -> None:
+        assert (await asker.v3.nfs(name, arguments)).status == 0
+
+    async def in_d(name: str) -> m.DirectoryName:
+        looked_up = await asker.v3.nfs("LOOKUP", m.LookupArgs(m.DirectoryName(asker.root3, b"d")))
+        return m.DirectoryName(looked_up.value.object, name.encode())
+
+    async def v3_create() -> None:
+        await v3("CREATE", m.CreateArgs(await in_d("b"), (m.CreateMode.GUARDED, m.NewAttributes(mode=0o666))))
+
+    async def v3_remove() -> None:
+        await v3("REMOVE", m.RemoveArgs(await in_d("b")))
+
+    opening = op.open_("a", clientid=asker.v4.clientid, how="unchecked", mode=0o666)
+    return [
+        ("OPEN of a new file", lambda: v4(opening, op.close(CURRENT))),
+        ("RENAME", lambda: v4(op.savefh(), op.rename("a", "c"))),
+        ("CREATE of a directory", lambda: v4(op.create(2, "e", mode=0o777))),
+        ("REMOVE", lambda: v4(op.remove("c"))),
+        ("v3 CREATE", v3_create),
+        ("v3 REMOVE", v3_remove),
+    ]
+
+
+def test_a_directory_lease_is_broken_by_what_nfs_does_in_the_directory_and_nfs_does_not_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume") as node:
+            asker, holder = await NfsAsker.connect(node), await SocketClient.reach(node.smb)
+            await holder.open("d", disposition=2, options=1)
+            for number, (what, change) in enumerate(changes_by_nfs(asker), 1):
+                key = number.to_bytes(16)
+                extras = contexts.encode([smb.lease(key, RH)])
+                reply = await holder.ask(Command.CREATE, smb.create("d", 0x120089, 1, 1, extras=extras, level=LEVEL_LEASE))
+                assert smb.granted(reply).lease == RH
+                await change()
+                (body,) = await holder.broken()
+                assert body[8:24] == key, what
+                await holder.ask(Command.OPLOCK_BREAK, smb.lease_break(key, int.from_bytes(body[28:32], "little")))
+                await holder.ask(Command.CLOSE, smb.close(smb.file_id(reply)))
+            holder.cut()
+            await asker.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_watches_a_tree_over_smb_is_told_what_nfs_changes_in_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume") as node:
+            asker, watcher = await NfsAsker.connect(node), await SocketClient.reach(node.smb)
+            await watcher.open("d", disposition=2, options=1)
+            root = await watcher.open("", access=1, options=1)
+            told = []
+            for _, change in changes_by_nfs(asker):
+                number = watcher.request(Command.CHANGE_NOTIFY, smb.change_notify(root, what=3, tree=True))
+                assert not await watcher.answered(number)
+                await change()
+                told.append(smb.changes(await watcher.final(number)))
+            assert told == [
+                [(ADDED, "d\\a")],
+                [(OLD_NAME, "d\\a"), (NEW_NAME, "d\\c")],
+                [(ADDED, "d\\e")],
+                [(REMOVED, "d\\c")],
+                [(ADDED, "d\\b")],
+                [(REMOVED, "d\\b")],
+            ]
+            watcher.cut()
+            await asker.close()
+
+    asyncio.run(scenario())
+
+
+# The end of a name
+
+
+def test_what_nfs_removes_goes_at_once_and_lives_on_for_smb_until_its_close(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume") as node:
+            cell = Cell(0, "shares all", "REMOVE")
+            asker, holder = await NfsAsker.connect(node), await SmbHolder.connect(node)
+            await asker.make(cell)
+            await holder.hold(cell)
+            assert await asker.ask(cell) == "OK"
+            assert await asker.ask(cell._replace(asks="LOOKUP")) == "NOENT"
+            reply = await holder.client.ask(Command.READ, smb.read(holder.files[0], 0, 6))
+            assert reply.status == 0 and reply.message[80:] == DATA[:6]
+            assert await asker.ask(cell._replace(asks="v3 GETATTR")) == "OK"
+            assert (await holder.client.ask(Command.CLOSE, smb.close(holder.files[0]))).status == 0
+            assert await asker.ask(cell._replace(asks="v3 GETATTR")) == "STALE"
+            holder.goes()
+            await asker.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_smb_deletes_stays_visible_and_shut_until_nfs_closes_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with both_on(tmp_path / "volume") as node:
+            cell = Cell(0, "reads", "delete")
+            other, holder, asker = await NfsAsker.connect(node), await NfsHolder.connect(node), await SmbAsker.connect(node)
+            await other.make(cell)
+            await holder.hold(cell)
+            assert await asker.ask(cell).last() == "OK"
+            assert await other.ask(cell._replace(asks="LOOKUP")) == "OK"
+            assert await other.ask(cell._replace(asks="OPEN to read")) == "SHARE_DENIED"
+            assert await asker.ask(cell._replace(asks="CREATE to read")).last() == "DELETE_PENDING"
+            reading = await holder.client.done(op.putfh(holder.files[0]), op.read(holder.opens[0], 0, 6))
+            assert reading.last[1] == DATA[:6]
+            await holder.client.done(op.putfh(holder.files[0]), op.close(holder.opens[0]))
+            assert await other.ask(cell._replace(asks="LOOKUP")) == "NOENT"
+            asker.client.cut()
+            await holder.goes()
+            await other.close()
+
+    asyncio.run(scenario())

@@ -106,7 +106,7 @@ class SmbHolder:
     async def gives_way(self, cell: Cell) -> None:
         """Waits until it is told to, and then keeps no more than it may."""
         key = cell.key if self._rights[cell.number] else struct.pack("<QQ", *self.files[cell.number])
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             while not self._breaks.get(key):
                 self._sort()
                 await asyncio.sleep(0.001)
@@ -295,7 +295,7 @@ class NfsHolder:
         """Waits until it is told to, and then returns its delegation."""
         wanted = self.delegations[cell.number]
         while wanted not in self._recalled:
-            callback = await asyncio.wait_for(self.client.transport.callbacks.get(), 3)
+            callback = await asyncio.wait_for(self.client.transport.callbacks.get(), 20)
             if callback.number == 4:
                 assert callback.stateid is not None
                 self._recalled.add(callback.stateid)
