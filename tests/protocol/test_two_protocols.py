@@ -550,22 +550,24 @@ def test_a_lease_whose_break_is_not_acknowledged_is_revoked_after_at_most_a_leas
 SMB_HOLDS_IN_GRACE = """
 holds             | asks          | grace
 shares nothing    | OPEN to read  | GRACE
-shares nothing    | READ          | DELAY
-shares nothing    | WRITE         | DELAY
+shares nothing    | READ          | GRACE
+shares nothing    | WRITE         | GRACE
 shares nothing    | REMOVE        | DELAY
 shares nothing    | GETATTR       | OK
 shares nothing    | v3 READ       | JUKEBOX
 shares nothing    | v3 RENAME     | JUKEBOX
 shares all        | OPEN to write | GRACE
+shares all        | WRITE         | GRACE
 locks exclusively | OPEN to write | GRACE
-locks exclusively | READ          | DELAY
+locks exclusively | READ          | GRACE
 locks exclusively | v3 WRITE      | JUKEBOX
 caches all        | OPEN to read  | GRACE
 caches all        | v3 READ       | JUKEBOX
 caches all        | REMOVE        | DELAY
 """
-"""A persistent handle is on the disk before its client hears of it, so a loss of power leaves it; an NFSv4 client still has to reclaim. When it has, and the
-SMB client has come back, the asker meets what it meets of a live holder."""
+"""A persistent handle is on the disk before its client hears of it, so a loss of power leaves it; an NFSv4 client still has to reclaim, and until then
+nobody opens, and nobody reads or writes without an open (RFC 8881 8.4.2.1; NFSv3 has no word for that, and is let through where nothing is known). When it
+has, and the SMB client has come back, the asker meets what it meets of a live holder."""
 GRACE_TABLE = read_table(SMB_HOLDS_IN_GRACE)
 
 

@@ -405,11 +405,15 @@ class Service:
             client.volumes[id] = self.volume(id).verifier
         return self.record([records.client_change(client)], lambda: self.end_grace(sorted(lost), then))
 
+    def awaits_reclaim(self, id: VolumeId) -> bool:
+        """Whether clients have yet to reclaim what they had in the volume."""
+        return any(id in client.lost for client in self.clients.numbered.values())
+
     def end_grace(self, ids: Sequence[VolumeId], then: Callable[[], Outcome]) -> Outcome:
         """Ends the grace of those volumes where no client has anything to reclaim any more. One that is in none does not mind."""
         for place, id in enumerate(ids):
             volume = self._volumes(id)
-            if volume is not None and id not in self._waits and not any(id in client.lost for client in self.clients.numbered.values()):
+            if volume is not None and id not in self._waits and not self.awaits_reclaim(id):
                 return Ask(volume, EndGrace(), lambda _, place=place: self.end_grace(ids[place + 1 :], then))  # type: ignore[misc]
         return then()
 

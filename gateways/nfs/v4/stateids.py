@@ -140,7 +140,10 @@ def target(c: "Compound", stateid: Stateid, access: int, place: "Place | None" =
     other = stateid.other
     if other == _ZERO:
         if not stateid.sequence:
-            return (place or c.place).target
+            place = place or c.place
+            if access and c.service.awaits_reclaim(place.volume.id):
+                raise Failure(Status.GRACE)  # what it may conflict with is not known yet (8.4.2.1)
+            return place.target
         stateid = resolve(c, stateid)
     elif other == _ONES:
         if stateid.sequence != 0xFFFFFFFF:
