@@ -304,6 +304,20 @@ def test_every_kind_of_state_request_keeps_its_slots_token(what: str) -> None:
     run(scenario)
 
 
+def test_a_delegation_that_is_reclaimed_though_it_was_not_lost_is_the_same_one() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.nfs(delegate=RW)
+        await rig.store.log.sync()
+        await rig.die(power=True)
+        again = rig.nfs(reclaim=True, delegate=RW)
+        assert (again.open, again.delegation, again.grant) == (opened.open, opened.delegation, RW)
+        fresh = rig.nfs(b"lost", reclaim=True, delegate=RW)
+        assert fresh.delegation not in (0, opened.delegation)
+        rig.ask(EndGrace(), NFS)
+
+    run(scenario)
+
+
 def test_after_a_loss_of_records_only_those_who_had_them_get_opens_and_locks() -> None:
     async def scenario(rig: StateRig) -> None:
         with pytest.raises(NoGrace):
