@@ -159,12 +159,12 @@ class QuotaKeeper:
         self._order(True)
 
     def _order(self, everything: bool) -> None:
-        """Orders the walks of the trees that are not as the quotas say, or of all of them."""
+        """Orders the walks of the trees that are not as the quotas say, or of all of them, also those that were under way."""
         batch = Batch()
         for key, _ in self._core.keys.scan(keys.bucket(QUOTA, QuotaKind.DIRECTORY)):
             top = Inode(int.from_bytes(key[BUCKET:-1]))
             record = self._record(top)
-            if record is None or record.links == 0 or self._core.get(walk_key(top)) is not None:
+            if record is None or record.links == 0 or (not everything and self._core.get(walk_key(top)) is not None):
                 continue
             if key[-1:] == b"l" and (everything or record.tree != top):
                 _walk(batch, top, top, True)
@@ -213,15 +213,15 @@ class QuotaKeeper:
     async def _walk_tree(self, top: Inode) -> None:
         """Brings all below a directory into the tree that its walk's record names."""
         core = self._core
-        value = core.get(walk_key(top))
+        value, since = core.get(walk_key(top)), core.keys.restorations
         todo = [top]
         while todo:
-            if core.get(walk_key(top)) != value:
+            if core.get(walk_key(top)) != value or core.keys.restorations != since:
                 return  # another walk has been ordered meanwhile
             at = todo.pop()
             assert value is not None
             todo += await self._enter(at, int.from_bytes(value, "little"), top)
-        if core.get(walk_key(top)) == value:
+        if core.get(walk_key(top)) == value and core.keys.restorations == since:
             batch = Batch()
             batch.delete(walk_key(top))
             core.keys.commit(batch, reserved=True)

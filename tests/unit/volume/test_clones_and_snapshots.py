@@ -144,6 +144,29 @@ def test_a_restored_snapshot_of_before_the_quota_is_counted_and_walked() -> None
     run(scenario)
 
 
+def test_a_tree_that_was_being_walked_when_a_snapshot_was_restored_is_walked_anew() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top, other = rig.mkdir(b"top"), rig.mkdir(b"other")
+        rig.make_name(b"a", at=rig.mkdir(b"below", top))
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, other, 0, 1 << 30)))
+        await rig.volume.run_once()
+        first = await snapshot(rig, "first")
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top, 0, 1 << 30)))
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, other)))
+        walking = asyncio.ensure_future(rig.volume.run_once())
+        for _ in range(3):
+            await asyncio.sleep(0)  # the walk is under way, but not at its end
+        await rig.later(RestoreSnapshot(first, True))
+        with suppress(SofsError):
+            await walking
+        await rig.volume.run_once()
+        assert rig.call(GetQuota(QuotaKind.DIRECTORY, top)).quotas[0].used_files == 3
+        assert rig.record(other).tree == 0
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
     async def scenario(rig: VolumeRig) -> None:
         top, other = rig.mkdir(b"top"), rig.mkdir(b"other")
