@@ -22,9 +22,9 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from sofs.errors import Damaged
+from sofs.errors import Damaged, Delayed
 from sofs.volume.inode import CLONED, TAIL_SIZE
-from sofs.volume.keys import FROZEN, IDLE, LEAF
+from sofs.volume.keys import FROZEN, IDLE, LEAF, RESTORING
 
 __all__ = [
     "BARE",
@@ -156,7 +156,11 @@ def find_cloned(get: Get, record: bytes, index: int) -> bytes | None:
 
 def _behind(get: Get, map_: bytes) -> Way:
     value = get(FROZEN + map_)
-    assert value is not None, f"no frozen map {int.from_bytes(map_):x}"
+    if value is None:
+        if get(RESTORING) is not None:
+            # Records are of two times now; this is a request that waited for something when the restoration began.
+            raise Delayed("the volume is being brought back to a snapshot")
+        raise AssertionError(f"no frozen map {int.from_bytes(map_):x}")
     frozen = decode_frozen(value)
     return Way(map_, frozen.origin, frozen.limit)
 

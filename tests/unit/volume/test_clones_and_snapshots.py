@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from sofs.errors import SofsError
+from sofs.errors import Delayed, SofsError
 from sofs.types import PAGE, Inode
 from sofs.volume import ranges
 from sofs.volume.api import (
@@ -184,6 +184,34 @@ def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
         await rig.clean()
 
     run(scenario)
+
+
+def test_a_request_that_goes_on_while_a_snapshot_is_being_restored_is_delayed() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        source = rig.make_name(b"a")
+        await rig.put(target(source), 0, pattern(6 * LEAF))
+        number = await snapshot(rig, "s")
+        other = rig.make_name(b"b")
+        await clone(rig, source, other)
+        rig.call(SetQuota(Quota(QuotaKind.VOLUME, 0, 0, 1 << 40)))
+        snapshots = rig.data.snapshots
+        snapshots.slice, snapshots.pause = 1, lambda: asyncio.sleep(0)
+        waiting = asyncio.ensure_future(rig.later(RestoreSnapshot(number, True)))
+        await asyncio.sleep(0)
+        told = []
+        while snapshots.restoring:
+            # What requests do that waited for something else, below what answers new ones.
+            for file in (source, other):
+                try:
+                    await done(rig.data.write(file, LEAF + 1, memoryview(b"x"), rig.clock.now()))
+                except SofsError as error:
+                    told.append(type(error))
+            await asyncio.sleep(0)
+        await waiting
+        assert Delayed in told
+        assert await rig.content(target(source), 0, 6 * LEAF) == pattern(6 * LEAF)
+
+    run(scenario, whole_from=LEAF_PAGES)
 
 
 def test_maps_are_left_alone_while_their_records_are_of_two_times() -> None:
