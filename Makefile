@@ -30,7 +30,7 @@ run: .venv/run-stamp
 # Both halves always run, so that one failure does not hide another; pytest's summary comes last.
 test: .venv/dev-stamp .venv/test-packages-stamp
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/pytest -n $(JOBS) $(TESTS) || status=1; exit $$status
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS) || status=1; exit $$status
 
 lint: .venv/dev-stamp
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import os
 import sys
 
+import pytest
 from hypothesis import settings
 
 # Started as a script, pytest has the environment's bin directory first on its path. impacket installs a script
@@ -13,3 +14,8 @@ sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != os.path.
 settings.register_profile("same", derandomize=True, print_blob=True)
 settings.register_profile("explore", print_blob=True)
 settings.load_profile("explore" if os.environ.get("SOFS_EXPLORE") else "same")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that boot a virtual machine come first: at the end they would keep one worker busy for minutes while the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
