@@ -8,8 +8,9 @@ Places (`W`): the run's offset in the window (u32), pages (u16), page in the ext
 listed, so an extent's live pages are exactly those that its windows name.
 
 References (`R`): offset (u32), pages (u16), and how many leaves name each of these pages (u32). A page that is not listed has
-one reference. A page stays listed, with a count of 1 if need be, from its first clone to its last reference: so a page is
-live if the leaf that it was written for still names it or if it is listed here (destaging relies on this).
+one reference. A page stays listed, with a count of 1 if need be, from its first clone to its last reference, and so does one in the log that
+was dead and comes back with a snapshot: so a page is live if the leaf that it was written for still names it or if it is listed here
+(destaging relies on this).
 """
 
 import struct
@@ -26,6 +27,7 @@ __all__ = [
     "Place",
     "encode_places",
     "find",
+    "listed",
     "merge",
     "pieces",
     "places",
@@ -218,6 +220,11 @@ def references(value: bytes) -> list[tuple[int, int, int]]:
 def share(value: bytes | None, offset: int, pages: int) -> bytes:
     """One more reference for each of the pages."""
     return _packed(_changed(references(value) if value else [], offset, pages, 1))
+
+
+def listed(value: bytes | None, offset: int, pages: int) -> bytes:
+    """As many references as before, but listed."""
+    return _packed(_changed(references(value) if value else [], offset, pages, 0))
 
 
 def release(value: bytes, offset: int, pages: int) -> tuple[bytes, list[tuple[int, int]]]:

@@ -20,6 +20,7 @@ from sofs.volume.inode import SHARES_PAGES, InodeRecord
 from sofs.volume.keys import (
     BUCKET,
     DEAD,
+    EXTENT_BORN,
     FILES,
     INODE,
     LEAF,
@@ -193,12 +194,20 @@ def _restore_leaf(
         if name >= leaves.PLACED:
             for window, offset, pages in windows.pieces(name, count):
                 _reference(records, window, deadlists.bring_back(records, window, offset, pages, lsn))
+                if dropped.destaged <= name < EXTENT_BORN:
+                    _list(records, window, offset, pages)
     if new is None:
         records.delete(key)
     else:
         records.put(key, new)
     unname(records, dropped, going, True)
     return coming.count(RESERVED)
+
+
+def _list(records: Mutator, window: int, offset: int, pages: int) -> None:
+    """Lists pages of the log, with the references that they have: the leaf that they were written for may not be among those that name them."""
+    key = REFERENCES + window.to_bytes(8)
+    records.put(key, windows.listed(records.get(key), offset, pages))
 
 
 def _reference(records: Mutator, window: int, runs: list[tuple[int, int]]) -> None:

@@ -186,6 +186,29 @@ def test_a_quota_that_is_gone_does_not_come_back_with_a_snapshot() -> None:
     run(scenario)
 
 
+def test_a_page_that_came_back_to_a_clone_only_is_moved_out_of_the_log_when_the_snapshots_are_gone() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        source, other = rig.make_name(b"a"), rig.make_name(b"b")
+        await rig.put(target(source), 0, pattern(2 * PAGE))
+        await clone(rig, source, other)
+        await rig.put(target(source), 0, bytes(2 * PAGE))
+        number = await snapshot(rig, "s")
+        await rig.put(target(other), 0, bytes(2 * PAGE))
+        await restore(rig, number)
+        for known in rig.call(ListSnapshots()).snapshots:
+            rig.call(DeleteSnapshot(known.number))
+        await rig.volume.run_once()
+        await rig.clean()
+        await settle(rig)
+        assert await rig.content(target(other), 0, 2 * PAGE) == pattern(2 * PAGE)
+        await rig.put(target(other), 0, b"x")
+        rig.remove(b"b")
+        await settle(rig)
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_a_request_that_goes_on_while_a_snapshot_is_being_restored_is_delayed() -> None:
     async def scenario(rig: VolumeRig) -> None:
         source = rig.make_name(b"a")
