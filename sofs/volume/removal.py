@@ -8,7 +8,7 @@ background when it is too large for one batch, or at recovery, when no open surv
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sofs.errors import AccessDenied, IsDirectory, NotDirectory, NotEmpty, NotFound
+from sofs.errors import AccessDenied, IsDirectory, NotDirectory, NotEmpty, NotFound, Stale
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import is_superuser, require, sticky_forbids
@@ -144,8 +144,11 @@ class Reaper:
             return False
         since = core.keys.restorations
         for part in (*stream_inodes(core, inode, core.record(inode)), inode):
-            if not core.data.small(part):
-                await core.data.trim(part)
+            try:
+                if not core.data.small(part):
+                    await core.data.trim(part)
+            except Stale:
+                return False  # somebody else has finished it, or it was not there yet at a snapshot that has been restored
             if core.keys.restorations != since:
                 return False  # it may live again
         if core.get(keys.orphan(inode)) is None:

@@ -309,3 +309,17 @@ def test_a_file_can_be_removed_while_it_is_emptied_to_become_a_clone(monkeypatch
         rig.make_name(b"c")
 
     run(scenario, disk_mib=256)
+
+
+def test_a_large_file_that_somebody_else_removes_meanwhile_holds_up_no_other_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "SLICE", LEAF_PAGES)
+
+    async def scenario(rig: VolumeRig) -> None:
+        file = rig.make_name(b"f")
+        for at in range(0, LARGE, LARGE // 4):
+            await rig.put(target(file), at, pattern(LARGE // 4, at))
+        rig.remove(b"f")
+        reaped = await asyncio.gather(rig.volume.reaper.run_once(), rig.volume.reaper.run_once())
+        assert sum(each.files for each in reaped) == 1
+
+    run(scenario, disk_mib=256)
