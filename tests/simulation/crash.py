@@ -16,7 +16,7 @@ from itertools import count, islice
 
 import structlog
 
-from tests.simulation import data, files, opens, records, snapshots
+from tests.simulation import data, files, opens, records, snapshots, whole
 
 __all__ = ["SCENARIOS", "main", "replay"]
 
@@ -29,6 +29,7 @@ SCENARIOS: dict[str, Callable[[int], int]] = {
     "opens": lambda seed: opens.Scenario(seed).run(CRASHES),
     "records": lambda seed: records.Scenario(seed).run(CRASHES),
     "snapshots": lambda seed: snapshots.run_seed(seed, CRASHES),
+    "whole": lambda seed: whole.Scenario(seed).run(CRASHES),
 }
 """By layer. Each runs one scenario, gives how many crashes it had, and raises what it found wrong."""
 
