@@ -245,7 +245,7 @@ class Scenario(files.Scenario):
         try:
             while any(client.pending for client in self.clients):
                 await self.rig.clock.sleep(0.001)
-            if self.random.chance(0.6):
+            if self.random.chance(0.8):
                 await self.hands.remove_some(self.rig)
                 await self.rig.clock.sleep(self.random.fraction() * 0.004)
             await self._restore_now(number)
@@ -261,7 +261,7 @@ class Scenario(files.Scenario):
             client.sent = None
         restored = self.restored = Restored(known, before, [client.newest for client in self.clients])
         self.hands.after_restoration = False
-        if self.random.chance(0.7):
+        if self.random.chance(0.8):
             self._files.crash_at = self._files.steps + 1 + self.random.below((10, 40, 160)[self.random.below(3)])
         try:
             reply: Reply = await self.rig.later(RestoreSnapshot(number, True))
@@ -340,7 +340,6 @@ class Scenario(files.Scenario):
         rig, random = self.rig, self.random
         duties: list[Callable[[], Awaitable[object]]] = [
             rig.volume.run_once, rig.data.maps.run_once, rig.data.snapshots.run_once, rig.data.cleaner.compact, rig.data.cleaner.destage,
-            rig.volume.reaper.run_once,
         ]  # fmt: skip
         duties.sort(key=lambda _: random.number(32))
         if random.chance(0.5):
