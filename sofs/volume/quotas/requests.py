@@ -168,7 +168,7 @@ class QuotaKeeper:
                 continue
             if key[-1:] == b"l" and (everything or record.tree != top):
                 _walk(batch, top, top, True)
-            elif key[-1:] == b"g" and record.tree == top:
+            elif key[-1:] == b"g" and (everything or record.tree == top):
                 _walk(batch, top, 0, True)
         if batch.count:
             self._core.keys.commit(batch, reserved=True)
@@ -224,6 +224,8 @@ class QuotaKeeper:
         if core.get(walk_key(top)) == value and core.keys.restorations == since:
             batch = Batch()
             batch.delete(walk_key(top))
+            if value == bytes(8) and core.keys.overlay.history.newest is not None:
+                batch.put(gone_key(top), b"")  # a snapshot of meanwhile has some of it in the tree yet
             core.keys.commit(batch, reserved=True)
 
     async def _enter(self, at: Inode, tree: int, top: Inode) -> list[Inode]:

@@ -209,6 +209,26 @@ def test_a_page_that_came_back_to_a_clone_only_is_moved_out_of_the_log_when_the_
     run(scenario)
 
 
+def test_a_quota_that_was_being_taken_away_at_a_snapshot_is_taken_away_when_that_is_restored() -> None:
+    async def scenario(rig: VolumeRig) -> None:
+        top, other = rig.mkdir(b"top"), rig.mkdir(b"other")
+        below = rig.mkdir(b"below", top)
+        for each in (top, other):
+            rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, each, 0, 1 << 30)))
+        await rig.volume.run_once()
+        rig.call(SetQuota(Quota(QuotaKind.DIRECTORY, top)))
+        first = await snapshot(rig, "first")
+        assert rig.record(below).tree == top
+        await rig.volume.run_once()
+        assert rig.record(below).tree == 0
+        await restore(rig, first)
+        await rig.volume.run_once()
+        assert rig.record(below).tree == 0
+        await rig.clean()
+
+    run(scenario)
+
+
 def test_a_request_that_goes_on_while_a_snapshot_is_being_restored_is_delayed() -> None:
     async def scenario(rig: VolumeRig) -> None:
         source = rig.make_name(b"a")
