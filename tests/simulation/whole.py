@@ -227,9 +227,10 @@ class Scenario(files.Scenario):
         try:
             past.volume = self.rig.volume.at(number)  # type: ignore[assignment]
             for client, states in zip(self.clients, known.states, strict=True):
-                found, _ = await self._found(client, past)
+                found, inodes = await self._found(client, past)
                 states[:] = [state for state in states if state.visible() == found][:1]
                 assert states, f"snapshot {number} shows a {client.directory!r} that never was, or another one than before"
+                client.inodes.update({states[0].names[name]: inode for name, inode in inodes.items()})
             hands = await shown(past, self.hands.directory)
         except Stale:
             assert known.given_up
@@ -276,9 +277,8 @@ class Scenario(files.Scenario):
         while self.hands.busy:
             await self.rig.clock.sleep(0.001)
         for client, states in zip(self.clients, known.states, strict=True):
-            found, inodes = await self._found(client, self.rig)
+            found, _ = await self._found(client, self.rig)
             assert found == states[0].visible(), f"{client.directory!r} is not as snapshot {number} has it"
-            client.inodes.update({states[0].names[name]: inode for name, inode in inodes.items()})
         await self._compare_hands(restored)
         restored.over = True
 
