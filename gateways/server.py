@@ -125,7 +125,8 @@ class Budget:
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
         self._loop = loop
         self._limit = limit
-        self._taken = 0
+        self.taken = 0
+        """Bytes of the messages that are being received now."""
         self._holding: dict[Connection, tuple[int, float]] = {}
         self._waiting: dict[Connection, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -142,7 +143,7 @@ class Budget:
     def give(self, connection: "Connection") -> None:
         """The connection's message has arrived, or is no longer wanted."""
         self._waiting.pop(connection, None)
-        self._taken -= self._holding.pop(connection, (0, 0.0))[0]
+        self.taken -= self._holding.pop(connection, (0, 0.0))[0]
         while self._waiting:
             first = next(iter(self._waiting))
             if not self._fits(self._waiting[first]):
@@ -152,10 +153,11 @@ class Budget:
             self._loop.call_soon(first.proceed, size)
 
     def _fits(self, size: int) -> bool:
-        return self._taken + size <= self._limit or not self._taken
+        return self.taken + size <= self._limit or not self.taken
 
     def _hold(self, connection: "Connection", size: int) -> None:
-        self._taken += size
+        assert connection not in self._holding, "one message at a time"
+        self.taken += size
         self._holding[connection] = (size, self._loop.time())
 
     def _watch(self) -> None:
@@ -194,6 +196,7 @@ class Connection:
         self._batching = self._scheduled = self._writing = False
         self._holds = 0
         self._held = False
+        self._large = False  # the buffer is that of one large message, which has its share of the budget
         self._throttled = False
         self._closing = ""
         self.alive = True
@@ -297,17 +300,16 @@ class Connection:
     def _make_room(self, need: int) -> None:
         """Sees to it that the buffer can take the `need` bytes of the next message, of which some are there already."""
         rest = self._end - self._start
-        large = self._limit > CHUNK + SLACK
-        if not large and need <= CHUNK:
+        if not self._large and need <= CHUNK:
             self._limit = len(self._buffer)
             if not rest and self._references() == self._unshared:
                 self._start = self._end = 0
                 return
             if self._start + max(need, LEAD) <= len(self._buffer):
                 return
-        if large and rest:
-            return  # the message is still on its way into the buffer of its size
-        if large:
+        if self._large:
+            if rest:
+                return  # the message is still on its way into the buffer of its size
             self._server.budget.give(self)
         if need > CHUNK and not self._server.budget.take(self, need):
             self.pause()
@@ -322,15 +324,15 @@ class Connection:
 
     def _enlarge(self, need: int) -> None:
         """Goes on in another buffer."""
-        large = self._limit > CHUNK + SLACK
+        was_large, self._large = self._large, need > CHUNK
         rest = self._end - self._start
         old, start = self._buffer, self._start
         self._adopt(self._server.buffers.take(max(need, CHUNK)))
         self._buffer[:rest] = memoryview(old)[start : start + rest]
         self._end = rest
-        if need > CHUNK:
+        if self._large:
             self._limit = need
-        elif large:
+        elif was_large:
             self._limit = LEAD
 
     # Sending

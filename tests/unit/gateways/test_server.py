@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import gateways.server
-from gateways.server import CHUNK, HIGH, Buffers, Connection, Link, Server, origin_of
+from gateways.server import CHUNK, HIGH, SLACK, Buffers, Connection, Link, Server, origin_of
 from sofs.errors import PeerError
 from sofs.runtime.system_clock import SystemClock
 
@@ -340,6 +340,29 @@ def test_announced_messages_get_no_more_memory_than_the_budget_and_are_received_
             writer.close()
 
         await asyncio.gather(*(serve_rest(number) for number in range(6)))
+
+    serve(test)
+
+
+@pytest.mark.parametrize("size", [CHUNK - 3, CHUNK, CHUNK + 100, CHUNK + SLACK - 4, CHUNK + SLACK, CHUNK + SLACK + 1, 1 << 20])
+def test_messages_of_every_size_give_their_room_back(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways.server, "UNDER_WAY", 5 << 19)
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        payload = bytes(size)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2 << 20)
+        async with asyncio.timeout(20):
+            for _ in range(60):
+                before = server.received_bytes
+                writer.write(record(payload)[:100])
+                while server.received_bytes == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                writer.write(record(payload)[100:])
+                assert await reader.readexactly(4 + size) == record(payload)
+            writer.write(record(b"small"))
+            assert await reader.readexactly(9) == record(b"small")
+        assert server.budget.taken == 0
+        writer.close()
 
     serve(test)
 
