@@ -28,6 +28,8 @@ class Runner(Protocol):
     name: str
     blocks: bool
     """It asks its server to act as if a connection were cut off (`unacknowledged`)."""
+    lease_s: float
+    """Of the node's NFS leases; the time to answer a break is not longer than one."""
 
     def missing(self) -> str | None: ...
 
@@ -51,14 +53,14 @@ def conform(runner: Runner, wanted: re.Pattern[str] | None, folder: Path, tests:
     logs = folder / runner.name
     logs.mkdir(parents=True, exist_ok=True)
     known = outcomes.misses(runner.name)
-    with serving(logs, runner.blocks) as node:
+    with serving(logs, runner.blocks, runner.lease_s) as node:
         found = runner.run(node, wanted, logs, say, tests)
     failed = outcomes.unexpected(found, known)
     if failed:
         again = frozenset(test for group in failed.values() for test in group)
         say(f"a second go for {len(again)}:")
         groups = re.compile("|".join(map(re.escape, failed)))
-        with serving(logs, runner.blocks) as node:
+        with serving(logs, runner.blocks, runner.lease_s) as node:
             for group, tests_again in runner.run(node, groups, logs, say, again).items():
                 found[group].update(tests_again)
         failed = outcomes.unexpected(found, known)

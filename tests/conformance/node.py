@@ -26,9 +26,9 @@ addresses = ["127.0.0.1"]
 
 [nfs]
 addresses = ["127.0.0.1"]
-lease_s = 10.0
+lease_s = %s
 """
-"""As quickstart has them, but that NFS's leases are short: many of pynfs's tests wait for their end."""
+"""As quickstart has them, but for the time of NFS's leases, after which SMB clients, too, lose what they were asked to give back."""
 
 
 class ServerBroke(Exception):
@@ -81,12 +81,12 @@ class ConformanceNode:
 
 
 @contextmanager
-def serving(folder: Path, unacknowledged: bool = False) -> Iterator[ConformanceNode]:
+def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[ConformanceNode]:
     """A node with its data in `folder`, which goes with it. `unacknowledged`: it acts, when it is asked to, as if a connection's
     acknowledgements got lost."""
     settings = folder / "node" / "conf" / "sofs.toml"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(_SETTINGS)
+    settings.write_text(_SETTINGS % lease_s)
     prefix = [sys.executable, str(Path(__file__).with_name("unacknowledged.py"))] if unacknowledged else []
     with RunningNode(folder / "node", prefix=prefix) as running:
         running.admin.post("/shares", api.Share(HIDING, VOLUME, access_based_enumeration=True), api.Share)

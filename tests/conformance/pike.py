@@ -29,6 +29,7 @@ _TEST_S = 240.0
 class Pike:
     name = "pike"
     blocks = False
+    lease_s = 90.0
 
     @staticmethod
     def missing() -> str | None:

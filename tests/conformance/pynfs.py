@@ -39,6 +39,8 @@ class Pynfs:
     """`version` is "4.0" or "4.1", as pynfs divides its tests."""
 
     blocks = False
+    lease_s = 10.0
+    """Many tests wait for the end of one."""
 
     def __init__(self, version: str, limit_s: float = 1800.0) -> None:
         self.name = "pynfs" + version.replace(".", "")

@@ -87,6 +87,8 @@ def _smbclient(node: ConformanceNode, commands: str) -> None:
 class Smbtorture:
     name = "smbtorture"
     blocks = True
+    lease_s = 90.0
+    """Some tests measure that 35 s are waited for the answer to a break."""
 
     def __init__(self, limit_s: float = 120.0, options: tuple[str, ...] = (), without: frozenset[str] = frozenset()) -> None:
         """`limit_s` is for each process; `options` force a variant, such as `--client-protection=encrypt`; tests in `without` are left out."""
