@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from sofs.types import ROOT, Kind, Level
-from sofs.volume.api import Binding, Caller, Changes, Clone, Found, Make, Remove, Stateless
+from sofs.volume.api import Binding, Caller, Changes, Clone, Found, Make, Remove, Stateless, Volume
 from sofs.volume.check import check
 from sofs.volume.volume import LocalVolume
 from tests.served import VOLUME, volume_on
@@ -57,14 +57,14 @@ async def image(volume: LocalVolume, name: str, size: int) -> Stateless:
     return target
 
 
-async def reads(volume: LocalVolume, targets: list[Stateless], size: int, block: int, count: int) -> list[float]:
+async def reads(files: list[tuple[Volume, Stateless]], size: int, block: int, count: int) -> list[float]:
     """Microseconds of CPU a read in each file, best of five rounds in turn over the same random places."""
     chance = random.Random(1)
     places = [chance.randrange(size // block) * block for _ in range(count)]
     into = memoryview(bytearray(block))
-    best = [float("inf")] * len(targets)
+    best = [float("inf")] * len(files)
     for _ in range(5):
-        for number, target in enumerate(targets):
+        for number, (volume, target) in enumerate(files):
             start = time.process_time()
             for at in places:
                 got = volume.read(target, at, into, BY)
@@ -97,7 +97,7 @@ async def measure(path: Path, size: int, clones: int) -> None:
         await volume.core.data.cleaner.destage()
         report("space", bytes_more=space - volume.core.data.usage().free)
         for block, count in ((4096, READS), (MIB, 200)):
-            before, after = await reads(volume, [plain, last], size, block, count)
+            before, after = await reads([(volume, plain), (volume, last)], size, block, count)
             report("reads", block=block, plain_us=round(before, 2), clone_us=round(after, 2), ratio=round(after / before, 3))
         await checked(volume)
         start = time.perf_counter()

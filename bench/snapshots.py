@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.clones import BY, MIB, READS, ROOT_USER, call, checked, make, report
+from bench.clones import BY, MIB, READS, ROOT_USER, call, checked, make, reads, report
 from sofs.types import ROOT, Kind, Level
 from sofs.volume.api import (
     Changes,
@@ -27,7 +27,6 @@ from sofs.volume.api import (
     Remove,
     SnapshotList,
     Stateless,
-    Volume,
 )
 from sofs.volume.volume import LocalVolume
 from tests.served import volume_on
@@ -86,23 +85,6 @@ async def writes(volume: LocalVolume, target: Stateless, pages: list[int]) -> fl
     return (time.process_time() - start) / len(pages) * 1e6
 
 
-async def reads(volumes: list[Volume], target: Stateless, block: int, count: int) -> list[float]:
-    """Microseconds of CPU a read, in each: best of five rounds, in turn, over the same random places."""
-    chance = random.Random(1)
-    places = [chance.randrange(FILE // block) * block for _ in range(count)]
-    into = memoryview(bytearray(block))
-    best = [float("inf")] * len(volumes)
-    for _ in range(5):
-        for index, volume in enumerate(volumes):
-            start = time.process_time()
-            for at in places:
-                got = volume.read(target, at, into, BY)
-                if asyncio.iscoroutine(got):
-                    await got
-            best[index] = min(best[index], time.process_time() - start)
-    return [seconds / count * 1e6 for seconds in best]
-
-
 async def fill(volume: LocalVolume, target: Stateless) -> None:
     for at in range(0, FILE, MIB):
         written = volume.write(target, at, memoryview(os.urandom(MIB)), None, Level.COMMITTED, BY)
@@ -141,7 +123,7 @@ async def measure(path: Path, count: int) -> None:
         # Scattered all over before anything is measured: it is snapshots that are, not what random writes do to a file.
         await writes(volume, target, [chance.randrange(FILE // PAGE) for _ in range(160 * count)])
         await volume.core.data.cleaner.destage()
-        before = {block: (await reads([volume], target, block, number))[0] for block, number in ((PAGE, READS), (MIB, 100))}
+        before = {block: (await reads([(volume, target)], FILE, block, number))[0] for block, number in ((PAGE, READS), (MIB, 100))}
         async with Writers(volume, target, 0.001) as writers:
             seconds = []
             for number in range(count):
@@ -163,7 +145,7 @@ async def measure(path: Path, count: int) -> None:
         middle = listed.snapshots[len(listed.snapshots) // 2].number
         for block, number in ((PAGE, READS), (MIB, 100)):
             was = before[block]
-            living, past = await reads([volume, volume.at(middle)], target, block, number)
+            living, past = await reads([(volume, target), (volume.at(middle), target)], FILE, block, number)
             report(
                 "reads, CPU us", block=block, before_us=round(was, 2), living_us=round(living, 2), snapshot_us=round(past, 2),
                 living_ratio=round(living / was, 3), snapshot_ratio=round(past / living, 3),
