@@ -78,15 +78,13 @@ class Keys:
         bits = cipher.key_bits
         if dialect < Dialect.SMB_3_0:
             # Dialect 2 signs with the session key itself, and does not encrypt.
-            self.signing = self.application = self.to_server = self.to_client = session_key
+            self.signing = self.to_server = self.to_client = session_key
         elif dialect is Dialect.SMB_3_1_1:
             self.signing = derive(session_key, b"SMBSigningKey\0", context)
-            self.application = derive(session_key, b"SMBAppKey\0", context)
             self.to_server = derive(session_key, b"SMBC2SCipherKey\0", context, bits)
             self.to_client = derive(session_key, b"SMBS2CCipherKey\0", context, bits)
         else:
             self.signing = derive(session_key, b"SMB2AESCMAC\0", b"SmbSign\0")
-            self.application = derive(session_key, b"SMB2APP\0", b"SmbRpc\0")
             self.to_server = derive(session_key, b"SMB2AESCCM\0", b"ServerIn \0", bits)
             self.to_client = derive(session_key, b"SMB2AESCCM\0", b"ServerOut\0", bits)
 

@@ -66,7 +66,6 @@ class Session:
         self.sealer: Sealer | None = None
         self.encrypt = False
         """Unencrypted messages are refused."""
-        self.application_key = b""
         self.expires = 0.0
         """When its user has to log on again, on the monotonic clock; 0: never."""
         self.trees: dict[int, Tree] = {}

@@ -218,7 +218,6 @@ def _protect(channel: Channel, principal: Principal) -> None:
     session, connection = channel.session, channel.connection
     keys = _keys(channel, principal)
     session.signer = channel.signer = signer(connection.signing, keys.signing)
-    session.application_key = keys.application
     if connection.cipher is not None:
         session.sealer = Sealer(connection.cipher, keys.to_client, keys.to_server, session.number)
 
