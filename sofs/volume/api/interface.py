@@ -85,7 +85,7 @@ class Upcalls(Protocol):
         from (4) or to (5), or a stream of it was (6, 7, 8): MS-FSCC 2.7.1. Action 0: the watched directory itself was removed; 9: too much happened to tell."""
 
     def fenced(self, gateway: int) -> None:
-        """That gateway incarnation has been superseded: its sessions are gone."""
+        """That gateway incarnation has been superseded: its sessions are gone. A single node, which has no other gateway, never says so."""
 
 
 class Volume(Protocol):
