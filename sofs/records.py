@@ -36,6 +36,42 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"{cls.__name__} in the coordination store: {error}") from None
 
 
+class MemberRecord(Record, frozen=True, kw_only=True):
+    """A node that belongs to the cluster, running or not."""
+
+    id: int
+    name: str
+    host: str
+    """The fault domain of its disks: several nodes of one large host share it."""
+    addresses: tuple[str, ...]
+    """`IP:PORT` of its interconnect, in the order of preference; IPv6 in brackets."""
+    state: str = "active"
+    """active, draining (it hands over what it coordinates and takes nothing on), or evicted (it may not come back under this id)."""
+    features: int = 1
+    """The newest feature level that its release knows. The cluster uses the lowest of all members'."""
+
+
+class NodeRecord(Record, frozen=True, kw_only=True):
+    """A node's process that runs, under its lease. Its absence proves nothing: see `DeadRecord`."""
+
+    id: int
+    incarnation: int
+    boot: str
+    """Of its host: /proc/sys/kernel/random/boot_id."""
+    smb: tuple[str, ...] = ()
+    nfs: tuple[str, ...] = ()
+    """`IP:PORT` where clients find it."""
+    admin: tuple[str, ...] = ()
+
+
+class DeadRecord(Record, frozen=True, kw_only=True):
+    """This incarnation of the node's process has ended: its supervisor has reaped it, or an operator vouches for it."""
+
+    incarnation: int
+    by: str
+    """Who says so."""
+
+
 class DiskRecord(Record, frozen=True, kw_only=True):
     id: int
     path: str
@@ -44,6 +80,8 @@ class DiskRecord(Record, frozen=True, kw_only=True):
     pool: str
     host: str
     state: str = "healthy"
+    node: int = 0
+    """The member that has it; 0: of a single node, from before it was a cluster."""
 
 
 class PoolRecord(Record, frozen=True, kw_only=True):
@@ -67,11 +105,15 @@ class VolumeRecord(Record, frozen=True, kw_only=True):
 
 
 class ConfigurationRecord(Record, frozen=True, kw_only=True):
-    """Which replicas count (DESIGN section 7); changes only by compare-and-set on `version`."""
+    """Who serves a volume, and which replicas count (DESIGN section 7); changes only by compare-and-set on `version`."""
 
     version: int
     replicas: tuple[int, ...]
     memory_broken: bool = False
+    coordinator: int = 0
+    """The member's id; 0: the single node."""
+    incarnation: int = 0
+    """Of the coordinator's process."""
 
 
 R = TypeVar("R", bound=Record)

@@ -1,6 +1,9 @@
 """Every key of the coordination store, in one table.
 
-    nodes/<id>                    a node: address, host, disks it has; under the node's lease
+    members/<id>                  a node of the cluster: name, host, addresses, state, features
+    nodes/<id>                    a running node: incarnation, boot, endpoints; under the node's lease
+    dead/<id>                     the incarnation of a node's process that is known to have ended
+    groups/<id>                   an NFS server instance: its home, a node's id and incarnation
     disks/<id>                    a disk: pool, tier, node, path, state
     pools/<name>                  a pool: its policies
     volumes/<id>                  a volume: name, pool, policy, log id
@@ -20,6 +23,9 @@ __all__ = [
     "CONFIGURATION",
     "COUNTERS",
     "DISKS",
+    "DEAD",
+    "GROUPS",
+    "MEMBERS",
     "NODES",
     "POOLS",
     "SECRETS",
@@ -29,8 +35,11 @@ __all__ = [
     "VOLUMES",
     "configuration",
     "counter",
+    "dead",
     "disk",
+    "group",
     "id_of",
+    "member",
     "name_of",
     "node",
     "pool",
@@ -41,7 +50,10 @@ __all__ = [
     "volume",
 ]
 
+MEMBERS = "members/"
 NODES = "nodes/"
+DEAD = "dead/"
+GROUPS = "groups/"
 DISKS = "disks/"
 POOLS = "pools/"
 VOLUMES = "volumes/"
@@ -52,6 +64,18 @@ USERS = "users/"
 VIPS = "vips/"
 SECRETS = "secrets/"
 COUNTERS = "counters/"
+
+
+def member(id: int) -> str:
+    return MEMBERS + _hexadecimal(id)
+
+
+def dead(id: int) -> str:
+    return DEAD + _hexadecimal(id)
+
+
+def group(id: int) -> str:
+    return GROUPS + _hexadecimal(id)
 
 
 def node(id: int) -> str:
@@ -95,7 +119,7 @@ def counter(name: str) -> str:
 
 
 def id_of(key: str) -> int:
-    """The id in the key of a node, disk, volume or configuration."""
+    """The id in the key of a member, node, group, disk, volume or configuration."""
     return int(key.split("/")[1], 16)
 
 

@@ -1,0 +1,91 @@
+"""The nodes of a cluster: who they are, how they talk, and who is known to be dead.
+
+Everything that one node asks of another goes through one framed protocol, the interconnect: mutual TLS, ordered messages, deadlines,
+priorities. Volumes, logs and disks register the services that other nodes call; nothing here knows what they mean.
+
+A node has an id, which it keeps, and an *incarnation*, which is new with every start of its process. Whoever refers to a process that may be
+gone names its incarnation. That a node does not answer, or that its lease in the coordination store has run out, says nothing about whether it
+still runs; only the record under `dead/` does, which its supervisor writes once it has reaped the process.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple, NewType, Protocol
+
+from sofs.runtime.ports import Buffer
+
+__all__ = ["Answer", "Asked", "Handler", "Incarnation", "Interconnect", "NodeId", "Peer", "Priority"]
+
+NodeId = NewType("NodeId", int)
+"""A random 63-bit number, kept in the node's data directory."""
+
+Incarnation = NewType("Incarnation", int)
+"""A random number of one start of a node's process; also its gateways' (`sofs.volume.api.Binding.gateway`)."""
+
+
+class Priority(IntEnum):
+    """What goes first when a peer takes less than there is to send. Each has a stream of its own: order holds within it only."""
+
+    REPLICATION = 0
+    FOREGROUND = 1
+    REBUILD = 2
+
+
+class Asked(NamedTuple):
+    """A call, as its handler gets it."""
+
+    node: NodeId
+    incarnation: Incarnation
+    """Of the caller's process."""
+    body: memoryview
+    """Valid during the handler's synchronous part only, as is the payload: what is needed longer is copied."""
+    payload: memoryview
+
+
+class Answer(NamedTuple):
+    body: Buffer
+    payload: Sequence[Buffer] = ()
+
+
+Handler = Callable[[Asked], Answer | Awaitable[Answer]]
+"""Answers at once, or with an awaitable when it has to wait. A `SofsError` it raises reaches the caller as the same class, with its message
+and gate; any other exception is logged here, and reaches the caller as `Unavailable`."""
+
+
+class Peer(Protocol):
+    """Another node, or this one (calls to oneself take the same way through the handlers, without a network)."""
+
+    node: NodeId
+    incarnation: Incarnation
+    """Of its process as last heard of; 0 if never."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def call(
+        self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND, deadline_s: float = 5.0
+    ) -> Awaitable[Answer]:
+        """Asks the service of this name there.
+
+        Messages of one priority are handed to handlers there in the order of their calls here, each at most once; what was called before a
+        connection broke never arrives after what is called later. Buffers must not change until the answer. Raises what the handler
+        raised; `Unavailable` when the deadline passes, the peer cannot be reached or the connection breaks (the call may have been executed
+        all the same); `NotSupported` when no such service is there.
+        """
+
+    def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
+        """The same without an answer: it may be lost, with the connection."""
+
+    def on_change(self, call: Callable[[bool], None]) -> None:
+        """Calls with whether there is a connection, whenever that changes."""
+
+
+class Interconnect(Protocol):
+    node: NodeId
+    incarnation: Incarnation
+
+    def serve(self, service: str, handler: Handler) -> None:
+        """Offers a service from now on; a second one of the same name takes its place."""
+
+    def peer(self, node: NodeId) -> Peer:
+        """The node with this id, known or not yet: what is not a member cannot be reached."""
