@@ -6,6 +6,8 @@ priorities. Volumes, logs and disks register the services that other nodes call;
 A node has an id, which it keeps, and an *incarnation*, which is new with every start of its process. Whoever refers to a process that may be
 gone names its incarnation. That a node does not answer, or that its lease in the coordination store has run out, says nothing about whether it
 still runs; only the record under `dead/` does, which its supervisor writes once it has reaped the process.
+
+- `running`: the lock of a data directory, which says which incarnation runs there and proves that one has ended.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
