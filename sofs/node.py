@@ -34,6 +34,7 @@ from sofs.runtime.system_files import SystemFiles
 
 log = structlog.get_logger("node")
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STATES_EVERY_S = 10.0
 """How often changed states of disks are recorded."""
 
@@ -65,7 +66,7 @@ class Node:
         try:
             registry = Registry(store, random)
             identities = Identities(domain_sid(await registry.secret("domain", 12)), await registry.users())
-            host = Host(name, data, config, registry, files, clock, random, identities)
+            host = Host(name, data, config, registry, files, clock, random, identities, BOOT_ID.read_bytes().strip())
             try:
                 await host.open()
                 shares = Shares(host.volume)

@@ -52,7 +52,9 @@ class Host(Protocol):
     clock: Clock
     random: Random
     registry: Registry
-    pools: dict[str, LocalPool]
+
+    @property
+    def pools(self) -> dict[str, LocalPool]: ...
 
     @property
     def volumes(self) -> Mapping[int, Hosted]: ...

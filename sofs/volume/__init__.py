@@ -7,6 +7,7 @@ A map by idea, in reading order. Who reads only the first three parts knows how 
 
 What it is
 - `api`: what gateways see: requests, replies, upcalls. `volume`: `LocalVolume`, one table from request to handler.
+  `where`: which node serves it now.
 - `keys`: the whole key space in one table.
 
 Records, and how they change and survive

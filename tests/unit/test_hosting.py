@@ -39,7 +39,7 @@ async def hosted_on(data: Path) -> AsyncIterator[Host]:
 async def hosted(data: Path, files: Files, clock: Clock, random: Random) -> AsyncIterator[Host]:
     store = EmbeddedStore.open(files, clock, random, str(data / "store"))
     registry = Registry(store, random)
-    host = Host("h", data, Config(), registry, files, clock, random, Identities(domain_sid(bytes(12)), []))
+    host = Host("h", data, Config(), registry, files, clock, random, Identities(domain_sid(bytes(12)), []), b"boot")
     try:
         await host.open()
         yield host

@@ -1,0 +1,137 @@
+"""The disks and pools of this node: opened from their records, made on request, their states recorded for the next start."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from sofs.coordination import keys
+from sofs.errors import InvalidArgument, SofsError
+from sofs.pool.label import Label
+from sofs.pool.local_pool import LocalPool
+from sofs.pool.members import DiskSpec, DiskStatus
+from sofs.pool.opening import make_disk, open_disk
+from sofs.pool.states import State
+from sofs.pool.upkeep import Upkeep
+from sofs.records import DiskRecord, PoolRecord, Registry, VolumeRecord
+from sofs.runtime.ports import Clock, Files, Random
+from sofs.types import DiskId
+from sofs.volume.recovery import Place
+
+__all__ = ["Pools"]
+
+log = structlog.get_logger("node")
+
+
+@dataclass
+class Pools:
+    """All of them. `host` is the fault domain of this node's disks."""
+
+    host: str
+    data_dir: Path
+    registry: Registry
+    files: Files
+    clock: Clock
+    random: Random
+    all: dict[str, LocalPool] = field(default_factory=dict)
+    upkeep: list[Upkeep] = field(default_factory=list)
+
+    async def open(self) -> None:
+        """Opens every pool in the records. Raises `Unavailable` when another process has a disk."""
+        disks = await self.registry.disks()
+        for record in await self.registry.pools():
+            pool = self._pool(record.name)
+            pool.open([self._spec(disk) for disk in disks if disk.pool == record.name])
+            self._keep_up(pool)
+
+    def _pool(self, name: str) -> LocalPool:
+        pool = self.all[name] = LocalPool(name, self.files, self.random, log.info)
+        return pool
+
+    def _spec(self, record: DiskRecord) -> DiskSpec:
+        path = str(self.data_dir / record.path)
+        return DiskSpec(path, DiskId(record.id), record.tier, record.host, State(record.state))
+
+    def _stored(self, path: str) -> str:
+        inside = Path(path).is_relative_to(self.data_dir)
+        return os.path.relpath(path, self.data_dir) if inside else path
+
+    async def create(self, name: str) -> LocalPool:
+        await self.registry.put(keys.pool(name), PoolRecord(name=name).encode(), what=f"pool {name}")
+        pool = self._pool(name)
+        pool.open([])
+        self._keep_up(pool)
+        return pool
+
+    def _keep_up(self, pool: LocalPool) -> None:
+        """Begins the pool's background duties: probing, scrubbing, giving space back."""
+        upkeep = Upkeep(pool, self.clock)
+        upkeep.start()
+        self.upkeep.append(upkeep)
+
+    async def add_disk(self, path: str, tier: str, pool_name: str, size: int, force: bool) -> DiskStatus:
+        """Makes the directory a disk and takes it in; its pool is made if it is the first. Raises `DiskRefused`, ..."""
+        if not os.path.isabs(path):
+            raise InvalidArgument(f"{path}: name the disk by its absolute path")
+        path = os.path.normpath(path)
+        pool = self.all.get(pool_name) or await self.create(pool_name)
+        label = (None if force else await self._left_behind(path, tier, pool_name)) or make_disk(
+            self.files,
+            self.random,
+            path,
+            pool=pool_name,
+            tier=tier,
+            host=self.host,
+            capacity=size or None,
+            force=force,
+        )
+        record = DiskRecord(id=label.id, path=self._stored(path), tier=tier, pool=pool_name, host=self.host)
+        await self.registry.put(keys.disk(label.id), record.encode(), what=f"disk {label.id:016x}")
+        pool.members.add(path)
+        return next(status for status in pool.disks() if status.id == label.id)
+
+    async def _left_behind(self, path: str, tier: str, pool: str) -> Label | None:
+        """The label of a disk in our data directory that was made before, just as asked, when the node ended before it was recorded."""
+        if not (Path(path).is_relative_to(self.data_dir) and self.files.exists(f"{path}/label")):
+            return None
+        try:
+            disk = open_disk(self.files, path, pool=pool, note=lambda event, slot: None)
+        except SofsError:
+            return None  # whatever it is, it is refused as any other directory that holds something
+        try:
+            label = disk.label
+            known = {record.id for record in await self.registry.disks()}
+            ours = disk.empty and label.id not in known and (label.tier, label.host) == (tier, self.host)
+            return label if ours else None
+        finally:
+            disk.release()
+
+    async def note_states(self) -> None:
+        """Records the states of disks as they are now, for the next start."""
+        for record in await self.registry.disks():
+            pool = self.all.get(record.pool)
+            for status in pool.disks() if pool else []:
+                if status.id == record.id and status.state != record.state:
+                    fresh = DiskRecord(
+                        id=record.id,
+                        path=record.path,
+                        tier=record.tier,
+                        pool=record.pool,
+                        host=record.host,
+                        state=str(status.state),
+                    )
+                    what = f"disk {record.id:016x}"
+                    await self.registry.put(keys.disk(record.id), fresh.encode(), what=what, replace=True)
+
+    def places(self, record: VolumeRecord) -> list[Place]:
+        """Where the replicas of a volume's log lie on this node's disks: beside their arenas."""
+        pool = self.all.get(record.pool)
+        paths = {status.id: status.path for status in pool.disks()} if pool else {}
+        return [
+            Place(replica.id, f"{paths[DiskId(replica.disk)]}/logs/{record.id:016x}-{replica.id:016x}")
+            for replica in record.replicas
+            if DiskId(replica.disk) in paths
+        ]
