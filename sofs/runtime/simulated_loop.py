@@ -2,60 +2,82 @@
 
 Instead of waiting for the next timer the loop moves its clock there, so that hours pass in milliseconds. It
 has no sockets, threads or signals: whatever runs in it is driven by its own timers alone, and the same seed gives
-the same run. (One thing the loop cannot pin down is the order of Python sets of strings: run with a fixed
-PYTHONHASHSEED to replay a seed in another process, or do not iterate over such sets.)
+the same run. Futures and tasks are numbered, and sets of them iterate in an order that depends on the numbers alone. (One thing the loop cannot
+pin down is the order of Python sets of strings, or of objects that hash by their address: run with a fixed PYTHONHASHSEED to replay a seed
+in another process, and do not iterate over sets of the latter.)
+
+What runs may belong to processes (`simulated_process`), which can be paused and killed one by one. A `Crash` in a process ends that one; outside
+of any it ends the run.
 
 When nothing is scheduled and the main task has not finished, the run can never end: that is `Deadlock`.
 """
 
 import asyncio
+import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from itertools import count
 from typing import Any, TypeVar
 
 from sofs.runtime.ports import Timer
+from sofs.runtime.simulated_process import CURRENT, Crash, SimulatedProcess
 from sofs.types import Time
 
 __all__ = ["Crash", "Deadlock", "SimulatedClock", "SimulatedLoop", "SimulatedRandom", "simulate"]
 
 T = TypeVar("T")
 _START = Time(133_500_000_000_000_000)  # in January 2024
+_CANCELLED = 200
+"""Cancelled timers that may lie about before they are swept out."""
 
 
 class Deadlock(Exception):
     """Nothing is scheduled, but the main task still waits."""
 
 
-class Crash(SystemExit):
-    """The simulated host or process stops at this very moment.
-
-    A `SystemExit`, because that is what asyncio lets out of tasks and callbacks at once instead of storing it.
-    """
-
-
-class _Selector:
-    """Where a real loop would sleep until a socket or a timer is ready."""
+class _Future(asyncio.Future[Any]):
+    """A future with a number, by which it hashes, and its process."""
 
     def __init__(self, loop: "SimulatedLoop") -> None:
-        self._loop = loop
+        super().__init__(loop=loop)
+        self.number = next(loop.numbers)
+        self.process = CURRENT.get()
 
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise Deadlock("nothing is scheduled")
-        if timeout > 0:
-            self._loop.advance_to_next_timer()
-        return []
+    def __hash__(self) -> int:
+        return self.number
 
-    def close(self) -> None: ...
+
+class _Task(asyncio.Task[Any]):
+    """The same for tasks."""
+
+    # asyncio notes a task, which hashes it, while it is being made.
+    number = 0
+
+    def __init__(self, loop: "SimulatedLoop", work: Coroutine[Any, Any, Any], context: Context | None) -> None:
+        self.number = next(loop.numbers)
+        self.process = CURRENT.get() if context is None else context.get(CURRENT)
+        super().__init__(work, loop=loop, context=context)
+
+    def __hash__(self) -> int:
+        return self.number
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop. Use `simulate` unless a test has to step over several runs on one clock."""
 
+    _ready: "deque[asyncio.Handle]"
+    _scheduled: list[asyncio.TimerHandle]
+
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._selector = _Selector(self)
+        self.numbers = count(1)
+        self.callbacks = 0
+        """How many have been run: what two runs of one seed must have in common."""
+        self.running: SimulatedProcess | None = None
+        """Whose callback is being run."""
         self.failures: list[BaseException] = []
         """Exceptions that nobody handled: raised in callbacks, or left in tasks and futures."""
         self.set_exception_handler(self._note_failure)
@@ -83,8 +105,68 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             raise self.failures[0]
         return value
 
-    def advance_to_next_timer(self) -> None:
-        self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
+    def create_future(self) -> "asyncio.Future[Any]":
+        return _Future(self)
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None
+    ) -> "asyncio.Task[T]":
+        self._check_closed()  # type: ignore[attr-defined]
+        task = _Task(self, coro, context)
+        if name is not None:
+            task.set_name(name)
+        if task.process is not None:
+            task.process.tasks.add(task)
+        return task
+
+    def _run_once(self) -> None:
+        """One round: what is ready, after the clock has been moved on to the next timer if nothing is."""
+        ready, scheduled = self._ready, self._scheduled
+        self._sweep()
+        if not ready:
+            if self._stopping:  # type: ignore[attr-defined]
+                return
+            if not scheduled:
+                raise Deadlock("nothing is scheduled")
+            self._now = max(self._now, scheduled[0].when())
+        while scheduled and scheduled[0].when() <= self._now:
+            timer = heapq.heappop(scheduled)
+            timer._scheduled = False  # type: ignore[attr-defined]
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle.cancelled():
+                continue
+            process = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+            self.callbacks += 1
+            if process is None:
+                handle._run()
+            elif process.running:
+                self._run_in(process, handle)
+            elif not process.ended:
+                process.held.append(handle)
+
+    def _run_in(self, process: SimulatedProcess, handle: asyncio.Handle) -> None:
+        self.running = process
+        try:
+            handle._run()
+        except Crash:
+            process.end()
+        finally:
+            self.running = None
+
+    def _sweep(self) -> None:
+        """Throws out cancelled timers: those that come next, and all when there are many."""
+        scheduled = self._scheduled
+        if self._timer_cancelled_count > max(_CANCELLED, len(scheduled) // 2):  # type: ignore[has-type]
+            for timer in scheduled:
+                timer._scheduled = not timer.cancelled()  # type: ignore[attr-defined]
+            scheduled[:] = [timer for timer in scheduled if not timer.cancelled()]
+            heapq.heapify(scheduled)
+            self._timer_cancelled_count = 0
+        while scheduled and scheduled[0].cancelled():
+            self._timer_cancelled_count -= 1
+            heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
@@ -94,17 +176,18 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         raise AssertionError("a simulation has no threads: the code must use its ports")
 
-    def _process_events(self, event_list: list[Any]) -> None:
-        assert not event_list
-
     def _write_to_self(self) -> None: ...
 
     def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.failures.append(context.get("exception") or AssertionError(context["message"]))
+        error = context.get("exception")
+        process = getattr(context.get("future") or context.get("task"), "process", None) or self.running
+        if isinstance(error, Crash) or (process is not None and process.ended):
+            return  # the dead fail no more
+        self.failures.append(error or AssertionError(context["message"]))
 
     def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks(self)
-        for task in tasks:
+        tasks = [task for task in asyncio.all_tasks(self) if not _is_dead(task)]
+        for task in sorted(tasks, key=hash):
             task.cancel()
         if tasks:
             self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
@@ -120,8 +203,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             except BaseException:
                 # Its `finally` blocks may try to wait or to write; neither has any effect any more.
                 pass
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._ready.clear()
+        self._scheduled.clear()
+
+
+def _is_dead(task: "asyncio.Task[Any]") -> bool:
+    process = getattr(task, "process", None)
+    return process is not None and process.ended
 
 
 def simulate(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:

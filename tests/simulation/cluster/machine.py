@@ -1,0 +1,167 @@
+"""One host of a simulated cluster: its clock, disks, wires, way to the store, and the process that runs on it, over any number of ends and starts.
+
+A process is made by a function that is given the machine's ports, runs in the process's context, and returns what the workloads talk to. A new one
+starts from what its predecessor left: everything in the page cache after a kill, what a power loss leaves otherwise.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sofs.runtime.simulated_files import Latency, SimulatedFiles
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedRandom
+from sofs.runtime.simulated_network import SimulatedHost
+from sofs.runtime.simulated_process import SimulatedProcess
+from tests.simulation.cluster.channel import Channel, Line
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.world import World
+
+__all__ = ["DRIFT", "Machine", "Ports"]
+
+N = TypeVar("N")
+
+DRIFT = 0.005
+"""A clock's rate is off by at most so much, so that two of them drift apart by at most 1 %."""
+
+
+@dataclass
+class Ports:
+    """What a node's process is given. Its store is new with each process."""
+
+    clock: SimulatedClock
+    random: SimulatedRandom
+    files: SimulatedFiles
+    network: SimulatedHost
+    store: Channel
+    address: str
+    boot: bytes
+    number: int
+    """The machine's."""
+
+
+class Machine(Generic[N]):
+    """A host. `node` is what its process made, while that runs."""
+
+    def __init__(self, world: "World", number: int, build: Callable[[Ports], Coroutine[Any, Any, N]]) -> None:
+        self.world = world
+        self.number = number
+        self.name = f"n{number}"
+        self.build = build
+        self.line = Line()
+        self.files = SimulatedFiles(world.random, latency=Latency(100e-6, 1e-3), miss=0.02)
+        self.drift = (2 * world.random.fraction() - 1) * DRIFT
+        self.boots = 0
+        self.starts = 0
+        self.powered = True
+        self.process: SimulatedProcess | None = None
+        self.node: N | None = None
+        self.ended: Callable[[Machine[N]], None] | None = None
+        """Called whenever its process has ended."""
+        self._fate = "kill"
+        self._boot()
+
+    @property
+    def boot(self) -> bytes:
+        return b"boot %d of %d" % (self.boots, self.number)
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None
+
+    @property
+    def paused(self) -> bool:
+        return self.process is not None and not self.process.running
+
+    def _boot(self) -> None:
+        self.boots += 1
+        self.clock = SimulatedClock(self.world.loop, drift=self.drift, uptime=10.0 - self.world.loop.time())
+
+    def note(self, what: str, *fields: object) -> None:
+        self.world.note(self.name, what, *fields)
+
+    # Life and death
+
+    def start(self) -> None:
+        """Starts a process, booting first if there is no power."""
+        assert self.process is None
+        if not self.powered:
+            self.powered = True
+            self._boot()
+            self.world.network.power_up(self.name)
+        self.starts += 1
+        process = self.process = SimulatedProcess(f"{self.name}.{self.starts}")
+        process.on_end = self._ended
+        self.note("start", self.boot)
+        store = Channel(self.world.store, self.line, self.world.random, self.note)
+        network = self.world.network.host(self.name)
+        ports = Ports(self.clock, self.world.random, self.files, network, store, self.name, self.boot, self.number)
+        process.start(self.world.loop, self._main(process, ports))
+
+    async def _main(self, process: SimulatedProcess, ports: Ports) -> None:
+        node = await self.build(ports)
+        assert self.process is process
+        self.node = node
+        self.note("ready")
+        await asyncio.get_running_loop().create_future()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end("kill")
+
+    def lose_power(self) -> None:
+        if self.process is None:
+            if self.powered:
+                self._lose_power()
+            return
+        self._end("power")
+
+    def _end(self, fate: str) -> None:
+        assert self.process is not None
+        self._fate = fate
+        self.process.end()
+
+    def crash_at_step(self, steps: int, fate: str) -> None:
+        """Ends it by `fate` (`kill`, `power`) when it makes the so-manieth change of a disk from now on."""
+        self._fate = fate
+        self.files.crash_at = self.files.steps + steps
+
+    def _ended(self) -> None:
+        fate, self._fate = self._fate, "kill"
+        self.note("ended", fate)
+        self.process = self.node = None
+        if fate == "power":
+            self._lose_power()
+        else:
+            self.files = self._successor(self.files.after_process_death())
+            self.world.network.crash(self.name)
+        if self.ended is not None:
+            self.ended(self)
+
+    def _lose_power(self) -> None:
+        self.powered = False
+        self.files = self._successor(self.files.after_power_loss())
+        self.world.network.power_loss(self.name)
+
+    def _successor(self, files: SimulatedFiles) -> SimulatedFiles:
+        # A disk that failed stays so until somebody mends it.
+        files.faults = self.files.faults
+        return files
+
+    # Being stopped for a while
+
+    def pause(self) -> None:
+        if self.process is not None:
+            self.note("pause")
+            self.process.pause()
+
+    def resume(self) -> None:
+        if self.process is not None:
+            self.note("resume")
+            self.process.resume(self.world.loop)
+
+    async def until_ready(self) -> N:
+        while self.node is None:  # noqa: ASYNC110 - it may end and start again meanwhile
+            await asyncio.sleep(0.01)
+        return self.node
