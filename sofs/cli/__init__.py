@@ -4,6 +4,7 @@
 - `objects`: disks, pools, volumes, shares, users and opens of a running node.
 - `snapshots`: snapshots of volumes. `quotas`: what users, groups, directories and volumes may use.
 - `inspect`: `status` and `check`.
+- `lab`: a whole cluster on this machine.
 - `target`: which node a command means. `show`: answers as tables or JSON.
 
 Every command takes `--json` and then writes one JSON value (`check`: and nothing else) on stdout. The exit status is 0 when it did
@@ -16,7 +17,7 @@ import sys
 
 import typer
 
-from sofs.cli import inspect, objects, quickstart, quotas, snapshots
+from sofs.cli import inspect, lab, objects, quickstart, quotas, snapshots
 from sofs.errors import SofsError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ for name, group in objects.GROUPS.items():
     app.add_typer(group, name=name)
 app.add_typer(snapshots.snapshot, name="snapshot")
 app.add_typer(quotas.quota, name="quota")
+app.add_typer(lab.lab, name="lab")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ ADAPTERS = (
     "sofs/coordination/etcd",
     "sofs/admin/",
     "sofs/cli/",
+    "sofs/lab/",
     "sofs/node.py",
     "sofs/service.py",
     "sofs/config.py",

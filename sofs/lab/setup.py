@@ -1,0 +1,125 @@
+"""What a lab makes at its first start, as an operator would: configuration files, `sofs cluster init` and `join`, then disks, a volume, a share and a user
+by the admin interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from sofs.admin import api
+from sofs.admin.client import AdminClient
+from sofs.config import Config, render
+from sofs.errors import ConfigError, InvalidArgument, Unavailable
+from sofs.lab.plan import Machine, Plan
+
+DISK = "ssd0"
+DISKS_SHARE = 0.5
+"""What all disks together may take of the free space."""
+JOIN_S = 60.0
+
+
+def program(name: str) -> str:
+    """A command of this installation. Raises `ConfigError`."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ConfigError(f"`{name}` was not found beside {sys.executable} nor in PATH; install sofs there")
+    return found
+
+
+def config_path(data: Path) -> Path:
+    return data / "conf" / "sofs.toml"
+
+
+def write_config(plan: Plan, machine: Machine, data: Path) -> None:
+    config = Config()
+    config.node.name = machine.name
+    config.node.data_dir = ".."
+    config.log.format = "json"
+    config.coordination.kind = "etcd"
+    config.coordination.endpoints = [member.client for member in plan.members]
+    config.admin.address = machine.address
+    config.admin.port = machine.admin_port
+    config.smb.addresses = config.nfs.addresses = [machine.address]
+    config.smb.port = machine.smb_port
+    config.nfs.port = machine.nfs_port
+    path = config_path(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(config, commented=False))
+
+
+Joining = tuple[Machine, Path, Sequence[str], Callable[[], Awaitable[None]]]
+"""A node with its data directory, what puts a command where it runs, and how to start it."""
+
+
+async def join(plan: Plan, nodes: Sequence[Joining]) -> None:
+    """Makes a cluster of the nodes: the first begins it, the others join it."""
+    for machine, data, _, _ in nodes:
+        write_config(plan, machine, data)
+    if len(nodes) > 1:
+        raise Unavailable("nodes cannot join a cluster yet: this lab has one node only")
+
+
+async def _run(prefix: Sequence[str], *arguments: str) -> bytes:
+    """A `sofs` command, as the node's operator would. Raises `Unavailable` with what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *prefix, program("sofs"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        answer, trouble = await asyncio.wait_for(process.communicate(), JOIN_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise Unavailable(f"`sofs {' '.join(arguments)}` took longer than {JOIN_S:.0f} s") from None
+    if process.returncode:
+        raise Unavailable(f"`sofs {' '.join(arguments)}`: {trouble.decode(errors='replace').strip()}")
+    return answer
+
+
+def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> None:
+    """Disks on every node, then a volume over all of them with a share and a user. Every node runs."""
+    free = shutil.disk_usage(nodes[0][2]).free
+    size = int(free * DISKS_SHARE) // len(nodes)
+    for _, admin, data in nodes:
+        path = str(data / "disks" / DISK)
+        if path not in {disk.path for disk in admin.get("/disks", list[api.Disk])}:
+            admin.post("/disks", api.NewDisk(path, "ssd", plan.pool, size), api.Disk)
+    first = nodes[0][1]
+    first.post("/volumes", api.NewVolume(plan.volume, plan.pool, plan.policy), api.Volume)
+    first.post(
+        "/shares",
+        # Only this host reaches a lab, and its root owns all that is in it already.
+        api.Share(name=plan.share, volume=plan.volume, squash="none", continuously_available=True),
+        api.Share,
+    )
+    first.post("/users", api.NewUser(plan.user, plan.password), api.User)
+
+
+def identity(data: Path) -> int:
+    """The node's id; 0 before it has one."""
+    try:
+        return int(msgspec.json.decode((data / "node.json").read_bytes())["id"])
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def lose_disk(data: Path) -> None:
+    """The disk's directory is gone, as after the loss of its file system: what was open is refused at the next look."""
+    disk, gone = data / "disks" / DISK, data / "lost" / DISK
+    if not disk.exists():
+        raise InvalidArgument(f"{disk} is gone already; `sofs lab return-disk` brings it back")
+    gone.parent.mkdir(exist_ok=True)
+    disk.rename(gone)
+
+
+def return_disk(data: Path) -> None:
+    disk, gone = data / "disks" / DISK, data / "lost" / DISK
+    if not gone.exists():
+        raise InvalidArgument(f"{disk} was not lost")
+    gone.rename(disk)
