@@ -14,6 +14,7 @@ from gateways.smb.names import to_wire
 from gateways.smb.status import Status
 from gateways.smb.wire import padding, utf16
 from sofs.types import OpenId, VolumeId
+from sofs.volume.api import Watch
 
 MOST_KEPT = 64 << 10
 """Bytes of one open's changes, however much its client has room for."""
@@ -39,7 +40,9 @@ class Kept:
 class Notices:
     """The changes that one open has seen and its client has not."""
 
-    def __init__(self, room: int, kept: Kept) -> None:
+    def __init__(self, room: int, kept: Kept, watch: Watch) -> None:
+        self.watch = watch
+        """What the volume was asked."""
         self._kept = kept
         self._most = min(room, MOST_KEPT)
         self._changes: list[tuple[int, bytes]] = []
@@ -48,6 +51,10 @@ class Notices:
         self._overflow = False
         self._waiting: deque[tuple[asyncio.Future[Told], int]] = deque()
         self._end: Status | None = None
+
+    def lost(self) -> None:
+        """Something may have happened of which nobody was told: the client is to look for itself."""
+        self.add(_TOO_MUCH, b"")
 
     def add(self, action: int, path: bytes) -> None:
         if action == _GONE:
@@ -126,8 +133,8 @@ class Watched:
         self._notices: dict[tuple[VolumeId, OpenId], Notices] = {}
         self.kept = Kept()
 
-    def begin(self, handle: Handle, room: int) -> Notices:
-        notices = handle.notices = Notices(room, self.kept)
+    def begin(self, handle: Handle, room: int, watch: Watch) -> Notices:
+        notices = handle.notices = Notices(room, self.kept, watch)
         self._notices[handle.volume.id, handle.id] = notices
         return notices
 

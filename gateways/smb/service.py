@@ -1,7 +1,7 @@
 """What all connections of the SMB gateway share: settings, shares, users, sessions, opens."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from gateways.smb.upcalls import Upcalls
 from sofs.errors import SofsError
 from sofs.runtime.interfaces import Interface
 from sofs.runtime.ports import Clock, Random
+from sofs.types import VolumeId
 from sofs.volume.api import Binding, Close, Disconnect, Reply, Volume
 
 log = structlog.get_logger("smb")
@@ -85,6 +86,8 @@ class SmbService:
         """This host's addresses."""
         self.listening: Callable[[], list[str]] = list
         """Where the gateway listens."""
+        self.on_fenced: Callable[[], None] = lambda: None
+        """Called when this incarnation has been shut out of a volume."""
         self._next_session = 1
         self._next_handle = 1
         self._closing: set[asyncio.Task[Any]] = set()
@@ -195,6 +198,34 @@ class SmbService:
             self._attended.add(volume)
             volume.subscribe(self._upcalls)
 
+    # Other nodes
+
+    def fenced(self) -> None:
+        """This gateway has been shut out, as if it had died: nothing that its clients have is theirs through it any more. They are to come again."""
+        log.error("gateway_fenced", sessions=len(self.sessions))
+        for session in list(self.sessions.values()):
+            for channel in list(session.channels):
+                channel.connection.link.close("this gateway has been fenced")
+            self.end_session(session)
+        self.on_fenced()
+
+    def watch_again(self, volume: VolumeId) -> None:
+        """What was watched in the volume is not any more, and what has happened since is not known: clients are to look for themselves, once it is watched."""
+        for handle in list(self.handles()):
+            if handle.notices is not None and handle.volume.id == volume:
+                self._begin(self._watch(handle))
+
+    async def _watch(self, handle: Handle) -> None:
+        notices = handle.notices
+        assert notices is not None
+        try:
+            reply = handle.volume.call(notices.watch, None, handle.session.binding)
+            if not isinstance(reply, Reply):
+                await reply
+        except SofsError as error:
+            log.info("watch_failed", open=handle.id, error=str(error) or type(error).__name__)
+        notices.lost()
+
     # Opens
 
     def next_handle(self) -> int:
@@ -225,10 +256,14 @@ class SmbService:
             self.durables.ended(handle)
         self.notices.end(handle)
         if handle.pipe is None:
-            task_or_none = begin(self._close(handle, Disconnect(handle.id) if stays else Close(handle.id)))
-            if isinstance(task_or_none, asyncio.Task):
-                self._closing.add(task_or_none)
-                task_or_none.add_done_callback(self._closing.discard)
+            self._begin(self._close(handle, Disconnect(handle.id) if stays else Close(handle.id)))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something for which no client waits."""
+        task_or_none = begin(work)
+        if isinstance(task_or_none, asyncio.Task):
+            self._closing.add(task_or_none)
+            task_or_none.add_done_callback(self._closing.discard)
 
     async def _close(self, handle: Handle, request: Close | Disconnect) -> None:
         try:

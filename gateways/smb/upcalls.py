@@ -31,4 +31,8 @@ class Upcalls:
         self._service.notices.noticed(volume, open, action, name)
 
     def fenced(self, gateway: int) -> None:
-        """There is one gateway yet."""
+        if gateway == self._service.gateway:
+            self._service.fenced()
+
+    def resumed(self, volume: VolumeId) -> None:
+        self._service.watch_again(volume)

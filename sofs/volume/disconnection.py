@@ -5,7 +5,18 @@ Time stands still for them while the volume is not served: after a restart each 
 
 from sofs.errors import NotFound, SofsError
 from sofs.locks import HANDLE
-from sofs.volume.api import Action, AnyToken, Binding, Disconnect, Keep, Opened, Reconnect, Reply, Retain
+from sofs.volume.api import (
+    Action,
+    AnyToken,
+    Binding,
+    Bound,
+    Disconnect,
+    Keep,
+    Opened,
+    Reconnect,
+    Reply,
+    Retain,
+)
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core, OpenFile, Wait
@@ -75,13 +86,16 @@ def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> 
     return core.note_down(Batch(), Reply(core.gate), token)
 
 
-def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened:
+def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened | Bound:
     opened = core.opens.get(request.open)
-    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile):
+    elsewhere = opened is not None and opened.by.gateway != by.gateway
+    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile and not elsewhere):
         raise NotFound(f"nobody can come back to open {request.open}")
     fits = (opened.keep.user, opened.lease) == (request.user, request.key)
     if not fits or request.guid not in (b"", opened.guid) or request.client not in (b"", opened.client):
         raise NotFound(f"open {request.open} is somebody else's")
+    if opened.connected and not request.volatile:
+        return Bound(core.gate, *opened.by)
     if opened.timer is not None:
         opened.timer.cancel()
         opened.timer = None

@@ -1,4 +1,6 @@
-"""The clients that this server instance knows (RFC 8881 2.4), and what EXCHANGE_ID does to them (18.35.5).
+"""The clients that one server instance, a group, knows (RFC 8881 2.4), and what EXCHANGE_ID does to them (18.35.5).
+
+A client id begins with the number of its group, and a session id with its client's: so any node can tell whose they are.
 
 A client calls itself by an owner string, and each of its starts by a verifier. It has at most one confirmed record (a CREATE_SESSION has confirmed it)
 and one that waits for that. Nothing here does I/O: who changes a confirmed client keeps its record (`records`).
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.slots import Session
     from gateways.nfs.v4.stateids import Held
 
-__all__ = ["Client", "Clients", "Principal", "principal"]
+__all__ = ["FIRST_GROUP", "Client", "Clients", "Principal", "group_of", "principal"]
 
 LIMIT = 65536
 """Clients at a time; beyond it unconfirmed ones go first."""
@@ -25,8 +27,18 @@ OF_ONE_HOST = 1024
 STATES = 100_000
 """Opens, lock owners and delegations of one client: each takes some 2 KiB here, and a record."""
 
+FIRST_GROUP = 1
+"""The number of the first group there is, and of the only one of a node that is alone."""
+_GROUP_BITS = 48
+"""Of a client id, the bits behind its group's number."""
+
 Principal = tuple[int, int]
 """Flavor and uid of who made a client record."""
+
+
+def group_of(id: bytes) -> int:
+    """The number of the group that a client's key or a session id names. Those from before there were groups name any."""
+    return int.from_bytes(id[:2])
 
 
 def principal(who: Credential) -> Principal:
@@ -106,10 +118,11 @@ class Exchanged(NamedTuple):
 
 
 class Clients:
-    """All of them, by id and by owner."""
+    """All of a group's, by id and by owner."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, group: int = FIRST_GROUP) -> None:
         self._random = random
+        self._group = group
         self.numbered: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._waiting: dict[bytes, Client] = {}
@@ -150,13 +163,19 @@ class Clients:
         before = self._waiting.get(owner)
         if before is not None:
             self.remove(before)
-        # Random, so that no start of the server gives out a number of an earlier one.
-        client = Client(self._random.number(63) + 1, owner, verifier, who, now, origin)
+        client = Client(self._fresh(), owner, verifier, who, now, origin)
         self.numbered[client.id] = client
         if origin:
             self._from.setdefault(origin, {})[client.id] = client
         self._waiting[owner] = client
         return client
+
+    def _fresh(self) -> int:
+        # Random, so that no start of the server gives out a number of an earlier one.
+        while True:
+            id = self._group << _GROUP_BITS | self._random.number(_GROUP_BITS)
+            if id not in self.numbered:
+                return id
 
     def _drop_waiting(self, among: Iterable[Client]) -> None:
         """Makes room: the oldest one that has not been confirmed goes. Raises `Failure` if there is none."""

@@ -1,6 +1,7 @@
 """What outlives the server of its clients and sessions: records in the system volume (PROTOCOLS, "Sessions have a home").
 
-Only confirmed clients have one. A record is stable before what it says is told to the client; callbacks wait for it, too.
+All groups' lie in the cluster's one system volume; their keys begin with the group's number, as ids do. Only confirmed clients have one. A record is
+stable before what it says is told to the client; callbacks wait for it, too.
 """
 
 from typing import TYPE_CHECKING

@@ -503,7 +503,10 @@ class Service:
         """NFS opens watch nothing."""
 
     def fenced(self, gateway: int) -> None:
-        """Another gateway's sessions are not here."""
+        """What this gateway has of its clients is not theirs any more: the process ends, told so by the SMB gateway or the groups."""
+
+    def resumed(self, volume: VolumeId) -> None:
+        """What clients have in the volume is what it was."""
 
 
 CREATE_CONN_BACK_CHAN = 2

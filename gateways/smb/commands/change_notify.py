@@ -30,9 +30,10 @@ async def _wait(exchange: Exchange, room: int, what: int, tree: bool) -> Answer:
     notices = handle.notices
     if notices is None:
         watched = exchange.connection.service.notices
-        notices = watched.begin(handle, room)
+        watch = Watch(handle.id, what, tree)
+        notices = watched.begin(handle, room, watch)
         try:
-            await exchange.call(Watch(handle.id, what, tree))
+            await exchange.call(watch)
         except SofsError:
             watched.end(handle)
             raise

@@ -14,6 +14,7 @@ __all__ = [
     "BeginGrace",
     "ClientList",
     "EndGrace",
+    "FenceGateway",
     "ForgetSession",
     "KeepRecords",
     "ListClients",
@@ -105,3 +106,11 @@ class BeginGrace(Request):
 
 class EndGrace(Request):
     """All clients that are known have reclaimed what they had: the volume's grace, if it is in one, is over."""
+
+
+class FenceGateway(Request):
+    """That gateway incarnation is no more, or counts as such: whatever it asks of this volume from now on, with opens or without, is `Fenced`, also
+    after a takeover. Its SMB opens end, or wait for their owners if they were to be kept; NFSv4's stay, as they belong to clients. Asked again
+    it does nothing."""
+
+    gateway: int

@@ -87,6 +87,10 @@ class Upcalls(Protocol):
     def fenced(self, gateway: int) -> None:
         """That gateway incarnation has been superseded: its sessions are gone. A single node, which has no other gateway, never says so."""
 
+    def resumed(self, volume: VolumeId) -> None:
+        """Another node coordinates the volume now, or the one that does was out of reach for a while: opens, locks and grants are what they were, but
+        upcalls may have been lost, what was watched (`Watch`) is not any more, and the verifier may be another."""
+
 
 class Volume(Protocol):
     """A volume, local or forwarded. Every method answers at once, or with an awaitable only when it has to wait."""

@@ -20,6 +20,7 @@ __all__ = [
     "Downgrade",
     "State",
     "Disconnect",
+    "Bound",
     "Reconnect",
     "Retain",
     "EndClient",
@@ -152,7 +153,7 @@ class Disconnect(Request):
 class Reconnect(Request):
     """The owner is back (MS-SMB2 3.3.5.9.7 and 3.3.5.9.12); the open is this gateway's and session's from now on, and late requests of its former ones are
     `Fenced`. Raises `NotFound` unless everything fits: CreateGuid, client, grant key, user; an empty CreateGuid or client is not
-    compared. Answers `Opened`."""
+    compared. Answers `Opened`, or `Bound`."""
 
     caller: Caller
     open: OpenId
@@ -163,6 +164,14 @@ class Reconnect(Request):
     """The key of the lease that the open was made with; None: it was made without one."""
     volatile: bool = False
     """Also an open that is still connected may be taken over (a replayed CREATE on another channel is not this)."""
+
+
+class Bound(Reply):
+    """What `Reconnect` answers if everything fits but that the open is still connected, through another gateway. That may be gone without anybody having
+    noticed: who is sure of it fences it (`FenceGateway`) and asks again."""
+
+    gateway: int
+    session: int
 
 
 class Retain(Request):

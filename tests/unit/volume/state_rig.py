@@ -57,6 +57,8 @@ class Told:
 
     def fenced(self, gateway: int) -> None: ...
 
+    def resumed(self, volume: VolumeId) -> None: ...
+
     def take(self) -> list[tuple[bytes, int, int]]:
         """Recalls since the last time: key, what is held, what may be kept."""
         recalls, self.recalls = self.recalls, []
