@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, NewType, Protocol
 
+from sofs.errors import SofsError
 from sofs.runtime.ports import Buffer
 
-__all__ = ["Answer", "Asked", "Handler", "Incarnation", "Interconnect", "NodeId", "Peer", "Priority"]
+__all__ = ["Answer", "Asked", "Handler", "Incarnation", "Interconnect", "NodeId", "Outcome", "Peer", "Priority", "Then"]
 
 NodeId = NewType("NodeId", int)
 """A random 63-bit number, kept in the node's data directory."""
@@ -45,9 +46,15 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """Its buffers must not change any more. As it is received: body and payload are memoryviews, the payload one or none."""
+
     body: Buffer
     payload: Sequence[Buffer] = ()
 
+
+Outcome = Answer | SofsError
+
+Then = Callable[[Outcome], object]
 
 Handler = Callable[[Asked], Answer | Awaitable[Answer]]
 """Answers at once, or with an awaitable when it has to wait. A `SofsError` it raises reaches the caller as the same class, with its message
@@ -70,9 +77,25 @@ class Peer(Protocol):
         """Asks the service of this name there.
 
         Messages of one priority are handed to handlers there in the order of their calls here, each at most once; what was called before a
-        connection broke never arrives after what is called later. Buffers must not change until the answer. Raises what the handler
-        raised; `Unavailable` when the deadline passes, the peer cannot be reached or the connection breaks (the call may have been executed
-        all the same); `NotSupported` when no such service is there.
+        connection broke never arrives after what is called later. Buffers must not change until the answer; after an `Unavailable`, never
+        (they may still be on their way). The body has at most 1 MiB, the payload 16 MiB. Raises what the handler
+        raised; `Unavailable` when the deadline passes, the peer cannot be reached, the connection breaks (the call may have been executed
+        all the same) or too much waits to be sent already; `NotSupported` when no such service is there.
+        """
+
+    def ask(
+        self,
+        service: str,
+        body: Buffer,
+        payload: Sequence[Buffer],
+        then: Then,
+        *,
+        priority: Priority = Priority.FOREGROUND,
+        deadline_s: float = 5.0,
+    ) -> None:
+        """`call` for the hot path, without a future: `then` is called exactly once, later, with the answer or the error, as soon as that arrives.
+
+        The answer's views are valid during that call only. Never raises: whatever is wrong is told to `then`.
         """
 
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
