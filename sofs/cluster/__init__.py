@@ -41,8 +41,9 @@ class Asked(NamedTuple):
     incarnation: Incarnation
     """Of the caller's process."""
     body: memoryview
-    """Valid during the handler's synchronous part only, as is the payload: what is needed longer is copied."""
+    """Valid during the handler's synchronous part only: what is needed longer is copied."""
     payload: memoryview
+    """The same, but one of 64 KiB or more may be kept: until the answer if it is this node's own call, else as long as one likes."""
 
 
 class Answer(NamedTuple):
@@ -95,7 +96,7 @@ class Peer(Protocol):
     ) -> None:
         """`call` for the hot path, without a future: `then` is called exactly once, later, with the answer or the error, as soon as that arrives.
 
-        The answer's views are valid during that call only. Never raises: whatever is wrong is told to `then`.
+        The answer's views are valid during that call only, except for a payload of 64 KiB or more. Never raises: whatever is wrong is told to `then`.
         """
 
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:

@@ -54,8 +54,10 @@ HEADER = struct.Struct("<BBHIIQ")
 assert HEADER.size == 20
 LARGEST_PAYLOAD = 16 << 20
 LARGEST_BODY = 1 << 20
+OWN = 64 << 10
+"""A payload of so many bytes or more lies in a buffer of its own, which whoever gets it may keep."""
 LARGEST_GREETING = 4 << 10
-"""What a peer may send before it has said who it is."""
+"""Bytes of a frame that a peer may send before it has said who it is."""
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
@@ -93,7 +95,7 @@ to go on."""
 
 
 class FrameReader:
-    """Cuts a stream into frames. What came in one piece is handed on where it lies; what did not is put together once, in a buffer of its size."""
+    """Cuts a stream into frames. Small ones that came in one piece are handed on where they lie; others get a buffer of their size, once."""
 
     def __init__(self, taken: Taken, *, greeted: bool = False) -> None:
         self._taken = taken
@@ -115,7 +117,8 @@ class FrameReader:
             size = self._size(data, at)
             if size > end - at:
                 break
-            if not self._hand_on(data[at : at + size], False):
+            own = size > OWN
+            if not self._hand_on(memoryview(bytes(data[at : at + size])) if own else data[at : at + size], own):
                 return
             at += size
         if at < end:

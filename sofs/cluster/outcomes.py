@@ -3,6 +3,7 @@
 import msgspec
 
 from sofs import errors
+from sofs.cluster.bodies import decoded, encoded
 from sofs.errors import PeerError, SofsError, SymlinkInPath, Unavailable
 from sofs.types import Lsn
 
@@ -30,15 +31,12 @@ def encode(error: SofsError) -> bytes:
         outcome = _Outcome(kind.__name__, "", error.gate, error.target, error.unparsed, error.relative)
     else:
         outcome = _Outcome(kind.__name__, str(error), error.gate)
-    return msgspec.msgpack.encode(outcome)
+    return encoded(outcome)
 
 
 def decode(data: memoryview) -> SofsError:
     """Raises `PeerError`."""
-    try:
-        outcome = msgspec.msgpack.decode(data, type=_Outcome)
-    except msgspec.MsgspecError as error:
-        raise PeerError(f"an outcome that cannot be read: {error}") from None
+    outcome = decoded(data, _Outcome, "an outcome")
     kind = _CLASSES.get(outcome.name)
     result: SofsError
     if kind is SymlinkInPath:

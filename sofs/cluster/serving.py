@@ -7,10 +7,10 @@ holds nobody else up.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import structlog
 
 from sofs.cluster import Answer, Asked, Handler, Incarnation, NodeId, Outcome, Priority, outcomes
+from sofs.cluster.bodies import decoded, encoded
 from sofs.cluster.frames import (
     ANSWER,
     CALL,
@@ -89,10 +89,7 @@ class ServingLink(Link):
         self._waiting.cancel()
 
     def _welcome(self, body: memoryview) -> None:
-        try:
-            hello = msgspec.msgpack.decode(body, type=Hello)
-        except msgspec.MsgspecError as error:
-            raise PeerError(f"it does not say who it is: {error}") from None
+        hello = decoded(body, Hello, "a greeting")
         self._timer.cancel()
         try:
             if hello.protocol != PROTOCOL:
@@ -102,13 +99,13 @@ class ServingLink(Link):
             welcome = self._greet(self, hello)
         except Unavailable as refusal:
             log.warning("cluster.refused", peer=self.place, node=f"{hello.node:016x}", reason=str(refusal))
-            self.send_small(REFUSED, msgspec.msgpack.encode(Refusal(str(refusal))))
+            self.send_small(REFUSED, encoded(Refusal(str(refusal))))
             self.end(str(refusal))
             return
         self.hello = hello
         self._node, self._incarnation = NodeId(hello.node), Incarnation(hello.incarnation)
         self._reader.greeted = True
-        self.send_small(WELCOME, msgspec.msgpack.encode(welcome))
+        self.send_small(WELCOME, encoded(welcome))
 
     def _serve(self, number: int, name: bytes, body: memoryview, payload: memoryview) -> None:
         """`number` 0: nobody waits for the answer."""

@@ -14,12 +14,12 @@ A peer that says nothing for `SILENCE_S`, pings included, is given up.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import msgspec
 import structlog
 
 from sofs.cluster import Answer, Incarnation, NodeId, Outcome, Priority, Then, outcomes
+from sofs.cluster.bodies import decoded, encoded
 from sofs.cluster.frames import (
     ANSWER,
     CALL,
@@ -61,7 +61,6 @@ NOTIFIED = 16 << 20
 
 log = structlog.get_logger("cluster")
 
-G = TypeVar("G", Welcome, Refusal)
 Addresses = Callable[[NodeId], Sequence[tuple[str, int]]]
 
 
@@ -100,7 +99,7 @@ class CallingLink(Link):
         self.greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         """The peer's welcome; raises `Unavailable`."""
         self.over = asyncio.Event()
-        self.send_small(HELLO, msgspec.msgpack.encode(hello))
+        self.send_small(HELLO, encoded(hello))
 
     def frame(self, kind: int, number: int, name: memoryview, body: memoryview, payload: memoryview, kept: bool) -> bool:
         if kind == ANSWER:
@@ -111,9 +110,9 @@ class CallingLink(Link):
             pass
         elif kind == WELCOME and not self.greeting.done():
             self._reader.greeted = True
-            self.greeting.set_result(_decoded(body, Welcome))
+            self.greeting.set_result(decoded(body, Welcome, "a greeting"))
         elif kind == REFUSED and not self.greeting.done():
-            self.greeting.set_exception(Unavailable(_decoded(body, Refusal).reason))
+            self.greeting.set_exception(Unavailable(decoded(body, Refusal, "a greeting").reason))
             self.end("refused")
         else:
             raise PeerError(f"a frame of kind {kind} from the end that answers")
@@ -405,10 +404,3 @@ def _tell(then: Then, outcome: Outcome) -> None:
         then(outcome)
     except Exception:
         log.exception("cluster.answer_failed")
-
-
-def _decoded(body: memoryview, kind: type[G]) -> G:
-    try:
-        return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise PeerError(f"a greeting that cannot be read: {error}") from None
