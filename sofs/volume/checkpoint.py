@@ -11,20 +11,20 @@ Beside the keys of the volume the records hold one more, which sorts before all 
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 from crc32c import crc32c
 
 from sofs.errors import Damaged, SofsError
-from sofs.log.replicated import Mark, ReplicatedLog
+from sofs.log.replicated import Mark
 from sofs.runtime.ports import Clock, Records
 from sofs.types import Lsn
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["CHECKPOINT", "CheckpointSettings", "Checkpoints", "decode_mark", "encode_mark"]
+__all__ = ["CHECKPOINT", "CheckpointSettings", "Checkpointed", "Checkpoints", "decode_mark", "encode_mark"]
 
 CHECKPOINT = b"\0checkpoint"
 
@@ -56,14 +56,38 @@ class CheckpointSettings(NamedTuple):
     """Log that a recovery would have to read."""
 
 
+class Checkpointed(Protocol):
+    """The log, as checkpoints of what it has made stable see it: a coordinator's, or one that is followed."""
+
+    failure: SofsError | None
+
+    @property
+    def end(self) -> Lsn: ...
+
+    @property
+    def mark(self) -> Mark:
+        """The end, up to which everything has been applied."""
+
+    @property
+    def replica_ids(self) -> tuple[int, ...]:
+        """The replicas that count, here or elsewhere."""
+
+    def reach(self, lsn: Lsn) -> Awaitable[None]:
+        """Completes when the record at `lsn` is stable. Raises `Unavailable` when that will never be."""
+
+    def lose(self, id: int, error: SofsError) -> None: ...
+
+
 class Checkpoints:
-    """The service. `records` has the records beside each replica, by the replica's id."""
+    """The service. `records` has the records beside each replica of this node, by the replica's id; standbys elsewhere make checkpoints of
+    their own, and a coordinator gives no space back that one of these may still need (`others`).
+    """
 
     def __init__(
         self,
         clock: Clock,
         keyspace: KeySpace,
-        log: ReplicatedLog,
+        log: Checkpointed,
         records: Mapping[int, Records],
         done: Mark,
         settings: CheckpointSettings,
@@ -77,13 +101,21 @@ class Checkpoints:
         self._settings = settings
         self._one_at_a_time = asyncio.Lock()
         self._logger = structlog.get_logger(component="checkpoint")
+        self.others: Callable[[], Iterable[Lsn]] = tuple
+        """How far the checkpoints of the other replicas that count, or are about to, have come."""
+        self.ask_others: Callable[[Lsn], Awaitable[None]] | None = None
+        """Completes when these cover a position. Raises `Unavailable`."""
+        self.quiet: Callable[[], Awaitable[None] | None] = lambda: None
+        """When nothing is being applied again: what the records show must not change in the middle of that. None: now."""
+        self.on_done: Callable[[Mark], None] = lambda mark: None
+        """Called after each checkpoint, at once when reading has moved on to it."""
         keyspace.checkpointed = done.lsn
-        keyspace.checkpoint = self.run_once
+        keyspace.checkpoint = self.run_everywhere
 
     @property
     def current(self) -> bool:
         """Whether the last checkpoint holds everything."""
-        return self._log.end == self.done.lsn
+        return self._log.end <= self.done.lsn
 
     def due(self, since: float) -> bool:
         """`since` is when the last checkpoint last held everything, by the monotonic clock."""
@@ -100,6 +132,7 @@ class Checkpoints:
         pause = min(0.25, self._settings.interval_s / 4)
         while self._log.failure is None:
             await self._clock.sleep(pause)
+            self._note_covered()
             if not self.current and self.due(last):
                 try:
                     await self.run_once()
@@ -110,8 +143,19 @@ class Checkpoints:
             elif self.current:
                 last = self._clock.monotonic()
 
+    async def run_everywhere(self) -> None:
+        """As `run_once`, on the other nodes with replicas, too."""
+        await self.run_once()
+        if self.ask_others is not None:
+            await self.ask_others(self.done.lsn)
+            self._note_covered()
+
+    def _note_covered(self) -> None:
+        covered = min(self.done.lsn, *self.others(), self.done.lsn)
+        self._keyspace.checkpointed = max(covered, self._keyspace.checkpointed)
+
     async def run_once(self) -> None:
-        """Completes when all that was appended before the call is in the records of every replica.
+        """Completes when all that was appended before the call is in the records of every replica of this node.
 
         Raises `NoSpace` (the records' configured size is reached, or every disk with them is full), `DiskFailed`, `Unavailable`;
         then nothing has changed.
@@ -130,21 +174,28 @@ class Checkpoints:
         log, overlay = self._log, self._keyspace.overlay
         mark = log.mark
         overlay.freeze()
+        generation = overlay.generation
         try:
-            await log.sync()
+            await log.reach(Lsn(mark.lsn - 1))
             changes: list[tuple[bytes, bytes | None]] = [(CHECKPOINT, encode_mark(mark))]
             for piece in overlay.frozen():
                 changes += piece
                 await self._clock.sleep(0)
             await self._commit(changes)
         except BaseException:
-            overlay.unfreeze()
+            # A standby's log that was truncated meanwhile has taken the freeze back itself, by throwing all of it away.
+            if overlay.generation == generation:
+                overlay.unfreeze()
             raise
+        while (waiting := self.quiet()) is not None:
+            await waiting
         for records in self.records.values():
             records.refresh()
-        overlay.thaw()
+        if overlay.generation == generation:
+            overlay.thaw()
         self.done = mark
-        self._keyspace.checkpointed = mark.lsn
+        self.on_done(mark)
+        self._note_covered()
         # The list has the last references to all of it: freed at once, 20,000 keys would hold the loop up for 3 ms.
         while changes:
             del changes[-_FREED_AT_ONCE:]

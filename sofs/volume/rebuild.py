@@ -16,6 +16,9 @@ from sofs.volume.recovery import Opened, Place, Store
 
 __all__ = ["add_replica", "remove_replica"]
 
+SENDING = "sending"
+"""A copy of the records beside a replica, while it travels to another node."""
+
 _PIECE = 256 << 10
 _SYNC_EVERY = 16 << 20
 """Bytes copied between two syncs: more at once would hold up the syncs that clients wait for."""
@@ -58,11 +61,14 @@ async def add_replica(store: Store, place: Place, stopping: Callable[[], bool] =
 def remove_replica(files: Files, place: Place) -> None:
     """Removes what is left of a replica that no configuration names. Raises `Unavailable` while somebody has it open, `DiskFailed`."""
     lock = files.lock(f"{place.path}/lock")
-    for part in ("log", "records"):
+    for part in ("log", "records", SENDING):
         if files.exists(f"{place.path}/{part}"):
             for name in files.list(f"{place.path}/{part}"):
                 files.remove(f"{place.path}/{part}/{name}")
             files.remove(f"{place.path}/{part}")
+    for name in files.list(place.path):
+        if name != "lock":
+            files.remove(f"{place.path}/{name}")
     files.remove(f"{place.path}/lock")
     files.remove(place.path)
     lock.close()

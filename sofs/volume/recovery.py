@@ -3,6 +3,7 @@
 A replica is a directory on a disk of its own:
 
     lock       held while a node has the replica open
+    boot       when it was last known to be whole (sofs/volume/memory.py)
     log/       segments (sofs/log/replica.py)
     records/   the last checkpoint (sofs/volume/checkpoint.py)
 
@@ -11,7 +12,8 @@ changes anything, so that two nodes cannot both believe to own the volume, and s
 an opening cuts off the log's end can never be mistaken for a part of it later.
 
 The volume's incarnation is what clients compare to learn that something acknowledged, but not stable, may be lost
-(the NFS write verifier). It stays the same when the process died and the host went on: the page cache has everything.
+(the NFS write verifier). It stays the same when the process died and the host went on: the page cache has everything; and when another
+replica with unbroken memory takes over.
 """
 
 import asyncio
@@ -32,8 +34,27 @@ from sofs.volume.checkpoint import CHECKPOINT, Checkpoints, CheckpointSettings, 
 from sofs.volume.duties import begin
 from sofs.volume.keys import meta
 from sofs.volume.keyspace import KeySpace
+from sofs.volume.memory import BROKEN, INCOMPLETE, note_whole, noted_boot
 
-__all__ = ["Configuration", "Incarnation", "Opened", "Place", "Store", "StoreSettings", "make_store", "open_store"]
+__all__ = [
+    "Change",
+    "Configuration",
+    "Incarnation",
+    "Opened",
+    "Place",
+    "Store",
+    "StoreSettings",
+    "is_unbroken",
+    "let_go",
+    "make_store",
+    "next_incarnation",
+    "note",
+    "open_place",
+    "open_store",
+    "refuse_older_store",
+    "stored_incarnation",
+    "write_incarnation",
+]
 
 INCARNATION = meta(b"incarnation")
 
@@ -86,6 +107,9 @@ class Opened(NamedTuple):
     replica: LocalReplica
     records: Records
     mark: Mark
+    """Where its checkpoint stands."""
+    noted: bytes | None = None
+    """The boot under which it was last known to be whole."""
 
 
 @dataclass
@@ -111,6 +135,18 @@ class Store:
         """Begins to make checkpoints as they become due."""
         self._service = begin(self.checkpoints.run(), "checkpoints")
 
+    async def abandon(self) -> None:
+        """Lets go of everything without writing: another coordinator may be at work, or is about to be."""
+        if self._service is not None:
+            self._service.cancel()
+            await asyncio.gather(self._service, return_exceptions=True)
+        self.log.failure = self.log.failure or Unavailable("the volume is served elsewhere")
+        try:
+            await self.log.close()
+        finally:
+            for opened in self.opened:
+                let_go(opened)
+
     async def close(self) -> None:
         """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay.
 
@@ -122,14 +158,14 @@ class Store:
         try:
             if self.log.serving():
                 await self.checkpoints.run_once()
-                _write_incarnation(self.keyspace, self.log, msgspec.structs.replace(self.incarnation, clean=True))
+                write_incarnation(self.keyspace, self.log, msgspec.structs.replace(self.incarnation, clean=True))
                 await self.checkpoints.run_once()
         finally:
             try:
                 await self.log.close()
             finally:
                 for opened in self.opened:
-                    _let_go(opened)
+                    let_go(opened)
 
 
 async def make_store(files: Files, places: Sequence[Place], log_id: int, settings: StoreSettings) -> None:
@@ -176,7 +212,7 @@ async def open_store(
         return await _open(files, clock, random, opened, configuration, change, log_id, boot, appliers, settings)
     except BaseException:
         for each in opened:
-            _let_go(each)
+            let_go(each)
         raise
 
 
@@ -192,30 +228,26 @@ async def _open(
     appliers: Mapping[int, Apply],
     settings: StoreSettings,
 ) -> Store:
-    newest = max(newest_version(each.replica, each.mark) for each in opened)
-    if newest > configuration.version:
-        # Before a version is taken: it might be the one that the newest records carry.
-        raise Fenced(
-            f"the volume was last written under configuration {newest}, and the coordination store knows {configuration.version} as its "
-            "newest: the store is older than the volume (brought back from a backup?); bring the newer one back"
-        )
+    # Before a version is taken: it might be the one that the newest records carry.
+    refuse_older_store(opened, configuration.version)
     ids = tuple(each.place.id for each in opened)
-    configuration = Configuration(configuration.version + 1, ids, configuration.memory_broken)
+    configuration = configuration._replace(version=configuration.version + 1, replicas=ids)
     await change(configuration)
     # Replayed is from the oldest checkpoint on, into an overlay over that one: the next checkpoint then brings all up to date.
     oldest = min(opened, key=lambda each: each.mark.lsn)
     keyspace = KeySpace(oldest.records, appliers)
 
     def unbroken() -> bool:
-        former = _incarnation(keyspace)
-        return former is not None and former.boot == boot and not configuration.memory_broken
+        # One that has everything is enough: what the others lack they are given.
+        return not configuration.memory_broken and any(is_unbroken(each.noted, boot, keyspace) for each in opened)
 
     recovered = recover([each.replica for each in opened], oldest.mark, configuration.version, unbroken, keyspace.apply)
     survivors = [each for each in opened if each.replica in recovered.replicas and _has_room(each, recovered.end)]
     if not survivors:
         raise Unavailable("the volume cannot be opened: no copy of its log can be written to")
     if len(survivors) < len(opened):
-        configuration = Configuration(configuration.version + 1, tuple(each.place.id for each in survivors), configuration.memory_broken)
+        ids = tuple(each.place.id for each in survivors)
+        configuration = configuration._replace(version=configuration.version + 1, replicas=ids)
         await change(configuration)
     if oldest not in survivors:
         keyspace.overlay.records = survivors[0].records
@@ -225,13 +257,15 @@ async def _open(
     records = {each.place.id: each.records for each in survivors}
     checkpoints = Checkpoints(clock, keyspace, log, records, oldest.mark, settings.checkpoint)
     log.on_lost = checkpoints.lost
-    former = _incarnation(keyspace)
-    incarnation = _next_incarnation(former, boot, configuration.memory_broken, random)
+    former = stored_incarnation(keyspace)
+    incarnation = next_incarnation(former, boot, unbroken(), random)
     lost = former is not None and former.verifier != incarnation.verifier
-    _write_incarnation(keyspace, log, incarnation)
+    write_incarnation(keyspace, log, incarnation)
     await log.sync()
     if configuration.memory_broken:
-        await log.change(Configuration(log.version + 1, log.replica_ids))
+        await log.change(configuration._replace(version=log.version + 1, replicas=log.replica_ids, memory_broken=False))
+    for each in survivors:
+        note(files, each.place, boot)
     structlog.get_logger(component="volume").info(
         "log_recovered", place=opened[0].place.path, records=recovered.records, mended=recovered.repaired, version=log.version
     )
@@ -247,12 +281,12 @@ def _open_places(
         if place.id not in configuration.replicas:
             continue
         try:
-            opened.append(_open_place(files, place, log_id, settings))
+            opened.append(open_place(files, place, log_id, settings))
         except (DiskFailed, NotFound, Damaged, ReadOnly) as error:
             complaints.append(f"{place.path}: {error}")
         except BaseException:
             for each in opened:
-                _let_go(each)
+                let_go(each)
             raise
     if not opened:
         reason = "; ".join(complaints) or "none of the disks that hold a copy of its log is present"
@@ -263,9 +297,13 @@ def _open_places(
     return opened
 
 
-def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> Opened:
+def open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> Opened:
+    """Raises `NotFound`, `Damaged`, `DiskFailed`, `ReadOnly`: this replica cannot be used; `Unavailable`: another process has it."""
     if not files.exists(f"{place.path}/log"):
         raise NotFound(f"{place.path} holds no log; is its disk mounted?")
+    noted = noted_boot(files, place.path)
+    if noted == INCOMPLETE:
+        raise Damaged(f"{place.path} was never completed: it is made anew")
     lock = files.lock(f"{place.path}/lock")
     try:
         replica = LocalReplica(files, f"{place.path}/log", log_id, place.id, settings.log.segment_size)
@@ -275,7 +313,7 @@ def _open_place(files: Files, place: Place, log_id: int, settings: StoreSettings
             if value is None:
                 records.close()
                 raise Damaged(f"{place.path}/records holds no checkpoint")
-            return Opened(place, lock, replica, records, decode_mark(value))
+            return Opened(place, lock, replica, records, decode_mark(value), noted)
         except BaseException:
             replica.close()
             raise
@@ -294,26 +332,56 @@ def _has_room(opened: Opened, end: Mark) -> bool:
     return True
 
 
-def _let_go(opened: Opened) -> None:
+def note(files: Files, place: Place, boot: bytes) -> None:
+    """Notes that a replica is whole, if its disk takes the note. Without it the replica passes for less than it is, never for more."""
+    try:
+        note_whole(files, place.path, boot)
+    except SofsError as error:
+        structlog.get_logger(component="volume").warning("boot_not_noted", at=place.path, error=str(error))
+
+
+def let_go(opened: Opened) -> None:
+    """Closes a replica's files."""
     opened.records.close()
     opened.replica.close()
     opened.lock.close()
 
 
-def _incarnation(keyspace: KeySpace) -> Incarnation | None:
+def stored_incarnation(keyspace: KeySpace) -> Incarnation | None:
     value = keyspace.get(INCARNATION)
     return None if value is None else Incarnation.decode(value)
 
 
-def _write_incarnation(keyspace: KeySpace, log: ReplicatedLog, incarnation: Incarnation) -> None:
+def write_incarnation(keyspace: KeySpace, log: ReplicatedLog, incarnation: Incarnation) -> None:
     batch = Batch()
     batch.put(INCARNATION, incarnation.encode())
     keyspace.commit_cleaning(batch)
 
 
-def _next_incarnation(former: Incarnation | None, boot: bytes, memory_broken: bool, random: Random) -> Incarnation:
-    if former is not None and (former.clean or (former.boot == boot and not memory_broken)):
+def next_incarnation(former: Incarnation | None, boot: bytes, unbroken: bool, random: Random) -> Incarnation:
+    """What is recorded at an opening: with a verifier of its own if something that was acknowledged may be lost."""
+    if former is not None and (former.clean or unbroken):
         return Incarnation(former.verifier, boot, clean=False)
     return Incarnation(random.bytes(8), boot, clean=False)
 
 
+def is_unbroken(note: bytes | None, boot: bytes, keyspace: KeySpace) -> bool:
+    """Whether a replica with this note, and this state, has everything that was ever written to it.
+
+    It has if it was whole under this boot; or if it has the record of an opening under this boot: what was written before came before that, and what
+    was written since is in the page cache.
+    """
+    if note == boot:
+        return True
+    former = stored_incarnation(keyspace)
+    return note != BROKEN and former is not None and former.boot == boot
+
+
+def refuse_older_store(opened: Sequence[Opened], version: int) -> None:
+    """Raises `Fenced` if a log was written under a newer configuration than the coordination store's newest."""
+    newest = max(newest_version(each.replica, each.mark) for each in opened)
+    if newest > version:
+        raise Fenced(
+            f"the volume was last written under configuration {newest}, and the coordination store knows {version} as its "
+            "newest: the store is older than the volume (brought back from a backup?); bring the newer one back"
+        )
