@@ -6,14 +6,14 @@ which is the rule, else in a task. The results are told when the gate of all tha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import structlog
 
 from gateways.nfs.rpc import Call
 from sofs.errors import SofsError
-from sofs.types import Level, Lsn
+from sofs.types import Level, Lsn, VolumeId
 from sofs.volume.api import Binding, Reply, Request, Token, Volume
 
 __all__ = ["Ask", "Outcome", "Performer"]
@@ -38,6 +38,21 @@ class Performer:
 
     def __init__(self, by: Binding) -> None:
         self.by = by
+        self.barriers: Mapping[VolumeId, asyncio.Future[None]] = {}
+        """Volumes of which nothing may be asked yet, and what to wait for."""
+
+    def held_up(self, call: Call, volume: Volume, again: Callable[[Call], None]) -> bool:
+        """Whether the volume may not be asked yet: then `again` is called with the call as soon as it may. To be asked before anything is."""
+        barrier = self.barriers.get(volume.id) if self.barriers else None
+        if barrier is None:
+            return False
+
+        async def wait() -> None:
+            await asyncio.wait([barrier])
+            again(call)
+
+        self.later(call, wait())
+        return True
 
     def perform(
         self, call: Call, outcome: Outcome, token: Token | None, level: Level, fail: Callable[[SofsError], None]

@@ -141,6 +141,9 @@ def read_call(data: memoryview) -> Header:
 class RpcConnection:
     """One client's connection: the sans-I/O core behind `gateways/server.py`."""
 
+    calls_back = True
+    """The client can be called over it."""
+
     def __init__(self, link: Link, programs: Mapping[int, Program]) -> None:
         self.link = link
         self.peer = link.peer
@@ -165,6 +168,10 @@ class RpcConnection:
         """Who calls this client (NFSv4.1's backchannel), and takes its replies."""
         self.ended: list[Callable[[], object]] = []
         """Called at the connection's end."""
+
+    @property
+    def open(self) -> bool:
+        return self._open
 
     @property
     def busy(self) -> bool:

@@ -33,7 +33,7 @@ class SnapshotList:
         self.name = volume.name
         self.verifier = volume.verifier
 
-    def call(self, request: Request, token: api.Token | api.SlotToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+    def call(self, request: Request, token: api.AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         if isinstance(request, api.GetSpace):
             return self._volume.call(request, None, by)
         gate, snapshots = self.snapshots()
@@ -65,7 +65,7 @@ class SnapshotList:
         raise NotDirectory("a directory has no data")
 
     def write(
-        self, target: api.Target, offset: int, data: memoryview, token: api.Token | api.SlotToken | None, level: Level, by: Binding
+        self, target: api.Target, offset: int, data: memoryview, token: api.AnyToken | None, level: Level, by: Binding
     ) -> api.Written | Awaitable[api.Written]:
         raise ReadOnly("the list of snapshots")
 

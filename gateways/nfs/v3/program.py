@@ -111,6 +111,8 @@ class Nfs3:
                 outcome = answer(Pseudo(self._places, call.credential), args)
                 self._performer.perform(call, outcome, None, Level.COMMITTED, fail)
                 return
+            if self._performer.held_up(call, place.volume, self.serve):
+                return
             if procedure.modifies and place.read_only:
                 raise ReadOnly(f"export {place.share.name} is read-only")
             if procedure.second is None:
@@ -144,6 +146,8 @@ class Nfs3:
             if place is None:
                 call.reply(_failure(_READ_FAILURE, Status.ISDIR, b""))
                 return
+            if self._performer.held_up(call, place.volume, self.read):
+                return
             data.read(self._performer, self._take, call, place, args, fail)
         except BadHandle:
             call.reply(_failure(_READ_FAILURE, Status.BADHANDLE, b""))
@@ -162,6 +166,8 @@ class Nfs3:
             place = self._places.at(args[0], call.credential)
             if place is None or place.read_only:
                 raise ReadOnly("the export is read-only")
+            if self._performer.held_up(call, place.volume, self.write):
+                return
             data.write(self._performer, call, place, args, fail)
         except BadHandle:
             call.reply(_failure(_WRITE_FAILURE, Status.BADHANDLE, b""))

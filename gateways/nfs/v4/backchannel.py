@@ -13,7 +13,6 @@ from gateways.nfs.rpc import LAST_FRAGMENT, RpcConnection
 from gateways.nfs.v4.status import Status
 from gateways.nfs.xdr import U32, Opaque, Switch, Void, encode, pad
 from sofs.errors import Unavailable
-from sofs.volume.api import KeepRecords
 
 if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
@@ -176,16 +175,12 @@ class Backchannel:
         arguments: bytes,
         referring: Referring | None,
     ) -> tuple[int, memoryview]:
-        from gateways.nfs.v4.records import session_change
-
         if not self.connections:
             raise Unavailable("the session has no connection for callbacks")
         newest = self.sequences[slot] = self.sequences[slot] + 1 & 0xFFFFFFFF
         doubts = self.doubts[slot]
         self.doubts[slot] = min(doubts + 1, MOST_DOUBTS)
-        if service.system is not None:
-            reply = service.system.call(KeepRecords((session_change(session),)), None, service.by)
-            await service.stable(service.system, reply)
+        await service.keep_session(session)
         status = 0
         # From the highest down, so that no number is one that the client has seen: it would answer for another callback.
         for sequence in range(newest, max(newest - doubts, 1) - 1, -1) or (newest,):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from gateways.nfs.handles import Places
 from gateways.nfs.rpc import Call, Version
 from gateways.nfs.v4.compound import Compound
+from gateways.nfs.v4.groups import Groups
 from gateways.nfs.v4.service import Service
 from gateways.nfs.v4.status import Status
 from gateways.nfs.xdr import XdrError, pad
@@ -21,8 +22,8 @@ _TWO = struct.Struct(">2I")
 class Nfs4:
     """The program, as one connection is served by it."""
 
-    def __init__(self, service: Service, places: Places) -> None:
-        self._service = service
+    def __init__(self, groups: Groups, places: Places) -> None:
+        self._groups = groups
         self._places = places
 
     def version(self) -> Version:
@@ -30,8 +31,9 @@ class Nfs4:
         procedures: dict[int, Callable[[Call], None]] = {0: null, 1: self.compound}
         return Version(procedures)
 
-    def compound(self, call: Call) -> None:
-        """Raises `XdrError` when not even the header can be read; an operation that cannot be is BADXDR."""
+    def compound(self, call: Call, service: Service | None = None) -> None:
+        """Carries out a COMPOUND, of the group `service` if that is known already. Raises `XdrError` when not even the header can be read; an operation
+        that cannot be is BADXDR."""
         data, at = call.data, call.at
         try:
             (length,) = _U32.unpack_from(data, at)
@@ -46,7 +48,11 @@ class Nfs4:
         if minor not in MINORS:
             call.reply(Status.MINOR_VERS_MISMATCH.to_bytes(4) + length.to_bytes(4) + tag + pad(length) + bytes(4))
             return
-        Compound(self._service, self._places, call, tag, minor, count, at + 8).proceed()
+        service = service or self._groups.only
+        if service is not None:
+            Compound(service, self._places, call, tag, minor, count, at + 8).proceed()
+        else:
+            self._groups.route(call, at + 8, lambda found: Compound(found, self._places, call, tag, minor, count, at + 8).proceed())
 
 
 def null(call: Call) -> None:

@@ -1,6 +1,7 @@
-"""The NFSv4 server instance of one node: what all its connections share.
+"""An NFSv4 server instance, a group: what all its connections share.
 
-It knows clients and sessions, brings them back after a restart, ends those whose lease has run out, and hears what the volumes have to say.
+It knows clients and sessions, ends those whose lease has run out, and hears what the volumes have to say. It runs on one node at a time, its home,
+and is brought back from its records on another (`loading`, `groups`).
 """
 
 import asyncio
@@ -15,35 +16,29 @@ import structlog
 from gateways.exports import Shares
 from gateways.nfs.handles import Handles
 from gateways.nfs.rpc import RpcConnection
-from gateways.nfs.v4 import recalls, records, stateids
-from gateways.nfs.v4.backchannel import Backchannel, Callbacks
-from gateways.nfs.v4.clients import Client, Clients
+from gateways.nfs.v4 import loading, recalls, records, stateids
+from gateways.nfs.v4.backchannel import Callbacks
+from gateways.nfs.v4.clients import FIRST_GROUP, Client, Clients
 from gateways.nfs.v4.operation import Ask, Outcome, Wait
 from gateways.nfs.v4.owners import Owners
-from gateways.nfs.v4.slots import Channel, Session, fetch
+from gateways.nfs.v4.slots import Session, fetch
 from gateways.nfs.v4.table import read_operation
-from sofs.errors import NotSupported, SofsError, Unavailable
+from sofs.errors import SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock, Random, Timer
 from sofs.types import Inode, Level, OpenId, VolumeId
 from sofs.volume.api import (
-    BeginGrace,
     Binding,
     Caller,
-    ClientList,
     ClientStates,
     EndClient,
-    EndGrace,
     ForgetSession,
     Found,
     GetAttributes,
     KeepRecords,
     ListClient,
-    ListClients,
-    ListRecords,
     Recall,
     Reply,
-    Request,
     Stateless,
     Volume,
 )
@@ -63,7 +58,10 @@ Volumes = Callable[[VolumeId], Volume | None]
 
 class Service:
     """`identity` is this server instance's (so_major_id), `scope` the cluster's; `system` the volume that keeps client and session records, without
-    which they are lost with the process. `by` is this gateway's incarnation."""
+    which they are lost with the process. `by` is this gateway's incarnation.
+
+    `group` is the instance's number, `others` says whether a number is another one's; `fences` are the gateway incarnations of former homes that may
+    still believe to be that."""
 
     def __init__(
         self,
@@ -80,8 +78,19 @@ class Service:
         take: Callable[[int], bytearray],
         handles: Handles,
         shares: Shares,
+        hear: Callable[[Volume], None],
+        group: int = FIRST_GROUP,
+        others: Callable[[int], bool] | None = None,
+        fences: Sequence[int] = (),
     ) -> None:
         self.by = by
+        self.group = group
+        self.alone = others is None
+        """There is no other group."""
+        self._others = others or (lambda number: False)
+        self.fences = tuple(fences)
+        self.shut: set[VolumeId] = set()
+        """Where `fences` have been fenced."""
         self.clock = clock
         self.random = random
         self.identity = identity
@@ -95,7 +104,7 @@ class Service:
         """A large buffer, of those that are used again."""
         self._handles = handles
         self._shares = shares
-        self.clients = Clients(random)
+        self.clients = Clients(random, group)
         self.sessions: dict[bytes, Session] = {}
         self.slots: Counter[str] = Counter()
         """Of the sessions, by the address that their client came from."""
@@ -105,74 +114,42 @@ class Service:
         """Write delegations by file, some of which may have gone already (`writer`)."""
         self.read = read_operation
         self._volumes = volumes
-        self._heard: set[VolumeId] = set()
+        self._hear = hear
         self._waits: set[VolumeId] = set()
         """Volumes whose grace takes its whole time: nobody knows for whom it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: Timer | None = None
+        self._recording = 0
+        """Changes of records that are under way."""
 
     # Start and end
 
     async def load(self) -> None:
-        """Brings back the clients and sessions of before, and begins to look at leases."""
-        system = self._system()
-        if system is not None:
-            try:
-                await self._load(system)
-            except NotSupported as error:
-                log.warning("nfs4.sessions_not_kept", reason=str(error))
-                self._keeps = False
-        for id in {share.volume for share in self._shares.all()}:
-            if self._volumes(id) is not None:
-                self.volume(id)  # whose recalls are heard from now on, before the first client has come back
-            await self._end_unknown(id)
-            await self.perform(self.end_grace([id], lambda: b""))
+        """Brings back the clients and sessions of before. Raises `SofsError`."""
+        await loading.load(self)
         self._look_later()
 
-    async def _load(self, system: Volume) -> None:
-        now = self.clock.boottime()
-        for key, value in (await self._ask(system, ListRecords(records.CLIENTS))).records:
-            client = records.read_client(key, value, now)
-            self.clients.add(client)
-            for id, verifier in client.volumes.items():
-                volume = self._volumes(id)
-                if volume is not None and volume.verifier != verifier:
-                    client.lost.add(id)
-                    client.reclaimed = False
-        for key, value in (await self._ask(system, ListRecords(records.SESSIONS))).records:
-            record = records.read_session(value)
-            owner = self.clients.numbered.get(record.client)
-            if owner is None:
-                continue
-            back = Backchannel(Channel(*record.back), record.program, record.security, record.minor)
-            back.resume(record.sequences)
-            session = Session(key[len(records.SESSIONS) :], owner, record.flags, Channel(*record.fore), back)
-            session.resumed, session.restored = True, not owner.volumes
-            owner.called_back = owner.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)
-            self.add(session)
-        log.info("nfs4.loaded", clients=len(self.clients.numbered), sessions=len(self.sessions))
+    async def settle(self) -> None:
+        """To be called once loaded: sees to the volumes that are shared. Raises `SofsError`."""
+        for id in sorted({share.volume for share in self._shares.all()}):
+            await loading.settle(self, id)
 
-    async def _end_unknown(self, id: VolumeId) -> None:
-        """Ends what a volume has of clients and sessions whose records are lost: nobody else ever would. They may come again, and reclaim it first."""
-        volume = self._volumes(id)
-        if volume is None:
-            return
-        found: ClientList = await self._ask(volume, ListClients())
-        for session in found.sessions:
-            if session not in self.sessions:
-                await self._ask(volume, ForgetSession(session))
-        unknown = [client for client in found.clients if int.from_bytes(client) not in self.clients.numbered]
-        if not unknown:
-            return
-        log.warning("nfs4.clients_unknown", volume=volume.name, clients=len(unknown))
-        await self._ask(volume, BeginGrace())
+    def mine(self, id: bytes) -> bool:
+        """Whether a client's key or a session id is this group's."""
+        return loading.is_of(self.group, self._others, id)
+
+    def keeps_nothing(self) -> None:
+        """There is no room for records in the system volume."""
+        self._keeps = False
+
+    def let_grace_run(self, id: VolumeId) -> None:
+        """Nobody knows for whom the volume's grace is."""
         self._waits.add(id)
-        for client in unknown:
-            await self._ask(volume, EndClient(client))
 
-    async def _ask(self, volume: Volume, request: Request) -> Any:
-        reply = volume.call(request, None, self.by)
-        return reply if isinstance(reply, Reply) else await reply
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way that changes anything."""
+        return not self._recording and not any(client.waiting or client.creating for client in self.clients.numbered.values())
 
     async def stop(self) -> None:
         """Ends what runs in the background. Clients and sessions stay in their records."""
@@ -217,14 +194,15 @@ class Service:
             self._known = self._system()
         return self._known
 
+    def known_volume(self, id: VolumeId) -> Volume | None:
+        return self._volumes(id)
+
     def volume(self, id: VolumeId) -> Volume:
         """The volume, whose upcalls are heard from now on. Raises `Unavailable`."""
         volume = self._volumes(id)
         if volume is None:
-            raise Unavailable(f"volume {id:#x} is not served here")
-        if id not in self._heard:
-            self._heard.add(id)
-            volume.subscribe(self)
+            raise Unavailable(f"there is no volume {id:#x}")
+        self._hear(volume)
         return volume
 
     def record(self, changes: Iterable[records.Change], then: Callable[[], Outcome], undo: Callable[[], None] = lambda: None) -> Outcome:
@@ -237,14 +215,25 @@ class Service:
         except SofsError:
             undo()
             raise
+        self._recording += 1
         return Wait(system, self._recorded(system, reply, undo), lambda _: then())
 
-    async def _recorded(self, system: Volume, reply: Reply | Awaitable[Reply], undo: Callable[[], None]) -> Reply:
+    async def _recorded(self, system: Volume, reply: Reply | Awaitable[Reply], undo: Callable[[], None] = lambda: None) -> Reply:
         try:
             return await self.stable(system, reply)
         except SofsError:
             undo()
             raise
+        finally:
+            self._recording -= 1
+
+    async def keep_session(self, session: Session) -> None:
+        """Records a session as it is now. Raises `SofsError`."""
+        system = self.system
+        if system is not None:
+            reply = system.call(KeepRecords((records.session_change(session),)), None, self.by)
+            self._recording += 1
+            await self._recorded(system, reply)
 
     async def stable(self, volume: Volume, reply: Reply | Awaitable[Reply]) -> Reply:
         """The reply, once what it says is stable."""
@@ -344,7 +333,7 @@ class Service:
         """SEQ4_STATUS_* for a reply to SEQUENCE."""
         client, flags = session.client, 0
         if client.called_back:
-            if not session.back.live and session.flags & CREATE_CONN_BACK_CHAN:
+            if not session.back.live and session.flags & loading.CREATE_CONN_BACK_CHAN:
                 flags |= CB_PATH_DOWN_SESSION
             if not client.reachable:
                 flags |= CB_PATH_DOWN
@@ -365,7 +354,7 @@ class Service:
             session.restored = True
             return then()
 
-        return self.restore_client(client, lambda: fetch(session, volumes, done))
+        return self.restore_client(client, lambda: fetch(session, volumes, done) if session.resumed else done())
 
     def restore_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
         """Rebuilds the client's stateids. Raises `Unavailable`."""
@@ -379,10 +368,11 @@ class Service:
         volume = volumes[0]
 
         def answer(found: ClientStates) -> Outcome:
+            self.check_lost(client, volume.id)
             stateids.restore(client, volume.id, found.states)
             return self._list(client, volumes[1:], then)
 
-        return Ask(volume, ListClient(client.key), answer)
+        return loading.fenced(self, volume, lambda: Ask(volume, ListClient(client.key), answer))
 
     async def handles_for(self, held: stateids.Held) -> list[bytes]:
         """The filehandles that a delegation from before a restart may have been given with: one for each export of its volume.
@@ -414,7 +404,7 @@ class Service:
         for place, id in enumerate(ids):
             volume = self._volumes(id)
             if volume is not None and id not in self._waits and not self.awaits_reclaim(id):
-                return Ask(volume, EndGrace(), lambda _, place=place: self.end_grace(ids[place + 1 :], then))  # type: ignore[misc]
+                return loading.unless_others_reclaim(self, volume, partial(self.end_grace, ids[place + 1 :], then))
         return then()
 
     def described(self) -> dict[bytes, tuple[str, str]]:
@@ -482,7 +472,7 @@ class Service:
                 self.begin(self.perform(self.end_client(client, lambda: b"")), "expiry")
         self._look_later()
 
-    # sofs.volume.api.Upcalls
+    # sofs.volume.api.Upcalls, as far as they concern a group
 
     def recall(self, volume: VolumeId, recall: Recall) -> None:
         if recall.kind is GrantKind.DELEGATION and recall.delegation:
@@ -499,15 +489,22 @@ class Service:
         for client in self.clients.numbered.values():
             client.states.pop(other, None)
 
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
-        """NFS opens watch nothing."""
-
-    def fenced(self, gateway: int) -> None:
-        """What this gateway has of its clients is not theirs any more: the process ends, told so by the SMB gateway or the groups."""
-
     def resumed(self, volume: VolumeId) -> None:
-        """What clients have in the volume is what it was."""
+        """What clients have in the volume is what it was, unless it has another verifier now."""
+        for client in self.clients.numbered.values():
+            if client.restored and self.check_lost(client, volume):
+                # Whatever is left of its states is asked for with its next request.
+                for other in [other for other, held in client.states.items() if held.volume == volume]:
+                    del client.states[other]
+                client.restored = False
+                for session in client.sessions.values():
+                    session.restored = False
 
-
-CREATE_CONN_BACK_CHAN = 2
-"""CREATE_SESSION4_FLAG_CONN_BACK_CHAN."""
+    def check_lost(self, client: Client, id: VolumeId) -> bool:
+        """Whether the volume may have lost what the client had there since it came; it is then to reclaim it."""
+        volume, verifier = self._volumes(id), client.volumes.get(id)
+        if volume is None or verifier is None or volume.verifier in (verifier, 0):
+            return False
+        client.lost.add(id)
+        client.reclaimed = False
+        return True

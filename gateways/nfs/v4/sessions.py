@@ -89,7 +89,9 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
     if len(client.sessions) >= SESSIONS or room < 1:
         raise Failure(Status.NOSPC)
     fore = fore._replace(requests=min(fore.requests, max(room // 4, 1)))
-    flags = args.flags & CONN_BACK_CHAN | (args.flags & PERSIST if service.system is not None else 0)
+    flags = args.flags & CONN_BACK_CHAN if c.call.connection.calls_back else 0
+    if service.system is not None:
+        flags |= args.flags & PERSIST
     id = client.key + service.random.bytes(8)
     session = Session(id, client, flags, fore, Backchannel(back, args.program, credential_of(args.security), c.minor))
     result = struct.pack(">16s2I", id, args.sequence, flags) + _channel(fore) + _channel(back)
@@ -170,6 +172,10 @@ def bind_conn_to_session(c: Compound, args: BindArgs) -> Outcome:
     if session is None:
         raise Failure(Status.BADSESSION)
     granted = _GRANTED.get(args.direction)
+    if not c.call.connection.calls_back and args.direction != BACK:
+        granted = granted and FORE  # the session's callbacks go over connections to its home
+    elif not c.call.connection.calls_back:
+        granted = None
     if granted is None:
         raise Failure(Status.INVAL)
     c.renew(session.client)

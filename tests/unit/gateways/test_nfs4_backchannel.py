@@ -64,8 +64,12 @@ def results(status: int, operations: int) -> bytes:
     return struct.pack(">3I", status, 0, operations)
 
 
+async def no_record(session: Session) -> None:
+    """There is no system volume."""
+
+
 def recall(client: Client, back: Backchannel, referring: Referring | None = None) -> int:
-    service = cast(Any, SimpleNamespace(system=None))
+    service = cast(Any, SimpleNamespace(keep_session=no_record))
     session = cast(Session, SimpleNamespace(id=SESSION, back=back))
     return asyncio.run(back.call(service, session, CB_RECALL, bytes(4), referring))
 

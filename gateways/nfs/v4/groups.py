@@ -1,0 +1,342 @@
+"""Groups of NFSv4.1 clients: which of them this node is the home of, and the way to the others' homes (PROTOCOLS, "Sessions have a home").
+
+A group is one server instance (so_major_id), a `Service`, at one node at a time, its *home*. Client and session ids name their group. A COMPOUND whose
+group's home is another node is handed there whole, and the answer passed back; while a group is on its way from one home to another, it waits here. A new
+client belongs to the group of the address that it came to. Who is whose home is not decided here: that is the node's business (`Homes`), which says when a
+group is to be taken, released or given up.
+
+A node that is alone has one group and asks nobody anything.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import structlog
+
+from gateways.nfs.rpc import Call, RpcConnection
+from gateways.nfs.v4.clients import FIRST_GROUP
+from gateways.nfs.v4.forwarding import RemoteConnection, pack_header, read_header
+from gateways.nfs.v4.service import Service
+from sofs.errors import NotFound, SofsError, Unavailable
+from sofs.locks import GrantKind
+from sofs.runtime.ports import Buffer, Clock
+from sofs.types import Inode, OpenId, VolumeId
+from sofs.volume.api import Binding, FenceGateway, Recall, Reply, Volume
+
+__all__ = ["Groups", "Homes"]
+
+log = structlog.get_logger("nfs")
+
+PATIENCE_S = 45.0
+"""How long a COMPOUND waits for a home. Then its connection is closed and the client sends it again: Linux would do so by itself after 60 s."""
+QUIET_S = 10.0
+"""How long a group that is to be released waits for what is under way."""
+AGAIN_S = 0.5
+_FIRST = struct.Struct(">IH")  # the first operation, and the group's number in the id that its arguments begin with
+_NAMING = frozenset({41, 43, 44, 53, 57})
+"""BIND_CONN_TO_SESSION, CREATE_SESSION, DESTROY_SESSION, SEQUENCE, DESTROY_CLIENTID."""
+_EXCHANGE_ID = 42
+
+
+class Homes(Protocol):
+    """What the node knows of groups, by their numbers."""
+
+    def known(self, group: int) -> bool: ...
+
+    def group_at(self, address: str) -> int:
+        """The group to which new clients belong that came to this address of the node."""
+
+    async def ask(self, group: int, header: bytes, message: Buffer) -> Sequence[Buffer] | None:
+        """What the group's home answers; waits while that cannot be reached. None: this node is the home. What was asked may have been carried out
+        more than once, or none of the times. Raises `Unavailable` after a while, and `NotFound` for a group that there is not."""
+
+    def forget(self, groups: Iterable[int], connection: int) -> None:
+        """The connection with this number, over which COMPOUNDs of these groups have come, has ended: tells their homes."""
+
+
+class Groups:
+    """The groups whose home is here.
+
+    `make` makes the service of a group; it is given how it hears a volume, its number, and the former homes that are to be fenced. `volumes` gives those
+    that are exported, `gateway` is this gateway's incarnation.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Callable[[Volume], None], int, Sequence[int]], Service],
+        clock: Clock,
+        volumes: Callable[[], Mapping[VolumeId, Volume]],
+        homes: Homes | None = None,
+        gateway: int = 0,
+    ) -> None:
+        self._make = make
+        self._clock = clock
+        self._volumes = volumes
+        self._homes = homes
+        self._gateway = gateway
+        self.only: Service | None = make(self.hear, FIRST_GROUP, ()) if homes is None else None
+        """The one group of a node that is alone."""
+        self.here: dict[int, Service] = {} if self.only is None else {FIRST_GROUP: self.only}
+        self._nobody = make(self.hear, 0, ()) if homes is not None else None
+        """Answers what names no group there is."""
+        self._coming: dict[int, asyncio.Task[None]] = {}
+        self._turn: asyncio.Future[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.barriers: dict[VolumeId, asyncio.Future[None]] = {}
+        """Volumes at which the former home of a group that was taken over has yet to be fenced: nothing is asked there meanwhile for clients that may
+        have come from it, and of whom no session says so (NFSv3)."""
+        self._numbers: dict[RpcConnection, tuple[int, set[int]]] = {}
+        self._last = 0
+        self._remote: dict[tuple[int, int], RemoteConnection] = {}
+        self._heard: set[VolumeId] = set()
+        self.on_fenced: Callable[[], None] = lambda: None
+        """Called when this gateway incarnation has been shut out of a volume."""
+
+    async def start(self) -> None:
+        """Of a node that is alone: brings back what its clients had. Raises `SofsError`."""
+        if self.only is not None:
+            await self.only.load()
+            await self.only.settle()
+
+    async def stop(self) -> None:
+        for task in (*self._tasks, *self._coming.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._coming.values(), return_exceptions=True)
+        for service in (*self.here.values(), *([self._nobody] if self._nobody else [])):
+            await service.stop()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Whose a COMPOUND is
+
+    def route(self, call: Call, at: int, begin: Callable[[Service], None]) -> None:
+        """Carries out a COMPOUND, whose first operation stands at `at`, by `begin` with its service; if that is not here, has it carried out there."""
+        homes, nobody = self._homes, self._nobody
+        assert homes is not None and nobody is not None
+        try:
+            number, group = _FIRST.unpack_from(call.data, at)
+        except struct.error:
+            begin(nobody)
+            return
+        if number in _NAMING:
+            if not homes.known(group):
+                group = FIRST_GROUP  # an id from before there were groups, if it is any at all
+        elif number == _EXCHANGE_ID:
+            group = homes.group_at(call.connection.link.local)
+        else:
+            begin(nobody)  # what is no one's can only be refused
+            return
+        service = self.here.get(group)
+        if service is not None:
+            begin(service)
+        else:
+            self._begin(self._hold(homes, call, group, begin))
+
+    async def _hold(self, homes: Homes, call: Call, group: int, begin: Callable[[Service], None]) -> None:
+        """Waits until the group's home is here, or another home has answered. Gives up with the connection: its client sends again what was not answered."""
+        connection = call.connection
+        until = self._clock.monotonic() + PATIENCE_S
+        header = pack_header(group, self._number(connection, group), connection.link.peer_port, connection.peer)
+        while connection.open:
+            service = self.here.get(group)
+            if service is not None:
+                begin(service)
+                return
+            if self._clock.monotonic() > until:
+                connection.link.close(f"group {group} has no home that can be reached")
+                return
+            try:
+                answer = None if group in self._coming else await homes.ask(group, header, call.data)
+            except NotFound:
+                assert self._nobody is not None
+                begin(self._nobody)
+                return
+            except SofsError as error:
+                log.info("nfs4.home_not_reached", group=group, reason=str(error))
+                await self._clock.sleep(AGAIN_S)
+                continue
+            if answer is not None:
+                connection.answer(call, answer)
+                return
+            await self._next_turn()
+
+    def _number(self, connection: RpcConnection, group: int) -> int:
+        known = self._numbers.get(connection)
+        if known is None:
+            self._last += 1
+            known = self._numbers[connection] = self._last, set()
+            connection.ended.append(partial(self._ended, connection))
+        known[1].add(group)
+        return known[0]
+
+    def _ended(self, connection: RpcConnection) -> None:
+        number, groups = self._numbers.pop(connection)
+        assert self._homes is not None
+        self._homes.forget(groups, number)
+
+    async def _next_turn(self) -> None:
+        """Until a group has come or gone, or a moment has passed."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._turn], timeout=AGAIN_S)
+
+    def _changed(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.set_result(None)
+
+    # For other nodes
+
+    async def forwarded(self, node: int, header: bytes, message: bytes, connect: Callable[[str, int], RemoteConnection]) -> Sequence[Buffer] | None:
+        """Carries out a COMPOUND that came to another node. None: this is not its group's home. `connect` makes what stands for a client's connection."""
+        group, number, port, peer = read_header(header)
+        while group in self._coming:
+            await self._next_turn()
+        service = self.here.get(group)
+        if service is None:
+            return None
+        connection = self._remote.get((node, number))
+        if connection is None:
+            connection = self._remote[node, number] = connect(peer, port)
+        return await connection.carry_out(message, service)
+
+    def forget(self, node: int, connection: int | None = None) -> None:
+        """A connection of another node's has ended, or all of them."""
+        for place in [place for place in self._remote if place[0] == node and connection in (None, place[1])]:
+            self._remote.pop(place).closed("its node says so")
+
+    # Homes come and go
+
+    def take(self, group: int, fences: Sequence[int]) -> None:
+        """This node is the home of the group from now on; the gateway incarnations of its former homes are shut out first where it has anything to do."""
+        if group in self.here or group in self._coming:
+            return
+        if fences:
+            for id, volume in self._volumes().items():
+                self._shut(id, volume, fences)
+        self._coming[group] = asyncio.get_running_loop().create_task(self._take(group, fences))
+
+    async def _take(self, group: int, fences: Sequence[int]) -> None:
+        try:
+            while True:
+                service = self._make(self.hear, group, fences)
+                try:
+                    await service.load()
+                    break
+                except SofsError as error:
+                    log.warning("nfs4.group_not_loaded", group=group, reason=str(error) or type(error).__name__)
+                    await service.stop()
+                    await self._clock.sleep(AGAIN_S)
+            self.here[group] = service
+            self._begin(self._settle(service))
+        finally:
+            self._coming.pop(group, None)
+            self._changed()
+
+    async def _settle(self, service: Service) -> None:
+        while self.here.get(service.group) is service:
+            try:
+                await service.settle()
+                return
+            except SofsError as error:
+                log.info("nfs4.volume_not_settled", group=service.group, reason=str(error) or type(error).__name__)
+                await self._clock.sleep(AGAIN_S)
+
+    def _shut(self, id: VolumeId, volume: Volume, fences: Sequence[int]) -> None:
+        before = self.barriers.get(id)
+        barrier = self.barriers[id] = asyncio.get_running_loop().create_future()
+        self._begin(self._fence(volume, fences, before, barrier))
+
+    async def _fence(self, volume: Volume, fences: Sequence[int], before: "asyncio.Future[None] | None", barrier: "asyncio.Future[None]") -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        left = list(fences)
+        while left:
+            try:
+                reply = volume.call(FenceGateway(left[-1]), None, Binding(self._gateway, 0))
+                if not isinstance(reply, Reply):
+                    await reply
+                left.pop()
+            except SofsError as error:
+                log.info("nfs.not_fenced", volume=volume.name, reason=str(error) or type(error).__name__)
+                await self._clock.sleep(AGAIN_S)
+        if self.barriers.get(volume.id) is barrier:
+            del self.barriers[volume.id]
+        barrier.set_result(None)
+
+    async def release(self, group: int) -> None:
+        """The group's home is about to be another node: what is under way is carried out, and nothing begun any more. Raises `Unavailable` if that takes
+        too long; then it stays."""
+        coming = self._coming.get(group)
+        if coming is not None:
+            await asyncio.wait([coming], timeout=QUIET_S)
+        service = self.here.pop(group, None)
+        if service is None:
+            raise Unavailable(f"group {group} is not here")
+        until = self._clock.monotonic() + QUIET_S
+        while not service.idle:
+            if self._clock.monotonic() > until:
+                self.keep(service)
+                raise Unavailable(f"requests of group {group} do not come to their end")
+            await self._clock.sleep(0.002)
+        await service.stop()
+
+    def keep(self, service: Service) -> None:
+        self.here[service.group] = service
+        self._changed()
+
+    async def give_up(self, group: int) -> None:
+        """Another node is the home, without having asked."""
+        coming = self._coming.pop(group, None)
+        if coming is not None:
+            coming.cancel()
+        service = self.here.pop(group, None)
+        self._changed()
+        if service is not None:
+            log.warning("nfs4.group_lost", group=group)
+            await service.stop()
+
+    def described(self) -> dict[bytes, tuple[str, str]]:
+        """Each client's protocol and address, for operators."""
+        found: dict[bytes, tuple[str, str]] = {}
+        for service in self.here.values():
+            found |= service.described()
+        return found
+
+    # sofs.volume.api.Upcalls
+
+    def hear(self, volume: Volume) -> None:
+        """The volume's upcalls reach all groups from now on."""
+        if volume.id not in self._heard:
+            self._heard.add(volume.id)
+            volume.subscribe(self)
+
+    def recall(self, volume: VolumeId, recall: Recall) -> None:
+        for service in self.here.values():
+            service.recall(volume, recall)
+
+    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
+        for service in self.here.values():
+            service.revoked(volume, inode, key, kind, opens, delegation)
+
+    def dropped(self, volume: VolumeId, open: OpenId) -> None:
+        for service in self.here.values():
+            service.dropped(volume, open)
+
+    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
+        """NFS opens watch nothing."""
+
+    def fenced(self, gateway: int) -> None:
+        if gateway == self._gateway:
+            self.on_fenced()
+
+    def resumed(self, volume: VolumeId) -> None:
+        for service in self.here.values():
+            service.resumed(volume)
