@@ -1,16 +1,58 @@
 """Reading a log back, record by record: for recovery and for destaging."""
 
+from typing import NamedTuple
+
 from sofs.errors import Damaged, ExtentGone
+from sofs.log.configuration import Mark
 from sofs.log.record import HEADER, Header, decode, payload_sum
 from sofs.log.replica import FIRST, Replica
 from sofs.types import PAGE
 
-__all__ = ["SegmentReader", "next_segment"]
+__all__ = ["Found", "SegmentReader", "next_segment", "parse"]
+
+
+class Found(NamedTuple):
+    """A record among bytes of a log."""
+
+    header: Header
+    operations: bytes
+    start: int
+    """Where it begins within the bytes."""
+    end: int
+    mark: Mark
+    """The place behind it in the log."""
 
 
 def next_segment(lsn: int, segment_size: int) -> int:
     """The first position of the segment behind the one that `lsn` lies in (or ends, being just behind it)."""
     return ((lsn - 1) // segment_size + 1) * segment_size + FIRST
+
+
+def parse(data: memoryview, after: Mark, segment_size: int) -> list[Found]:
+    """The records that `data` consists of, the first of which follows `after`; each is verified: itself, its payload, its place in the chain.
+
+    Raises `Damaged`: then none of them may be used.
+    """
+    found: list[Found] = []
+    at, size = 0, len(data)
+    while at < size:
+        lsn = int.from_bytes(data[at + 8 : at + 16], "little")
+        header, operations = decode(data[at:], lsn)
+        if lsn != after.lsn and lsn != next_segment(after.lsn, segment_size):
+            raise Damaged(f"the record at position {lsn} does not begin where the one before ends, at {after.lsn}")
+        if header.previous != after.checksum or header.version < after.version:
+            raise Damaged(f"the record at position {lsn} does not follow the one before")
+        end = at + header.end - lsn
+        if end > size or header.end > (lsn // segment_size + 1) * segment_size:
+            raise Damaged(f"the record at position {lsn} is cut off")
+        if header.length:
+            first = at + header.address - lsn
+            if payload_sum([data[first : first + header.length]]) != header.payload_sum:
+                raise Damaged(f"the payload of the record at position {lsn} does not match its checksum")
+        after = Mark(header.end, header.checksum, header.version)
+        found.append(Found(header, operations, at, end, after))
+        at = end
+    return found
 
 
 class SegmentReader:

@@ -24,10 +24,10 @@ from typing import NamedTuple
 import structlog
 
 from sofs.errors import Damaged, DiskFailed, SofsError
+from sofs.log.configuration import Mark
 from sofs.log.reading import SegmentReader, next_segment
 from sofs.log.record import ALIGNMENT, MAGIC, Header
 from sofs.log.replica import Replica
-from sofs.log.replicated import Mark
 from sofs.types import Lsn
 
 __all__ = ["Recovered", "newest_version", "recover"]
@@ -43,6 +43,10 @@ class Recovered(NamedTuple):
     records: int
     repaired: int
     """Records that some copy lacked and was given."""
+    stable: Mark
+    """The records say that everything below is stable; at least the place that recovery started from."""
+    tail: tuple[Header, ...]
+    """The records from there on."""
 
 
 def recover(
@@ -69,7 +73,7 @@ def recover(
         run.write_again()
     if not run.readers:
         raise DiskFailed("no copy of the log can be read: " + "; ".join(run.failures))
-    return Recovered(run.at, [reader.replica for reader in run.readers], run.records, run.repaired)
+    return Recovered(run.at, [reader.replica for reader in run.readers], run.records, run.repaired, run.stable, tuple(run.unsure))
 
 
 def newest_version(replica: Replica, start: Mark) -> int:
@@ -100,7 +104,9 @@ class _Recovery:
         self.failures: list[str] = []
         self._stable = start.lsn
         """Records say that everything below is stable."""
-        self._unsure: deque[Header] = deque()
+        self.stable = start
+        """The last place between two records that is not above it."""
+        self.unsure: deque[Header] = deque()
         """The records from there on."""
         self._version = version
         self._size = replicas[0].segment_size
@@ -155,10 +161,11 @@ class _Recovery:
         self.readers.remove(reader)
 
     def _note(self, header: Header) -> None:
-        self._unsure.append(header)
+        self.unsure.append(header)
         self._stable = max(self._stable, header.stable)
-        while self._unsure and self._unsure[0].lsn < self._stable:
-            self._unsure.popleft()
+        while self.unsure and self.unsure[0].lsn < self._stable:
+            known = self.unsure.popleft()
+            self.stable = Mark(known.end, known.checksum, known.version)
 
     # The end
 
@@ -185,7 +192,7 @@ class _Recovery:
         for reader in tuple(self.readers):
             reader.forget()
             try:
-                for header in self._unsure:
+                for header in self.unsure:
                     again, _ = reader.record(header.lsn)
                     if again.checksum != header.checksum:
                         raise Damaged(f"{reader.replica.where(header.lsn)}: reads differently the second time")

@@ -15,20 +15,21 @@ from bisect import insort
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.log import Machine, Record
+from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.reading import SegmentReader, next_segment
 from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
 from sofs.log.replica import FIRST, Replica
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
 
-__all__ = ["Configuration", "LogSettings", "Mark", "ReplicatedLog"]
+__all__ = ["BEGINNING", "Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 
 _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
@@ -37,37 +38,6 @@ _RETRY_S = 0.5
 """Between two attempts at a coordination store that does not answer."""
 
 Waiter = tuple[Lsn, int, Callable[[], None]]
-
-
-class Configuration(NamedTuple):
-    """Which copies count. It changes only by compare-and-set on `version`, in the coordination store."""
-
-    version: int
-    replicas: tuple[int, ...]
-    memory_broken: bool = False
-    """What was written but not stable may be lost although the host was not restarted: the last copy's sync failed."""
-
-
-class Mark(NamedTuple):
-    """A place between two records, with what is needed to verify the log from there on."""
-
-    lsn: Lsn
-    checksum: int
-    """That of the record before."""
-    version: int
-    """The configuration of the record before."""
-
-
-BEGINNING = Mark(FIRST, 0, 0)
-"""The place before the first record of any log."""
-
-
-class LogSettings(NamedTuple):
-    segment_size: int = 64 << 20
-    capacity: int = 16 << 30
-    """Bytes of segments at most, per copy; at least three segments."""
-    sync_interval_s: float = 1.0
-    """What nobody asked to be stable is so after this time at the latest."""
 
 
 class ReplicatedLog:
