@@ -87,7 +87,8 @@ def test_the_clients_of_one_host_are_limited_and_do_not_keep_others_out(tmp_path
     monkeypatch.setattr(clients, "OF_ONE_HOST", 4)
 
     async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
-        service = server.gateway._v4
+        service = server.gateway.groups.only
+        assert service is not None
         for _ in range(20):
             assert (await alone(client.transport, op.exchange_id(os.urandom(8), os.urandom(8))))[0] is Status.OK
         assert len(service.clients.numbered) == 4 and client.clientid in service.clients.numbered
