@@ -7,8 +7,8 @@ from sofs.cluster import Handler, Incarnation, NodeId
 from sofs.cluster.frames import Hello, Welcome
 from sofs.cluster.peers import NetworkPeer, OwnPeer
 from sofs.cluster.serving import ServingLink
-from sofs.cluster.stream import Addresses, Identity
-from sofs.errors import Unavailable
+from sofs.cluster.stream import Addresses, Identify, Identity
+from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Clock, Connection, Listener, Network, Random
 
 __all__ = ["FEATURES", "NetworkInterconnect"]
@@ -33,14 +33,17 @@ class NetworkInterconnect:
         *,
         features: int = FEATURES,
         cluster: str = "",
-        admit: Callable[[Connection, Hello], str] = lambda connection, hello: "",
+        identify: Identify | None = None,
+        admit: Callable[[Hello], str] = lambda hello: "",
     ) -> None:
-        """`addresses` says where a member is, best first; nothing for what is no member. `admit` answers why a node that connects is refused, or nothing."""
+        """`addresses` says where a member is, best first; nothing for what is no member. `identify` says whose certificate the other end of a connection
+        has shown; without it everybody is believed. `admit` answers why a node that connects is refused, or nothing."""
         self.node, self.incarnation = me
         self._clock = clock
         self._random = random
         self._network = network
         self._me = Identity(self.node, self.incarnation, features, cluster)
+        self._identify = identify
         self._addresses = addresses
         self._admit = admit
         self._services: dict[bytes, Handler] = {}
@@ -81,7 +84,7 @@ class NetworkInterconnect:
             if node == self.node:
                 found = OwnPeer(self._clock, self._me, self._services)
             else:
-                found = NetworkPeer(self._clock, self._random, self._network, self._me, node, self._addresses)
+                found = NetworkPeer(self._clock, self._random, self._network, self._me, node, self._addresses, self._identify)
             self._peers[node] = found
         return found
 
@@ -102,7 +105,9 @@ class NetworkInterconnect:
             raise Unavailable(f"this is node {me.node:016x}, not {hello.to:016x}; correct the address in its members record")
         if hello.cluster != me.cluster:
             raise Unavailable(f"node {hello.node:016x} belongs to another cluster ({hello.cluster or 'none'}, here {me.cluster or 'none'})")
-        reason = self._admit(self._links[link], hello)
+        if self._identify is not None and self._identify(self._links[link]) != hello.node:
+            raise PeerError(f"it says that it is node {hello.node:016x}, and shows another's certificate: {self._links[link].names}")
+        reason = self._admit(hello)
         if reason:
             raise Unavailable(reason)
         key = (hello.node, hello.priority)
@@ -112,9 +117,10 @@ class NetworkInterconnect:
                 raise Unavailable("a newer connection of the same node is here already")
             # What it still holds unread was sent before what comes now, and must not be heard after it.
             former.end("the node has connected anew")
-        self._callers[key] = link
         peer = self.peer(NodeId(hello.node))
-        assert isinstance(peer, NetworkPeer), "its certificate says that it is this node"
+        if isinstance(peer, OwnPeer):
+            raise Unavailable(f"node {me.node:016x} is this one; two nodes must not have the same data")
+        self._callers[key] = link
         peer.heard_of(Incarnation(hello.incarnation))
         return Welcome(me.incarnation, me.features)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sofs.cluster import Answer, Asked, Handler, Incarnation, NodeId, Outcome, Priority, Then
 from sofs.cluster.frames import Welcome
 from sofs.cluster.handling import Waiting, ask_handler, outcome_of
-from sofs.cluster.stream import Addresses, Identity, Stream
+from sofs.cluster.stream import Addresses, Identify, Identity, Stream
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Network, Random
 
@@ -55,12 +55,14 @@ class _Peer:
 class NetworkPeer(_Peer):
     """`Peer`: another node."""
 
-    def __init__(self, clock: Clock, random: Random, network: Network, me: Identity, node: NodeId, addresses: Addresses) -> None:
+    def __init__(
+        self, clock: Clock, random: Random, network: Network, me: Identity, node: NodeId, addresses: Addresses, identify: Identify | None
+    ) -> None:
         self.node = node
         self.incarnation = Incarnation(0)
         self.features = 0
         """Its newest feature level, as last heard of."""
-        self._streams = [Stream(clock, random, network, me, node, priority, addresses, self._changed) for priority in Priority]
+        self._streams = [Stream(clock, random, network, me, node, priority, addresses, identify, self._changed) for priority in Priority]
         self._watchers: list[Callable[[bool], None]] = []
         self._connected = False
 

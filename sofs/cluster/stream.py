@@ -40,9 +40,9 @@ from sofs.cluster.frames import (
 )
 from sofs.cluster.link import Link
 from sofs.errors import PeerError, Unavailable
-from sofs.runtime.ports import Buffer, Clock, Network, Random, Timer
+from sofs.runtime.ports import Buffer, Clock, Connection, Network, Random, Timer
 
-__all__ = ["Addresses", "Identity", "Stream"]
+__all__ = ["Addresses", "Identify", "Identity", "Stream"]
 
 UNDER_WAY = {Priority.REPLICATION: 64 << 20, Priority.FOREGROUND: 32 << 20, Priority.REBUILD: 8 << 20}
 """Bytes of calls sent and not answered. That of rebuilding is small: it is all that may stand before something urgent on the same cable."""
@@ -62,6 +62,7 @@ NOTIFIED = 16 << 20
 log = structlog.get_logger("cluster")
 
 Addresses = Callable[[NodeId], Sequence[tuple[str, int]]]
+Identify = Callable[[Connection], NodeId | None]
 
 
 class Identity(NamedTuple):
@@ -137,6 +138,7 @@ class Stream:
         node: NodeId,
         priority: Priority,
         addresses: Addresses,
+        identify: Identify | None,
         changed: Callable[[Welcome | None], None],
     ) -> None:
         """`changed` is told of every connection, and with `None` of its end."""
@@ -147,6 +149,7 @@ class Stream:
         self._node = node
         self._priority = priority
         self._addresses = addresses
+        self._identify = identify
         self._changed = changed
         self._link: CallingLink | None = None  # only while calls may go over it
         self._numbers = 0
@@ -368,7 +371,11 @@ class Stream:
         link = CallingLink(self._clock, self, hello)
         try:
             async with asyncio.timeout(CONNECT_S):
-                link.begin(await self._network.connect(host, port, link))
+                connection = await self._network.connect(host, port, link)
+                if self._identify is not None and self._identify(connection) != self._node:
+                    connection.close()
+                    raise Unavailable(f"who answers there shows another's certificate: {connection.names}")
+                link.begin(connection)
                 welcome = await link.greeting
         except BaseException as error:
             link.end("it was not welcomed")

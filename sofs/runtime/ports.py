@@ -183,6 +183,10 @@ class Connection(Protocol):
 
     peer: tuple[str, int]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The URIs in the certificate by which the peer has proved who it is; none without TLS."""
+
     def send(self, data: Sequence[Buffer]) -> None:
         """Queues the gathered bytes; they must not change until sent."""
 

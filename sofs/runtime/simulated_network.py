@@ -189,6 +189,7 @@ class _End:
 
     other: "_End"
     receiver: Receiver
+    names: tuple[str, ...] = ()
 
     def __init__(self, network: SimulatedNetwork, address: str, peer: tuple[str, int], process: SimulatedProcess | None) -> None:
         self.address = address

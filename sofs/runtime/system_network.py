@@ -1,20 +1,30 @@
-"""TCP through the event loop, for everything but the gateways' hot path."""
+"""TCP through the event loop, with TLS between nodes, for everything but the gateways' hot path."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from sofs.errors import Unavailable
 from sofs.runtime.ports import Buffer, Connection, Receiver
+from sofs.runtime.system_tls import Tls
 
 __all__ = ["SystemNetwork"]
 
 
 class SystemNetwork:
-    """`Network` over asyncio's transports."""
+    """`Network` over asyncio's transports. With `tls` all its connections, both ways, are mutually authenticated."""
 
-    def __init__(self, connect_timeout: float = 5.0) -> None:
+    def __init__(self, connect_timeout: float = 5.0, tls: Tls | None = None) -> None:
         self._connect_timeout = connect_timeout
+        self._server: ssl.SSLContext | None = None
+        self._client: ssl.SSLContext | None = None
+        if tls is not None:
+            self._server, self._client = tls.server, tls.client
+
+    @property
+    def _handshake_timeout(self) -> float | None:
+        return None if self._server is None else self._connect_timeout
 
     def listen(
         self, address: str, port: int, accept: Callable[[Connection], Receiver]
@@ -25,7 +35,9 @@ class SystemNetwork:
         self, address: str, port: int, accept: Callable[[Connection], Receiver]
     ) -> "SystemListener":
         try:
-            server = await asyncio.get_running_loop().create_server(lambda: _Stream(accept), address, port)
+            server = await asyncio.get_running_loop().create_server(
+                lambda: _Stream(accept), address, port, ssl=self._server, ssl_handshake_timeout=self._handshake_timeout
+            )
         except OSError as error:
             raise Unavailable(f"cannot listen on {address} port {port}: {error.strerror or error}") from error
         return SystemListener(server)
@@ -37,9 +49,13 @@ class SystemNetwork:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, stream = await loop.create_connection(lambda: _Stream(lambda _: receiver), address, port)
+                _, stream = await loop.create_connection(
+                    lambda: _Stream(lambda _: receiver), address, port, ssl=self._client, ssl_handshake_timeout=self._handshake_timeout
+                )
         except TimeoutError as error:
             raise Unavailable(f"{address} port {port} does not answer") from error
+        except ssl.SSLError as error:
+            raise Unavailable(f"{address} port {port} has no certificate that this node trusts, or the other way round: {error.reason}") from error
         except OSError as error:
             raise Unavailable(f"cannot connect to {address} port {port}: {error.strerror or error}") from error
         return stream
@@ -63,12 +79,16 @@ class _Stream(asyncio.Protocol):
         self._accept = accept
         self._why = "the peer closed the connection"
         self.peer: tuple[str, int] = ("", 0)
+        self.names: tuple[str, ...] = ()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         if name is not None:  # already gone again otherwise
             self.peer = (name[0], name[1])
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self.names = tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind == "URI")
         self._receiver = self._accept(self)
 
     def data_received(self, data: bytes) -> None:

@@ -48,6 +48,7 @@ class Wire:
     """A connection that collects."""
 
     peer = ("peer", 1)
+    names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.sent = bytearray()
@@ -152,7 +153,7 @@ def calling(chance: Random) -> None:
         clock, random = SimulatedClock(loop), SimulatedRandom(1)
         host = SimulatedNetwork(random).host("here")
         me = Identity(ME, Incarnation(1), 1, "")
-        stream = Stream(clock, random, host, me, OTHER, Priority.FOREGROUND, lambda node: [], lambda welcome: None)
+        stream = Stream(clock, random, host, me, OTHER, Priority.FOREGROUND, lambda node: [], None, lambda welcome: None)
         link = CallingLink(clock, stream, Hello(framing.PROTOCOL, ME, 1, OTHER, 1, 1, 1))
         link.begin(Wire())
         stream._link = link

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
-from sofs.runtime.ports import Clock, Connection, Listener, Network, Receiver
+from sofs.runtime.ports import Connection, Listener, Network, Receiver
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedNetwork
 from sofs.runtime.system_clock import SystemClock, SystemRandom
@@ -94,8 +95,8 @@ def _cable(address: str) -> int:
     return int(address.split(".")[1])
 
 
-async def on_loopback(count: int, network: Network | None = None, clock: Clock | None = None) -> list[NetworkInterconnect]:
-    """Interconnects of nodes 1 to `count` in this process, over real sockets."""
+async def on_loopback(count: int, networks: Sequence[Network] = (), **options: Any) -> list[NetworkInterconnect]:
+    """Interconnects of nodes 1 to `count` in this process, over real sockets, each through its own of `networks` if there are any."""
     ports: dict[int, int] = {}
 
     def addresses(node: NodeId) -> list[tuple[str, int]]:
@@ -104,7 +105,8 @@ async def on_loopback(count: int, network: Network | None = None, clock: Clock |
     nodes = []
     for number in range(1, count + 1):
         me = NodeId(number), Incarnation(1000 + number)
-        node = NetworkInterconnect(clock or SystemClock(), SystemRandom(), network or SystemNetwork(), me, addresses)
+        network = networks[number - 1] if networks else SystemNetwork()
+        node = NetworkInterconnect(SystemClock(), SystemRandom(), network, me, addresses, **options)
         ports[number] = await node.listen("127.0.0.1", 0)
         nodes.append(node)
     return nodes

@@ -412,7 +412,7 @@ def test_a_handler_that_finds_nonsense_drops_the_connection() -> None:
 
 
 def refusing(reason: str) -> Callable[..., str]:
-    return lambda connection, hello: reason
+    return lambda hello: reason
 
 
 @pytest.mark.parametrize(
