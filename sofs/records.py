@@ -7,69 +7,45 @@ A record is JSON under its key (`sofs.coordination.keys`). Shares and users are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from gateways.exports import Share
 from gateways.identity import User
+from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
 from sofs.coordination import Change, Condition, Delete, OutcomeUnknown, Put, Store, keys
+from sofs.coordination.record import Record
 from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
 from sofs.runtime.ports import Random
+
+__all__ = [
+    "ConfigurationRecord",
+    "DeadRecord",
+    "DiskRecord",
+    "MemberRecord",
+    "NodeRecord",
+    "PoolRecord",
+    "Record",
+    "Registry",
+    "ReplicaRecord",
+    "VolumeRecord",
+]
 
 TRIES = 8
 """Attempts at a change that other changes overtake, before the caller is told to try again."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the records here."""
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises `ConfigError`."""
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
-            raise ConfigError(f"{cls.__name__} in the coordination store: {error}") from None
-
-
-class MemberRecord(Record, frozen=True, kw_only=True):
-    """A node that belongs to the cluster, running or not."""
+class GroupRecord(Record, frozen=True, kw_only=True):
+    """A group of NFSv4.1 clients, one server instance: where its home is. Changes only by compare-and-set."""
 
     id: int
-    name: str
-    host: str
-    """The fault domain of its disks: several nodes of one large host share it."""
-    addresses: tuple[str, ...]
-    """`IP:PORT` of its interconnect, in the order of preference; IPv6 in brackets."""
-    state: str = "active"
-    """active, draining (it hands over what it coordinates and takes nothing on), or evicted (it may not come back under this id)."""
-    features: int = 1
-    """The newest feature level that its release knows. The cluster uses the lowest of all members'."""
-
-
-class NodeRecord(Record, frozen=True, kw_only=True):
-    """A node's process that runs, under its lease. Its absence proves nothing: see `DeadRecord`."""
-
-    id: int
+    """That of the member it was made for."""
+    number: int
+    """Its clients' ids begin with it: never given to another group."""
+    node: int
     incarnation: int
-    boot: str
-    """Of its host: /proc/sys/kernel/random/boot_id."""
-    smb: tuple[str, ...] = ()
-    nfs: tuple[str, ...] = ()
-    """`IP:PORT` where clients find it."""
-    admin: tuple[str, ...] = ()
-
-
-class DeadRecord(Record, frozen=True, kw_only=True):
-    """This incarnation of the node's process has ended: its supervisor has reaped it, or an operator vouches for it."""
-
-    incarnation: int
-    by: str
-    """Who says so."""
+    """Of the home's process."""
+    fences: tuple[int, ...] = ()
+    """Incarnations of former homes that did not hand it over: each is to be fenced wherever the group's clients have anything."""
 
 
 class DiskRecord(Record, frozen=True, kw_only=True):

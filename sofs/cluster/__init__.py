@@ -44,6 +44,8 @@ class Asked(NamedTuple):
     """Valid during the handler's synchronous part only: what is needed longer is copied."""
     payload: memoryview
     """The same, but one of 64 KiB or more may be kept: until the answer if it is this node's own call, else as long as one likes."""
+    kept: bool = False
+    """Body and payload may both be kept so."""
 
 
 class Answer(NamedTuple):

@@ -143,7 +143,7 @@ class OwnPeer(_Peer):
             try:
                 if self._closed:
                     raise Unavailable("the node is stopping")
-                outcome = ask_handler(self._services, name, Asked(self.node, self.incarnation, memoryview(body), whole))
+                outcome = ask_handler(self._services, name, Asked(self.node, self.incarnation, memoryview(body), whole, True))
             except (SofsError, PeerError) as error:
                 outcome = error if isinstance(error, SofsError) else Unavailable(str(error))
             if isinstance(outcome, Answer | SofsError):

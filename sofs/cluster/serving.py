@@ -69,9 +69,9 @@ class ServingLink(Link):
         if kind == CALL:
             if not number:
                 raise PeerError("a call with the number 0")
-            self._serve(number, bytes(name), body, payload)
+            self._serve(number, bytes(name), body, payload, kept)
         elif kind == NOTIFY:
-            self._serve(0, bytes(name), body, payload)
+            self._serve(0, bytes(name), body, payload, kept)
         elif kind == PING:
             self.send_small(PONG, number=number)
         elif kind == HELLO and self.hello is None:
@@ -107,7 +107,7 @@ class ServingLink(Link):
         self._reader.greeted = True
         self.send_small(WELCOME, encoded(welcome))
 
-    def _serve(self, number: int, name: bytes, body: memoryview, payload: memoryview) -> None:
+    def _serve(self, number: int, name: bytes, body: memoryview, payload: memoryview, kept: bool) -> None:
         """`number` 0: nobody waits for the answer."""
         if self.hello is None:
             raise PeerError("it calls before it has said who it is")
@@ -115,7 +115,7 @@ class ServingLink(Link):
         if self._waiting.count >= CALLS:
             outcome = Unavailable(f"{CALLS} calls wait already")
         else:
-            outcome = ask_handler(self._services, name, Asked(self._node, self._incarnation, body, payload))
+            outcome = ask_handler(self._services, name, Asked(self._node, self._incarnation, body, payload, kept))
         if isinstance(outcome, Answer | SofsError):
             if number:
                 self._answer(number, name, outcome)

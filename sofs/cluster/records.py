@@ -1,0 +1,53 @@
+"""What the coordination store holds of nodes."""
+
+from __future__ import annotations
+
+from sofs.coordination.record import Record
+
+__all__ = ["DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord"]
+
+
+class MemberRecord(Record, frozen=True, kw_only=True):
+    """A node that belongs to the cluster, running or not."""
+
+    id: int
+    name: str
+    host: str
+    """The fault domain of its disks: several nodes of one large host share it."""
+    addresses: tuple[str, ...]
+    """`IP:PORT` of its interconnect, in the order of preference; IPv6 in brackets."""
+    state: str = "active"
+    """active, draining (it hands over what it coordinates and takes nothing on), or evicted (it may not come back under this id)."""
+    features: int = 1
+    """The newest feature level that its release knows. The cluster uses the lowest of all members'."""
+
+
+class NodeRecord(Record, frozen=True, kw_only=True):
+    """A node's process that runs, under its lease. Its absence proves nothing: see `DeadRecord`."""
+
+    id: int
+    incarnation: int
+    boot: str
+    """Of its host: /proc/sys/kernel/random/boot_id."""
+    smb: tuple[str, ...] = ()
+    nfs: tuple[str, ...] = ()
+    """`IP:PORT` where clients find it."""
+    admin: tuple[str, ...] = ()
+
+
+class DeadRecord(Record, frozen=True, kw_only=True):
+    """This incarnation of the node's process has ended: its supervisor has reaped it, or an operator vouches for it."""
+
+    incarnation: int
+    by: str
+    """Who says so."""
+
+
+class TokenRecord(Record, frozen=True, kw_only=True):
+    """What lets somebody join: `sofs cluster token`."""
+
+    digest: str
+    """SHA-256 of the secret, hexadecimal."""
+    expires: int
+    """Seconds since 1970."""
+    reusable: bool = False
