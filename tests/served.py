@@ -45,7 +45,7 @@ async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b") -> Asyn
     async def change(wanted: Configuration) -> None:
         (path / "version").write_text(str(wanted.version))
 
-    pool = LocalPool("p", files, random, _quiet)
+    pool = LocalPool("p", files, random, _quiet, clock=clock)
     pool.open([]) if fresh else pool.open([DiskSpec(disk, _disk_id(path), "ssd", "h", State.HEALTHY)])
     if fresh:
         spec = pool.members.add(disk)

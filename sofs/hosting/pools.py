@@ -48,7 +48,7 @@ class Pools:
             self._keep_up(pool)
 
     def _pool(self, name: str) -> LocalPool:
-        pool = self.all[name] = LocalPool(name, self.files, self.random, log.info)
+        pool = self.all[name] = LocalPool(name, self.files, self.random, log.info, clock=self.clock)
         return pool
 
     def _spec(self, record: DiskRecord) -> DiskSpec:

@@ -19,13 +19,13 @@ In reading order: `extent` (the words), `scheme` and `policy` (how many fragment
 and `local_disk`, `states` and `members` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
 """
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from sofs.pool.extent import EXTENT_LIMIT, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage
 from sofs.pool.policy import Policy, parse_policy
 from sofs.runtime.ports import Buffer
-from sofs.types import VolumeId
+from sofs.types import DiskId, VolumeId
 
 __all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "ExtentId", "Fragment", "Placement", "Policy", "Pool", "Usage", "parse_policy"]
 
@@ -64,11 +64,20 @@ class Pool(Protocol):
         An extent of theirs is afterwards seen by `orphans`, or never written.
         """
 
-    async def orphans(self, volume: VolumeId, ids: range, known: Collection[int]) -> list[Placement]:
-        """Extents of the volume on the disks with a number in `ids` and not in `known` (fragments found, maybe not all)."""
+    @property
+    def in_doubt(self) -> int:
+        """Rises when there may be orphans that no crash of this process has left: a disk has come back, or nobody knows whether a fragment was written or
+        deleted. 0 as long as neither can have been.
+        """
 
-    async def reprotect(self, at: Placement, id: ExtentId, policy: Policy) -> Placement:
-        """Writes the extent's data again under a new id, as `policy` says; the volume swaps, then deletes the old."""
+    async def orphans(self, volume: VolumeId, ids: range, known: Callable[[int], Collection[Fragment]]) -> list[Placement]:
+        """What lies on the disks that are there of the volume's extents with a number in `ids`, without the fragments that are `known` of a number.
+
+        Those are asked for when the disks have been looked through.
+        """
+
+    async def reprotect(self, at: Placement, id: ExtentId, policy: Policy, avoid: Collection[DiskId] = ()) -> Placement:
+        """Writes the extent's data again under a new id, as `policy` says and not on the disks to `avoid`; the volume swaps, then deletes the old."""
 
     def check(self, at: Placement) -> Awaitable[list[str]]:
         """Reads every page of every fragment; gives what is wrong in words, nothing if all is well."""
@@ -83,6 +92,19 @@ class Pool(Protocol):
 
     def claim(self, volume: VolumeId, size: int) -> None:
         """Says how many bytes of the disks, copies included, a volume will still need for what it has promised its clients."""
+
+    def relied_on(self, at: Placement) -> int | None:
+        """How many copies an extent has that is to be written again because it lacks some; `None` for one that is not.
+
+        A copy is lacking that was never written, or lies on a disk that is failed, suspect, being drained, or missing for longer than the
+        grace time. Copies that can still be read are counted: the fewer, the sooner something has to be done.
+        """
+
+    def attainable(self, policy: Policy, avoid: Collection[DiskId] = ()) -> int:
+        """How many copies an extent that is written now can get."""
+
+    def crowded(self, policy: Policy) -> frozenset[DiskId]:
+        """Disks that are much fuller than the others, if extents of this policy can do without them."""
 
     def healthy(self, at: Placement) -> bool:
         """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

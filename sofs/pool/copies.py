@@ -8,7 +8,8 @@ a missing page, the same mending.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sofs.errors import Damaged, DiskFailed, ExtentGone, SofsError
+from sofs.cluster import Priority
+from sofs.errors import Damaged, DiskFailed, ExtentGone, SofsError, Unavailable
 from sofs.pool.disk import BadPages, Disk
 from sofs.pool.extent import ExtentId
 from sofs.types import PAGE
@@ -33,8 +34,9 @@ class Trouble(NamedTuple):
 
 
 async def read_copies(
-    copies: Sequence[Copy], id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None
-) -> tuple[list[Trouble], Copy | None]:
+    copies: Sequence[Copy], id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None,
+    priority: Priority = Priority.FOREGROUND,
+) -> tuple[list[Trouble], Copy | None]:  # fmt: skip
     """Fills `into`, verified, from the copies in turn; gives what was wrong with which, and the copy that gave the last pages.
 
     That is `None` when some page could be had from no copy: see `worst`.
@@ -43,14 +45,14 @@ async def read_copies(
     missing = list(range(first, first + len(into) // PAGE))
     troubles: list[Trouble] = []
     for copy in copies:
-        bad, error = await _ask(copy, id, missing, first, into, sums)
+        bad, error = await _ask(copy, id, missing, first, into, sums, priority)
         if error is None:
             return troubles, copy
         if isinstance(error, Damaged) and not isinstance(error, BadPages):
             # No checksums of its own, but the data may be good, and the others' checksums are the same.
             lender, lent = await _borrow(copies, id, copy)
             if lender is not None:
-                bad, _ = await _ask(copy, id, missing, first, into, lent[first : first + len(into) // PAGE])
+                bad, _ = await _ask(copy, id, missing, first, into, lent[first : first + len(into) // PAGE], priority)
                 if not bad:
                     return [*troubles, Trouble(copy, (), error)], lender
         troubles.append(Trouble(copy, tuple(bad), error))
@@ -64,14 +66,14 @@ async def _borrow(copies: Sequence[Copy], id: ExtentId, borrower: Copy) -> tuple
         if copy is not borrower:
             try:
                 _, sums, _ = await copy.disk.describe(copy.slot, id)
-            except (Damaged, DiskFailed, ExtentGone):
+            except (Damaged, DiskFailed, ExtentGone, Unavailable):
                 continue
             return copy, sums.pages
     return None, ()
 
 
 async def _ask(
-    copy: Copy, id: ExtentId, pages: list[int], first: int, into: memoryview, sums: Sequence[int] | None
+    copy: Copy, id: ExtentId, pages: list[int], first: int, into: memoryview, sums: Sequence[int] | None, priority: Priority
 ) -> tuple[list[int], SofsError | None]:
     """Reads pages from one copy; gives those that it does not have, and why."""
     bad: list[int] = []
@@ -82,7 +84,7 @@ async def _ask(
         view = into[(start - first) * PAGE : (stop - first) * PAGE]
         expected = None if sums is None else sums[start - first : stop - first]
         try:
-            waiting = copy.disk.read(copy.slot, id, start * PAGE, view, expected)
+            waiting = copy.disk.read(copy.slot, id, start * PAGE, view, expected, priority)
             if waiting is not None:
                 await waiting
         except BadPages as error:
@@ -95,8 +97,8 @@ async def _ask(
                 work = [(page, page + 1) for page in range(start, stop)] + work
             else:
                 bad.append(start)
-        except (ExtentGone, Damaged) as error:
-            # Nothing of this copy can be used: no fragment there, or no checksums.
+        except (ExtentGone, Damaged, Unavailable) as error:
+            # Nothing of this copy can be used: no fragment there, no checksums, or nobody who answers.
             return pages, error
     return sorted(bad), failure if bad else None
 
@@ -115,8 +117,8 @@ def _stretches(pages: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def worst(troubles: Sequence[Trouble]) -> SofsError:
-    """What to raise when no copy had a page: `Damaged` if one could be read, else `DiskFailed`, else `ExtentGone`."""
-    for kind in (Damaged, DiskFailed):
+    """What to raise when no copy had a page: `Damaged` if one could be read, else `DiskFailed`, else `ExtentGone`, else `Unavailable`."""
+    for kind in (Damaged, DiskFailed, ExtentGone):
         for trouble in troubles:
             if isinstance(trouble.error, kind):
                 return trouble.error

@@ -1,22 +1,22 @@
 """What the pool asks of a disk, here or on another node: fragments by slot and extent id.
 
-A disk knows nothing about other fragments of an extent, about policies or volumes. `LocalDisk` is a disk of this process; a disk of
-another node will be the same methods behind the interconnect, and the pool will not see the difference.
+A disk knows nothing about other fragments of an extent, about policies or volumes. `LocalDisk` is a disk of this process, `RemoteDisk` one
+of another node, with the same methods behind the interconnect.
 """
 
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
 
-from sofs.errors import Damaged
+from sofs.cluster import Priority
+from sofs.errors import Damaged, Unavailable
 from sofs.pool.extent import ExtentId, Usage
 from sofs.pool.fragment import Header, Sums
-from sofs.pool.label import Label
 from sofs.pool.scheme import Scheme
 from sofs.pool.table import Entry
 from sofs.runtime.ports import Buffer
-from sofs.types import VolumeId
+from sofs.types import DiskId, VolumeId
 
-__all__ = ["BadPages", "Disk", "Part"]
+__all__ = ["BadPages", "Disk", "Part", "Slow"]
 
 
 class BadPages(Damaged):
@@ -25,6 +25,10 @@ class BadPages(Damaged):
     def __init__(self, message: str, pages: list[int]) -> None:
         super().__init__(message)
         self.pages = pages
+
+
+class Slow(Unavailable):
+    """A disk of another node did not answer in time."""
 
 
 class Part(NamedTuple):
@@ -39,19 +43,28 @@ class Part(NamedTuple):
     sums: Sums
     """Of `data`, computed where the data came from."""
     names: bytes
+    priority: Priority = Priority.FOREGROUND
 
 
 class Disk(Protocol):
-    """What the pool asks of a disk. Every method raises `DiskFailed` when the disk does not answer properly."""
+    """What the pool asks of a disk.
 
-    label: Label
+    Every method raises `DiskFailed` when the disk does not answer properly, and `Unavailable` when its node does not, or not in time: then
+    nobody knows whether a change has been made, or still will be.
+    """
+
+    id: DiskId
+    path: str
+    """How operators call it."""
 
     def read(
-        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None = None
-    ) -> Awaitable[None] | None:
+        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None = None,
+        priority: Priority = Priority.FOREGROUND,
+    ) -> Awaitable[None] | None:  # fmt: skip
         """Fills `into` and verifies it, by `sums` if given (one for each page), else by the fragment's own checksums.
 
-        Raises `ExtentGone` when another extent or none lies at `slot`, `BadPages`, `Damaged` (the header).
+        Verified here, by whoever uses the data, wherever the disk is. Raises `ExtentGone` when another extent or none lies at `slot`, `BadPages`,
+        `Damaged` (the header).
         """
 
     async def write(self, part: Part) -> int:
@@ -64,7 +77,11 @@ class Disk(Protocol):
         """A fragment's header, checksums and names. Raises `ExtentGone`, `Damaged`."""
 
     async def mend(self, slot: int, id: ExtentId, first: int, data: Buffer) -> None:
-        """Writes good pages over bad ones, from page `first` on; durable. Raises `ExtentGone`."""
+        """Writes good pages over bad ones, from page `first` on; durable.
+
+        What does not match the fragment's own checksums is refused (`InvalidArgument`). Raises `ExtentGone`, `Damaged` (the header: it has to
+        be mended first).
+        """
 
     async def mend_header(self, slot: int, id: ExtentId, sums: Sums, names: bytes) -> None:
         """Writes a fragment's header and checksums again; durable. Raises `ExtentGone`."""
@@ -73,9 +90,13 @@ class Disk(Protocol):
         """Refuses, for ever, fragments of extents with these ids that are not in the table yet."""
 
     async def find(self, volume: VolumeId, ids: range) -> list[tuple[int, Entry]]:
-        """The fragments of a volume's extents with these numbers."""
+        """The fragments of a volume's extents with these numbers, with their slots."""
+
+    async def check(self, slot: int, id: ExtentId, length: int) -> list[str]:
+        """Reads every page of a fragment of `length` bytes from the disk itself; gives what is wrong in words."""
 
     async def probe(self) -> None:
         """Writes, syncs and reads a little."""
 
-    def usage(self) -> Usage: ...
+    def usage(self) -> Usage:
+        """As last heard of, for a disk of another node."""

@@ -60,12 +60,13 @@ class Sums(NamedTuple):
         """The pages, counted in the fragment, whose bytes in `data` are wrong; `data` begins with page `first`."""
         bad: list[int] = []
         at, end = 0, len(data)
+        blocks = self.blocks
         while at < end:
             page = first + at // PAGE
             stop = at + BLOCK
-            if page % _BLOCK_PAGES == 0 and stop <= end:
+            if page % _BLOCK_PAGES == 0 and stop <= end and blocks:
                 # The lock is kept: giving it up for 2 us of work may cost the loop a whole switch interval.
-                if crc32c(data[at:stop], 0, 0) == self.blocks[page // _BLOCK_PAGES]:
+                if crc32c(data[at:stop], 0, 0) == blocks[page // _BLOCK_PAGES]:
                     at = stop
                     continue
             else:
@@ -76,6 +77,24 @@ class Sums(NamedTuple):
                 page += 1
             at = stop
         return bad
+
+    def part(self, first: int, pages: int) -> "Sums":
+        """The checksums of some of the pages, as of data that begins with page `first`; of blocks only those that begin where its blocks do."""
+        blocks = self.blocks[first // _BLOCK_PAGES : (first + pages) // _BLOCK_PAGES] if first % _BLOCK_PAGES == 0 else array("I")
+        return Sums(self.pages[first : first + pages], blocks)
+
+
+def wrong_pages(into: memoryview, first: int, expected: Sequence[int] | None, own: Sums | None) -> list[int]:
+    """The pages, counted from `first`, whose bytes in `into` are wrong: by the checksums that the reader expects, else by the fragment's `own`.
+
+    `own` are those of the pages from `first` on; with neither, nothing is known to be wrong.
+    """
+    if own is not None and (expected is None or own.pages.tolist() == list(expected)):
+        # The checksums of blocks stand for those of their pages, and take half the time.
+        return [first + page for page in own.bad_pages(0, into)]
+    if expected is None:
+        return []
+    return [first + at for at, sum in enumerate(expected) if crc32c(into[at * PAGE : (at + 1) * PAGE]) != sum]
 
 
 class Header(NamedTuple):
@@ -156,7 +175,7 @@ def encode_meta(header: Header, sums: Sums, names: bytes) -> bytes:
         _MAGIC, _FORMAT, header.slots, len(names), header.disk, header.slot, *header.id,
         header.part, *header.scheme, header.pages, header.own_pages, crc32c(names),
     )  # fmt: skip
-    table = _stored(sums.pages) + _stored(sums.blocks)
+    table = stored_sums(sums.pages) + stored_sums(sums.blocks)
     meta = b"".join((fixed, _CRC.pack(crc32c(table, crc32c(fixed))), table, names))
     room = header.slots * META_PER_SLOT
     assert len(meta) <= room and len(sums.pages) == header.own_pages
@@ -186,7 +205,7 @@ def decode_meta(meta: Buffer) -> tuple[Header, Sums]:
     if scheme is None or part >= scheme.width or not 0 < own_pages <= pages or slots_for(own_pages * PAGE) != slots:
         raise Damaged("its header is damaged (impossible contents)")
     middle = HEADER_SIZE + 4 * own_pages
-    sums = Sums(_loaded(view[HEADER_SIZE:middle]), _loaded(view[middle:end]))
+    sums = Sums(loaded_sums(view[HEADER_SIZE:middle]), loaded_sums(view[middle:end]))
     header = Header(DiskId(disk), slot, slots, ExtentId(VolumeId(volume), number), part, scheme, pages, own_pages)
     return header, sums
 
@@ -202,14 +221,16 @@ def decode_names(meta: Buffer, own_pages: int) -> bytes:
     return names
 
 
-def _stored(sums: "array[int]") -> bytes:
+def stored_sums(sums: "array[int]") -> bytes:
+    """Checksums as bytes, little endian."""
     if sys.byteorder == "big":
         sums = array("I", sums)
         sums.byteswap()
     return sums.tobytes()
 
 
-def _loaded(data: memoryview) -> "array[int]":
+def loaded_sums(data: Buffer) -> "array[int]":
+    """What `stored_sums` gave; `data` has a multiple of four bytes."""
     sums = array("I")
     sums.frombytes(data)
     if sys.byteorder == "big":

@@ -6,10 +6,22 @@ waiting asks the table again before it believes or writes a byte, since the slot
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from typing import NamedTuple
 
 from crc32c import crc32c
 
-from sofs.errors import Damaged, DiskFailed, DiskRefused, ExtentGone, Fenced, NoSpace, NotFound, SofsError
+from sofs.cluster import Priority
+from sofs.errors import (
+    Damaged,
+    DiskFailed,
+    DiskRefused,
+    ExtentGone,
+    Fenced,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    SofsError,
+)
 from sofs.pool.disk import BadPages, Part
 from sofs.pool.extent import MIB, ExtentId, Usage, slots_for
 from sofs.pool.fragment import (
@@ -53,6 +65,15 @@ class _Place:
         self.sums: Sums | None = None
 
 
+class Fetched(NamedTuple):
+    """What was read of a fragment, not verified yet."""
+
+    size: int
+    """Bytes; fewer than were asked for are all there are."""
+    sums: Sums | None
+    """The fragment's own checksums of the pages asked for; `None` if its header is damaged."""
+
+
 class LocalDisk:
     """A disk of this process; made by `sofs.pool.opening.open_disk`."""
 
@@ -61,6 +82,7 @@ class LocalDisk:
         revoked: Revocations,
     ) -> None:  # fmt: skip
         self.label = label
+        self.id = label.id
         self.path = layout.path
         self._layout = layout
         self._lock = lock
@@ -86,8 +108,9 @@ class LocalDisk:
     # Reading
 
     def read(
-        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None = None
-    ) -> Awaitable[None] | None:
+        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None = None,
+        priority: Priority = Priority.FOREGROUND,
+    ) -> Awaitable[None] | None:  # fmt: skip
         place = self._recent.get(slot)
         if place is None or place.id != id:
             place = self._find_place(slot, id)
@@ -138,6 +161,71 @@ class LocalDisk:
         except BadPages:
             place.file.forget(place.at + offset, len(into))
             raise
+
+    def fetch(self, slot: int, id: ExtentId, offset: int, into: memoryview, headless: bool) -> Fetched | Awaitable[Fetched]:
+        """Reads without verifying, for a reader elsewhere who will, with the checksums that it takes.
+
+        `headless`: the reader has checksums, and can do without ours. Raises `ExtentGone`, `Damaged` (the header), `DiskFailed`,
+        `InvalidArgument` (beyond the fragment's end).
+        """
+        place = self._find_place(slot, id)
+        if offset + len(into) > place.length:
+            raise InvalidArgument(f"{self._where(slot, id)}: it has {place.length} bytes, {offset + len(into)} were asked for")
+        if place.sums is None and not (headless and len(into) < BLOCK):
+            try:
+                loading = self._load(place, slot)
+            except Damaged:
+                if not headless:
+                    raise
+                loading = None
+            if loading is not None:
+                return self._fetch_after(loading, place, slot, offset, into, headless)
+        count = place.file.read(place.at + offset, (into,))
+        if isinstance(count, int):
+            return self._fetched(place, offset, into, count)
+        return self._fetch_rest(count, place, slot, offset, into)
+
+    async def _fetch_after(
+        self, loading: Awaitable[None], place: _Place, slot: int, offset: int, into: memoryview, headless: bool
+    ) -> Fetched:
+        try:
+            await loading
+        except Damaged:
+            if not headless:
+                raise
+        count = place.file.read(place.at + offset, (into,))
+        if isinstance(count, int):
+            return self._fetched(place, offset, into, count)
+        return await self._fetch_rest(count, place, slot, offset, into)
+
+    async def _fetch_rest(self, reading: Awaitable[int], place: _Place, slot: int, offset: int, into: memoryview) -> Fetched:
+        count = await reading
+        self._entry(slot, place.id)
+        return self._fetched(place, offset, into, count)
+
+    def _fetched(self, place: _Place, offset: int, into: memoryview, count: int) -> Fetched:
+        sums = place.sums
+        return Fetched(count, None if sums is None else sums.part(offset // PAGE, len(into) // PAGE))
+
+    async def check(self, slot: int, id: ExtentId, length: int) -> list[str]:
+        try:
+            header, _, _ = await self.describe(slot, id)
+        except SofsError as error:
+            return [str(error)]
+        if header.own_pages * PAGE != length:
+            return [f"disk {self.path} slot {slot}, extent {id.number}: {header.own_pages * PAGE} bytes, not {length}"]
+        problems = []
+        buffer = memoryview(bytearray(MIB))
+        for offset in range(0, length, MIB):
+            view = buffer[: min(MIB, length - offset)]
+            try:
+                await self.read_stored(slot, id, offset, view)
+            except BadPages as error:
+                problems.append(f"{error} ({len(error.pages)} pages in this MiB)")
+            except SofsError as error:
+                problems.append(str(error))
+            await asyncio.sleep(0)
+        return problems
 
     async def _read_rest(
         self, reading: Awaitable[int], place: _Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None
@@ -214,6 +302,7 @@ class LocalDisk:
         count = reading if isinstance(reading, int) else await reading
         self._entry(slot, id)
         header, sums = self._accept(meta[:count], place.entry, slot)
+        place.sums = sums
         try:
             return header, sums, decode_names(meta, header.own_pages)
         except Damaged as error:
@@ -273,12 +362,25 @@ class LocalDisk:
     async def mend(self, slot: int, id: ExtentId, first: int, data: Buffer) -> None:
         place = self._find_place(slot, id)
         self._check_usable()
+        if first * PAGE + len(data) > place.length:
+            raise InvalidArgument(f"{self._where(slot, id)}: it has {place.length} bytes, none at {first * PAGE + len(data)}")
+        if place.sums is None and (loading := self._load(place, slot)) is not None:
+            # It looks again whether the fragment is still there, and nothing waits from there to the write.
+            await loading
+            self._check_usable()
+        assert place.sums is not None
+        if place.sums.part(first, len(data) // PAGE).bad_pages(0, memoryview(data)):
+            raise InvalidArgument(f"{self._where(slot, id)}: what was to be mended with does not match its checksums")
         await self._overwrite(place.file, place.at + first * PAGE, data)
 
     async def mend_header(self, slot: int, id: ExtentId, sums: Sums, names: bytes) -> None:
         place = self._find_place(slot, id)
         self._check_usable()
-        meta = encode_meta(self._header(place.entry, slot), sums, names)
+        header = self._header(place.entry, slot)
+        if len(sums.pages) != header.own_pages:
+            raise InvalidArgument(f"{self._where(slot, id)}: it has {header.own_pages} pages, not {len(sums.pages)}")
+        meta = encode_meta(header, sums, names)
+        place.sums = sums
         await self._overwrite(place.file, place.at - len(meta), meta)
 
     async def _overwrite(self, file: File, offset: int, data: Buffer) -> None:
@@ -359,11 +461,17 @@ class LocalDisk:
         return bool(self._unpunched)
 
     async def find(self, volume: VolumeId, ids: range) -> list[tuple[int, Entry]]:
-        found = []
-        for start in range(0, self._table.slots, _SCAN):
-            found += [each for each in self.entries(start, start + _SCAN) if each[1].id.volume == volume and each[1].id.number in ids]
+        return (await self.find_some(volume, ids, 0, self._table.slots))[0]
+
+    async def find_some(self, volume: VolumeId, ids: range, start: int, limit: int) -> tuple[list[tuple[int, Entry]], int]:
+        """Those from slot `start` (a multiple of 512) on, not many more than `limit`, and the slot to go on from; 0 at the end."""
+        found: list[tuple[int, Entry]] = []
+        for first in range(start, self._table.slots, _SCAN):
+            if len(found) >= limit:
+                return found, first
+            found += [each for each in self.entries(first, first + _SCAN) if each[1].id.volume == volume and each[1].id.number in ids]
             await asyncio.sleep(0)
-        return found
+        return found, 0
 
     def entries(self, start: int, stop: int) -> list[tuple[int, Entry]]:
         """The fragments whose first slot is from `start` (a multiple of 128) up to `stop`."""

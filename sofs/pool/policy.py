@@ -92,6 +92,10 @@ class Policy:
             chosen.append(_weighted(eligible, draw))
         return tuple(disk.disk for disk in chosen)
 
+    def breadth(self, disks: Collection[Candidate], size: int) -> int:
+        """How many fragments of `size` bytes these disks can take of one extent, if its scheme had so many."""
+        return len(self._domains([disk for disk in disks if self.allows(disk) and disk.free >= size]))
+
     def usable(self, disks: Collection[Candidate]) -> int:
         """Bytes of data that fit on these disks, by their free space: less than it divided by the copies if one disk has more than its share."""
         free: dict[str, int] = {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError, Unavailable
 from sofs.pool.extent import Fragment
 from sofs.pool.local_disk import LocalDisk
-from sofs.pool.local_pool import LocalPool, check_fragment
+from sofs.pool.local_pool import LocalPool
 from sofs.pool.states import READABLE, Event, State
 from sofs.pool.table import Entry
 from sofs.runtime.ports import Clock
@@ -23,7 +23,7 @@ _STEP = 512  # slots looked up at a time: whole pages of the table
 
 
 class Probe:
-    """Finds out whether suspect disks can be trusted again, and whether the others are still there, or there again."""
+    """Finds out whether suspect disks of this node can be trusted again, and whether the others are still there, or there again."""
 
     def __init__(self, pool: LocalPool) -> None:
         self._pool = pool
@@ -31,13 +31,15 @@ class Probe:
     async def run_once(self) -> None:
         members = self._pool.members
         for member in list(members):
+            if not members.owns(member.spec):
+                continue
             if member.state is State.MISSING:
                 try:
                     await members.reopen(member.spec.id)
                 except Unavailable as error:
                     # Another process has it, or writes of its former opening are on their way: the next round tries again.
                     members.happened(member, Event.ABSENT, str(error))
-            elif member.state in READABLE and member.disk is not None:
+            elif member.state in READABLE and isinstance(member.disk, LocalDisk):
                 try:
                     if member.state is State.SUSPECT:
                         await member.disk.probe()
@@ -64,7 +66,7 @@ class ScrubReport(NamedTuple):
 
 
 class Scrub:
-    """Reads every fragment of every disk in turn, and mends what is bad from other copies.
+    """Reads every fragment of every disk of this node in turn, and mends what is bad from other copies.
 
     It works from the slot tables, so that orphans and fragments on disks that returned are read too. It reads past the page cache, which would
     hide rot of what is in use and be filled with what is not.
@@ -79,11 +81,11 @@ class Scrub:
     async def run_once(self, limit: int = 1 << 60) -> ScrubReport:
         """Goes on from where the last round ended, over at most `limit` bytes (and the rest of one fragment)."""
         report = ScrubReport(0, 0, 0, 0, False)
-        for disk in sorted(self._pool.members.all_readable(), key=lambda disk: disk.label.id):
-            if disk.label.id < self._disk:
+        for disk in sorted(self._pool.members.own_readable(), key=lambda disk: disk.id):
+            if disk.id < self._disk:
                 continue
-            if disk.label.id > self._disk:
-                self._disk, self._slot = disk.label.id, 0
+            if disk.id > self._disk:
+                self._disk, self._slot = disk.id, 0
             while self._slot < disk.slots:
                 start = self._slot // _STEP * _STEP
                 for slot, entry in disk.entries(start, start + _STEP):
@@ -100,10 +102,10 @@ class Scrub:
     async def _scrub(self, disk: LocalDisk, slot: int, entry: Entry, report: ScrubReport) -> ScrubReport:
         length = entry.scheme.fragment_length(entry.pages * PAGE)
         report = report._replace(fragments=report.fragments + 1, bytes=report.bytes + length)
-        if not await check_fragment(disk, slot, entry.id, length):
+        if not await disk.check(slot, entry.id, length):
             return report
         try:
-            good = await self._pool.mend(entry.id, Fragment(disk.label.id, slot))
+            good = await self._pool.mend(entry.id, Fragment(disk.id, slot))
         except ExtentGone:
             return report
         return report._replace(bad=report.bad + 1, mended=report.mended + good)
@@ -114,14 +116,20 @@ class Upkeep:
 
     def __init__(
         self, pool: LocalPool, clock: Clock, *, probe_interval_s: float = 10.0, scrub_interval_s: float = 60.0,
-        scrub_bytes: int = 64 << 20,
+        scrub_bytes: int = 64 << 20, hear_interval_s: float = 2.0,
     ) -> None:  # fmt: skip
-        """Every `scrub_interval_s` seconds `scrub_bytes` are scrubbed: by default a MiB a second, 90 GB a day."""
+        """Every `scrub_interval_s` seconds `scrub_bytes` are scrubbed: by default a MiB a second, 90 GB a day. Other nodes are asked how their
+        disks are every `hear_interval_s`.
+        """
         self.scrub = Scrub(pool)
         self.probe = Probe(pool)
         self._pool = pool
         self._clock = clock
-        self._every = ((probe_interval_s, self.probe.run_once), (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)))
+        self._every = (
+            (probe_interval_s, self.probe.run_once),
+            (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)),
+            (hear_interval_s, pool.hear),
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

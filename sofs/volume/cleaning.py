@@ -36,6 +36,8 @@ __all__ = ["Cleaner", "Pace"]
 _SLICE_S = 0.001
 _TICK_S = 0.25
 _ORPHANS_S = 3600.0
+_DOUBTS_S = 60.0
+"""Orphans are collected so soon after the last time when the pool has a reason to expect some."""
 _COMPACT_S = 30.0
 _NEARLY_ALL_LIVE = 0.95
 """When space is short, whatever saves a MiB is worth compacting."""
@@ -212,7 +214,7 @@ class Cleaner:
                 await self.give_back()
                 if self.maps is not None:
                     self._note("maps of clones looked after", await self.maps.run_once())
-                if now - orphans >= _ORPHANS_S:
+                if now - orphans >= (_DOUBTS_S if self._extents.doubtful else _ORPHANS_S):
                     orphans = now
                     self._note("orphans collected", await self.collect_orphans())
                 if now - compaction >= _COMPACT_S:

@@ -7,7 +7,8 @@ extent is deleted from the pool once the batch that freed it is covered by a che
 **Numbers** are granted in ranges (`Q`) by batches that are stable before the first number is used, and are never used twice: not even when the
 extent was never recorded because the node died between writing it and naming it. What such a death leaves is an
 orphan. Orphans are collected below the lowest number that may still be in use: the pool is told to refuse writes of these numbers from now on,
-lists what its disks hold, and what no record knows is deleted.
+lists what its disks hold, and what no record knows is deleted. The same is done when a disk of another node has come back, or when it is not known what
+has become of a fragment there: what its extent's record does not name is deleted, even if the extent itself is in use.
 """
 
 import struct
@@ -97,6 +98,8 @@ class Extents:
         self._in_use: set[int] = set()
         """Numbers taken and not yet recorded or given up, and the first of each range whose grant is not stable yet."""
         self._placements: dict[int, Placement] = {}
+        self._in_doubt = 0
+        """As the pool had it when orphans were collected last."""
 
     # Reading
 
@@ -229,7 +232,7 @@ class Extents:
         return len(ready)
 
     async def collect_orphans(self) -> int:
-        """Deletes extents that no record knows, below the lowest number that may still be in use; gives how many."""
+        """Deletes extents, and fragments of extents, that no record knows, below the lowest number that may still be in use; gives how many."""
         value = self._keyspace.get(NEXT)
         if value is None:
             return 0
@@ -237,24 +240,35 @@ class Extents:
             (int.from_bytes(value, "little"), *self._in_use, *(numbers[0] for numbers in self._free_numbers))
         )
         closed = self._closed(limit)
-        if not closed:
+        in_doubt = self._pool.in_doubt
+        if not closed and in_doubt == self._in_doubt:
             return 0
         await self._keyspace.log.sync()
         ids = range(1, limit)
         await self._pool.revoke(self.volume, ids)
-        known = {
-            int.from_bytes(key[1:9])
-            for tag in (keys.EXTENT, keys.FREED)
-            for key, _ in self._keyspace.walk(tag)
-        }
-        orphans = await self._pool.orphans(self.volume, ids, known)
+        orphans = await self._pool.orphans(self.volume, ids, self._recorded)
         for placement in orphans:
             await self._pool.delete(placement)
-        batch = Batch()
-        for key in closed:
-            batch.delete(key)
-        self._keyspace.commit(batch, reserved=True)
+        self._in_doubt = in_doubt
+        if closed:
+            batch = Batch()
+            for key in closed:
+                batch.delete(key)
+            self._keyspace.commit(batch, reserved=True)
         return len(orphans)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether there may be orphans of which no granted range tells."""
+        return self._pool.in_doubt != self._in_doubt
+
+    def _recorded(self, number: int) -> tuple[Fragment, ...]:
+        """Where an extent lies by its record, whether it is still used or freed and not deleted yet; nothing if there is none."""
+        value = self._keyspace.get(keys.bucket(keys.EXTENT, number))
+        if value is not None:
+            return decode_extent(self.volume, number, value)[0].fragments
+        value = self._keyspace.get(keys.bucket(keys.FREED, number))
+        return () if value is None else decode_freed(self.volume, number, value)[1].fragments
 
     def _closed(self, limit: int) -> list[bytes]:
         """Granted ranges that lie below `limit` as a whole: all their extents are recorded, or orphans."""

@@ -84,7 +84,7 @@ class _Check:
         numbers = range(1, int.from_bytes(value, "little"))
         there = {
             placement.id.number: placement
-            for placement in await self._pool.orphans(self._volume, numbers, ())
+            for placement in await self._pool.orphans(self._volume, numbers, lambda number: ())
         }
         for number, placement in self.map.extents.items():
             found = there.get(number)

@@ -1,6 +1,7 @@
 """A pool with small disks, and what its tests do with it."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -11,7 +12,9 @@ from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
 from sofs.pool.table import Entry
-from sofs.runtime.ports import Files, Random
+from sofs.runtime.ports import Clock, Files, Random
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop
+from sofs.runtime.system_clock import SystemClock
 from sofs.types import PAGE, DiskId, VolumeId
 
 VOLUME = VolumeId(0x5EED)
@@ -23,6 +26,15 @@ ARENA_SLOTS = 16
 
 def eid(number: int) -> ExtentId:
     return ExtentId(VOLUME, number)
+
+
+def clock() -> Clock:
+    """Of the loop that runs, if one does."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return SystemClock()
+    return SimulatedClock(loop) if isinstance(loop, SimulatedLoop) else SystemClock()
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +63,7 @@ class Rig:
     events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pool = LocalPool("p", self.files, self.random, self.report)
+        self.pool = LocalPool("p", self.files, self.random, self.report, clock=clock())
         self.pool.open(self.specs)
 
     def report(self, event: str, /, **fields: object) -> None:
@@ -74,6 +86,11 @@ class Rig:
         if waiting is not None:
             await waiting
         return bytes(into)
+
+    async def orphans(self, ids: range, known: Collection[int] = ()) -> list[Placement]:
+        """Where everything counts as recorded that has one of these numbers."""
+        found = {number: at for number, at in (await self.pool._find(VOLUME, ids)).items() if number in known} if known else {}
+        return await self.pool.orphans(VOLUME, ids, lambda number: found[number].fragments if number in found else ())
 
     def fragment_at(self, at: Placement, nth: int) -> tuple[str, int]:
         """The arena's path and the offset in it at which a fragment begins."""

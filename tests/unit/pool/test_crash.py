@@ -87,7 +87,7 @@ async def verify(rig: Rig, ledger: Ledger) -> None:
         assert len(taken) == len(set(taken)), "two fragments on one slot"
         assert rig.disk(id)._slots.free_count == rig.disk(id).slots - len(taken)
         slots_used[id] = taken
-    orphans = await rig.pool.orphans(VOLUME, range(1, 10_000), set(ledger.written))
+    orphans = await rig.orphans(range(1, 10_000), set(ledger.written))
     for at in orphans:
         assert 0 < at.id.number <= ledger.number
         # An orphan's missing copy is all that may be wrong with it.

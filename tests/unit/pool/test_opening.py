@@ -24,7 +24,7 @@ from sofs.runtime.ports import Files
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedRandom
 from tests.unit.pool.conftest import Host
-from tests.unit.pool.rig import MIB, SIMPLE, Rig, eid, make, make_rig
+from tests.unit.pool.rig import MIB, SIMPLE, Rig, clock, eid, make, make_rig
 
 
 def put(files: Files, path: str, data: bytes) -> None:
@@ -88,7 +88,7 @@ def test_another_pool_s_disk_is_refused_unless_forced(host: Host) -> None:
         make(host.files, host.random, path)
 
     async def main() -> None:
-        pool = LocalPool("p", host.files, host.random, lambda event, **fields: None)
+        pool = LocalPool("p", host.files, host.random, lambda event, **fields: None, clock=clock())
         with pytest.raises(DiskRefused, match="of pool theirs, not of p"):
             pool.members.add(path)
         new = make_disk(

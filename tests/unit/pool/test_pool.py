@@ -405,7 +405,7 @@ def test_a_disk_that_cannot_be_written_is_failed_and_others_take_its_place(opera
             assert len({each.disk for each in at.fragments} - {bad}) == 2
             assert await rig.read(at) == content(number, MIB)
         assert rig.pool.members.state(bad) is State.FAILED
-        found = {at.id.number: at for at in await rig.pool.orphans(VOLUME, range(100), ())}
+        found = {at.id.number: at for at in await rig.orphans(range(100))}
         assert sorted(found) == list(range(6)) and all(len(at.fragments) == 2 for at in found.values())
         files.faults.clear()
         assert await rig.pool.members.reopen(bad) is State.HEALTHY
@@ -564,13 +564,13 @@ def test_revoked_ids_are_refused_across_restarts_and_others_are_not(host: Host) 
         with pytest.raises(Fenced, match="extent 11 of volume 5eed was revoked"):
             await rig.write(11)
         assert await rig.read(kept) == content(10, MIB)
-        assert await rig.pool.orphans(VOLUME, range(100), [10]) == []
+        assert await rig.orphans(range(100), [10]) == []
         await rig.pool.close()
         again = Rig(host.files, host.random, rig.specs)
         with pytest.raises(Fenced):
             await again.write(99)
         await again.write(100)
-        assert [at.id.number for at in await again.pool.orphans(VOLUME, range(1000), ())] == [10, 100]
+        assert [at.id.number for at in await again.orphans(range(1000))] == [10, 100]
         await again.pool.close()
 
     host.run(main())
@@ -584,7 +584,7 @@ def test_a_write_under_way_is_seen_by_orphans_or_refused(seed: int) -> None:
         writes = [asyncio.create_task(rig.write(number)) for number in range(10)]
         await asyncio.sleep(files.random.fraction() * 0.01)
         await rig.pool.revoke(VOLUME, range(10))
-        orphans = {at.id.number: at for at in await rig.pool.orphans(VOLUME, range(10), ())}
+        orphans = {at.id.number: at for at in await rig.orphans(range(10))}
         results = await asyncio.gather(*writes, return_exceptions=True)
         for number, result in enumerate(results):
             if isinstance(result, BaseException):
@@ -605,9 +605,9 @@ def test_orphans_are_found_with_whatever_fragments_there_are(host: Host) -> None
         placements = [await rig.write(number) for number in range(5)]
         disk, slot = placements[3].fragments[1]
         await rig.disk(disk).delete(slot, eid(3))
-        found = await rig.pool.orphans(VOLUME, range(1, 5), {2})
+        found = await rig.orphans(range(1, 5), {2})
         assert found == [placements[1], placements[3]._replace(fragments=placements[3].fragments[:1]), placements[4]]
-        assert await rig.pool.orphans(eid(0)._replace(volume=1).volume, range(100), ()) == []  # type: ignore[arg-type]
+        assert await rig.pool.orphans(eid(0)._replace(volume=1).volume, range(100), lambda number: ()) == []  # type: ignore[arg-type]
         await rig.pool.close()
 
     host.run(main())
@@ -786,7 +786,7 @@ def test_a_cancelled_write_leaves_an_orphan_and_no_slot_in_doubt() -> None:
             task.cancel()
         await rig.pool.close()
         again = Rig(files, files.random, rig.specs)
-        orphans = await again.pool.orphans(VOLUME, range(20), ())
+        orphans = await again.orphans(range(20))
         assert len(orphans) > 10
         for at in orphans:
             assert await again.pool.check(at) == []

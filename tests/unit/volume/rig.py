@@ -119,7 +119,7 @@ class Rig:
             appliers=APPLIERS,
             settings=self.settings,
         )
-        self.pool = LocalPool("p", self.files, self.random, _ignore)
+        self.pool = LocalPool("p", self.files, self.random, _ignore, clock=self.clock)
         self.pool.open(self.specs)
         self.data = Data(
             self.store.keyspace,
