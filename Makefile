@@ -4,6 +4,7 @@
 # make conformance    others' suites (pike, smbtorture, pynfs) against a node of its own; ARGS='smbtorture --only smb2.lock'
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
+# make soak SEEDS=N   whole clusters in simulation, with every fault
 # make fuzz N=…       every decoder of bytes from a network or a disk
 # make explore        the property tests with examples that nobody has tried yet
 #
@@ -14,6 +15,7 @@ SHELL = /bin/sh
 BIN = .venv/bin
 KILLS ?= 200
 POINTS ?= 10000
+SEEDS ?= 1000
 N ?= 1000000
 JOBS ?= 2
 
@@ -22,7 +24,7 @@ TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra i
     fio xfsprogs attr acl strace keyutils samba-testsuite
 BENCH_PACKAGES = samba nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 util-linux
 
-.PHONY: run test lint conformance bench crash fuzz explore clean .venv
+.PHONY: run test lint conformance bench crash soak fuzz explore clean .venv
 
 run: .venv/run-stamp
 	@exec $(BIN)/sofs quickstart $(ARGS)
@@ -46,6 +48,9 @@ bench: .venv/dev-stamp .venv/bench-packages-stamp
 crash: .venv/dev-stamp .venv/test-packages-stamp
 	@$(BIN)/python -m tests.simulation.crash --points $(POINTS)
 	@$(BIN)/python -m tests.interop.crash --kills $(KILLS)
+
+soak: .venv/dev-stamp
+	@$(BIN)/python -m tests.simulation.cluster.soak --seeds $(SEEDS)
 
 fuzz: .venv/dev-stamp
 	@$(BIN)/python -m tests.protocol.fuzz --inputs $(N)

@@ -5,12 +5,13 @@ starts from what its predecessor left: everything in the page cache after a kill
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from sofs.errors import SofsError
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import SimulatedClock, SimulatedRandom
+from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedHost
 from sofs.runtime.simulated_process import SimulatedProcess
 from tests.simulation.cluster.channel import Channel, Line
@@ -18,12 +19,17 @@ from tests.simulation.cluster.channel import Channel, Line
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
-__all__ = ["DRIFT", "Machine", "Ports"]
+__all__ = ["DRIFT", "Gone", "Machine", "Ports"]
 
 N = TypeVar("N")
+T = TypeVar("T")
 
 DRIFT = 0.005
 """A clock's rate is off by at most so much, so that two of them drift apart by at most 1 %."""
+
+
+class Gone(Exception):
+    """The process that was asked has ended, or does not run."""
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Machine(Generic[N]):
         self.ended: Callable[[Machine[N]], None] | None = None
         """Called whenever its process has ended."""
         self._fate = "kill"
+        self._asked: dict[asyncio.Future[Any], None] = {}
         self._boot()
 
     @property
@@ -99,8 +106,17 @@ class Machine(Generic[N]):
         ports = Ports(self.clock, self.world.random, self.files, network, store, self.name, self.boot, self.number)
         process.start(self.world.loop, self._main(process, ports))
 
+    def _start_again(self) -> None:
+        if not self.up and self.powered:
+            self.start()
+
     async def _main(self, process: SimulatedProcess, ports: Ports) -> None:
-        node = await self.build(ports)
+        try:
+            node = await self.build(ports)
+        except SofsError as error:
+            self.note("does not start", type(error).__name__, str(error))
+            self._fate = "exit"
+            raise Crash from None
         assert self.process is process
         self.node = node
         self.note("ready")
@@ -130,7 +146,14 @@ class Machine(Generic[N]):
     def _ended(self) -> None:
         fate, self._fate = self._fate, "kill"
         self.note("ended", fate)
+        if fate == "exit":
+            # As its supervisor has it.
+            self.world.loop.call_later(1.0, self._start_again)
         self.process = self.node = None
+        asked, self._asked = self._asked, {}
+        for outcome in asked:
+            if not outcome.done():
+                outcome.set_exception(Gone(self.name))
         if fate == "power":
             self._lose_power()
         else:
@@ -160,6 +183,36 @@ class Machine(Generic[N]):
         if self.process is not None:
             self.note("resume")
             self.process.resume(self.world.loop)
+
+    # Being asked
+
+    async def ask(self, work: Callable[[N], Awaitable[T]]) -> T:
+        """Does `work` in its process, for somebody elsewhere. Raises `Gone`, and what it raised.
+
+        Who stops waiting does not stop the work: it is at the other end of a wire.
+        """
+        if self.process is None or self.node is None:
+            raise Gone(self.name)
+        node = self.node
+        outcome: asyncio.Future[T] = self.world.loop.create_future()
+        self._asked[outcome] = None
+
+        async def run() -> None:
+            try:
+                value = await work(node)
+            except Exception as error:
+                if not outcome.done():
+                    outcome.set_exception(error)
+            else:
+                if not outcome.done():
+                    outcome.set_result(value)
+
+        task = self.process.start(self.world.loop, run())
+        try:
+            return await outcome
+        finally:
+            self._asked.pop(outcome, None)
+            del task
 
     async def until_ready(self) -> N:
         while self.node is None:  # noqa: ASYNC110 - it may end and start again meanwhile

@@ -1,5 +1,6 @@
 """A simulated cluster: machines, the wires between them and the coordination store, on one loop, from one seed."""
 
+import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ class World:
         machine = Machine(self, len(self.machines), build)
         self.machines.append(machine)
         return machine
+
+    async def pause(self, seconds: float) -> None:
+        """Waits in true time."""
+        await asyncio.sleep(seconds)
 
     def note(self, who: str, what: str, *fields: object) -> None:
         self.trace.note(self.loop.time(), who, what, *fields)
