@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sofs.errors import Closed, Delayed, LockConflict, SofsError
+from sofs.errors import Delayed, LockConflict, SofsError, Unavailable
 from sofs.locks import holding, ranges, transitions
 from sofs.locks.grants import READ, Grant, GrantKind
 from sofs.locks.ranges import ByteLock
@@ -63,6 +63,7 @@ class LockManager:
         self._contended: set[Inode] = set()  # where an open's own reads and writes can run into anything at all
         self._queues: dict[Inode, deque[_Waiter]] = {}
         self._timers: dict[tuple[Inode, bytes], Timer] = {}
+        self._stopped = False
 
     # Opens
 
@@ -201,7 +202,8 @@ class LockManager:
         self._become(inode, Step(state))
 
     def stop(self) -> None:
-        """Ends all waiting with `Closed`, and all timers."""
+        """Ends all waiting with `Unavailable`, without effect, and all timers. Nobody waits here any more."""
+        self._stopped = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -209,7 +211,7 @@ class LockManager:
         for queue in queues.values():
             for waiter in queue:
                 if not waiter.future.done():
-                    _refuse(waiter.future, Closed("the volume is being closed"))
+                    _refuse(waiter.future, Unavailable("the volume is being closed"))
 
     # Waiting
 
@@ -229,6 +231,8 @@ class LockManager:
                 raise Delayed("a client has been asked to give back what it caches")
             if any(isinstance(upcall, Dropped) for upcall in step.upcalls):
                 self._clock.call_soon(lambda: self._retry(inode))  # it waits for nobody's answer
+        if self._stopped:
+            raise Unavailable("the volume is being closed")
         waiter = _Waiter(transition, asyncio.get_running_loop().create_future(), for_lock)
         self._queues.setdefault(inode, deque()).append(waiter)
         return waiter.future

@@ -29,7 +29,7 @@ Opens and locks (the rules between them are `sofs.locks`')
   `closing` ends it. `locking`, `granting`: byte ranges and rights to cache; `sharing` asks the engine on behalf of others' requests; `upcalls` passes on
   what it has to say.
 - Opens that outlive their connection: `kept` (records follow memory), `kept_records` (their form), `restoring` (memory follows records), `disconnection`
-  (SMB's away and back), `clients` (what gateways ask of a client as a whole).
+  (SMB's away and back), `clients` (what gateways ask of a client as a whole). `gateways`: those of other processes, and which are shut out; `fencing` does that.
 
 Data
 - `io`: the requests; `data`: what they call when all has been asked. `reader`, `writer`, `pages`, `ranges`, `clones`: the coordinator's side.
@@ -40,5 +40,5 @@ Space
 - `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact` and `protect`, which move it.
 
 Beside all that
-- `snapshots`, `quotas`: packages with chapters of their own. `check`: whether all of it is true.
+- `snapshots`, `quotas`, `remote` (the volume from another node): packages with chapters of their own. `check`: whether all of it is true.
 """

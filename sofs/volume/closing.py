@@ -90,7 +90,7 @@ def aftermath(
         if deleted:
             _delete_stream(core, opened)
         deleted = core.locks.close(base, opened.id)
-    if not last and opened.keep is None:
+    if not last and not opened.recorded:
         return
     batch, told = Batch(), None
     if last and base not in core.by_inode:
@@ -99,7 +99,7 @@ def aftermath(
             told = delete_name(core, batch, marked)
         if not batch.count and _is_nameless(core, base):
             _finish_orphan(core, batch, base)
-    if batch.count or opened.keep is not None:
+    if batch.count or opened.recorded:
         done = core.note_down(batch, Reply(core.gate) if reply is None else reply, token, reserved=True)
         core.gate = done.gate
     if told is not None:

@@ -19,6 +19,7 @@ from sofs.volume.api import ARCHIVE, AnyToken, Attributes, Binding, Caller, Repl
 from sofs.volume.batch import Batch
 from sofs.volume.data import Data
 from sofs.volume.directory import Place, Slot, find, look
+from sofs.volume.gateways import Gateways
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, attributes_of
 from sofs.volume.kept import Kept
 from sofs.volume.keyspace import KeySpace
@@ -84,8 +85,9 @@ class Core:
         judge: Judge,
         settings: Settings,
         start: int,
+        gateway: int = 0,
     ) -> None:
-        """`start` counts how often the volume was opened, from 1."""
+        """`start` counts how often the volume was opened, from 1; `gateway` is the incarnation of this process's gateways, 0 if there are no others."""
         self.keys = keyspace
         self.get = keyspace.get
         # What is stable already gates nothing, and need not be sorted out here.
@@ -106,6 +108,10 @@ class Core:
         self.by_inode = self.register.by_inode
         self.doomed = self.register.doomed
         self.kept = Kept(keyspace, locks, clock, self.register)
+        self.gateway = gateway
+        self.gateways = Gateways(keyspace)
+        self.told_former: Callable[[int, OpenId], None] = lambda gateway, open: None
+        """Called with a gateway incarnation and one of its opens that has gone over to another."""
         self.by = Binding(0, 0)
         """Through which gateway and session the request came that is being carried out."""
         self.parent_key = b""
@@ -129,6 +135,10 @@ class Core:
         """Called with the number of a snapshot that is going."""
         self._next_number = self._reserved_numbers()
         self._last_open = start << 32
+
+    def is_elsewhere(self, by: Binding) -> bool:
+        """Whether the request came through the gateway of another process, which goes on when this one ends."""
+        return by.gateway != self.gateway and bool(self.gateway and by.gateway)
 
     # Reading records
 

@@ -3,6 +3,8 @@
 Time stands still for them while the volume is not served: after a restart each waits its whole time again.
 """
 
+from collections.abc import Sequence
+
 from sofs.errors import NotFound, SofsError
 from sofs.locks import HANDLE
 from sofs.volume.api import (
@@ -21,11 +23,12 @@ from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core, OpenFile, Wait
 
-__all__ = ["await_owner", "disconnect", "reconnect", "retain"]
+__all__ = ["await_owner", "disconnect", "end_lost", "lose", "reconnect", "retain"]
 
 _AGAIN_S = 1.0
 """When there was no room to delete what the end of an open deletes."""
 _MOST_FORMER = 16
+_SLICE = 64
 
 
 def disconnect(core: Core, request: Disconnect, token: AnyToken | None, by: Binding) -> Reply:
@@ -38,10 +41,35 @@ def disconnect(core: Core, request: Disconnect, token: AnyToken | None, by: Bind
             core.await_room()
         end_open(core, opened, reply, token)
         return reply
+    _go_away(core, opened)
+    if opened.recorded and token is not None:
+        core.note_down(Batch(), reply, token, reserved=True)
+    return reply
+
+
+def _go_away(core: Core, opened: OpenFile) -> None:
+    """The open is without a connection from now on, and waits."""
     opened.connected = False
     core.locks.disconnect(opened.inode, opened.id)
+    core.kept.touch(opened)
     await_owner(core, opened)
-    return reply
+
+
+def lose(core: Core, opened: OpenFile) -> None:
+    """The gateway through which an SMB open was reached is gone: as a Disconnect, but nobody waits for the answer."""
+    if opened.connected and opened.keep is not None and _stays(core, opened, opened.keep):
+        _go_away(core, opened)
+    elif opened.connected or opened.keep is None:
+        _give_up(core, opened)
+
+
+def end_lost(core: Core, opens: Sequence[OpenFile]) -> None:
+    """Ends opens that nobody can come back to, some in each round of the loop. Whoever runs into one that is left makes it give way."""
+    for opened in opens[:_SLICE]:
+        if core.opens.get(opened.id) is opened and opened.timer is None:
+            _give_up(core, opened)
+    if len(opens) > _SLICE:
+        core.clock.call_soon(lambda: end_lost(core, opens[_SLICE:]))
 
 
 def _stays(core: Core, opened: OpenFile, keep: Keep) -> bool:
@@ -79,7 +107,7 @@ def _give_up(core: Core, opened: OpenFile) -> None:
 def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
     before, opened.keep = opened.keep, request.keep
-    if before is None:
+    if before is None and not opened.recorded:
         core.kept.follow(opened)
     else:
         core.kept.touch(opened)
@@ -102,7 +130,9 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
     if opened.by != by:
         former = [binding for binding in (*opened.former, opened.by) if binding != by]
         opened.former = tuple(former[-_MOST_FORMER:])
-        opened.by = by
+        opened.by, left = by, opened.by.gateway
+        if left != by.gateway:
+            core.told_former(left, opened.id)
     opened.caller, opened.connected = request.caller, True
     core.locks.reconnect(opened.inode, opened.id)
     core.kept.touch(opened)

@@ -60,7 +60,7 @@ class KeptOpen(msgspec.Struct, array_like=True, frozen=True):
     lease: bytes | None
     parent_key: bytes
     client: bytes
-    keep: Keep
+    keep: Keep | None
     former: tuple[Binding, ...]
     sequence: int
     combinations: tuple[tuple[int, int], ...]
@@ -68,10 +68,14 @@ class KeptOpen(msgspec.Struct, array_like=True, frozen=True):
     path: tuple[bytes, ...]
     maximal: int
     change: int
+    connected: bool = False
+    """An SMB one's, when it was recorded last."""
 
-    def opened(self, id: OpenId) -> OpenFile:
-        """The open as it is after a restart: an SMB one has lost its connection."""
-        return OpenFile(id=id, connected=not self.mandatory, **{name: getattr(self, name) for name in self.__struct_fields__})
+    def opened(self, id: OpenId, ended: bool) -> OpenFile:
+        """The open as it is when the volume is opened; `ended` says that the gateway it was reached through has."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        fields["connected"] = not self.mandatory or (self.connected and not ended)
+        return OpenFile(id=id, **fields)
 
 
 class KeptLocks(NamedTuple):

@@ -25,6 +25,8 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     P    inode                              mark that the file is deleted with its last open
     c    0                key               a gateway's own record (`KeepRecords`)
     t    session          session, slot     newest token of an NFSv4.1 slot (sofs/volume/tokens.py)
+    r    node's incarnation  slot u32       newest request of this slot that another node has forwarded, and its reply (sofs/volume/tokens.py)
+    g    gateway's incarnation              gateway of another process, and whether it is fenced (sofs/volume/gateways.py)
     Q    range start                        extent id range granted to a writer
     T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
     U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/quotas/counting.py); `w` tree to be walked
@@ -66,6 +68,7 @@ PLACES, REFERENCES, EXTENT, FREED = b"W", b"R", b"E", b"F"
 EXTENDED, STREAM, DESCRIPTOR, OPEN = b"X", b"S", b"A", b"O"
 GRANTED, TOKEN, ORPHAN = b"Q", b"T", b"Z"
 RANGE, LOCKS, GRANT, PENDING, CLIENT, SLOT = b"V", b"k", b"G", b"P", b"c", b"t"
+FORWARDED, GATEWAY = b"r", b"g"
 FROZEN, QUOTA = b"B", b"U"
 SNAPSHOT, SAVED_INDEX, DEAD, DEAD_COUNT, REBORN = b"N", b"J", b"K", b"H", b"Y"
 VERSIONED = (INODE, ENTRY, LEAF, EXTENDED, STREAM, DESCRIPTOR, ORPHAN, FROZEN)
@@ -118,6 +121,10 @@ def slots(session: bytes) -> bytes:
 
 def slot(session: bytes, number: int) -> bytes:
     return SLOT + session + number.to_bytes(4)
+
+
+def forwarded(origin: int, slot: int) -> bytes:
+    return FORWARDED + origin.to_bytes(8) + slot.to_bytes(4)
 
 
 def orphan(number: Inode) -> bytes:

@@ -105,7 +105,7 @@ def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: AnyToke
         if request.number:
             opened.numbers[request.number[:-1]] = request.number[-1:] + (request.element + 1).to_bytes(2)
             core.kept.touch(opened)
-    if opened.keep is not None:
+    if opened.recorded:
         core.kept.mark(opened.inode)
         core.note_down(Batch(), reply, token, reserved=isinstance(request, Unlock))
     return reply

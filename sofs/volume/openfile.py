@@ -61,6 +61,8 @@ class OpenFile(msgspec.Struct):
     keep: Keep | None = None
     """It outlives its connection."""
     connected: bool = True
+    recorded: bool = False
+    """It is a record: it outlives its connection, or its gateway is another node's."""
     former: tuple[Binding, ...] = ()
     """Through which it was reached before: their late requests are refused."""
     sequence: int = 1

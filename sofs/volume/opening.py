@@ -257,7 +257,7 @@ def conclude(
             grant = wished(core, opened, wish)
         opened.keep = _keep(request.keep, opened, grant)
         core.register.add(opened)
-        if opened.keep is not None:
+        if opened.keep is not None or core.is_elsewhere(opened.by):
             core.kept.follow(opened)
     if wish is not None and not opened.mandatory:
         kept = _kept_delegation(core, opened) if request.reclaim else None
@@ -294,7 +294,7 @@ def forget(core: Core, opened: OpenFile) -> None:
     if opened.timer is not None:
         opened.timer.cancel()
         opened.timer = None
-    if opened.keep is not None:
+    if opened.recorded:
         core.kept.forget(opened)
 
 

@@ -173,7 +173,7 @@ def _open_existing(core: Core, request: Open, found: _Found, token: AnyToken | N
         opened = make_open(core, request, (found.parent, found.name, found.stored), by, inode, kind, granted)
         opened.sheds = stream is None and bool(granted & _WRITES) and sheds(record, request.caller)
         if stream is not None:
-            return _open_stream(core, request, found, opened, record, maximal, stream)
+            return _open_stream(core, request, found, opened, record, maximal, stream, token)
         share(core, opened, request, overwrite)
     else:
         undo = grow(core, opened, request, granted, overwrite)
@@ -307,6 +307,7 @@ def _open_stream(
     file: InodeRecord,
     maximal: int,
     stream: tuple[Slot | None, directory.Place],
+    token: AnyToken | None,
 ) -> Opened | Awaitable[Opened]:
     slot, place = stream
     if slot is not None:
@@ -314,9 +315,9 @@ def _open_stream(
         overwrite = request.disposition in _OVERWRITES
         share(core, opened, request, overwrite)
         if overwrite:
-            return _overwrite(core, opened, request, maximal)
+            return _overwrite(core, opened, request, maximal, token)
         try:
-            return conclude(core, opened, request, Action.OPENED, maximal, None, None, None)
+            return conclude(core, opened, request, Action.OPENED, maximal, None, None, token)
         except SofsError:
             let_go(core, opened)
             raise
@@ -327,7 +328,7 @@ def _open_stream(
     core.put_record(batch, opened.base, file)
     share(core, opened, request, False)
     try:
-        reply = conclude(core, opened, request, Action.CREATED, maximal, None, batch, None)
+        reply = conclude(core, opened, request, Action.CREATED, maximal, None, batch, token)
     except SofsError:
         let_go(core, opened)
         raise

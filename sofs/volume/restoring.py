@@ -1,9 +1,11 @@
 """Opens that were kept, brought back from their records when the volume is opened (sofs/volume/kept_records.py says how they are recorded).
 
-SMB's come back without their connections, each with its whole time to be reconnected in; NFSv4's as they were. Nobody has asked
+SMB's whose gateway has ended come back without their connections: each has its whole time to be reconnected in, or is ended if it was not to wait.
+Those of gateways that go on are as they were, and so are NFSv4's. Nobody has asked
 them for anything yet: a grant that was being recalled is recalled again when somebody is in its way again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -13,15 +15,16 @@ from sofs.types import Inode, OpenId
 from sofs.volume import keys
 from sofs.volume.api import Access, Binding, Caller, ShareMode
 from sofs.volume.core import Core
-from sofs.volume.disconnection import await_owner
+from sofs.volume.disconnection import await_owner, end_lost
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 
 __all__ = ["restore"]
 
-def restore(core: Core) -> int:
-    """Puts every kept open with its ranges and its grant in place; gives how many there were."""
-    opens = _opens(core)
+
+def restore(core: Core, ended: Callable[[int], bool]) -> int:
+    """Puts every kept open with its ranges and its grant in place; gives how many there were. `ended` says which gateway incarnations have."""
+    opens = _opens(core, ended)
     for opened in opens:
         core.register.add(opened)
     _lock_states(core)
@@ -39,9 +42,12 @@ def restore(core: Core) -> int:
         core.locks.restore(inode, state)
     for opened in opens:
         core.kept.follow(opened)
-        if not opened.connected:
+        if not opened.connected and opened.keep is not None:
             await_owner(core, opened)
     core.kept.adopted()
+    lost = [opened for opened in opens if not opened.connected and opened.keep is None]
+    if lost:
+        core.clock.call_soon(lambda: end_lost(core, lost))
     return len(opens)
 
 
@@ -49,10 +55,12 @@ def _part(states: dict[Inode, dict[str, Any]], inode: Inode) -> dict[str, Any]:
     return states.setdefault(inode, {"opens": [], "ranges": [], "grants": [], "delete_pending": False})
 
 
-def _opens(core: Core) -> list[OpenFile]:
+def _opens(core: Core, ended: Callable[[int], bool]) -> list[OpenFile]:
     found = []
     for key, value in core.keys.walk(keys.OPEN):
-        opened = decode_record(value, KeptOpen).opened(OpenId(int.from_bytes(key[1:])))
+        record = decode_record(value, KeptOpen)
+        gone = record.by.gateway in core.gateways.fenced or ended(record.by.gateway)
+        opened = record.opened(OpenId(int.from_bytes(key[1:])), gone)
         if core.get(keys.inode(opened.inode)) is None or core.get(keys.inode(opened.base)) is None:
             structlog.get_logger(component="volume").error("open_of_no_file", open=opened.id, inode=opened.inode)
             continue
@@ -61,10 +69,10 @@ def _opens(core: Core) -> list[OpenFile]:
 
 
 def _opening(opened: OpenFile) -> Opening:
-    assert opened.keep is not None
     access = 0 if opened.state is StateKind.DELEGATION else opened.access
     return Opening(
-        opened.id, access, opened.share, opened.mandatory, opened.key, opened.delete_on_close, opened.connected, opened.keep.persistent
+        opened.id, access, opened.share, opened.mandatory, opened.key, opened.delete_on_close, opened.connected,
+        opened.keep is not None and opened.keep.persistent,
     )
 
 

@@ -7,6 +7,9 @@ something leaves a token: one that failed can be tried again as if for the first
 The token of an NFSv4.1 request is one of its slot's: it takes the place of the slot's former one, and stays until its session ends
 (PROTOCOLS.md, "Sessions have a home"). What it says about the COMPOUND it belongs to is the gateway's.
 
+The token of a request that another node forwards takes the place of the former one of its slot, too: the asking node uses a slot again only when it
+has the answer. Beside it goes the token that the client's gateway gave.
+
 Keys are in generations of ten minutes by the time at which they expire, so that a whole generation goes at once, and a look-up asks two.
 """
 
@@ -23,7 +26,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.register import remember
 
-__all__ = ["GENERATION_S", "Tokens", "decode_slot"]
+__all__ = ["GENERATION_S", "Tokens", "decode_forwarded", "decode_slot"]
 
 GENERATION_S = 600
 _TICKS = 10_000_000 * GENERATION_S
@@ -40,6 +43,10 @@ _slot_value: msgspec.msgpack.Decoder[tuple[int, bytes, int, bytes | None, bytes 
 )
 
 
+_call_value: msgspec.msgpack.Decoder[tuple[int, int, bytes]] = msgspec.msgpack.Decoder(tuple[int, int, bytes])
+"""Gateway, sequence, reply."""
+
+
 class Tokens:
     """The tokens of one volume."""
 
@@ -49,6 +56,12 @@ class Tokens:
 
     def store(self, batch: Batch, token: api.AnyToken, reply: api.Reply, now: Time) -> None:
         """Adds the token with its reply to the batch that carries the request out."""
+        if isinstance(token, api.CallToken):
+            token.stored = True
+            batch.put(keys.forwarded(token.origin, token.slot), _encode((token.gateway, token.sequence, _encode(reply))))
+            if token.inner is None:
+                return
+            token = token.inner
         if isinstance(token, api.SlotToken):
             if token.session in self._forgotten:
                 return
@@ -72,6 +85,21 @@ class Tokens:
                 return reply
         return None
 
+    def forwarded(self, origin: int, slot: int) -> tuple[int, api.Reply] | None:
+        """The newest request of a slot of another node that has changed something here: its sequence and its reply. Raises `Damaged`."""
+        value = self._keys.get(keys.forwarded(origin, slot))
+        if value is None:
+            return None
+        _, sequence, reply = decode_forwarded(value)
+        reply.gate = self._keys.gate(keys.bucket(keys.FORWARDED, origin))
+        return sequence, reply
+
+    def forget_forwarded(self, batch: Batch, gateway: int) -> None:
+        """Adds to the batch that the tokens of a gateway's forwarded requests go: nobody asks for them any more."""
+        for key, value in self._keys.walk(keys.FORWARDED):
+            if decode_forwarded(value)[0] == gateway:
+                batch.delete(key)
+
     def expire(self, now: Time, limit: int = 1000) -> int:
         """Removes up to `limit` tokens whose time is over; gives how many. Tokens of the last ten minutes are never among them."""
         batch = Batch()
@@ -82,7 +110,6 @@ class Tokens:
         if batch.count:
             self._keys.commit(batch, reserved=True)
         return batch.count
-
 
     def slots(self, session: bytes) -> list[api.Slot]:
         """The newest token of each of a session's slots."""
@@ -97,6 +124,16 @@ class Tokens:
     def _slot_records(self, session: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = keys.slots(session)
         return self._keys.scan(start[: keys.BUCKET], start, start + b"\xff" * 5)
+
+
+def decode_forwarded(value: bytes) -> tuple[int, int, api.Reply]:
+    """Gateway, sequence and reply. Raises `Damaged`."""
+    try:
+        gateway, sequence, encoded = _call_value.decode(value)
+        reply = _decoder.decode(encoded)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Damaged(f"the token of a forwarded request, of {len(value)} bytes: {error}") from error
+    return gateway, sequence, reply
 
 
 def decode_slot(key: bytes, value: bytes) -> api.Slot:

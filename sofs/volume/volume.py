@@ -18,6 +18,7 @@ from sofs.errors import (
     Delayed,
     DiskFailed,
     Exists,
+    Fenced,
     NoSpace,
     SofsError,
     Unavailable,
@@ -33,6 +34,7 @@ from sofs.volume import (
     descriptors,
     disconnection,
     extended,
+    fencing,
     granting,
     io,
     keys,
@@ -47,7 +49,18 @@ from sofs.volume import (
     watching,
 )
 from sofs.volume.access import Judge
-from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, SlotToken, Target, Token, Written
+from sofs.volume.api import (
+    AnyToken,
+    Binding,
+    CallToken,
+    Read,
+    Reply,
+    Request,
+    SlotToken,
+    Target,
+    Token,
+    Written,
+)
 from sofs.volume.batch import Batch
 from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
 from sofs.volume.data import Data
@@ -132,6 +145,7 @@ HANDLERS: dict[type[Request], Handler] = {
     api.ListSlots: clients.list_slots,
     api.ForgetSession: clients.forget_session,
     api.EndGrace: clients.end_grace,
+    api.FenceGateway: fencing.fence_gateway,
     api.Watch: watching.watch,
     api.GetReparse: reparse.get_reparse,
     api.SetReparse: reparse.set_reparse,
@@ -190,8 +204,13 @@ class LocalVolume:
         settings: Settings = Settings(),  # noqa: B008  # an immutable value
         identities: Identities | None = None,
         lease_s: float = 90.0,
+        gateway: int = 0,
+        ended: Callable[[int], bool] | None = None,
     ) -> None:
         """`lease_s` is that of NFSv4's clients: so long a delegation may take to come back, and so long is their grace if state has been lost.
+
+        `gateway` is the incarnation of this process's own gateways, 0 on a node by itself: what others have open is recorded. `ended` says of a gateway
+        incarnation whether it is gone with its connections, and with it what it had open; None: all but this one are.
 
         Raises `ConfigError` for a volume that was never formatted, or by a release whose format is not this one's.
         """
@@ -209,7 +228,9 @@ class LocalVolume:
         starts = int.from_bytes(keyspace.get(STARTS) or b"", "little")
         locks = LockManager(clock, self._tell, min(RECALL_S, lease_s), lease_s)
         judge = Judge(identities or UnixIdentities())
-        self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts)
+        self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts, gateway)
+        self.core.gateways.load()
+        self._fenced = self.core.gateways.fenced
         self.core.orphaned = self._wake
         self.core.watching.volume, self.core.watching.when = id, store.log.when
         self._teller = Teller(self.core, id, name)
@@ -224,11 +245,13 @@ class LocalVolume:
         self.core.forget_past = self._forget_past
         self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
+        self.closing: list[Callable[[], None]] = []
+        """Called when it is closed: nothing of what it was asked is answered any more."""
         self._grace: Timer | None = None
         self._work, self._given_up = asyncio.Event(), asyncio.Event()
         self._services: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger(component="volume", volume=name)
-        restored = restore(self.core)
+        restored = restore(self.core, (lambda other: other != gateway) if ended is None else ended)
         if restored:
             self._logger.info("opens_restored", count=restored)
         if store.lost and keyspace.get(NFS_STATE) is not None:
@@ -237,8 +260,8 @@ class LocalVolume:
     # sofs.volume.api.Volume
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
-        if self._log.failure is not None or self._snapshots.restoring:
-            raise self._not_now()
+        if self._log.failure is not None or self._snapshots.restoring or by[0] in self._fenced:
+            raise self._not_now(by)
         core = self.core
         core.gate, core.by, core.parent_key = core.kept.gate if core.kept.lsn else Lsn(0), by, b""
         try:
@@ -247,18 +270,35 @@ class LocalVolume:
                 if core.kept.dirty:
                     self._record_rest(reply)
                 return reply
-            if (known := self._known(token)) is not None:
-                return known
-            return self._once(token, HANDLERS[type(request)](core, request, token, by))
+            plain = token.inner if isinstance(token, CallToken) else token
+            if isinstance(plain, Token):
+                if (known := self._known(plain)) is not None:
+                    return known
+                return self._once(plain, HANDLERS[type(request)](core, request, token, by))
+            reply = HANDLERS[type(request)](core, request, token, by)
+            if core.kept.dirty:
+                self._record_rest(reply)
+            return reply
         except Wait as wait:
             return self._after(wait, request, token, by)
         except SofsError as error:
             error.gate = core.gate
             raise
 
-    def _not_now(self) -> SofsError:
-        """Why nothing is answered: the log has failed, or a restoration is under way."""
-        return self._log_failure() or Delayed("the volume is being brought back to a snapshot")
+    @property
+    def failed(self) -> bool:
+        """Its log has failed, or belongs to another coordinator by now: nothing is answered any more."""
+        return self._log.failure is not None
+
+    def _not_now(self, by: Binding) -> SofsError:
+        """Why nothing is answered: the log has failed, a restoration is under way, or whoever asks is shut out."""
+        if (failure := self._log_failure()) is not None:
+            return failure
+        try:
+            self.core.gateways.check(by[0])
+        except Fenced as error:
+            return error
+        return Delayed("the volume is being brought back to a snapshot")
 
     def _log_failure(self) -> SofsError | None:
         """What everything is answered once the log has failed: what is in memory may never have been recorded, so it must not be told."""
@@ -269,8 +309,8 @@ class LocalVolume:
         return kind(f"the volume's log has failed: {failure}")
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
-        if self._log.failure is not None or self._snapshots.restoring:
-            raise self._not_now()
+        if self._log.failure is not None or self._snapshots.restoring or by[0] in self._fenced:
+            raise self._not_now(by)
         core = self.core
         core.gate, core.by = Lsn(0), by
         try:
@@ -284,11 +324,14 @@ class LocalVolume:
     def write(
         self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
     ) -> Written | Awaitable[Written]:
-        if self._log.failure is not None or self._snapshots.restoring:
-            raise self._not_now()
+        if self._log.failure is not None or self._snapshots.restoring or by[0] in self._fenced:
+            raise self._not_now(by)
         core = self.core
         core.gate, core.by, core.parent_key = Lsn(0), by, b""
-        plain = token if isinstance(token, Token) else None
+        plain = None
+        if token is not None:
+            given = token.inner if isinstance(token, CallToken) else token
+            plain = given if isinstance(given, Token) else None
         try:
             if plain is not None and (known := self._known(plain)) is not None:
                 return known  # type: ignore[return-value]  # a token's key names the procedure too
@@ -306,6 +349,17 @@ class LocalVolume:
 
     def subscribe(self, upcalls: api.Upcalls) -> None:
         self.core.upcalls.append(upcalls)
+
+    def keep_all(self) -> None:
+        """The volume is about to be handed over: what is open becomes a record, and what waits for others is to be asked again at the next coordinator.
+
+        Raises `NoSpace`, `Unavailable`.
+        """
+        for opened in self.core.opens.values():
+            if not opened.recorded:
+                self.core.kept.follow(opened)
+        self.core.kept.flush()
+        self.core.locks.stop()
 
     def at(self, snapshot: int) -> api.Volume:
         found = self._snapshots.get(snapshot)
@@ -396,6 +450,8 @@ class LocalVolume:
 
     async def close(self) -> None:
         """Ends all of it, in order, and leaves everything stable. Opens that are not kept are forgotten."""
+        for call in self.closing:
+            call()
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What gateways keep in volumes about their clients: records of their own, and the replay state of NFSv4.1 slots.
+"""What gateways keep in volumes about their clients, and what a volume keeps about gateways.
 
 Client and session records lie in the node's system volume, slot tokens in the volume that the request changed (PROTOCOLS: "Sessions have a
 home"). The volume does not know what they mean.
@@ -12,6 +12,7 @@ from sofs.volume.api.values import Reply, Request
 
 __all__ = [
     "BeginGrace",
+    "CallToken",
     "ClientList",
     "EndGrace",
     "FenceGateway",
@@ -24,6 +25,7 @@ __all__ = [
     "Slot",
     "SlotToken",
     "Slots",
+    "Token",
 ]
 
 
@@ -43,6 +45,16 @@ class Records(Reply):
     records: list[tuple[bytes, bytes]]
 
 
+class Token(NamedTuple):
+    """What makes a retry harmless. `key` names the retry (NFSv3: client, xid, procedure, argument checksum); a request whose key is
+    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed
+    had no effect and leaves none.
+    """
+
+    key: bytes
+    age_s: int = 600
+
+
 class SlotToken(NamedTuple):
     """The token of an NFSv4.1 operation: written in the operation's own batch, over the slot's former one.
 
@@ -59,6 +71,24 @@ class SlotToken(NamedTuple):
     """The operation's place in the COMPOUND."""
     note: bytes | None
     """What the gateway needs to go on: results so far, current and saved filehandle and stateid. None: only the sequence is kept (sa_cachethis = 0)."""
+
+
+class CallToken(msgspec.Struct, eq=False):
+    """The token of a request that another node forwards: written in the request's own batch, over the former one of its slot.
+
+    A node that does not know what became of a request asks again with the same token, there or at the volume's next coordinator.
+    """
+
+    origin: int
+    """The incarnation of the asking node's process."""
+    slot: int
+    sequence: int
+    gateway: int
+    """`Binding.gateway` of the request: when that is fenced, the token goes."""
+    inner: Token | SlotToken | None = None
+    """What the gateway gave."""
+    stored: bool = False
+    """It is in a batch by now."""
 
 
 class Slot(msgspec.Struct, array_like=True):

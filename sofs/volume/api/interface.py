@@ -5,14 +5,13 @@ from typing import NamedTuple, Protocol
 
 from sofs.locks import GrantKind
 from sofs.types import Inode, Level, Lsn, OpenId, Time, VolumeId
-from sofs.volume.api.clients import SlotToken
+from sofs.volume.api.clients import CallToken, SlotToken, Token
 from sofs.volume.api.values import Attributes, Binding, Reply, Request, Target
 
 __all__ = [
     "Read",
     "Written",
     "AnyToken",
-    "Token",
     "Recall",
     "Upcalls",
     "Volume",
@@ -35,18 +34,8 @@ class Written(Reply):
     before: tuple[int, Time, Time, int] | None = None
 
 
-class Token(NamedTuple):
-    """What makes a retry harmless. `key` names the retry (NFSv3: client, xid, procedure, argument checksum); a request whose key is
-    known is answered with the reply of the first time, at any node. Tokens go by age (seconds, at most 600). A request that failed
-    had no effect and leaves none.
-    """
-
-    key: bytes
-    age_s: int = 600
-
-
-AnyToken = Token | SlotToken
-"""What makes a request's retry harmless, in either protocol's way."""
+AnyToken = Token | SlotToken | CallToken
+"""What makes a request's retry harmless, in either protocol's way, or between nodes."""
 
 
 class Recall(NamedTuple):

@@ -14,9 +14,10 @@ from sofs.locks.sharing import Opening, clashes
 from sofs.types import OpenId
 from sofs.volume import keys
 from sofs.volume.check.view import Note, View
+from sofs.volume.gateways import decode_gateway
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import StateKind
-from sofs.volume.tokens import decode_slot
+from sofs.volume.tokens import decode_forwarded, decode_slot
 
 __all__ = ["check_kept"]
 
@@ -43,6 +44,12 @@ class _Check:
                 decode_slot(key, value)
             except Damaged as error:
                 self._note(f"slot {key[1:].hex()}", str(error))
+        for tag, decode, what in ((keys.FORWARDED, decode_forwarded, "forwarded request"), (keys.GATEWAY, decode_gateway, "gateway")):
+            for key, value in self._view.walk(tag):
+                try:
+                    decode(value)
+                except Damaged as error:
+                    self._note(f"{what} {key[1:].hex()}", str(error))
 
     def _read_opens(self) -> None:
         files: defaultdict[int, list[tuple[int, KeptOpen]]] = defaultdict(list)

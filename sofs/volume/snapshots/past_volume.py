@@ -135,10 +135,12 @@ class PastVolume:
         self.core = PastCore(self._keys, self._data, locks, core.clock, core.names, core.judge, settings, 0)
         self.core.living = core
         self.core.register.departed = core.register.departed
+        self.core.gateways = core.gateways
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         """Tokens are not kept: asking twice does no harm here."""
         self._ready()
+        self.core.gateways.check(by.gateway)
         if type(request) is api.ListSnapshots:
             return self._handlers[api.ListSnapshots](self._living, request, None, by)
         if type(request) not in _READING:
