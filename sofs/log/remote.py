@@ -3,9 +3,9 @@
 Records are sent as they are appended, several messages on their way at once; the answers say how far the follower has them
 in memory and on its disk. Nothing waits here: `ReplicatedLog` is told by `Coordinator.moved`.
 
-Whatever goes wrong on the way (a broken connection, an answer that does not come, a follower that was restarted) ends the stream. Then the follower is asked what it has, over
-and over, and the stream begins anew from there, out of the local copy until it has caught up with what is appended. A learner is the same
-thing that does not count yet, its catching up at a lower priority.
+Whatever goes wrong on the way (a broken connection, an answer that does not come, a follower that was restarted) ends the stream. Then the
+follower is asked what it has, over and over, and the stream begins anew from there, out of the local copy until it has caught up
+with what is appended. A learner is the same thing that does not count yet, its catching up at a lower priority.
 
 A follower that has not answered for `silence_s` is given up, which is measured in steps so that a pause of this process counts for
 nothing. The promise in an answer counts from before its question was sent.
@@ -34,6 +34,8 @@ _PIECE = 256 << 10
 """Bytes read at a time to catch up."""
 _NEAR = 4 << 20
 """A learner that is so close is sent the rest as fast as all others."""
+_SYNC_EVERY = 16 << 20
+"""Bytes sent to catch up between two syncs: more at once would hold up those that clients wait for."""
 _SYNC_S = 10.0
 """A sync that takes longer is as good as failed."""
 
@@ -278,8 +280,7 @@ class RemoteReplica:
         if task is not self._pumping or error is None:
             return
         self._pumping = None
-        if isinstance(error, ExtentGone | Damaged):
-            self.uncovered = isinstance(error, ExtentGone)
+        self.uncovered |= isinstance(error, ExtentGone)
         if self._log is not None and isinstance(error, SofsError):
             self._logger.warning("replica_not_caught_up", reason=str(error))
             self._log.lost(self, error)
@@ -293,6 +294,7 @@ class RemoteReplica:
             self._sent = await self._common(candidates)
             self.needs = min(self.needs, self._sent.lsn)
         priority = Priority.REPLICATION if self.counts else Priority.REBUILD
+        unsynced = 0
         while epoch == self._epoch:
             behind = log.written.lsn - self._sent.lsn
             self.reason = f"it lacks {behind} bytes of the log" if behind else ""
@@ -309,7 +311,9 @@ class RemoteReplica:
             else:
                 piece = await log.stretch(self._sent, _PIECE)
                 if epoch == self._epoch:
-                    self._post((piece.data,), piece.end, len(piece.data), False, priority)
+                    unsynced += len(piece.data)
+                    self._post((piece.data,), piece.end, len(piece.data), unsynced >= _SYNC_EVERY, priority)
+                    unsynced %= _SYNC_EVERY
 
     async def _common(self, candidates: Sequence[Mark]) -> Mark:
         """The furthest candidate that is a place in this log too. Raises `ExtentGone` if this log begins behind all of them."""

@@ -1,31 +1,33 @@
-"""The log over its replicas: group commit, in one process.
+"""The log over its replicas: group commit, over this node's disks and other nodes.
 
 `append` only encodes a record and applies it. At the end of the loop's tick all records of that tick go to each replica in one
-gathered write, and are committed. One sync at a time runs on all replicas at once; what was committed when it
-began is stable when it ends, however many asked for it.
+gathered write, or one message; what every copy has in memory is committed. One sync at a time runs on all replicas at once; what all have on their
+disks is stable. However many asked for it, and however late an answer comes: both positions are the least over all copies that count.
 
-A replica that fails, be it a write or a sync, is never tried again: after a failed sync a disk may lose what it says it has.
-It is left out of the configuration, and until that is recorded by compare-and-set nothing is acknowledged:
-were this process superseded meanwhile, the new coordinator could be missing it. When the last replica
-fails the log has failed: it takes nothing more and never calls whoever still waits.
+With copies on other nodes nothing is answered but while all of them have promised not to take over (the lease). What has been reached while
+that had run out waits until it is renewed.
+
+Which copies count, and how that changes, is `copies`.
 """
 
 import asyncio
-from bisect import insort
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import structlog
 from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.log import Machine, Record
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
+from sofs.log.copies import Copies
+from sofs.log.gates import Gates
 from sofs.log.reading import SegmentReader, next_segment
 from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
-from sofs.log.replica import FIRST, Replica
+from sofs.log.remote import RemoteReplica
+from sofs.log.remotes import Hold
+from sofs.log.replica import FIRST, LocalReplica, Replica
+from sofs.log.stretch import Stretch, origin, read_stretch
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
 
@@ -34,14 +36,11 @@ __all__ = ["BEGINNING", "Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
 
-_RETRY_S = 0.5
-"""Between two attempts at a coordination store that does not answer."""
 
-Waiter = tuple[Lsn, int, Callable[[], None]]
-
-
-class ReplicatedLog:
-    """`sofs.log.Log` over replicas that all hold the same records up to `end` (see `sofs.log.recovery`)."""
+class ReplicatedLog(Copies):
+    """`sofs.log.Log` over replicas that all hold the same records up to `end` (see `sofs.log.recovery`), and over copies on
+    other nodes, which are brought to that state.
+    """
 
     def __init__(
         self,
@@ -53,18 +52,14 @@ class ReplicatedLog:
         end: Mark,
         stable: Lsn,
         settings: LogSettings,
+        remotes: Sequence[RemoteReplica] = (),
     ) -> None:
         """`change` records a new configuration if the one before it is still in force (recording it twice is no error), or raises.
 
-        Records from `stable` on have yet to be synced.
+        Records from `stable` on have yet to be synced. With `remotes`, `establish` is to be called before anything else.
         """
-        self._clock = clock
+        super().__init__(clock, replicas, remotes, configuration, change, settings)
         self._machine = machine
-        self._replicas = list(replicas)
-        self._joining: list[Replica] = []
-        """Written and synced like the others, but not counted: see `join`."""
-        self._change = change
-        self._settings = settings
         self._size = settings.segment_size
         self._checksum = end.checksum
         self._last_version = end.version
@@ -76,25 +71,22 @@ class ReplicatedLog:
         self._noted = Lsn(1)
         """How far the newest record says that the log is stable."""
         self._flush_due = False
-        self._changing = False
-        self._waiting: tuple[deque[Waiter], deque[Waiter]] = (deque(), deque())
-        self._waited = 0
+        self._gates = (Gates(), Gates())
+        self._wait_committed, self._wait_stable = (gates.waiting for gates in self._gates)
         self._sync_due = asyncio.Event()
+        self._syncing = False
         self._timer_set = False
         self._awaited: set[asyncio.Future[None]] = set()
-        self._logger = structlog.get_logger(component="log", place=replicas[0].place)
-        self.version = configuration.version
         self.capacity = settings.capacity
         self.end = self.committed = end.lsn
-        self.stable = stable
+        self.stable = self._synced = self._asked = stable
+        """`_synced` is how far the copies here are on their disks, `_asked` how far those elsewhere have been asked to be."""
         self.start = self._first_kept()
-        self.failure: SofsError | None = None
-        self.on_failure: Callable[[SofsError], None] | None = None
-        """Called once, when the log has failed for good."""
-        self.on_lost: Callable[[int], None] | None = None
-        """Called with its id when a replica has been given up."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.written = end
+        """Kept up to date only for copies on other nodes."""
         self._start(self._sync_when_due())
+        for remote in remotes:
+            self._follow(remote, counts=True)
 
     def _first_kept(self) -> Lsn:
         """The start of the unbroken row of segments that the end lies in."""
@@ -105,10 +97,6 @@ class ReplicatedLog:
         return Lsn(index * self._size + FIRST)
 
     @property
-    def replicas(self) -> int:
-        return len(self._replicas)
-
-    @property
     def room(self) -> int:
         # One segment is kept in hand, see `_next_segment`.
         last = self.start // self._size + self.capacity // self._size - 1
@@ -117,14 +105,6 @@ class ReplicatedLog:
     @property
     def largest(self) -> int:
         return self._size - FIRST - HEADER - 2 * ALIGNMENT
-
-    @property
-    def replica_ids(self) -> tuple[int, ...]:
-        return tuple(replica.id for replica in self._replicas)
-
-    @property
-    def _written_to(self) -> tuple[Replica, ...]:
-        return (*self._replicas, *self._joining)
 
     @property
     def mark(self) -> Mark:
@@ -169,10 +149,6 @@ class ReplicatedLog:
             self._flush_due = True
             self._clock.call_soon(self._flush)
         return lsn
-
-    def _check_alive(self) -> None:
-        if self.failure is not None:
-            raise Unavailable(f"the volume's log has failed: {self.failure}")
 
     def _apply(self, lsn: Lsn, operations: bytes, address: int) -> None:
         try:
@@ -237,50 +213,98 @@ class ReplicatedLog:
                 self._lose(replica, error)
         if self.failure is None:
             self._written = self.end
+            if self.remotes.counted or self.remotes.learning:
+                self._send(runs)
+
+    def _send(self, runs: list[tuple[Lsn, list[Buffer]]]) -> None:
+        """Sends what has just been written to the copies on other nodes."""
+        before, self.written = self.written, self.mark
+        pieces = runs[0][1] if len(runs) == 1 else [piece for _, run in runs for piece in run]
+        size = sum(map(len, pieces))
+        # Where somebody waits for the disks, they all begin at once.
+        sync = bool(self._wait_stable) and not self._syncing
+        if sync:
+            self._asked = self._written
+            self._sync_due.set()
+        for remote in tuple(self.remotes):
+            remote.send(pieces, before, self.written, size, sync)
 
     def _commit(self) -> None:
         if self.failure is not None:
             return
-        self.committed = self._written
-        self._call(Level.COMMITTED, self.committed)
-        if self._waiting[Level.STABLE]:
+        self._advance()
+        if self._wait_stable:
             self._sync_due.set()
-        elif not self._timer_set and self.stable < self.committed:
+        elif not self._timer_set and self.stable < self._written:
             self._timer_set = True
             self._clock.call_later(self._settings.sync_interval_s, self._sync_in_time)
+
+    def _advance(self) -> None:
+        """Acknowledges what all copies have, if the lease is valid."""
+        if self._changing or self.failure is not None:
+            return
+        committed, synced, allowed = self._written, self._synced, None
+        remotes = self.remotes
+        if remotes.lease_until != math.inf:
+            committed, synced, allowed = remotes.committed(committed), remotes.synced(synced), self.serving
+        if committed > self.committed:
+            self.committed = committed
+        if self._wait_committed:
+            self._gates[0].open(self.committed, allowed)
+        synced = min(synced, self.committed)
+        if synced > self.stable:
+            self.stable = synced
+            if not self._timer_set and (synced < self._written or self._last >= self._noted):
+                self._timer_set = True
+                self._clock.call_later(self._settings.sync_interval_s, self._sync_in_time)
+        if self._wait_stable:
+            self._gates[1].open(self.stable, allowed)
+
+    # Copies on other nodes (sofs.log.remote.Coordinator)
+
+    def _follow(self, remote: RemoteReplica, counts: bool) -> None:
+        remote.attach(self, counts)
+
+    def stretch(self, after: Mark, length: int) -> "asyncio.Future[Stretch]":
+        replica = self._replicas[0]
+        assert isinstance(replica, LocalReplica)
+        return asyncio.ensure_future(read_stretch(replica, after, self.written.lsn, length))
+
+    def moved(self, remote: RemoteReplica) -> None:
+        self.remotes.renew()
+        if remote.synced < self._asked:
+            remote.sync(self._asked)
+        self._advance()
+        self._clock.settle()  # the replies leave now, not in the loop's next round
+
+    async def establish(self) -> None:
+        """Completes when all copies that count have this log and nothing else, and have promised to take nothing over: from now on this log serves.
+
+        The first record of this configuration does it: it follows no record that another copy has and this one has not, nor can any such record
+        follow it. A copy that does not answer is left out, as ever. Raises `Unavailable` when the log fails first.
+        """
+        with self.overdraft():
+            first = self.append(b"", reserved=True)
+        await self.reach(first)
 
     # Waiting
 
     def when(self, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
         reached = self.stable if level else self.committed
-        if lsn < reached:
+        if lsn < reached and (self.remotes.lease_until == math.inf or self.serving()):
             then()
             return
-        waiting = self._waiting[level]
-        self._waited += 1
-        waiter = (lsn, self._waited, then)
-        if not waiting or waiting[-1][0] <= lsn:
-            waiting.append(waiter)
-        else:
-            insort(waiting, waiter)
-        if level and lsn < self.committed:
+        self._gates[level].wait(lsn, then)
+        if level and lsn < self._written:
             self._sync_due.set()
 
-    def _call(self, level: Level, reached: Lsn) -> None:
-        waiting = self._waiting[level]
-        while waiting and waiting[0][0] < reached:
-            then = waiting.popleft()[2]
-            try:
-                then()
-            except Exception as error:
-                # Those behind it must not suffer.
-                asyncio.get_running_loop().call_exception_handler({"message": "a waiter of the log failed", "exception": error})
-
     def serving(self) -> bool:
-        return self.failure is None
+        if self.failure is not None:
+            return False
+        until = self.remotes.lease_until
+        return until == math.inf or self._clock.boottime() < until
 
     def sync(self) -> Awaitable[None]:
-        """Completes when all appended so far is stable. Raises `Unavailable` when the log fails first."""
         # A record at `end - 1` would be the last one that is waited for.
         return self.reach(Lsn(self.end - 1))
 
@@ -318,18 +342,23 @@ class ReplicatedLog:
         while True:
             await self._sync_due.wait()
             self._sync_due.clear()
-            if self._blocked() or self.stable >= self.committed:
+            if self._changing or self.failure is not None:
                 continue
-            target = self.committed
+            target = self._written
+            if target > self._asked:
+                self._asked = target
+            for remote in self.remotes:
+                remote.sync(target)
+            if self._synced >= target:
+                continue
+            self._syncing = True
             await self._sync_replicas()
-            if not self._blocked():
-                self._stabilize(target)
-            if self._waiting[Level.STABLE] and self._waiting[Level.STABLE][0][0] < self.committed:
+            self._syncing = False
+            self._synced = target
+            self._advance()
+            self._clock.settle()  # the replies leave now, not in the loop's next round
+            if self._wait_stable and self._wait_stable[0][0] < self._written and self._synced < self._written:
                 self._sync_due.set()
-
-    def _blocked(self) -> bool:
-        """Nothing may be acknowledged now."""
-        return self._changing or self.failure is not None
 
     async def _sync_replicas(self) -> None:
         under_way: list[tuple[Replica, Awaitable[None]]] = []
@@ -344,145 +373,40 @@ class ReplicatedLog:
             except SofsError as error:
                 self._lose(replica, error)
 
-    def _stabilize(self, target: Lsn) -> None:
-        self.stable = target
-        self._call(Level.STABLE, target)
-        self._clock.settle()  # the replies leave now, not in the loop's next round
-        if not self._timer_set and (self.stable < self.committed or self._last >= self._noted):
-            self._timer_set = True
-            self._clock.call_later(self._settings.sync_interval_s, self._sync_in_time)
-
-    # Failing
-
-    def lose(self, id: int, error: SofsError) -> None:
-        """Gives up a replica for a reason found elsewhere (its records cannot be written)."""
-        for replica in tuple(self._replicas):
-            if replica.id == id:
-                self._lose(replica, error)
-
-    def _lose(self, replica: Replica, error: SofsError) -> None:
-        if replica not in self._written_to:
-            return
-        self._logger.error("replica_lost", replica=f"{replica.id:x}", at=replica.place, error=str(error))
-        if replica in self._joining:
-            self._joining.remove(replica)
-            return
-        if len(self._replicas) == 1:
-            self._fail(error)
-        else:
-            self._replicas.remove(replica)
-            if self.on_lost is not None:
-                self.on_lost(replica.id)
-        if not self._changing:
-            self._changing = True
-            self._start(self._reconfigure())
-
-    async def _reconfigure(self) -> None:
-        """Records which replicas still count, until these are all that have not failed meanwhile; then goes on."""
-        recorded: Configuration | None = None
-        while recorded is None or recorded[1:] != self._wanted()[1:]:
-            recorded = self._wanted()
-            try:
-                await self._record(recorded)
-            except SofsError as error:
-                self._fail(error)
-                return
-            if recorded.memory_broken:
-                return
-        self._settled()
-
-    async def _record(self, configuration: Configuration) -> None:
-        """Records a configuration, however long the coordination store is away. Raises `Fenced`, ..."""
-        while True:
-            try:
-                await self._change(configuration)
-            except Unavailable as error:
-                # It may have been recorded all the same; to record it twice does no harm.
-                self._logger.warning("configuration_waits", version=configuration.version, reason=str(error))
-                await self._clock.sleep(_RETRY_S)
-            else:
-                self.version = configuration.version
-                return
-
-    def _settled(self) -> None:
-        """The configuration in force is known: acknowledges again."""
-        self._logger.warning("configuration_changed", version=self.version, replicas=self.replicas)
-        self._changing = False
-        self._write()
-        if not self._changing:
-            self._commit()
-
-    def _wanted(self) -> Configuration:
-        return Configuration(self.version + 1, self.replica_ids, memory_broken=self.failure is not None)
-
-    def _fail(self, error: SofsError) -> None:
-        if self.failure is not None:
-            return
-        self._logger.error("log_failed", error=str(error))
-        self.failure = error
-        for waiting in self._waiting:
-            waiting.clear()
-        for done in tuple(self._awaited):
-            if not done.done():
-                done.set_exception(Unavailable(f"the volume's log has failed: {error}"))
-        if self.on_failure is not None:
-            self.on_failure(error)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            # Our own bug: nothing may be acknowledged any more.
-            self._fail(Unavailable(f"the log's own work failed: {error!r}"))
-            asyncio.get_running_loop().call_exception_handler({"message": "the log's own work failed", "exception": error})
-
     # Joining
 
-    def join(self, replica: Replica) -> Lsn:
+    def join(self, replica: Replica | RemoteReplica) -> Lsn:
         """From now on `replica` is written to and synced with the others; gives the position from which on it has everything.
 
-        It counts once `promote` has succeeded, before which everything kept below that position must have been copied to it and synced.
-        Raises `NoSpace`, `DiskFailed`.
+        It counts once `promote` has succeeded. Before that, everything kept below that position must have been copied to it and synced; a copy on
+        another node gets that by itself (`hold` keeps what it needs until this call). Raises `NoSpace`, `DiskFailed`.
         """
         self._write()
+        if isinstance(replica, RemoteReplica):
+            self.written = self.mark
+            self.remotes.learning.append(replica)
+            self._follow(replica, counts=False)
+            return self.end
         for index in self._replicas[0].segments():
             if index >= self.start // self._size:
                 replica.prepare(index)
         self._joining.append(replica)
         return self.end
 
-    def leave(self, replica: Replica) -> None:
-        """Takes a `join` back, if it has not been promoted."""
-        if replica in self._joining:
-            self._joining.remove(replica)
+    async def hold(self) -> tuple[Hold, Mark]:
+        """Keeps everything that the log has now, for a learner that is to be made; and the mark that its log is to begin at.
 
-    async def promote(self, replica: Replica) -> None:
-        """Has a replica that has joined, and lacks nothing, count. Raises `Unavailable` if it, or the log, has failed meanwhile."""
-        while self._changing and self.failure is None:
-            await self._clock.sleep(0.01)
-        self._check_alive()
-        if replica not in self._joining:
-            raise Unavailable(f"{replica.place} has failed while it was brought up to date")
-        # Nothing is acknowledged until it is known which configuration is in force.
-        self._changing = True
-        wanted = Configuration(self.version + 1, (*self.replica_ids, replica.id))
+        To be released once that has joined. Raises `Damaged`, `DiskFailed`.
+        """
+        self._write()
+        replica = self._replicas[0]
+        assert isinstance(replica, LocalReplica)
+        hold = Hold(self.remotes.holds, self.start)
         try:
-            await self._record(wanted)
-        except SofsError as error:
-            self._fail(error)
+            return hold, await origin(replica, self.start, self.mark)
+        except BaseException:
+            hold.release()
             raise
-        if replica in self._joining:
-            self._joining.remove(replica)
-            self._replicas.append(replica)
-        if wanted[1:] == self._wanted()[1:]:
-            self._settled()
-        else:
-            await self._reconfigure()
 
     # Reading
 
@@ -491,11 +415,22 @@ class ReplicatedLog:
             self._write()
             if address >= self._written:
                 raise Unavailable(f"position {address} was never written: the volume's log has failed: {self.failure}")
+        if replica >= len(self._replicas):
+            return self._elsewhere(replica).read(address, into)
         return self._replicas[replica].read(address, into)
 
+    def _elsewhere(self, replica: int) -> RemoteReplica:
+        remotes, number = self.remotes.counted, replica - len(self._replicas)
+        if number >= len(remotes):
+            raise Unavailable(f"there is no copy {replica} of the log any more")
+        return remotes[number]
+
     def rewrite(self, address: int, data: Buffer, replica: int) -> None:
-        if address < self.start or replica >= len(self._replicas):
+        if address < self.start or replica >= self.replicas:
             return  # trimmed, or that copy lost, while the good bytes were being fetched
+        if replica >= len(self._replicas):
+            self._elsewhere(replica).rewrite(address, data)
+            return
         where = self._replicas[replica]
         self._logger.warning("log_repaired", at=where.where(address), length=len(data))
         try:
@@ -520,6 +455,10 @@ class ReplicatedLog:
     # Space
 
     def trim(self, below: Lsn) -> None:
+        if self.remotes.counted or self.remotes.learning or self.remotes.holds:
+            below, greedy = self.remotes.keep(below, self.capacity // 2)
+            for remote in greedy:
+                self.lost(remote, Unavailable(f"{remote.place} has held up the log's space for too long"))
         index = below // self._size
         if index * self._size <= self.start:
             return
@@ -539,9 +478,12 @@ class ReplicatedLog:
         finally:
             self.capacity -= self._size
 
-    async def change(self, configuration: Configuration) -> None:
-        """Records a configuration that differs in more than the lost replicas."""
-        await self._record(configuration)
+    def _give_up(self, error: SofsError) -> None:
+        self._wait_committed.clear()
+        self._wait_stable.clear()
+        for done in tuple(self._awaited):
+            if not done.done():
+                done.set_exception(Unavailable(f"the volume's log has failed: {error}"))
 
     async def close(self) -> None:
         """Makes everything stable, notes that, and ends. The replicas' files stay open for their owner to close."""
@@ -553,6 +495,7 @@ class ReplicatedLog:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.failure = self.failure or Unavailable("the volume has been closed")
+        self._silence()
 
 
 def _first_intact(readers: list[SegmentReader], lsn: int) -> Record | None:
