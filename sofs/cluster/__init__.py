@@ -8,6 +8,7 @@ gone names its incarnation. That a node does not answer, or that its lease in th
 still runs; only the record under `dead/` does, which its supervisor writes once it has reaped the process.
 
 - `running`: the lock of a data directory, which says which incarnation runs there and proves that one has ended.
+- `vips`: virtual addresses, each at one node at a time, wherever clients are to find it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,16 +1,20 @@
 """Every key of the coordination store, in one table.
 
+    cluster                       the cluster itself: its id; written last when it is founded, so what has none is no cluster yet
     members/<id>                  a node of the cluster: name, host, addresses, state, features
     nodes/<id>                    a running node: incarnation, boot, endpoints; under the node's lease
     dead/<id>                     the incarnation of a node's process that is known to have ended
+    tokens/<id>                   a join token: what its secret hashes to, and until when it is good
     groups/<id>                   an NFS server instance: its home, a node's id and incarnation
     disks/<id>                    a disk: pool, tier, node, path, state
     pools/<name>                  a pool: its policies
     volumes/<id>                  a volume: name, pool, policy, log id
     volumes/<id>/configuration    who serves it: version, coordinator, replicas; only ever changed by compare-and-set
+    volume-names/<name>           the id of the volume that has this name
     shares/<name>                 a share (gateways.exports.Share as JSON); the name in lower case
     users/<name>                  a user: keys derived from its password, uid, gid; the name in lower case
-    vips/<address>                a virtual IP address: its holder; under the holder's lease
+    vips/<address>                a virtual IP address: what it is tied to
+    vips/<address>/holder         who has it: a node's id and incarnation; under the holder's lease
     secrets/<name>                what the cluster keeps to itself, such as the key of NFS file handles
     counters/<name>               a number that only grows, such as the last share number
 
@@ -20,24 +24,30 @@ Ids are 16 hexadecimal digits. Names are percent-encoded, so that they hold no `
 from urllib.parse import quote, unquote
 
 __all__ = [
+    "CLUSTER",
     "CONFIGURATION",
     "COUNTERS",
     "DISKS",
     "DEAD",
     "GROUPS",
+    "HANDED_OVER",
+    "HOLDER",
     "MEMBERS",
     "NODES",
     "POOLS",
     "SECRETS",
     "SHARES",
+    "TOKENS",
     "USERS",
     "VIPS",
     "VOLUMES",
+    "VOLUME_NAMES",
     "configuration",
     "counter",
     "dead",
     "disk",
     "group",
+    "holder",
     "id_of",
     "member",
     "name_of",
@@ -45,12 +55,18 @@ __all__ = [
     "pool",
     "secret",
     "share",
+    "token",
     "user",
     "vip",
     "volume",
+    "volume_name",
 ]
 
+CLUSTER = "cluster"
+HANDED_OVER = "handed-over"
+"""In an embedded store that has been copied into a cluster's: by whom it must not be used any more."""
 MEMBERS = "members/"
+TOKENS = "tokens/"
 NODES = "nodes/"
 DEAD = "dead/"
 GROUPS = "groups/"
@@ -59,15 +75,22 @@ POOLS = "pools/"
 VOLUMES = "volumes/"
 CONFIGURATION = "/configuration"
 """What a volume's key is followed by in that of its configuration."""
+VOLUME_NAMES = "volume-names/"
 SHARES = "shares/"
 USERS = "users/"
 VIPS = "vips/"
+HOLDER = "/holder"
+"""What an address's key is followed by in that of its holder."""
 SECRETS = "secrets/"
 COUNTERS = "counters/"
 
 
 def member(id: int) -> str:
     return MEMBERS + _hexadecimal(id)
+
+
+def token(id: int) -> str:
+    return TOKENS + _hexadecimal(id)
 
 
 def dead(id: int) -> str:
@@ -98,6 +121,10 @@ def configuration(volume_id: int) -> str:
     return volume(volume_id) + CONFIGURATION
 
 
+def volume_name(name: str) -> str:
+    return VOLUME_NAMES + _encoded(name)
+
+
 def share(name: str) -> str:
     return SHARES + _encoded(name.lower())
 
@@ -108,6 +135,10 @@ def user(name: str) -> str:
 
 def vip(address: str) -> str:
     return VIPS + _encoded(address)
+
+
+def holder(address: str) -> str:
+    return vip(address) + HOLDER
 
 
 def secret(name: str) -> str:

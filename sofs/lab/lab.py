@@ -155,9 +155,8 @@ class Lab:
         await etcd.answering(self._store)
         nodes = list(self.nodes.values())
         if fresh:
-            await setup.join(self.plan, [(node.machine, node.data, self._prefix(node.machine.name), node.start) for node in nodes])
-        waiting = [node for node in nodes if not node.process.running]
-        await asyncio.gather(*(node.start() for node in waiting))
+            await setup.join(self.plan, [(node.machine, node.data, self._prefix(node.machine.name)) for node in nodes])
+        await asyncio.gather(*(node.start() for node in nodes))
         if fresh:
             await asyncio.to_thread(setup.provide, self.plan, [(node.machine, node.admin, node.data) for node in nodes])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,16 +54,24 @@ def write_config(plan: Plan, machine: Machine, data: Path) -> None:
     path.write_text(render(config, commented=False))
 
 
-Joining = tuple[Machine, Path, Sequence[str], Callable[[], Awaitable[None]]]
-"""A node with its data directory, what puts a command where it runs, and how to start it."""
+Joining = tuple[Machine, Path, Sequence[str]]
+"""A node with its data directory, and what puts a command where it runs."""
 
 
 async def join(plan: Plan, nodes: Sequence[Joining]) -> None:
-    """Makes a cluster of the nodes: the first begins it, the others join it."""
-    for machine, data, _, _ in nodes:
+    """Makes a cluster of the nodes, none of which runs yet: the first begins it, the others join it."""
+    for machine, data, _ in nodes:
         write_config(plan, machine, data)
-    if len(nodes) > 1:
-        raise Unavailable("nodes cannot join a cluster yet: this lab has one node only")
+
+    def place(machine: Machine, data: Path) -> list[str]:
+        return ["--data", str(data), "--address", f"{machine.cluster_address}:{machine.cluster_port}"]
+
+    machine, data, prefix = nodes[0]
+    await _run(prefix, "cluster", "init", *place(machine, data))
+    answer = await _run(prefix, "cluster", "token", "--data", str(data), "--reusable", "--json")
+    token = str(msgspec.json.decode(answer)["token"])
+    for machine, data, prefix in nodes[1:]:
+        await _run(prefix, "cluster", "join", token, *place(machine, data))
 
 
 async def _run(prefix: Sequence[str], *arguments: str) -> bytes:

@@ -31,18 +31,20 @@ class Interface(NamedTuple):
     """What its link can do; 1 Gbit/s where the driver does not say."""
     receive_queues: int
     """More than one: connections are spread over processors (RSS)."""
+    prefix: int = 0
+    """Bits of the address that name its network."""
 
 
 def host_interfaces() -> list[Interface]:
     """All addresses, those of the loopback interface among them. Raises `Unavailable`."""
     try:
-        return [_describe(index, address) for index, address in _addresses()]
+        return [_describe(*found) for found in _addresses()]
     except OSError as error:
         raise Unavailable(f"the kernel does not tell this host's addresses: {error.strerror}") from None
 
 
-def _addresses() -> list[tuple[int, str]]:
-    found: list[tuple[int, str]] = []
+def _addresses() -> list[tuple[int, str, int]]:
+    found: list[tuple[int, str, int]] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
         link.settimeout(5)  # the kernel answers at once
         link.send(_HEADER.pack(_HEADER.size + _ADDRESS.size, _GET_ADDRESSES, _REQUEST_DUMP, 1, 0) + bytes(_ADDRESS.size))
@@ -58,8 +60,8 @@ def _addresses() -> list[tuple[int, str]]:
                 at += length + (-length & 3)
 
 
-def _address(message: bytes) -> tuple[int, str] | None:
-    _, _, flags, _, index = _ADDRESS.unpack_from(message)
+def _address(message: bytes) -> tuple[int, str, int] | None:
+    _, prefix, flags, _, index = _ADDRESS.unpack_from(message)
     values: dict[int, bytes] = {}
     at = _ADDRESS.size
     while at + _ATTRIBUTE.size <= len(message):
@@ -72,15 +74,15 @@ def _address(message: bytes) -> tuple[int, str] | None:
     value = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))
     if flags & _TENTATIVE or value is None:
         return None
-    return index, str(ipaddress.ip_address(value))
+    return index, str(ipaddress.ip_address(value)), prefix
 
 
-def _describe(index: int, address: str) -> Interface:
+def _describe(index: int, address: str, prefix: int) -> Interface:
     try:
         name = socket.if_indextoname(index)
     except OSError:
         name = ""  # gone meanwhile
-    return Interface(name, index, address, _speed(name), _queues(name))
+    return Interface(name, index, address, _speed(name), _queues(name), prefix)
 
 
 def _speed(name: str) -> int:

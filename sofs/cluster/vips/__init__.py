@@ -1,0 +1,26 @@
+"""Virtual addresses: where clients find the cluster, whichever node is there.
+
+    vips/<address>           what an operator wants of it (`records.VipRecord`)
+    vips/<address>/holder    which incarnation of which node has it now (`records.HolderRecord`), under that node's lease
+
+`placing` decides where each address belongs, from values to values; `Vips` in `manager` acts on it: it claims what nobody holds by
+compare-and-set, lets go of what belongs elsewhere, and keeps its lease. `lasting` counts how long what is held may be kept.
+
+What an address promises is that at most one node has it. A holder has the kernel keep it only as long as its lease surely lasts, so that a process
+which is stopped, or whose host is cut off, loses it by itself before anybody else may claim it. A holder that is known to be dead is not waited for: its
+supervisor takes the addresses away before it records the death (`DATA/vips` says which they are).
+
+**While the store is down** no lease can be kept, yet clients must notice nothing. No other node can claim anything either then; but a node cannot tell a
+store that is down from one that it alone has lost. So it asks all other members, and each of them that cannot reach the store either promises to claim
+none of its addresses for a while: with everybody's promise, the holder keeps them for that long. One that does not answer may have the store on its
+side, and the addresses lapse.
+
+Addresses in 127.0.0.0/8 are every host's own: nothing is configured for them, the holder only listens there. So a lab without rights has virtual
+addresses, too.
+"""
+
+from sofs.cluster.vips.manager import Addresses, Doorkeeper, Facts, Vips
+from sofs.cluster.vips.placing import Vip, place
+from sofs.cluster.vips.records import HolderRecord, VipRecord
+
+__all__ = ["Addresses", "Doorkeeper", "Facts", "HolderRecord", "Vip", "VipRecord", "Vips", "place"]

@@ -1,0 +1,367 @@
+"""Virtual addresses over three nodes, a store and interconnects, all simulated: at no instant do two living nodes have the same one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from sofs.cluster import NodeId
+from sofs.cluster.vips import Facts, VipRecord, Vips
+from sofs.coordination import Delete, Put, keys
+from sofs.coordination.embedded import EmbeddedStore
+from sofs.runtime.simulated_files import SimulatedFiles
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from tests.simulation.cluster.channel import Channel, Line
+from tests.simulation.cluster_net import SimulatedCluster
+
+NODES = (1, 2, 3)
+A, B, C = "10.9.0.1", "10.9.0.2", "10.9.0.3"
+
+
+class Kernel:
+    """A host's addresses, each until its time is over; the host outlives its node's process."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self._loop = loop
+        self.until: dict[str, float] = {}
+        self.announced: list[str] = []
+        self.watch: Callable[[str], None] = lambda address: None
+
+    def interface(self, address: str) -> str | None:
+        return "eth0"
+
+    def set(self, address: str, interface: str, lifetime_s: int) -> None:
+        self.until[address] = self._loop.time() + lifetime_s
+        self.watch(address)
+
+    def remove(self, address: str, interface: str) -> None:
+        self.until.pop(address, None)
+
+    def announce(self, address: str, interface: str) -> None:
+        self.announced.append(address)
+
+    def has(self, address: str) -> bool:
+        return self.until.get(address, 0.0) > self._loop.time()
+
+
+class Doors:
+    def __init__(self) -> None:
+        self.adopted: list[int] = []
+        self.handed: list[tuple[int, int]] = []
+        self.listening: set[str] = set()
+
+    async def adopt(self, group: int) -> None:
+        self.adopted.append(group)
+
+    async def hand_over(self, group: int, to: int) -> None:
+        self.handed.append((group, to))
+
+    def listen_at(self, address: str) -> None:
+        self.listening.add(address)
+
+    def leave(self, address: str) -> None:
+        self.listening.discard(address)
+
+
+class World:
+    """The nodes, and what is known of them: `members`, `alive` and `dead` are as the membership would tell every node at once."""
+
+    def __init__(self, loop: SimulatedLoop, seed: int) -> None:
+        self.loop = loop
+        self.random = SimulatedRandom(seed)
+        self.net = SimulatedCluster(loop, len(NODES), seed=seed)
+        self.kernels = {number: Kernel(loop) for number in NODES}
+        self.doors = {number: Doors() for number in NODES}
+        self.lines = {number: Line(timeout=1.0) for number in NODES}
+        self.members = dict.fromkeys(NODES, "active")
+        self.alive: dict[int, int] = {}
+        self.dead: dict[int, int] = {}
+        self.coordinators: dict[int, int] = {}
+        self.noted: dict[int, Sequence[tuple[str, str]]] = {}
+        self.vips: dict[int, Vips] = {}
+        self.channels: list[Channel] = []
+        for number in NODES:
+            self.kernels[number].watch = self.alone
+
+    def alone(self, address: str) -> None:
+        """The promise of all this."""
+        having = [number for number in NODES if self.kernels[number].has(address)]
+        assert len(having) <= 1, f"{address} is at nodes {having} at {self.loop.time()}"
+
+    async def open(self) -> None:
+        files = SimulatedFiles(SimulatedRandom(9))
+        files.make_directory("/store")
+        self.store = EmbeddedStore.open(files, SimulatedClock(self.loop), SimulatedRandom(9), "/store/journal")
+        for number in NODES:
+            await self.start(number)
+
+    async def start(self, number: int) -> None:
+        interconnect = await self.net.open(number)
+        self.alive[number] = interconnect.incarnation
+        channel = Channel(self.store, self.lines[number], self.random)
+        self.channels.append(channel)
+        self.doors[number] = Doors()
+        vips = Vips(
+            NodeId(number),
+            interconnect.incarnation,
+            channel,
+            SimulatedClock(self.loop),
+            interconnect,
+            self.kernels[number],
+            self.doors[number],
+            lambda: Facts(self.members, self.alive, self.dead, self.coordinators),
+            lambda held: self.noted.update({number: held}),
+        )
+        await vips.open()
+        self.vips[number] = vips
+
+    async def add(self, *records: VipRecord) -> None:
+        for record in records:
+            await self.store.transact([], [Put(keys.vip(record.address), record.encode())])
+
+    async def crash(self, number: int, reaped: bool) -> None:
+        """The process is gone; its host goes on having its addresses, until a supervisor takes them away or their time is over."""
+        vips = self.vips.pop(number)
+        for task in [*vips._tasks, *vips._working.values()]:
+            task.cancel()
+        self.net.crash(number)
+        incarnation = self.alive.pop(number)
+        if reaped:
+            for address, interface in self.noted.get(number, ()):
+                self.kernels[number].remove(address, interface)
+            self.dead[number] = incarnation
+            for other in self.vips.values():
+                other.look()
+
+    async def close(self) -> None:
+        for vips in self.vips.values():
+            await vips.close()
+        await self.net.close()
+        for channel in self.channels:
+            await channel.close()
+        await self.store.close()
+
+    def where(self, address: str) -> int:
+        """The node that serves it; 0: none does."""
+        having = [number for number in NODES if self.kernels[number].has(address)]
+        self.alone(address)
+        if not having or having[0] not in self.vips:
+            return 0
+        return having[0] if address in self.doors[having[0]].listening else 0
+
+    async def until(self, condition: Callable[[], bool], within_s: float) -> float:
+        """How long it took, in seconds."""
+        began = self.loop.time()
+        async with asyncio.timeout(within_s):
+            while not condition():
+                for address in (A, B, C):
+                    self.alone(address)
+                await asyncio.sleep(0.01)
+        return self.loop.time() - began
+
+
+@asynccontextmanager
+async def world(loop: SimulatedLoop, *records: VipRecord, seed: int = 1) -> AsyncIterator[World]:
+    made = World(loop, seed)
+    await made.open()
+    await made.add(*records)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def run(test: Callable[[SimulatedLoop], Coroutine[Any, Any, None]]) -> None:
+    loop = SimulatedLoop()
+    try:
+        loop.run(test(loop))
+    finally:
+        loop.close()
+
+
+def homes(*addresses: str) -> list[VipRecord]:
+    return [VipRecord(address=address, group=number) for number, address in enumerate(addresses, 1)]
+
+
+def test_each_node_takes_its_own_address_adopts_its_group_and_announces_it() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 9)
+            await asyncio.sleep(2)
+            assert w.kernels[2].announced == [B] * 3 and w.doors[2].adopted == [2]
+            assert w.vips[1].group_of(C) == 3 and w.vips[1].group_of("10.0.0.9") is None
+
+    run(test)
+
+
+def test_the_address_of_a_reaped_process_is_elsewhere_at_once() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            await w.crash(1, reaped=True)
+            assert await w.until(lambda: w.where(A) in (2, 3), 5) < 0.5
+            assert 1 in w.doors[w.where(A)].adopted
+
+    run(test)
+
+
+def test_the_address_of_a_node_that_is_only_silent_moves_when_its_lease_has_ended() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            await w.crash(1, reaped=False)
+            assert 2 < await w.until(lambda: w.where(A) in (2, 3), 8) < 6
+
+    run(test)
+
+
+def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            await w.crash(1, reaped=True)
+            await w.until(lambda: w.where(A) in (2, 3), 5)
+            there = w.where(A)
+            await w.start(1)
+            await w.until(lambda: w.where(A) == 1, 15)
+            assert (1, 1) in w.doors[there].handed
+
+    run(test)
+
+
+def test_a_node_cut_off_from_everybody_has_lost_its_address_before_another_takes_it() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            w.lines[1].up = False
+            w.net.part(1, 2)
+            w.net.part(1, 3)
+            w.alive.pop(1)
+            await w.until(lambda: w.where(A) in (2, 3), 10)
+            assert not w.doors[1].listening
+
+    run(test)
+
+
+def test_a_node_that_alone_has_lost_the_store_gives_its_address_up() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            w.lines[1].up = False
+            w.alive.pop(1)
+            await w.until(lambda: w.where(A) in (2, 3), 10)
+
+    run(test)
+
+
+def test_while_the_store_is_down_for_everybody_every_address_stays_where_it_is() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 9)
+            for line in w.lines.values():
+                line.up = False
+            for _ in range(600):
+                await asyncio.sleep(0.1)
+                assert [w.where(each) for each in (A, B, C)] == [1, 2, 3], loop.time()
+            for line in w.lines.values():
+                line.up = True
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                assert [w.where(each) for each in (A, B, C)] == [1, 2, 3], loop.time()
+
+    run(test)
+
+
+def test_with_the_store_down_a_node_whose_peer_does_not_answer_lets_its_address_lapse() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            for line in w.lines.values():
+                line.up = False
+            w.net.part(1, 3)
+            await w.until(lambda: w.where(A) == 0, 10)
+
+    run(test)
+
+
+def test_a_leaving_node_hands_its_group_over_and_has_nothing_left() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            incarnation = w.alive.pop(1)  # it has told the others that it stops
+            await w.vips[1].leave()
+            assert not w.kernels[1].until and not w.doors[1].listening and not w.vips[1].held
+            assert await w.until(lambda: w.where(A) in (2, 3), 5) < 1
+            assert w.doors[1].handed == [(1, w.where(A))]
+            w.alive[1] = incarnation
+            w.vips[1].stay()
+            await w.until(lambda: w.where(A) == 1, 20)
+
+    run(test)
+
+
+def test_an_address_follows_its_volume() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, VipRecord(address=A, volume=77)) as w:
+            w.coordinators[77] = 2
+            await w.until(lambda: w.where(A) == 2, 9)
+            w.coordinators[77] = 3
+            assert await w.until(lambda: w.where(A) == 3, 5) < 2.5
+
+    run(test)
+
+
+def test_an_address_that_is_taken_out_of_service_is_gone_everywhere() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A)) as w:
+            await w.until(lambda: w.where(A) == 1, 9)
+            await w.store.transact([], [Delete(keys.vip(A))])
+            await w.until(lambda: not w.kernels[1].until, 3)
+            assert not w.doors[1].listening
+
+    run(test)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_two_nodes_ever_have_the_same_address_whatever_happens(seed: int) -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C), seed=seed) as w:
+            chance = w.random
+            for line in w.lines.values():
+                line.trouble = 0.1
+            for _ in range(30):
+                number = 1 + chance.below(3)
+                kind = chance.below(7)
+                if kind == 0 and number in w.vips and len(w.vips) > 1:
+                    await w.crash(number, reaped=chance.chance(0.5))
+                elif kind == 1 and number not in w.vips and w.lines[number].up:
+                    await w.start(number)
+                elif kind == 2:
+                    w.lines[number].up = not w.lines[number].up
+                elif kind == 3:
+                    w.net.part(number, 1 + number % 3)
+                elif kind == 4:
+                    w.net.heal(number, 1 + number % 3)
+                elif kind == 5:
+                    for line in w.lines.values():
+                        line.up = not line.up
+                elif kind == 6 and number in w.alive:
+                    w.members[number] = "draining" if w.members[number] == "active" else "active"
+                for _ in range(chance.below(60)):
+                    await asyncio.sleep(0.1)
+                    for address in (A, B, C):
+                        w.alone(address)
+            w.members.update(dict.fromkeys(NODES, "active"))
+            for number in NODES:
+                w.lines[number].up, w.lines[number].trouble = True, 0.0
+                w.net.heal(number, 1 + number % 3)
+            for number in NODES:
+                if number not in w.vips:
+                    await w.start(number)
+            await w.until(lambda: sorted(w.where(each) for each in (A, B, C)) == [1, 2, 3], 60)
+
+    run(test)
