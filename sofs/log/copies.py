@@ -214,8 +214,9 @@ class Copies:
             self.on_failure(error)
 
     def _silence(self) -> None:
-        """Says nothing to other nodes any more."""
-        self.remotes.close()
+        """Says nothing to other nodes any more, and answers nothing for which their promises would be needed."""
+        if self.remotes.counted:
+            self.remotes.close()
         for remote in tuple(self.remotes):
             remote.detach()
 

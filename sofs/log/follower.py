@@ -26,7 +26,7 @@ import structlog
 from sofs.errors import Damaged, Fenced, NoSpace, SofsError, Unavailable
 from sofs.log import Machine
 from sofs.log.configuration import Configuration, LogSettings, Mark
-from sofs.log.messages import Ack, Append, Outcome, Rewrite, Status, Sync
+from sofs.log.messages import Ack, Append, Result, Rewrite, Status, Sync
 from sofs.log.reading import Found, SegmentReader, next_segment, parse
 from sofs.log.record import Header
 from sofs.log.replica import FIRST, LocalReplica
@@ -143,14 +143,14 @@ class Follower:
         else:
             index = self._compare(message.after, records)
             if index is None:
-                return self._ack(Outcome.ELSEWHERE)
+                return self._ack(Result.ELSEWHERE)
             fresh = index
         if fresh < len(records):
             self._take(payload, records[fresh:])
         self._common = max(self._common, records[-1].mark.lsn if records else message.after.lsn)
         self._settle(message)
         self._promise(arrived)
-        return self._sync_to(self._common) if message.sync else self._ack(Outcome.DONE)
+        return self._sync_to(self._common) if message.sync else self._ack(Result.DONE)
 
     def sync(self, message: Sync) -> Ack | Awaitable[Ack]:
         """Raises `DiskFailed`."""
@@ -169,7 +169,7 @@ class Follower:
             self._logger.warning("log_repaired", at=self.replica.where(message.address), length=len(payload))
             self._write([(message.address, [payload])])
         self._promise(self._clock.boottime())
-        return self._ack(Outcome.DONE)
+        return self._ack(Result.DONE)
 
     def _promise(self, arrived: float) -> None:
         self.promised_until = max(self.promised_until, arrived + self._settings.lease.promise_s)
@@ -180,18 +180,18 @@ class Follower:
         if self.failure is not None:
             raise self.failure
         if self.standing:
-            return self._ack(Outcome.BEHIND)
+            return self._ack(Result.BEHIND)
         if version == self.version:
             return None
         if version < self.version:
-            return self._ack(Outcome.FENCED)
+            return self._ack(Result.FENCED)
         if self._adopting is None:
             self._adopting = asyncio.ensure_future(self._learn())
-        return self._ack(Outcome.BEHIND)
+        return self._ack(Result.BEHIND)
 
     def _ack(self, outcome: int) -> Ack:
         synced = min(self._syncing.synced, self._common)
-        if outcome == Outcome.DONE:
+        if outcome == Result.DONE:
             return Ack(outcome, self.version, self._common, synced, self.checkpoint.lsn)
         return Ack(outcome, self.version, self._common, synced, self.checkpoint.lsn, self._base, self.end)
 
@@ -354,7 +354,7 @@ class Follower:
 
     def _sync_to(self, upto: Lsn) -> Ack | Awaitable[Ack]:
         if self._syncing.synced >= upto:
-            return self._ack(Outcome.DONE)
+            return self._ack(Result.DONE)
         version, done = self.version, asyncio.get_running_loop().create_future()
 
         def answer(error: SofsError | None) -> None:
@@ -363,7 +363,7 @@ class Follower:
             if error is not None:
                 done.set_exception(error)
             else:
-                done.set_result(self._ack(Outcome.DONE if version == self.version and not self.standing else Outcome.BEHIND))
+                done.set_result(self._ack(Result.DONE if version == self.version and not self.standing else Result.BEHIND))
 
         self._syncing.reach(upto, self.end.lsn, answer)
         return done

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from sofs.cluster.bodies import decoded
 from sofs.errors import PeerError
 from sofs.log.configuration import Mark
+from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 
 __all__ = [
@@ -18,8 +20,8 @@ __all__ = [
     "Append",
     "Ask",
     "Message",
-    "Outcome",
     "Read",
+    "Result",
     "Rewrite",
     "Status",
     "Sync",
@@ -32,8 +34,8 @@ __all__ = [
 SERVICE = "log"
 
 
-class Outcome:
-    """What became of a question."""
+class Result:
+    """What became of a question: `Ack.outcome`."""
 
     DONE = 0
     FENCED = 1
@@ -124,12 +126,11 @@ class Status(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_message: Callable[[memoryview | bytes], Message] = msgspec.msgpack.Decoder(Message).decode
-_ack = msgspec.msgpack.Decoder(Ack).decode
-_status = msgspec.msgpack.Decoder(Status).decode
+_message: Callable[[Buffer], Message] = msgspec.msgpack.Decoder(Message).decode
+_ack: Callable[[Buffer], Ack] = msgspec.msgpack.Decoder(Ack).decode
 
 
-def decode_message(body: memoryview | bytes) -> Message:
+def decode_message(body: Buffer) -> Message:
     """Raises `PeerError`."""
     try:
         return _message(body)
@@ -137,7 +138,7 @@ def decode_message(body: memoryview | bytes) -> Message:
         raise PeerError(f"a message about a log: {error}") from error
 
 
-def decode_ack(body: memoryview | bytes | bytearray) -> Ack:
+def decode_ack(body: Buffer) -> Ack:
     """Raises `PeerError`."""
     try:
         return _ack(body)
@@ -145,9 +146,6 @@ def decode_ack(body: memoryview | bytes | bytearray) -> Ack:
         raise PeerError(f"a follower's answer: {error}") from error
 
 
-def decode_status(body: memoryview | bytes | bytearray) -> Status:
+def decode_status(body: Buffer) -> Status:
     """Raises `PeerError`."""
-    try:
-        return _status(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"a replica's status: {error}") from error
+    return decoded(memoryview(body), Status)

@@ -18,10 +18,10 @@ from typing import Protocol
 
 import structlog
 
-from sofs.cluster import Answer, Peer, Priority
+from sofs.cluster import Outcome, Peer, Priority
 from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, PeerError, SofsError, Unavailable
 from sofs.log.configuration import LogSettings, Mark
-from sofs.log.messages import SERVICE, Ack, Append, Outcome, Read, Rewrite, Sync, decode_ack, encode
+from sofs.log.messages import SERVICE, Ack, Append, Read, Result, Rewrite, Sync, decode_ack, encode
 from sofs.log.stretch import Stretch
 from sofs.runtime.ports import Buffer, Clock, Timer
 from sofs.types import Lsn
@@ -130,7 +130,7 @@ class RemoteReplica:
         """Records that have just been written here, from one mark to another. With `sync` they are asked to be synced at once."""
         if not self._live or self._sent != before:
             return
-        if self._on_way + size > _WINDOW and self._on_way:
+        if self._on_way + size > _WINDOW:
             self._live = False
             self.reason = "it is slower than what is written"
             self._pump()
@@ -158,30 +158,23 @@ class RemoteReplica:
         at = self._last_sent = self._clock.boottime()
         self._on_way += size
         self._messages += 1
-        try:
-            asked = asyncio.ensure_future(self._peer.call(SERVICE, body, pieces, priority=priority, deadline_s=deadline_s))
-        except SofsError as error:
-            self._on_way -= size
-            self._messages -= 1
-            self._break(error)
-            return
-        asked.add_done_callback(partial(self._answered, self._epoch, at, size, stable))
+        then = partial(self._answered, self._epoch, at, size, stable)
+        self._peer.ask(SERVICE, body, pieces, then, priority=priority, deadline_s=deadline_s)
 
-    def _answered(self, epoch: int, at: float, size: int, stable: Lsn, asked: "asyncio.Future[Answer]") -> None:
-        error = None if asked.cancelled() else asked.exception()
+    def _answered(self, epoch: int, at: float, size: int, stable: Lsn, answer: Outcome) -> None:
         if epoch != self._epoch or self._log is None:
             return
         self._on_way -= size
         self._messages -= 1
-        if asked.cancelled() or error is not None:
-            self._break(error if isinstance(error, SofsError) else Unavailable(f"the question could not be asked: {error!r}"))
+        if isinstance(answer, SofsError):
+            self._break(answer)
             return
         try:
-            ack = decode_ack(asked.result().body)
+            ack = decode_ack(answer.body)
         except PeerError as bad:
             self._break(Unavailable(str(bad)))
             return
-        if ack.outcome == Outcome.DONE and ack.version == self._log.version:
+        if ack.outcome == Result.DONE and ack.version == self._log.version:
             self._heard(ack, at, stable)
         else:
             self._turned_down(ack)
@@ -202,7 +195,7 @@ class RemoteReplica:
     def _turned_down(self, ack: Ack) -> None:
         log = self._log
         assert log is not None
-        if ack.outcome == Outcome.ELSEWHERE and ack.version == log.version and ack.stable is not None and ack.end is not None:
+        if ack.outcome == Result.ELSEWHERE and ack.version == log.version and ack.stable is not None and ack.end is not None:
             self._silent = 0.0
             self._start_over(ack.stable, ack.end)
         elif ack.version > log.version:

@@ -35,6 +35,8 @@ __all__ = ["BEGINNING", "Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 
 _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
+_LARGEST = 15 << 20
+"""Bytes of one record at most: it is sent in one message."""
 
 
 class ReplicatedLog(Copies):
@@ -104,7 +106,7 @@ class ReplicatedLog(Copies):
 
     @property
     def largest(self) -> int:
-        return self._size - FIRST - HEADER - 2 * ALIGNMENT
+        return min(self._size - FIRST - HEADER - 2 * ALIGNMENT, _LARGEST)
 
     @property
     def mark(self) -> Mark:
@@ -160,7 +162,7 @@ class ReplicatedLog(Copies):
 
     def _next_segment(self, size: int, reserved: bool) -> Lsn:
         """The first position of a new segment. Raises `NoSpace`."""
-        largest = self._size - FIRST
+        largest = min(self._size - FIRST, _LARGEST + HEADER + 2 * ALIGNMENT)
         assert size <= min(largest, MAXIMUM), f"a record of {size} bytes, where a segment takes {largest}"
         index = self._segment_end // self._size
         # What gives space back writes records itself, so one more segment must be in hand than others may use.
