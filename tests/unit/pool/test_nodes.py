@@ -1,0 +1,337 @@
+"""A pool over the disks of several nodes, which go away and come back."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sofs.errors import ExtentGone, Fenced, InvalidArgument, NoSpace, Unavailable
+from sofs.pool import parse_policy
+from sofs.pool.remote_disk import RemoteDisk
+from sofs.pool.states import State
+from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
+from sofs.types import PAGE
+from tests.unit.pool.nodes import ACROSS, Node, Nodes
+from tests.unit.pool.rig import MIB, VOLUME, content, eid
+
+SIMPLE = parse_policy("simple")
+
+
+def nodes(test: Callable[[Nodes], Awaitable[None]], count: int = 3, disks: int = 1, seed: int = 1, grace_s: float = 600.0) -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        cluster = Nodes(loop, SimulatedRandom(seed), count, disks, grace_s=grace_s)
+        await cluster.start_all()
+        await test(cluster)
+
+    simulate(main)
+
+
+def homes(cluster: Nodes, at: object) -> list[Node]:
+    return [cluster.owner(fragment.disk) for fragment in at.fragments]  # type: ignore[attr-defined]
+
+
+def test_every_node_writes_to_and_reads_from_the_disks_of_all() -> None:
+    async def test(cluster: Nodes) -> None:
+        used = set()
+        for number in range(12):
+            at = await cluster.write(cluster[1 + number % 3], number, (1 + number % 3) * MIB)
+            assert len({node.host for node in homes(cluster, at)}) == 2
+            used |= {node.id for node in homes(cluster, at)}
+            for node in cluster.all:
+                assert await cluster.read(node, at) == content(number, at.length)
+                assert node.pool.healthy(at)
+            assert await cluster.run(cluster[1], cluster[1].pool.check(at)) == []
+        assert used == {1, 2, 3}
+        assert cluster.used().keys() == {spec.id for spec in cluster.specs}
+
+    nodes(test)
+
+
+def test_a_local_copy_is_read_without_asking_anybody() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1)
+        here, there = homes(cluster, at)
+        for node in (here, there):
+            for other in cluster.all:
+                if other is not node:
+                    cluster.cut(node, other)
+            assert await cluster.read(node, at) == content(1, MIB)
+            for other in cluster.all:
+                if other is not node:
+                    cluster.heal(node, other)
+
+    nodes(test)
+
+
+def test_a_page_that_rots_on_another_node_is_served_from_the_other_copy_and_mended() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1)
+        third = next(node for node in cluster.all if node not in homes(cluster, at))
+        for page, (disk, slot) in enumerate(at.fragments, 9):
+            owner = cluster.owner(disk)
+            owner.files.flip("/disks/d0/arenas/000000", slot % 16 * (MIB + 8192) + 8192 + page * PAGE + 17)
+            cluster.disk(disk)._recent.clear()
+            for _ in range(2):
+                assert await cluster.read(third, at) == content(1, MIB)
+        # Of two copies one is read at first; the other's rot is found by its own node's scrubbing.
+        await asyncio.sleep(45)
+        assert await cluster.run(third, third.pool.check(at)) == []
+        mended = [fields["disk"] for node in cluster.all for name, fields in node.events if name == "mended"]
+        assert len(mended) == 2
+
+    nodes(test)
+
+
+def test_a_node_that_dies_has_its_disks_missing_and_they_return_with_it() -> None:
+    async def test(cluster: Nodes) -> None:
+        placements = [await cluster.write(cluster[1], number) for number in range(8)]
+        cluster.kill(cluster[3])
+        await asyncio.sleep(6)
+        gone = cluster.specs[2].id
+        for node in (cluster[1], cluster[2]):
+            assert cluster.state(node, gone) is State.MISSING
+            for number, at in enumerate(placements):
+                assert await cluster.read(node, at) == content(number, MIB)
+                assert node.pool.healthy(at) == (gone not in [fragment.disk for fragment in at.fragments])
+                assert node.pool.relied_on(at) is None, "nothing is written off because of a short absence"
+        later = [await cluster.write(cluster[1], 100 + number) for number in range(4)]
+        assert all(cluster[3] not in homes(cluster, at) and len(at.fragments) == 2 for at in later)
+        await cluster.start(cluster[3])
+        await asyncio.sleep(5)
+        assert cluster.state(cluster[1], gone) is cluster.state(cluster[3], gone) is State.HEALTHY
+        for number, at in enumerate(placements):
+            assert await cluster.read(cluster[3], at) == content(number, MIB)
+            assert cluster[1].pool.healthy(at)
+
+    nodes(test)
+
+
+def test_a_node_that_stays_away_is_not_relied_on_any_more() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1, policy=parse_policy("mirror(3) across host"))
+        cluster.kill(cluster[3], power=True)
+        await asyncio.sleep(30)
+        assert cluster[1].pool.relied_on(at) is None
+        await asyncio.sleep(40)
+        assert cluster[1].pool.relied_on(at) == 2
+        assert cluster[1].pool.attainable(parse_policy("mirror(3) across host")) == 2
+
+    nodes(test, grace_s=60)
+
+
+def test_an_evicted_nodes_disks_are_lost_at_once() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1, policy=parse_policy("mirror(3) across host"))
+        specs = [spec._replace(lost=spec.node == 3) for spec in cluster.specs]
+        await cluster.run(cluster[1], cluster[1].pool.update(specs))
+        assert cluster.state(cluster[1], cluster.specs[2].id) is State.FAILED
+        assert cluster[1].pool.relied_on(at) == 2
+        await asyncio.sleep(10)
+        assert cluster.state(cluster[1], cluster.specs[2].id) is State.FAILED, "that it still answers changes nothing"
+        await cluster.run(cluster[1], cluster[1].pool.update(cluster.specs[:2]))
+        assert cluster.state(cluster[1], cluster.specs[2].id) is None
+
+    nodes(test)
+
+
+def test_a_new_nodes_disks_join_with_their_records() -> None:
+    async def test(cluster: Nodes) -> None:
+        for node in cluster.all:
+            await cluster.run(node, node.pool.update([spec for spec in cluster.specs if spec.node in (1, 2, node.id)]))
+        at = await cluster.write(cluster[1], 1)
+        assert cluster[3] not in homes(cluster, at)
+        for node in cluster.all:
+            await cluster.run(node, node.pool.update(cluster.specs))
+        placements = [await cluster.write(cluster[1], 10 + number) for number in range(8)]
+        assert any(cluster[3] in homes(cluster, at) for at in placements)
+
+    nodes(test)
+
+
+def test_who_has_the_only_copy_is_waited_for() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1, policy=SIMPLE)
+        owner = homes(cluster, at)[0]
+        reader = next(node for node in cluster.all if node is not owner)
+        cluster.kill(owner)
+        await asyncio.sleep(3)
+        reading = asyncio.ensure_future(cluster.read(reader, at))
+        await asyncio.sleep(10)
+        assert not reading.done()
+        await cluster.start(owner)
+        assert await reading == content(1, MIB)
+        cluster.kill(owner)
+        await asyncio.sleep(3)
+        with pytest.raises(Unavailable, match="is missing"):
+            await cluster.read(reader, at)
+
+    nodes(test)
+
+
+def test_a_paused_node_holds_nobody_up_for_long() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1)
+        third = next(node for node in cluster.all if node not in homes(cluster, at))
+        for owner in homes(cluster, at):
+            assert owner.process is not None
+            owner.process.pause()
+            for number in range(5):
+                before = cluster.clock.monotonic()
+                assert await cluster.read(third, at) == content(1, MIB)
+                assert cluster.clock.monotonic() - before < (4 if number == 0 else 1)
+            written = await cluster.write(third, 10 + owner.id)
+            assert owner not in homes(cluster, written)
+            owner.process.resume(cluster.loop)
+            await asyncio.sleep(35)
+            assert cluster.state(third, at.fragments[homes(cluster, at).index(owner)].disk) is State.HEALTHY
+
+    nodes(test)
+
+
+def test_a_slow_answer_makes_a_disk_the_last_to_be_asked_and_writes_nothing_off() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1)
+        third = next(node for node in cluster.all if node not in homes(cluster, at))
+        slow = at.fragments[1].disk  # the one that is asked first of this extent
+        disk = third.pool.members.get(slow).disk
+        assert isinstance(disk, RemoteDisk)
+        # What a disk that hangs does: its node answers, it does not.
+        cluster.owner(slow).files.latency = type(cluster.owner(slow).files.latency)(read=100.0, sync=500e-6)
+        cluster.owner(slow).files.miss = 1.0
+        cluster.disk(slow)._recent.clear()
+        assert await cluster.read(third, at) == content(1, MIB)
+        await asyncio.sleep(5)
+        assert cluster.state(third, slow) is State.SUSPECT
+        assert third.pool.relied_on(at) is None
+        before = cluster.clock.monotonic()
+        assert await cluster.read(third, at) == content(1, MIB)
+        assert cluster.clock.monotonic() - before < 1
+        cluster.owner(slow).files.latency = type(cluster.owner(slow).files.latency)()
+        await asyncio.sleep(40)
+        assert cluster.state(third, slow) is State.HEALTHY
+
+    nodes(test)
+
+
+def test_a_disk_that_was_away_hears_first_what_was_revoked() -> None:
+    async def test(cluster: Nodes) -> None:
+        gone = cluster.specs[2].id
+        for other in (cluster[1], cluster[2]):
+            cluster.cut(cluster[3], other)
+        await asyncio.sleep(6)
+        await cluster.run(cluster[1], cluster[1].pool.revoke(VOLUME, range(1, 100)))
+        # A coordinator that was deposed writes on, on the side that was cut off.
+        stray = await cluster.write(cluster[3], 50, policy=SIMPLE)
+        assert stray.fragments[0].disk == gone
+        for other in (cluster[1], cluster[2]):
+            cluster.heal(cluster[3], other)
+        doubt = cluster[1].pool.in_doubt
+        await asyncio.sleep(10)
+        assert cluster.state(cluster[1], gone) is State.HEALTHY and cluster[1].pool.in_doubt > doubt
+        for policy in (SIMPLE, ACROSS):
+            with pytest.raises(Fenced):
+                await cluster.write(cluster[3], 51, policy=policy)
+        orphans = await cluster.run(cluster[1], cluster[1].pool.orphans(VOLUME, range(1, 100), lambda number: ()))
+        assert orphans == [stray]
+        await cluster.run(cluster[1], cluster[1].pool.delete(stray))
+        assert not any(cluster.used().values())
+
+    nodes(test)
+
+
+def test_a_fragment_whose_writing_was_not_heard_of_is_a_stray_beside_its_extent() -> None:
+    async def test(cluster: Nodes) -> None:
+        strays = 0
+        for number in range(1, 30):
+            writing = asyncio.ensure_future(cluster.write(cluster[1], number))
+            await asyncio.sleep(0.0004 * number / 10)
+            cluster.network.lose(cluster[1].address, cluster[2].address)
+            at = await writing
+            assert await cluster.read(cluster[1], at) == content(number, MIB)
+            await asyncio.sleep(3)
+            there = {
+                (disk, slot) for disk, entries in cluster.used().items() for slot, entry in entries.items() if entry.id == eid(number)
+            }
+            strays += len(there - set(at.fragments))
+            assert there >= set(at.fragments)
+            found = await cluster.run(cluster[1], cluster[1].pool.orphans(VOLUME, range(1, 100), lambda n: at.fragments if n == number else ()))  # noqa: B023
+            assert {fragment for orphan in found for fragment in orphan.fragments} == there - set(at.fragments)
+            for orphan in [*found, at]:
+                await cluster.run(cluster[1], cluster[1].pool.delete(orphan))
+            assert not any(cluster.used().values())
+        assert strays > 2, "no writing was ever cut off"
+
+    nodes(test)
+
+
+def test_a_late_deletion_or_mending_touches_no_other_extent() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1)
+        await cluster.run(cluster[1], cluster[1].pool.delete(at))
+        new = await cluster.write(cluster[2], 2)
+        while not set(new.fragments) & set(at.fragments):
+            new = await cluster.write(cluster[2], new.id.number + 1)
+        number = new.id.number
+        await cluster.run(cluster[1], cluster[1].pool.delete(at))
+        for fragment in at.fragments:
+            disk = cluster[1].pool.members.get(fragment.disk).disk
+            assert disk is not None
+            for change in (
+                disk.mend(fragment.slot, at.id, 0, bytes(PAGE)),
+                disk.mend(fragment.slot, at.id, 1, content(1, MIB)[PAGE : 2 * PAGE]),
+            ):
+                with pytest.raises(ExtentGone):
+                    await cluster.run(cluster[1], change)
+        assert await cluster.read(cluster[3], new) == content(number, MIB)
+        assert await cluster.run(cluster[3], cluster[3].pool.check(new)) == []
+
+    nodes(test)
+
+
+def test_a_disk_of_another_node_is_drained_and_retires_when_it_is_empty() -> None:
+    async def test(cluster: Nodes) -> None:
+        placements = [await cluster.write(cluster[1], number) for number in range(6)]
+        leaving = cluster.specs[1].id
+        assert await cluster.run(cluster[1], cluster[1].pool.drain(leaving)) is State.DRAINING
+        await asyncio.sleep(3)
+        for node in cluster.all:
+            assert cluster.state(node, leaving) is State.DRAINING
+        for number, at in enumerate(placements):
+            on_it = leaving in [fragment.disk for fragment in at.fragments]
+            assert (cluster[3].pool.relied_on(at) == 2) == on_it
+            if on_it:
+                new = await cluster.run(cluster[3], cluster[3].pool.reprotect(at, eid(100 + number), ACROSS))
+                assert leaving not in [fragment.disk for fragment in new.fragments] and cluster[3].pool.healthy(new)
+                await cluster.run(cluster[3], cluster[3].pool.delete(at))
+                assert await cluster.read(cluster[2], new) == content(number, MIB)
+        await asyncio.sleep(3)
+        for node in cluster.all:
+            assert cluster.state(node, leaving) is State.RETIRED
+        with pytest.raises(InvalidArgument):
+            await cluster.run(cluster[2], cluster[2].pool.members.reopen(cluster.specs[0].id))
+        assert await cluster.run(cluster[3], cluster[3].pool.drain(leaving, False)) is State.HEALTHY
+
+    nodes(test)
+
+
+def test_a_fuller_disk_is_crowded_only_if_the_others_can_do_without_it() -> None:
+    async def test(cluster: Nodes) -> None:
+        pool = cluster[1].pool
+        assert pool.crowded(ACROSS) == frozenset()
+        here = frozenset({cluster.specs[0].id, cluster.specs[1].id})
+        for number in range(20):
+            await cluster.write(cluster[1], number, policy=SIMPLE)
+        others = frozenset(spec.id for spec in cluster.specs if spec.node != 1)
+        for number in range(100, 110):
+            at = await cluster.run(cluster[1], pool.write(eid(number), [content(number, MIB)], SIMPLE))
+            await cluster.run(cluster[1], pool.reprotect(at, eid(1000 + number), SIMPLE, others))
+        await asyncio.sleep(3)
+        assert pool.crowded(ACROSS) & here and not pool.crowded(ACROSS) & others
+        three = parse_policy("mirror(3) across host")
+        for spec in cluster.specs[1:2]:
+            await cluster.run(cluster[1], pool.drain(spec.id))
+        assert pool.crowded(three) == frozenset(), "every extent has to have a copy here"
+        with pytest.raises(NoSpace):
+            await cluster.run(cluster[1], pool.reprotect(at, eid(5000), ACROSS, [spec.id for spec in cluster.specs]))
+
+    nodes(test, disks=2)
