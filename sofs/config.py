@@ -88,6 +88,17 @@ class CoordinationConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """This node's place in a cluster; a single node has none. `sofs cluster init` and `sofs cluster join` fill it in."""
+
+    addresses: list[str] = _setting(
+        [],
+        "Where other nodes reach it, `IP:PORT` each; IPv6 in brackets. Several are used together: a cable between two nodes is enough for one.",
+    )
+    host: str = _setting("", "The fault domain of its disks, shared by the nodes of one host; empty: the node's name.")
+
+
+@dataclass
 class AdminConfig:
     """The interface behind `sofs status` and the other commands, and `/metrics`."""
 
@@ -162,6 +173,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     log: LogConfig = field(default_factory=LogConfig)
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)
     smb: SmbConfig = field(default_factory=SmbConfig)
     nfs: NfsConfig = field(default_factory=NfsConfig)

@@ -11,10 +11,8 @@ from sofs.cluster.stream import Addresses, Identify, Identity
 from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Clock, Connection, Listener, Network, Random
 
-__all__ = ["FEATURES", "NetworkInterconnect"]
+__all__ = ["NetworkInterconnect"]
 
-FEATURES = 1
-"""The newest feature level that this release knows."""
 LOOK_S = 10.0
 SILENT_S = 30.0
 """After this a connection that another node has made, which would ping, is thrown away."""
@@ -31,7 +29,7 @@ class NetworkInterconnect:
         me: tuple[NodeId, Incarnation],
         addresses: Addresses,
         *,
-        features: int = FEATURES,
+        features: int = 1,
         cluster: str = "",
         identify: Identify | None = None,
         admit: Callable[[Hello], str] = lambda hello: "",

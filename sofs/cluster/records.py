@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from sofs.coordination.record import Record
 
-__all__ = ["DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord"]
+__all__ = ["ClusterRecord", "DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord"]
+
+
+class ClusterRecord(Record, frozen=True, kw_only=True):
+    """The cluster itself."""
+
+    id: str
+    """Hexadecimal; in the certificates of its nodes."""
 
 
 class MemberRecord(Record, frozen=True, kw_only=True):
@@ -33,6 +40,8 @@ class NodeRecord(Record, frozen=True, kw_only=True):
     nfs: tuple[str, ...] = ()
     """`IP:PORT` where clients find it."""
     admin: tuple[str, ...] = ()
+    state: str = "running"
+    """Or stopping: it is about to give up what it has, and others may take it."""
 
 
 class DeadRecord(Record, frozen=True, kw_only=True):
