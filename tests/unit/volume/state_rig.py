@@ -177,13 +177,13 @@ class StateRig(VolumeRig):
         return [key for tag in tags for key, _ in self.store.keyspace.walk(tag)]
 
 
-def run(scenario: Callable[[StateRig], Awaitable[None]], **options: Any) -> None:
+def run(scenario: Callable[[StateRig], Awaitable[None]], kind: "type[StateRig]" = StateRig, **options: Any) -> None:
     """As `volume_rig.run`; afterwards there must be no records about clients' state left either."""
     from sofs.volume import keys
 
     loop = SimulatedLoop()
     random = SimulatedRandom(1)
-    rig = StateRig(SimulatedFiles(random), SimulatedClock(loop), random, **options)
+    rig = kind(SimulatedFiles(random), SimulatedClock(loop), random, **options)
 
     async def main() -> None:
         await rig.make()

@@ -16,7 +16,7 @@ or over NFSv4.1:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -39,6 +39,7 @@ from sofs.volume.api import (
     SetDisposition,
     Stateless,
 )
+from tests.unit.volume.remote.far_rig import FarRig
 from tests.unit.volume.state_rig import DELETE, NFS, RH, RW, RWH, R, StateRig, run
 from tests.unit.volume.volume_rig import SUPER
 
@@ -46,6 +47,12 @@ READ, WRITE = int(Access.READ_DATA), int(Access.WRITE_DATA)
 DURABLE, PERSISTENT = Keep(600_000), Keep(600_000, persistent=True)
 
 Action = Callable[[StateRig, Opened | None], Any]
+
+
+@pytest.fixture(params=["here", "from another node"])
+def kind(request: pytest.FixtureRequest) -> Iterator[type[StateRig]]:
+    """The volume as its coordinator's own gateways have it, and as those of another node do, over the interconnect."""
+    yield StateRig if request.param == "here" else FarRig
 
 
 def io(rig: StateRig, target: Any, write: bool, by: Any = NFS) -> Any:
@@ -202,7 +209,7 @@ def smb_holder(rig: StateRig, holds: str, state: str) -> Opened:
 
 
 @pytest.mark.parametrize(("holds", "does", "state", "expected"), rows(SMB_FIRST))
-def test_what_nfs_meets_of_smb(holds: str, does: str, state: str, expected: str) -> None:
+def test_what_nfs_meets_of_smb(holds: str, does: str, state: str, expected: str, kind: type[StateRig]) -> None:
     async def scenario(rig: StateRig) -> None:
         rig.make_name(b"f", mode=0o666)
         rig.make_name(b"other", mode=0o666)
@@ -229,7 +236,7 @@ def test_what_nfs_meets_of_smb(holds: str, does: str, state: str, expected: str)
         if holder.open in rig.volume.core.opens and state != "live":
             assert rig.reconnect(holder, key_of(holder), client=b"client").open == holder.open
 
-    run(scenario)
+    run(scenario, kind=kind)
 
 
 def key_of(holder: Opened) -> bytes | None:
@@ -281,7 +288,7 @@ def nfs_holder(rig: StateRig, holds: str) -> None:
 
 
 @pytest.mark.parametrize(("holds", "does", "state", "expected"), rows(NFS_FIRST))
-def test_what_smb_meets_of_nfs(holds: str, does: str, state: str, expected: str) -> None:
+def test_what_smb_meets_of_nfs(holds: str, does: str, state: str, expected: str, kind: type[StateRig]) -> None:
     async def scenario(rig: StateRig) -> None:
         rig.make_name(b"f", mode=0o666)
         rig.make_name(b"other", mode=0o666)
@@ -300,10 +307,10 @@ def test_what_smb_meets_of_nfs(holds: str, does: str, state: str, expected: str)
             meets = next(cell for held, did, column, cell in rows(NFS_FIRST) if (held, did, column) == (holds, does, "live"))
             assert await outcome(lambda: SMB_DOES[does](rig)) == meets, "after the grace it is as it was before the crash"
 
-    run(scenario)
+    run(scenario, kind=kind)
 
 
-def test_a_request_that_waits_goes_on_when_the_other_protocol_has_given_way() -> None:
+def test_a_request_that_waits_goes_on_when_the_other_protocol_has_given_way(kind: type[StateRig]) -> None:
     async def scenario(rig: StateRig) -> None:
         from sofs.volume.api import ReturnGrant
 
@@ -314,4 +321,4 @@ def test_a_request_that_waits_goes_on_when_the_other_protocol_has_given_way() ->
         reply = await waiting
         assert isinstance(reply, Reply)
 
-    run(scenario)
+    run(scenario, kind=kind)

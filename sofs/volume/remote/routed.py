@@ -1,0 +1,319 @@
+"""The volume that gateways hold: local while this process coordinates it, else forwarded, and in between a wait.
+
+A local request is a plain call, with one test more: what has to wait is followed, because the volume may be handed over meanwhile. Then it was not carried
+out, and is asked again at the next coordinator. A coordinator that is deposed cannot know what became of the requests that it had not answered: nobody
+is told anything about them, and `lost` has their connections closed, so that clients ask again by their protocol's own means.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from sofs.cluster import Interconnect, NodeId
+from sofs.errors import Fenced, ReadOnly, Unavailable
+from sofs.locks import GrantKind
+from sofs.runtime.ports import Clock
+from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
+from sofs.volume import api
+from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Upcalls, Written
+from sofs.volume.remote.asking import Asker
+from sofs.volume.remote.forwarded import RemoteVolume
+from sofs.volume.remote.messages import Dropped, FencedOff, Noticed, Recalled, Revoked, Told, Upcall
+from sofs.volume.volume import LocalVolume
+from sofs.volume.where import Whereabouts
+
+__all__ = ["RoutedPast", "RoutedVolume"]
+
+R = TypeVar("R")
+
+
+class RoutedVolume:
+    """`sofs.volume.api.Volume`, for the life of the process."""
+
+    def __init__(
+        self, where: Whereabouts, interconnect: Interconnect | None, clock: Clock, lost: Callable[["RoutedVolume"], None] = lambda volume: None
+    ) -> None:
+        """Without an interconnect the volume is served here or nowhere. `lost` is called when requests that were asked may never be answered."""
+        self.id: VolumeId = where.id
+        self.name = where.name
+        self.verifier = 0
+        """0 until it is known: `ready`."""
+        self._where = where
+        self._lost = lost
+        self._upcalls: list[Upcalls] = []
+        self._pasts: WeakValueDictionary[int, RoutedPast] = WeakValueDictionary()
+        self._local: LocalVolume | None = None
+        self._attended: LocalVolume | None = None
+        """Whose upcalls are heard."""
+        self._served = False
+        """It has been reached, here or elsewhere, at least once."""
+        self._known: asyncio.Event = asyncio.Event()
+        self._heard = (0, 0)
+        """Subscription and number of the upcalls that came last."""
+        self._asker = None if interconnect is None else Asker(interconnect, clock, where.id)
+        self._own = NodeId(0) if interconnect is None else interconnect.node
+        self._incarnation = 0 if interconnect is None else int(interconnect.incarnation)
+        if self._asker is not None:
+            self._asker.other_verifier = self._other_verifier
+            self._asker.subscribed = self._subscribed
+            self._asker.idle = self._settle
+            self._far = RemoteVolume(self._asker, clock)
+            self._far.tell = self._tell
+        where.on_change(self._moved)
+        self._moved()
+
+    # sofs.volume.api.Volume
+
+    def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+        local = self._local
+        if local is None:
+            return self._elsewhere().call(request, token, by)
+        try:
+            reply = local.call(request, token, by)
+        except Unavailable:
+            if self._stays(local):
+                raise
+            return self._elsewhere().call(request, token, by)
+        if isinstance(reply, Reply) or self._asker is None:
+            return reply
+        return self._follow(local, reply, lambda: self._far.call(request, token, by))
+
+    def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
+        local = self._local
+        if local is None:
+            return self._elsewhere().read(target, offset, into, by)
+        try:
+            got = local.read(target, offset, into, by)
+        except Unavailable:
+            if self._stays(local):
+                raise
+            return self._elsewhere().read(target, offset, into, by)
+        if type(got) is Read or self._asker is None:
+            return got
+        return self._follow(local, got, lambda: self._far.read(target, offset, into, by))  # type: ignore[arg-type]  # no Read
+
+    def write(
+        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
+    ) -> Written | Awaitable[Written]:
+        local = self._local
+        if local is None:
+            return self._elsewhere().write(target, offset, data, token, level, by)
+        try:
+            done = local.write(target, offset, data, token, level, by)
+        except Unavailable:
+            if self._stays(local):
+                raise
+            return self._elsewhere().write(target, offset, data, token, level, by)
+        if isinstance(done, Written) or self._asker is None:
+            return done
+        return self._follow(local, done, lambda: self._far.write(target, offset, data, token, level, by))
+
+    def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
+        """Once a local volume is lost, replies of its own are never told; what was forwarded was committed when it was answered."""
+        local = self._local
+        if local is not None:
+            local.when(gate, level, send)
+        elif self._asker is not None:
+            self._far.when(gate, level, send)
+
+    def subscribe(self, upcalls: Upcalls) -> None:
+        self._upcalls.append(upcalls)
+
+    def at(self, snapshot: int) -> "RoutedPast":
+        """Raises `NotFound` if the volume is here and there is no such snapshot; elsewhere, the first request will."""
+        if self._local is not None:
+            self._local.at(snapshot)
+        found = self._pasts.get(snapshot)
+        if found is None:
+            found = self._pasts[snapshot] = RoutedPast(self, snapshot)
+        return found
+
+    # More
+
+    async def ready(self) -> None:
+        """Returns when the volume has been reached, and `verifier` is known."""
+        await self._known.wait()
+
+    def heard(self, told: Told) -> bool:
+        """Upcalls have come from the coordinator; each is passed on once. False for those of a subscription that is not in force."""
+        if self._asker is None or not told.subscription or told.subscription != self._asker.subscription:
+            return False
+        if (told.subscription, told.number) > self._heard:
+            self._heard = told.subscription, told.number
+            for upcall in told.upcalls:
+                self._far.heard(upcall)
+        return True
+
+    # Where it is
+
+    def _go_local(self, local: LocalVolume | None) -> None:
+        """Requests go straight to this volume from now on; None: to another node's, or nowhere yet."""
+        self._local = local
+        for name in ("call", "read", "write", "when"):
+            self.__dict__.pop(name, None)
+        if local is not None:
+            # A call in between would cost every request 0.1 us; without an interconnect there is nothing to be followed either.
+            direct = ("when",) if self._asker is not None else ("call", "read", "write", "when")
+            self.__dict__.update({name: getattr(local, name) for name in direct})
+
+    def _moved(self) -> None:
+        """`where` has changed."""
+        local, former = self._where.local, self._local
+        if local is not former:
+            self._go_local(None)
+        if former is not None and local is not former and former.failed:
+            self._lost(self)
+        if local is not None:
+            self._attend(local)
+            if self._asker is None or not self._asker.busy:
+                self._go_local(local)
+                return
+        if self._asker is None:
+            return
+        node = self._where.coordinator.node
+        if local is not None:
+            # Behind what was forwarded and is not answered yet, for which this is the place now.
+            self._asker.go(self._own, listen=False)
+        else:
+            self._asker.go(NodeId(0) if node == self._own else node, listen=True)
+
+    def _settle(self) -> None:
+        """Nothing that was forwarded is under way any more."""
+        if self._where.local is not None and self._local is None:
+            self._go_local(self._where.local)
+
+    def _attend(self, local: LocalVolume) -> None:
+        if local is self._attended:
+            return
+        self._attended = local
+        local.subscribe(self)
+        self._set_verifier(local.verifier)
+        self._resume()
+
+    def _subscribed(self, refusal: Fenced | None) -> None:
+        if refusal is not None:
+            self.fenced(self._incarnation)
+            return
+        assert self._asker is not None
+        self._attended = None
+        self._set_verifier(self._asker.verifier)
+        self._resume()
+
+    def _set_verifier(self, verifier: int) -> None:
+        """What was to become stable under another one may be lost."""
+        former, self.verifier = self.verifier, verifier
+        if former not in (0, verifier):
+            if self._asker is not None:
+                self._far.forget_waiting()
+            self._lost(self)
+        self._known.set()
+
+    def _other_verifier(self) -> None:
+        assert self._asker is not None
+        self._set_verifier(self._asker.verifier)
+
+    def _resume(self) -> None:
+        if self._served:
+            for upcalls in self._upcalls:
+                upcalls.resumed(self.id)
+        self._served = True
+
+    # What has to wait
+
+    def _elsewhere(self) -> RemoteVolume:
+        if self._asker is None:
+            raise Unavailable(f"volume {self.name} is not served here")
+        return self._far
+
+    def _stays(self, local: LocalVolume) -> bool:
+        """Whether what the local volume says counts: it is served here, and nobody else will."""
+        return self._asker is None or (self._where.local is local and not local.failed)
+
+    async def _follow(self, local: LocalVolume, waiting: Awaitable[R], again: Callable[[], Awaitable[R]]) -> R:
+        try:
+            return await waiting
+        except Unavailable:
+            if self._stays(local):
+                raise
+        if local.failed:
+            # It may have been carried out, and its client's connection is being closed.
+            await asyncio.get_running_loop().create_future()
+        return await again()
+
+    # sofs.volume.api.Upcalls, of a local volume or from afar
+
+    def _tell(self, upcall: Upcall) -> None:
+        if isinstance(upcall, Recalled):
+            self.recall(self.id, upcall.recall)
+        elif isinstance(upcall, Revoked):
+            self.revoked(self.id, upcall.inode, upcall.key, upcall.kind, upcall.opens, upcall.delegation)
+        elif isinstance(upcall, Dropped):
+            self.dropped(self.id, upcall.open)
+        elif isinstance(upcall, Noticed):
+            self.noticed(self.id, upcall.open, upcall.action, upcall.name)
+        elif isinstance(upcall, FencedOff):
+            self.fenced(upcall.gateway)
+
+    def recall(self, volume: VolumeId, recall: api.Recall) -> None:
+        for upcalls in self._upcalls:
+            upcalls.recall(volume, recall)
+
+    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
+        for upcalls in self._upcalls:
+            upcalls.revoked(volume, inode, key, kind, opens, delegation)
+
+    def dropped(self, volume: VolumeId, open: OpenId) -> None:
+        for upcalls in self._upcalls:
+            upcalls.dropped(volume, open)
+
+    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
+        for upcalls in self._upcalls:
+            upcalls.noticed(volume, open, action, name)
+
+    def fenced(self, gateway: int) -> None:
+        for upcalls in self._upcalls:
+            upcalls.fenced(gateway)
+
+    def resumed(self, volume: VolumeId) -> None:
+        """A local volume never says so."""
+
+
+class RoutedPast:
+    """A snapshot of the volume: `sofs.volume.api.Volume`, read-only."""
+
+    def __init__(self, living: RoutedVolume, snapshot: int) -> None:
+        self.id = living.id
+        self.name = living.name
+        self._living = living
+        self._snapshot = snapshot
+
+    @property
+    def verifier(self) -> int:
+        return self._living.verifier
+
+    def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+        local = self._living._local
+        if local is not None:
+            return local.at(self._snapshot).call(request, None, by)
+        return self._living._elsewhere().call(request, None, by, self._snapshot)
+
+    def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
+        local = self._living._local
+        if local is not None:
+            return local.at(self._snapshot).read(target, offset, into, by)
+        return self._living._elsewhere().read(target, offset, into, by, self._snapshot)
+
+    def write(
+        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
+    ) -> Written | Awaitable[Written]:
+        raise ReadOnly("a snapshot cannot be changed")
+
+    def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
+        self._living.when(gate, level, send)
+
+    def subscribe(self, upcalls: Upcalls) -> None:
+        """Nothing ever happens in a snapshot."""
+
+    def at(self, snapshot: int) -> api.Volume:
+        raise ReadOnly("a snapshot has no snapshots")

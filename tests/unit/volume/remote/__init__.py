@@ -1,0 +1,1 @@
+"""The volume from another node."""
