@@ -97,6 +97,8 @@ class SmbOptions(msgspec.Struct, frozen=True):
     """Entries that the user cannot open are left out of listings."""
     continuously_available: bool = False
     """Everything that changes data or names is answered once it is stable."""
+    scaleout: bool = False
+    """A continuously available share that clients take for one of a Scale-Out File Server: they may use it at several nodes at once, and cache reads only."""
     guests: bool = False
     """Whether a guest session may use it."""
     file_mode: int = 0o664

@@ -30,7 +30,7 @@ OPEN = NfsOptions(clients=(Client(squash=Squash.NONE),))
 
 
 @asynccontextmanager
-async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b") -> AsyncIterator[LocalVolume]:
+async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: VolumeId = VOLUME) -> AsyncIterator[LocalVolume]:
     """The volume in directory `path`, made if it is not there; closed cleanly at the end. Another `boot` means that the host has been down."""
     files, clock, random = SystemFiles(4), SystemClock(), SystemRandom()
     disk, places = str(path / "disk"), [Place(1, str(path / "log"))]
@@ -56,8 +56,8 @@ async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b") -> Asyn
     )
     if fresh:
         await make_volume(store, clock, random)
-    data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=VOLUME, policy=parse_policy("simple")))
-    volume = LocalVolume(store, data, clock, id=VOLUME, name="v", lease_s=lease_s)
+    data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=id, policy=parse_policy("simple")))
+    volume = LocalVolume(store, data, clock, id=id, name="v", lease_s=lease_s)
     volume.start()
     try:
         yield volume

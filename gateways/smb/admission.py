@@ -118,7 +118,7 @@ def _keep_order(exchange: Exchange, handle: Handle) -> None:
     dialect = exchange.connection.dialect
     assert dialect is not None
     if handle.sequence < 0:
-        handle.sequence = 0
+        handle.sequence = handle.began
         exchange.connection.service.durables.seen(handle)
     if dialect < Dialect.SMB_3_0:
         return  # the field says nothing there

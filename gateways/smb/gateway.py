@@ -6,6 +6,7 @@ from collections.abc import Callable
 from gateways.exports import Shares
 from gateways.identity import Identities
 from gateways.server import Server
+from gateways.smb.neighbours import Neighbours
 from gateways.smb.service import SmbService, SmbSettings
 from sofs.runtime.interfaces import Interface, host_interfaces
 from sofs.runtime.ports import Clock, Random
@@ -16,13 +17,15 @@ UNACKNOWLEDGED_S = 20.0
 
 
 class SmbGateway:
-    """`incarnation` is this start of this gateway: no number is used twice in a cluster's life."""
+    """`incarnation` is this start of this gateway: no number is used twice in a cluster's life. `neighbours` are the other nodes' gateways; `on_fenced` is
+    called when this one has been shut out of a volume, and can only start anew."""
 
     def __init__(
         self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, incarnation: int,
         loop: asyncio.AbstractEventLoop, interfaces: Callable[[], list[Interface]] = host_interfaces,
+        neighbours: Neighbours | None = None, on_fenced: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self.service = SmbService(settings, shares, identities, clock, random, incarnation)
+        self.service = SmbService(settings, shares, identities, clock, random, incarnation, neighbours, on_fenced)
         self.server = Server("smb", loop, self.service.accept, clock=clock)
         self.server.unacknowledged_s = UNACKNOWLEDGED_S
         self.service.interfaces = interfaces
@@ -39,6 +42,10 @@ class SmbGateway:
     def refresh_users(self) -> None:
         """To be called when the users have been replaced."""
         self.service.refresh_users()
+
+    def end_session(self, number: int, user: str) -> None:
+        """Ends the session of this number, if it is that user's: its client has logged on at another node."""
+        self.service.end_previous(number, user)
 
     def give_up(self, volume: Volume) -> None:
         """To be called when the volume has failed for good: who is connected to it is disconnected."""

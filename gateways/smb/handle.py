@@ -88,8 +88,9 @@ class Tree:
         self.volume = volume
         self.share = share
         self.root = share.root if share is not None else Inode(0)
-        self.encrypt = self.durable = self.read_only = False
-        """`encrypt`: nothing but encrypted messages. `durable`: changes of data and names are told once they are stable."""
+        self.encrypt = self.durable = self.read_only = self.scaleout = False
+        """`encrypt`: nothing but encrypted messages. `durable`: changes of data and names are told once they are stable. `scaleout`: nothing but reads may
+        be cached."""
         if share is not None:
             self.follow(share)
 
@@ -102,6 +103,7 @@ class Tree:
             return False
         self.share = share
         self.encrypt, self.durable, self.read_only = share.smb.encrypt, share.smb.continuously_available, share.read_only
+        self.scaleout = self.durable and share.smb.scaleout
         return True
 
 
@@ -124,7 +126,7 @@ class Handle:
     """One open file, directory, stream or pipe, MS-SMB2 3.3.1.10."""
 
     __slots__ = (
-        "access", "directory", "durable", "holding", "id", "inode", "listing", "mode", "name", "notices", "number", "persistent",
+        "access", "began", "directory", "durable", "holding", "id", "inode", "listing", "mode", "name", "notices", "number", "persistent",
         "pipe", "position", "quota_after", "sequence", "session", "stream", "tree", "volume", "write_through",
     )  # fmt: skip
 
@@ -140,6 +142,8 @@ class Handle:
         self.id = open_id
         self.sequence = 0
         """ChannelSequence of the newest request, MS-SMB2 3.3.5.2.10; -1: its CREATE may yet be repeated, for nothing else has come."""
+        self.began = 0
+        """ChannelSequence of the CREATE, where that came back to an open which another gateway may have had."""
         self.access = access
         """The rights granted."""
         self.name = name

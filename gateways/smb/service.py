@@ -18,6 +18,7 @@ from gateways.smb.durable import Durables
 from gateways.smb.guesses import Guesses
 from gateways.smb.handle import MAX_HANDLES, Channel, Handle, Session, Tree
 from gateways.smb.leases import Leases
+from gateways.smb.neighbours import Alone, Neighbours
 from gateways.smb.notices import Watched
 from gateways.smb.upcalls import Upcalls
 from sofs.errors import SofsError
@@ -62,14 +63,25 @@ class SmbService:
     """
 
     def __init__(
-        self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, gateway: int
+        self,
+        settings: SmbSettings,
+        shares: Shares,
+        identities: Identities,
+        clock: Clock,
+        random: Random,
+        gateway: int,
+        neighbours: Neighbours | None = None,
+        on_fenced: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_fenced` is called when this incarnation has been shut out of a volume."""
         self.settings = settings
         self.shares = shares
         self.identities = identities
         self.clock = clock
         self.random = random
         self.gateway = gateway
+        self.neighbours = neighbours or Alone()
+        self._on_fenced = on_fenced
         self.buffers = Buffers()
         self.started = clock.now()
         self.notices = Watched()
@@ -86,8 +98,6 @@ class SmbService:
         """This host's addresses."""
         self.listening: Callable[[], list[str]] = list
         """Where the gateway listens."""
-        self.on_fenced: Callable[[], None] = lambda: None
-        """Called when this incarnation has been shut out of a volume."""
         self._next_session = 1
         self._next_handle = 1
         self._closing: set[asyncio.Task[Any]] = set()
@@ -207,7 +217,19 @@ class SmbService:
             for channel in list(session.channels):
                 channel.connection.link.close("this gateway has been fenced")
             self.end_session(session)
-        self.on_fenced()
+        self._on_fenced()
+
+    def end_previous(self, number: int, user: str) -> bool:
+        """The user's client has logged on anew and has given up this session (MS-SMB2 3.3.5.5.3). False if it is not here."""
+        old = self.sessions.get(number)
+        if old is not None and old.ready and old.user == user and not old.anonymous:
+            self.end_session(old)
+        return number >> 32 == self.gateway & 0xFFFFFFFF
+
+    def volumes(self) -> list[Volume]:
+        """Those with shares."""
+        ids = sorted({share.volume for share in self.shares.all() if share.smb.enabled})
+        return [volume for id in ids if (volume := self.shares.served(id)) is not None]
 
     def watch_again(self, volume: VolumeId) -> None:
         """What was watched in the volume is not any more, and what has happened since is not known: clients are to look for themselves, once it is watched."""

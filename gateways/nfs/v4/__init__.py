@@ -5,11 +5,12 @@ several operations' messages are made of; `operation` what a handler may answer 
 operations share, and carries them out one after the other; `table` has one line per operation; `program` takes COMPOUNDs off the wire. `stateids`
 finds the open, lock or delegation behind a stateid.
 
-`clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is
-what all connections share, `records` what of it outlives the process, `recalls` how delegations come back. `status` maps outcomes. The remaining
-modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes and `settable` reads those that a
-client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on beside the file, `delegated` what
-only the holder of a write delegation knows of it.
+`clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is a
+server instance, what all its connections share, `records` what of it outlives the process, `recalls` how delegations come back. In a cluster there are
+several server instances, `groups`, each at home on one node: `loading` brings one up on a node, `forwarding` is for clients that come to another.
+`status` maps outcomes. The remaining modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes
+and `settable` reads those that a client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on
+beside the file, `delegated` what only the holder of a write delegation knows of it.
 
 The operations: `exchange` (clients come and go), `sessions`, `security`; `filehandles`, `names`, `directories`, `metadata`, `xattrs`; `data`,
 `sparse`, `copying`; `opening`, `states`, `locking`. Those of files have their lines of the table in `file_operations`.

@@ -292,6 +292,9 @@ class Groups:
         self.here[service.group] = service
         self._changed()
 
+    def has(self, group: int) -> bool:
+        return group in self.here or group in self._coming
+
     async def give_up(self, group: int) -> None:
         """Another node is the home, without having asked."""
         coming = self._coming.pop(group, None)

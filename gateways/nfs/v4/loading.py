@@ -26,7 +26,6 @@ from sofs.volume.api import (
     ListClients,
     ListRecords,
     Reply,
-    Request,
     Volume,
 )
 
@@ -49,7 +48,7 @@ async def load(service: "Service") -> None:
     if system is None:
         return
     try:
-        await service.perform(fenced(service, system, lambda: b""))
+        await _shut_out(service, system)
         await _read(service, system)
     except NotSupported as error:
         log.warning("nfs4.sessions_not_kept", reason=str(error))
@@ -60,13 +59,13 @@ async def _read(service: "Service", system: Volume) -> None:
     now = service.clock.boottime()
     # Ids from before there were groups begin with anything, and are the first group's.
     prefix = b"" if service.group == FIRST_GROUP else service.group.to_bytes(2)
-    for key, value in (await _ask(service, system, ListRecords(records.CLIENTS + prefix))).records:
+    for key, value in (await service.ask(system, ListRecords(records.CLIENTS + prefix))).records:
         client = records.read_client(key, value, now)
         if service.mine(client.key):
             service.clients.add(client)
             for id in client.volumes:
                 service.check_lost(client, id)
-    for key, value in (await _ask(service, system, ListRecords(records.SESSIONS + prefix))).records:
+    for key, value in (await service.ask(system, ListRecords(records.SESSIONS + prefix))).records:
         record = records.read_session(value)
         owner = service.clients.numbered.get(record.client)
         if owner is None:
@@ -87,7 +86,7 @@ async def settle(service: "Service", id: VolumeId) -> None:
     if volume is None:
         return
     service.volume(id)
-    await service.perform(fenced(service, volume, lambda: b""))
+    await _shut_out(service, volume)
     await _end_unknown(service, volume)
     await service.perform(service.end_grace([id], lambda: b""))
 
@@ -105,25 +104,27 @@ def fenced(service: "Service", volume: Volume, then: "Callable[[], Outcome]") ->
     return next_one(None)
 
 
+async def _shut_out(service: "Service", volume: Volume) -> None:
+    if volume.id not in service.shut:
+        for gateway in service.fences:
+            await service.ask(volume, FenceGateway(gateway))
+        service.shut.add(volume.id)
+
+
 async def _end_unknown(service: "Service", volume: Volume) -> None:
     """Ends what a volume has of clients and sessions whose records are lost: nobody else ever would. They may come again, and reclaim it first."""
-    found: ClientList = await _ask(service, volume, ListClients())
+    found: ClientList = await service.ask(volume, ListClients())
     for session in found.sessions:
         if service.mine(session) and session not in service.sessions:
-            await _ask(service, volume, ForgetSession(session))
+            await service.ask(volume, ForgetSession(session))
     unknown = [client for client in found.clients if service.mine(client) and int.from_bytes(client) not in service.clients.numbered]
     if not unknown:
         return
     log.warning("nfs4.clients_unknown", volume=volume.name, clients=len(unknown))
-    await _ask(service, volume, BeginGrace())
+    await service.ask(volume, BeginGrace())
     service.let_grace_run(volume.id)
     for client in unknown:
-        await _ask(service, volume, EndClient(client))
-
-
-async def _ask(service: "Service", volume: Volume, request: Request) -> Any:
-    reply = volume.call(request, None, service.by)
-    return reply if isinstance(reply, Reply) else await reply
+        await service.ask(volume, EndClient(client))
 
 
 def unless_others_reclaim(service: "Service", volume: Volume, then: "Callable[[], Outcome]") -> Outcome:

@@ -39,6 +39,7 @@ from sofs.volume.api import (
     ListClient,
     Recall,
     Reply,
+    Request,
     Stateless,
     Volume,
 )
@@ -121,6 +122,7 @@ class Service:
         self._timer: Timer | None = None
         self._recording = 0
         """Changes of records that are under way."""
+        self._settled = False
 
     # Start and end
 
@@ -133,6 +135,12 @@ class Service:
         """To be called once loaded: sees to the volumes that are shared. Raises `SofsError`."""
         for id in sorted({share.volume for share in self._shares.all()}):
             await loading.settle(self, id)
+        self._settled = True
+
+    @property
+    def all_shut(self) -> bool:
+        """The former homes are fenced wherever they could have done anything."""
+        return self._settled and all(id in self.shut for client in self.clients.numbered.values() for id in client.volumes)
 
     def mine(self, id: bytes) -> bool:
         """Whether a client's key or a session id is this group's."""
@@ -179,6 +187,10 @@ class Service:
 
         self.keep(asyncio.get_running_loop().create_task(guarded()))
 
+    async def ask(self, volume: Volume, request: Request) -> Any:
+        """The answer to a request, once what it rests on is committed: nothing of it is lost any more. Raises `SofsError`."""
+        return await self.reached(volume, volume.call(request, None, self.by), Level.COMMITTED)
+
     async def perform(self, outcome: Outcome) -> None:
         """Takes an outcome that belongs to no COMPOUND to its end. Raises `SofsError`."""
         while isinstance(outcome, (Ask, Wait)):
@@ -220,7 +232,7 @@ class Service:
 
     async def _recorded(self, system: Volume, reply: Reply | Awaitable[Reply], undo: Callable[[], None] = lambda: None) -> Reply:
         try:
-            return await self.stable(system, reply)
+            return await self.reached(system, reply, Level.STABLE)
         except SofsError:
             undo()
             raise
@@ -235,8 +247,8 @@ class Service:
             self._recording += 1
             await self._recorded(system, reply)
 
-    async def stable(self, volume: Volume, reply: Reply | Awaitable[Reply]) -> Reply:
-        """The reply, once what it says is stable."""
+    async def reached(self, volume: Volume, reply: Reply | Awaitable[Reply], level: Level) -> Reply:
+        """The reply, once what it says is committed, or stable."""
         answered = reply if isinstance(reply, Reply) else await reply
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -244,7 +256,7 @@ class Service:
             if not opened.done():
                 opened.set_result(None)
 
-        volume.when(answered.gate, Level.STABLE, tell)
+        volume.when(answered.gate, level, tell)
         await opened
         return answered
 

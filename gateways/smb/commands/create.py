@@ -22,6 +22,7 @@ from gateways.smb.rpc.pipe import open_pipe
 from gateways.smb.status import Failure, Status
 from gateways.smb.wire import U64, part, text, utf16
 from sofs.errors import AccessDenied, NotFound, PathNotFound, SymlinkInPath
+from sofs.locks import READ
 from sofs.types import Kind, OpenId
 from sofs.volume.api import (
     ARCHIVE,
@@ -116,6 +117,9 @@ def _asked(exchange: Exchange, level: int, extras: dict[bytes, bytes]) -> Asked:
     if level == leases.LEVEL_LEASE or any(name in extras for name in durable.RECONNECTS):
         level = leases.LEVEL_LEASE if leases.CONTEXT in extras else leases.LEVEL_NONE
         lease = leases.decode(extras[leases.CONTEXT], connection.dialect) if leases.CONTEXT in extras else None
+    if exchange.tree.scaleout:
+        level = leases.LEVEL_II if level in (leases.LEVEL_EXCLUSIVE, leases.LEVEL_BATCH) else level
+        lease = lease and lease._replace(rights=lease.rights & READ)
     persistent = exchange.tree.durable and bool(server_capabilities(connection) & CAP_PERSISTENT_HANDLES)
     return Asked(level, lease, durable.asked(extras, connection.client_guid, persistent), extras)
 

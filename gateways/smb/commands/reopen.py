@@ -15,7 +15,7 @@ from gateways.smb.leases import LEVEL_LEASE
 from gateways.smb.names import Path
 from gateways.smb.status import Failure, Status
 from sofs.errors import AccessDenied, InvalidArgument, NotFound
-from sofs.volume.api import Action, Found, GetAttributes, Opened, Reconnect
+from sofs.volume.api import Action, Bound, Found, GetAttributes, Opened, Reconnect
 
 if TYPE_CHECKING:
     from gateways.smb.commands.create import Asked
@@ -46,6 +46,7 @@ async def come_back(exchange: Exchange, path: Path, to: Return, asked: "Asked", 
     number = service.next_handle() if before is None else before.number  # the whole FileId stays, where it is known
     handle = Handle(number, tree, opened.open, opened.access, opened.path)
     handle.write_through = bool(options & _WRITE_THROUGH)
+    handle.began = exchange.sequence & 0xFFFF
     service.durables.back(handle, to, opened.keep_ms)
     hold(exchange, handle, opened, asked)
     level = level_granted(handle, opened, asked)
@@ -72,8 +73,17 @@ def _compare(before: Handle, path: Path, to: Return, asked: "Asked") -> Return:
 async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
     key = exchange.connection.client_guid + asked.lease.key if asked.lease is not None else None
     request = Reconnect(exchange.session.caller, to.open, to.guid, to.client, owner(exchange).encode(), key)
+    volume = exchange.tree.volume
+    assert volume is not None
     try:
-        opened: Opened = await exchange.call(request, exchange.tree.volume)
+        opened: Opened | Bound = await exchange.call(request, volume)
+        if isinstance(opened, Bound):
+            # Its gateway may be gone without the volume having been told. A living one still has the client's session, and the client to give that up.
+            if not await exchange.connection.service.neighbours.shut_out(opened.gateway, volume, exchange.session.binding):
+                raise NotFound(f"open {to.open} is connected to another node")
+            opened = await exchange.call(request, volume)
+        if isinstance(opened, Bound):
+            raise NotFound(f"open {to.open} is connected to another node")
     except (NotFound, AccessDenied, InvalidArgument) as error:
         failure = Failure(Status.OBJECT_NAME_NOT_FOUND)
         failure.gate = error.gate

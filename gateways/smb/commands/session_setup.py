@@ -1,12 +1,13 @@
 """SESSION_SETUP, MS-SMB2 3.3.5.5: logging on, logging on again in the same session, and binding the session to another connection."""
 
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from gateways.smb.auth import Logon, Principal
 from gateways.smb.commands.negotiate import SIGNING_REQUIRED
 from gateways.smb.crypto import CipherId, Dialect, Keys, Preauth, Sealer, SigningAlgorithm, signer, verify
-from gateways.smb.exchange import Exchange
+from gateways.smb.exchange import Answer, Exchange
 from gateways.smb.handle import Channel, Session
 from gateways.smb.header import FLAG_SIGNED, HEADER_SIZE
 from gateways.smb.status import Failure, Status
@@ -27,7 +28,7 @@ SESSIONS_OF_USER = 1024
 _FLAG_NULL, _FLAG_ENCRYPT = 2, 4
 
 
-def handle(exchange: Exchange) -> bytes:
+def handle(exchange: Exchange) -> bytes | Coroutine[Any, Any, Answer]:
     connection = exchange.connection
     _, flags, mode, _, _, at, length, previous = exchange.unpack(_REQUEST)
     token = bytes(part(exchange.message, at, length, "the token"))
@@ -52,8 +53,23 @@ def handle(exchange: Exchange) -> bytes:
     if session.ready and not channel.ready:
         _join(exchange, channel, principal)
     else:
-        _complete(exchange, channel, principal, mode, previous)
-    return _body((_FLAG_NULL if session.anonymous else 0) | (_FLAG_ENCRYPT if session.encrypt else 0), answer)
+        begins = not session.ready
+        _complete(exchange, channel, principal, mode)
+        if begins and previous and previous != session.number and not connection.service.end_previous(previous, session.user):
+            return _end_elsewhere(exchange, previous, _done(session, answer))
+    return _done(session, answer)
+
+
+def _done(session: Session, token: bytes) -> bytes:
+    return _body((_FLAG_NULL if session.anonymous else 0) | (_FLAG_ENCRYPT if session.encrypt else 0), token)
+
+
+async def _end_elsewhere(exchange: Exchange, previous: int, body: bytes) -> Answer:
+    """The client's former session was another node's: it is told of the new one when that has ended."""
+    service, session = exchange.connection.service, exchange.session
+    if not session.anonymous:
+        await service.neighbours.end_session(previous, session.user, service.volumes(), session.binding)
+    return body
 
 
 def _logon(connection: "Connection") -> Logon:
@@ -170,7 +186,7 @@ def _join(exchange: Exchange, channel: Channel, principal: Principal) -> None:
 # Completing a logon
 
 
-def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: int, previous: int) -> None:
+def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: int) -> None:
     """The user is known: keys, signing and encryption are settled for the session's life."""
     connection = exchange.connection
     service = connection.service
@@ -208,10 +224,6 @@ def _complete(exchange: Exchange, channel: Channel, principal: Principal, mode: 
         connection.authenticated = True
     channel.preauth = None
     session.ready = channel.ready = True
-    if previous and previous != session.number:
-        old = service.sessions.get(previous)
-        if old is not None and old.ready and old.user == session.user and not old.anonymous:
-            service.end_session(old)
 
 
 def _protect(channel: Channel, principal: Principal) -> None:

@@ -14,7 +14,7 @@ _REQUEST = struct.Struct("<HHHH")  # structure size, flags, path at, path length
 _REPLY = struct.Struct("<HBBIII")  # structure size, share type, reserved, share flags, capabilities, maximal access
 _DISK, _PIPE = 1, 2
 _FLAG_NO_CACHING, _FLAG_ENCRYPT, _FLAG_ABE = 0x30, 0x8000, 0x800
-_CAP_CONTINUOUS_AVAILABILITY, _CAP_CLUSTER, _CAP_ASYMMETRIC = 0x10, 0x40, 0x80
+_CAP_CONTINUOUS_AVAILABILITY, _CAP_SCALEOUT, _CAP_CLUSTER, _CAP_ASYMMETRIC = 0x10, 0x20, 0x40, 0x80
 _MAX_PATH = 1024
 PIPE_ACCESS = 0x1F01FF
 READ_ONLY_ACCESS = (
@@ -70,7 +70,8 @@ def _capabilities(dialect: Dialect | None, share: Share) -> int:
     if dialect < Dialect.SMB_3_0 or not share.smb.continuously_available:
         return 0
     asymmetric = _CAP_ASYMMETRIC if dialect >= Dialect.SMB_3_0_2 else 0
-    return _CAP_CONTINUOUS_AVAILABILITY | _CAP_CLUSTER | asymmetric
+    scaleout = _CAP_SCALEOUT if share.smb.scaleout else 0
+    return _CAP_CONTINUOUS_AVAILABILITY | _CAP_CLUSTER | asymmetric | scaleout
 
 
 def disconnect(exchange: Exchange) -> bytes:

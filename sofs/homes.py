@@ -1,0 +1,340 @@
+"""Where the homes of NFSv4.1's groups are, and how they move (`gateways.nfs.v4.groups`; PROTOCOLS, "Sessions have a home").
+
+Each member of the cluster has a group of its own. Its record says which process is its home, and changes by compare-and-set only. A home moves in
+two ways. It is *handed over*: the home carries out what is under way, and then puts another node into the record. Or it is *adopted*: where the home's
+process is gone, or counts as that, another node puts itself into the record and shuts the former one out of the volumes before it does anything there. To
+be on the safe side nobody has to be right about who is gone: who was wrongly believed to be finds itself fenced.
+
+A group is adopted by the node that is told to (it gets the group's virtual address), by the first that gets a request of it, or by whoever is next in
+line after a moment: clients' leases run out, and delegations are recalled, whether or not their clients come.
+"""
+
+import asyncio
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from gateways.nfs.v4.groups import Groups
+from sofs.cluster import Answer, Asked, Interconnect, NodeId
+from sofs.coordination import Condition, OutcomeUnknown, Put, Seen, keys
+from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
+from sofs.processes import Processes, follow
+from sofs.records import GroupRecord, Registry
+from sofs.runtime.ports import Buffer, Clock
+
+__all__ = ["Homes"]
+
+log = structlog.get_logger("nfs")
+
+FORWARD, CLOSED, RELEASE = "nfs.compound", "nfs.closed", "nfs.release"
+"""The interconnect's services."""
+PATIENCE_S = 40.0
+"""How long a COMPOUND waits for a home that cannot be reached."""
+ANSWER_S = 120.0
+"""What a home may take to answer one."""
+RELEASE_S = 15.0
+TURN_S = 1.0
+"""After so long the first in line adopts a group whose home is gone, then the next ..."""
+LOOK_S = 0.25
+LARGE = 64 << 10
+"""A payload of this size lies in a buffer of its own."""
+_HERE, _ELSEWHERE = b"\1", b"\0"
+_NUMBER = struct.Struct(">Q")
+_RELEASE = struct.Struct(">QQQ")  # the group's id, the new home's node and incarnation
+
+
+class Gateway(Protocol):
+    """`gateways.nfs.gateway.NfsGateway`, as far as homes concern it."""
+
+    groups: Groups
+
+    async def forwarded(self, node: int, header: bytes, message: bytes) -> Sequence[Buffer] | None: ...
+
+
+class Homes:
+    """One node's view. `group_of_address` gives the group, by its id, that a virtual address of this node belongs to."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        processes: Processes,
+        interconnect: Interconnect,
+        clock: Clock,
+        group_of_address: Callable[[str], int | None] = lambda address: None,
+    ) -> None:
+        self._registry = registry
+        self._processes = processes
+        self._interconnect = interconnect
+        self._clock = clock
+        self.group_of_address = group_of_address
+        self._gateway: Gateway | None = None
+        self._records: dict[int, GroupRecord] = {}
+        """By number."""
+        self._revisions: dict[int, int] = {}
+        self._own = 0
+        self._turns: dict[int, asyncio.Lock] = {}
+        self._since: dict[int, float] = {}
+        """When the home of a group was first seen to be gone."""
+        self._heard: set[NodeId] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self, gateway: Gateway) -> None:
+        """Makes this node's own group if there is none, becomes its home if nobody is, and serves the others from now on. Raises `SofsError`."""
+        self._gateway = gateway
+        self._interconnect.serve(FORWARD, self._forwarded)
+        self._interconnect.serve(CLOSED, self._closed)
+        self._interconnect.serve(RELEASE, self._asked_to_release)
+        self._see(await self._listing())
+        node = self._interconnect.node
+        if not any(record.id == node for record in self._records.values()):
+            await self._make(node)
+        self._own = next(record.number for record in self._records.values() if record.id == node)
+        loop = asyncio.get_running_loop()
+        self._tasks |= {
+            loop.create_task(follow(self._registry.store, keys.GROUPS, self._see)),
+            loop.create_task(self._tend()),
+            loop.create_task(self._come_home(node)),
+        }
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # gateways.nfs.v4.groups.Homes
+
+    def known(self, group: int) -> bool:
+        return group in self._records
+
+    def group_at(self, address: str) -> int:
+        id = self.group_of_address(address)
+        return next((record.number for record in self._records.values() if record.id == id), self._own)
+
+    async def ask(self, group: int, header: bytes, message: Buffer) -> Sequence[Buffer] | None:
+        until = self._clock.monotonic() + PATIENCE_S
+        while True:
+            record = self._records.get(group)
+            if record is None:
+                raise NotFound(f"there is no group {group}")
+            if self._is_mine(record):
+                return None
+            try:
+                if self._processes.gone(NodeId(record.node), record.incarnation):
+                    await self.adopt(record.id)
+                    continue
+                answer = await self._interconnect.peer(NodeId(record.node)).call(FORWARD, header, (message,), deadline_s=ANSWER_S)
+                if bytes(answer.body) == _HERE:
+                    return [bytes(piece) for piece in answer.payload]
+                await self._look_again(record)
+            except SofsError as error:
+                # It may have been carried out: asked again, it is its slot's repetition.
+                log.debug("nfs.home_not_reached", group=group, node=record.node, reason=str(error))
+                if self._clock.monotonic() > until:
+                    raise Unavailable(f"the home of group {group} cannot be reached") from None
+            await self._clock.sleep(0.02)
+
+    def forget(self, groups: Iterable[int], connection: int) -> None:
+        for node in {record.node for group in groups if (record := self._records.get(group)) is not None}:
+            if node != self._interconnect.node:
+                self._interconnect.peer(NodeId(node)).notify(CLOSED, _NUMBER.pack(connection))
+
+    # Serving other nodes
+
+    def _forwarded(self, asked: Asked) -> "asyncio.Future[Answer]":
+        header = bytes(asked.body)
+        message = asked.payload if len(asked.payload) >= LARGE else bytes(asked.payload)
+        self._hear(asked)
+        return asyncio.ensure_future(self._carry_out(asked.incarnation, header, message))
+
+    async def _carry_out(self, caller: int, header: bytes, message: Buffer) -> Answer:
+        assert self._gateway is not None
+        pieces = await self._gateway.forwarded(caller, header, message)  # type: ignore[arg-type]
+        return Answer(_ELSEWHERE) if pieces is None else Answer(_HERE, pieces)
+
+    def _hear(self, asked: Asked) -> None:
+        """Forgets the connections of a node that can no longer tell of their end."""
+        if asked.node not in self._heard:
+            self._heard.add(asked.node)
+            peer = self._interconnect.peer(asked.node)
+            peer.on_change(lambda connected: None if connected else self._groups.forget(peer.incarnation))
+
+    def _closed(self, asked: Asked) -> Answer:
+        self._groups.forget(asked.incarnation, _NUMBER.unpack(asked.body)[0])
+        return Answer(b"")
+
+    async def _asked_to_release(self, asked: Asked) -> Answer:
+        id, node, incarnation = _RELEASE.unpack(asked.body)
+        await self._hand_over(id, NodeId(node), incarnation)
+        return Answer(b"")
+
+    # Homes move
+
+    async def adopt(self, id: int) -> None:
+        """Makes this node the home of a group: one that lives is asked to hand it over. Returns once nothing that the former home does for the group can take
+        effect any more. Raises `Unavailable` when the home lives and does not let go, and `NotFound`."""
+        async with self._turns.setdefault(id, asyncio.Lock()):
+            while True:
+                entry = await self._registry.store.get(keys.group(id))
+                if entry is None:
+                    raise NotFound(f"there is no group {id:016x}")
+                record = GroupRecord.decode(entry.value)
+                if self._is_mine(record):
+                    self._note(record, entry.revision)
+                    return
+                node, incarnation = self._processes.me
+                if not self._processes.gone(NodeId(record.node), record.incarnation):
+                    peer = self._interconnect.peer(NodeId(record.node))
+                    await peer.call(RELEASE, _RELEASE.pack(id, node, incarnation), deadline_s=RELEASE_S)
+                    continue
+                fences = tuple(dict.fromkeys((*record.fences, record.incarnation)))
+                wanted = GroupRecord(id=id, number=record.number, node=node, incarnation=incarnation, fences=fences)
+                log.warning("nfs.group_adopted", group=record.number, former=record.node)
+                await self._change(entry.revision, wanted)
+
+    async def hand_over(self, id: int, to: int) -> None:
+        """Another node is to be the home of a group that is here; its clients notice nothing. Raises `Unavailable`, `NotFound`: then it stays."""
+        incarnation = self._processes.running(NodeId(to))
+        if incarnation is None:
+            raise Unavailable(f"node {to:016x} does not run")
+        await self._hand_over(id, NodeId(to), incarnation)
+
+    async def hand_over_all(self, candidates: Sequence[int] = ()) -> None:
+        """Hands over all that are here, in turn to those who run; what cannot be handed over is left to be adopted. For an orderly end."""
+        self._stopping = True
+        others = [node for node in candidates or self._processes.nodes() if node != self._interconnect.node]
+        mine = [record for record in self._records.values() if self._is_mine(record)]
+        for place, record in enumerate(mine):
+            for attempt in range(len(others)):
+                try:
+                    await self.hand_over(record.id, others[(place + attempt) % len(others)])
+                    break
+                except SofsError as error:
+                    log.warning("nfs.group_not_handed_over", group=record.number, reason=str(error))
+
+    async def _hand_over(self, id: int, to: NodeId, incarnation: int) -> None:
+        async with self._turns.setdefault(id, asyncio.Lock()):
+            entry = await self._registry.store.get(keys.group(id))
+            if entry is None:
+                raise NotFound(f"there is no group {id:016x}")
+            record = GroupRecord.decode(entry.value)
+            if (record.node, record.incarnation) == (to, incarnation):
+                return
+            if not self._is_mine(record):
+                raise Unavailable(f"group {record.number} is not here any more")
+            await self._groups.release(record.number)
+            wanted = GroupRecord(id=id, number=record.number, node=to, incarnation=incarnation, fences=record.fences)
+            if not await self._change(entry.revision, wanted):
+                raise Unavailable(f"group {record.number} has not been handed over")
+
+    async def _change(self, revision: int, wanted: GroupRecord) -> bool:
+        """Compare-and-set; whatever comes of it is taken note of, by a read that is repeated until it succeeds."""
+        key = keys.group(wanted.id)
+        try:
+            result = await self._registry.store.transact([Condition(key, revision)], [Put(key, wanted.encode())])
+            if result.done:
+                self._note(wanted, result.revision)
+                return True
+        except (OutcomeUnknown, Unavailable) as error:
+            log.info("nfs.group_unknown", group=wanted.number, reason=str(error))
+        while True:
+            try:
+                entry = await self._registry.store.get(key)
+            except Unavailable:
+                await self._clock.sleep(TURN_S)
+                continue
+            if entry is not None:
+                self._note(GroupRecord.decode(entry.value), entry.revision)
+            return entry is not None and entry.value == wanted.encode()
+
+    async def _make(self, node: int) -> None:
+        number = await self._registry.next_number("groups")
+        record = GroupRecord(id=node, number=number, node=node, incarnation=self._interconnect.incarnation)
+        await self._registry.put(keys.group(node), record.encode(), what=f"group {node:016x}")
+        self._see(await self._listing())
+
+    async def _come_home(self, node: int) -> None:
+        """This node's own group lives here, if whoever has it lets it go."""
+        while not self._stopping:
+            try:
+                await self.adopt(node)
+                return
+            except SofsError as error:
+                log.info("nfs.group_not_home", reason=str(error) or type(error).__name__)
+                await self._clock.sleep(TURN_S)
+
+    async def _tend(self) -> None:
+        """Adopts groups whose homes are gone when it is this node's turn, and takes note of fences that are done."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            for record in list(self._records.values()):
+                try:
+                    await self._look_after(record)
+                except SofsError as error:
+                    log.info("nfs.group_not_tended", group=record.number, reason=str(error) or type(error).__name__)
+
+    async def _look_after(self, record: GroupRecord) -> None:
+        if self._is_mine(record):
+            service = self._groups.here.get(record.number)
+            if record.fences and service is not None and service.all_shut:
+                entry = await self._registry.store.get(keys.group(record.id))
+                if entry is not None and entry.value == record.encode():
+                    fenced = GroupRecord(id=record.id, number=record.number, node=record.node, incarnation=record.incarnation)
+                    await self._change(entry.revision, fenced)
+            return
+        if self._stopping or not self._processes.gone(NodeId(record.node), record.incarnation):
+            self._since.pop(record.number, None)
+            return
+        now = self._clock.monotonic()
+        if now - self._since.setdefault(record.number, now) > TURN_S * (1 + self._place(record)):
+            await self.adopt(record.id)
+
+    def _place(self, record: GroupRecord) -> int:
+        """This node's place in line, another one for each group."""
+
+        def order(node: NodeId) -> bytes:
+            return hashlib.blake2b(b"%d %d" % (record.number, node), digest_size=8).digest()
+
+        return sorted(self._processes.nodes(), key=order).index(self._interconnect.node)
+
+    # Records
+
+    @property
+    def _groups(self) -> Groups:
+        assert self._gateway is not None
+        return self._gateway.groups
+
+    def _is_mine(self, record: GroupRecord) -> bool:
+        return (record.node, record.incarnation) == self._processes.me
+
+    async def _listing(self) -> Seen:
+        listing = await self._registry.store.range(keys.GROUPS)
+        return Seen(listing.revision, listing.entries, complete=True)
+
+    async def _look_again(self, record: GroupRecord) -> None:
+        """The home says that it is none."""
+        entry = await self._registry.store.get(keys.group(record.id))
+        if entry is not None:
+            self._note(GroupRecord.decode(entry.value), entry.revision)
+
+    def _see(self, seen: Seen) -> None:
+        for entry in seen.entries:
+            try:
+                self._note(GroupRecord.decode(entry.value), entry.revision)
+            except ConfigError as error:
+                log.warning("group_record_unreadable", key=entry.key, reason=str(error))
+
+    def _note(self, record: GroupRecord, revision: int) -> None:
+        """What is known of a group by now. Who is its home takes it; who was one gives it up."""
+        if revision < self._revisions.get(record.number, 0):
+            return  # what a watch tells late
+        self._records[record.number], self._revisions[record.number] = record, revision
+        if self._is_mine(record):
+            self._groups.take(record.number, record.fences)
+        elif self._groups.has(record.number):
+            task = asyncio.get_running_loop().create_task(self._groups.give_up(record.number))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)

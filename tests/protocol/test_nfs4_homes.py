@@ -1,0 +1,467 @@
+"""NFSv4.1 at several nodes: groups of clients have a home, which moves with all they have, and a former home has no say any more."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+import pytest
+
+from gateways.nfs.v3 import messages as m
+from gateways.nfs.v4.clients import group_of
+from gateways.nfs.v4.status import Status
+from sofs.coordination import keys
+from sofs.errors import Fenced
+from sofs.records import GroupRecord
+from sofs.volume.api import Binding, ListClients
+from tests.protocol import nfs4_ops as op
+from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
+from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
+from tests.protocol.nfs4_xdr import ANONYMOUS, Op
+from tests.protocol.nfs_client import RpcClient
+from tests.served_nodes import GatewayNode, Nodes, run
+from tests.unit.gateways.nfs_link import sys_credential
+
+CB_PATH_DOWN_SESSION = 0x200
+WANT_READ, WANT_WRITE = 0x100, 0x200
+
+
+async def goes_to(client: Nfs4Client, node: GatewayNode) -> None:
+    """Another connection, to this node; the same session."""
+    await client.transport.close()
+    called = client.transport.called
+    client.transport = await Transport.connect(node.nfs)
+    client.transport.called = called
+    client.transport.auth = sys_credential(1000, 1000)
+
+
+def request(client: Nfs4Client, slot: int, number: int, *operations: Op, cache: bool = True) -> list[Op]:
+    return [op.sequence(client.session, number, slot, 15, cache), *operations]
+
+
+async def send(client: Nfs4Client, operations: list[Op]) -> Result:
+    result = await client.transport.compound(operations, client.minor)
+    if result.operations[0][1] == 0:
+        number, slot = struct.unpack_from(">II", operations[0].arguments, 16)
+        client.used(slot, number)
+    return result
+
+
+async def record(nodes: Nodes, node: int) -> GroupRecord:
+    entry = await nodes.store.get(keys.group(node))
+    assert entry is not None
+    return GroupRecord.decode(entry.value)
+
+
+def in_grace(nodes: Nodes) -> bool:
+    return nodes.volume.core.grace
+
+
+# Whose is whose
+
+
+def test_each_node_has_a_group_whose_number_is_in_its_clients_ids(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        clients = [await Nfs4Client.connect(node.nfs) for node in nodes.nodes]
+        groups = [group_of(client.session) for client in clients]
+        assert groups == [group_of(client.clientid.to_bytes(8)) for client in clients] == [node.group for node in nodes.nodes]
+        assert len(set(groups)) == 2
+        first, second = [await client.introduce() for client in clients]
+        assert first.scope == second.scope and first.owner[1] != second.owner[1], "one cluster, two server instances"
+        for client in clients:
+            await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_file_handles_and_verifiers_are_the_same_at_all_nodes(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs) as a, await Nfs4Client.connect(two.nfs) as b:
+            root = await a.root()
+            assert await b.root() == root
+            file, state = await open_file(a, root, "f")
+            written = (await a.done(op.putfh(file), op.write(state, 0, b"seen elsewhere", 0))).last
+            assert (await b.done(op.putfh(file), op.read(ANONYMOUS, 0, 100))).last[1] == b"seen elsewhere"
+            other = (await b.done(op.putfh(file), op.commit())).last
+            assert written.verifier == other
+            cookies = [(await each.done(op.putfh(root), op.readdir(0))).last[0] for each in (a, b)]
+            assert [entry.cookie for entry in cookies[0]] == [entry.cookie for entry in cookies[1]]
+
+    run(tmp_path, scenario)
+
+
+# Forwarding
+
+
+def test_a_session_works_through_another_node_than_its_home(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs) as client:
+            root = await client.root()
+            file, state = await open_file(client, root, "f")
+            await goes_to(client, two)
+            payload = bytes(range(256)) * 4096
+            await client.done(op.putfh(file), op.write(state, 0, payload, 2))
+            assert (await client.done(op.putfh(file), op.read(state, 0, 1 << 20))).last[1] == payload
+            await client.done(op.putfh(file), op.lock(op.WRITE_LT, 0, 10, state, b"owner", clientid=client.clientid))
+            await goes_to(client, one)
+            await client.done(op.putfh(file), op.close(state))
+            assert await names_in(client, root) == [b"f"]
+
+    run(tmp_path, scenario)
+
+
+def test_a_retry_at_another_node_is_answered_with_the_first_reply(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs) as client:
+            root = await client.root()
+            asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
+            first = await send(client, asked)
+            assert first.status == 0
+            await goes_to(client, two)
+            assert await send(client, asked) == first
+            assert await names_in(client, root) == [b"d"]
+
+    run(tmp_path, scenario)
+
+
+def test_clients_can_come_and_go_through_another_node(tmp_path: Path) -> None:
+    """EXCHANGE_ID belongs to the node's own group; all that follows finds its home by the ids."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs)
+        former = client.session
+        await goes_to(client, two)
+        await client.begin(callbacks=True)
+        assert group_of(client.session) == one.group and client.session != former
+        assert (await client.transport.compound([op.bind_conn_to_session(client.session, 3)], 2)).last[1] == 1
+        for operation in (op.destroy_session(client.session), op.destroy_session(former)):
+            result = await client.transport.compound([operation], 2)
+            assert Status(result.status) in (Status.OK, Status.CONN_NOT_BOUND_TO_SESSION)
+            if result.status:  # it has had no request over this connection yet
+                assert (await client.transport.compound([op.sequence(former, 2, 0, 15, False)], 2)).status == 0
+                assert (await client.transport.compound([operation], 2)).status == 0
+        assert (await client.transport.compound([op.destroy_clientid(client.clientid)], 2)).status == 0
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_what_names_no_group_is_refused_as_ever(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        transport = await Transport.connect(nodes.nodes[1].nfs)
+        unknown = b"\xee" * 16
+        assert (await transport.compound([op.sequence(unknown, 1, 0, 0, False)])).status == Status.BADSESSION
+        assert (await transport.compound([op.destroy_session(unknown)])).status == Status.BADSESSION
+        assert (await transport.compound([op.destroy_clientid(1 << 63)])).status == Status.STALE_CLIENTID
+        assert (await transport.compound([op.putrootfh()])).status == Status.OP_NOT_IN_SESSION
+        await transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_without_a_backchannel_is_told_so_through_another_node(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, callbacks=True) as client:
+            await goes_to(client, two)
+            number = flags = 0
+            async with asyncio.timeout(10):
+                while not flags & CB_PATH_DOWN_SESSION:  # until the home has noticed that the connection is gone
+                    number += 1
+                    flags = (await client.transport.compound([op.sequence(client.session, number, 14, 15, False)], 2)).last.flags
+            root = await client.root()
+            opened = (await client.done(op.putfh(root), op.open_("f", op.READ | WANT_READ, clientid=client.clientid, how="unchecked"))).last
+            assert opened.delegation[0] not in (1, 2), "no delegation without a backchannel"
+
+    run(tmp_path, scenario)
+
+
+# Homes move
+
+
+def test_a_group_is_handed_over_and_its_clients_notice_nothing(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            file, state = await open_file(client, root, "f")
+            await client.done(op.putfh(file), op.lock(op.WRITE_LT, 0, 10, state, b"owner", clientid=client.clientid))
+            asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
+            first = await send(client, asked)
+            await one.homes.hand_over(one.number, two.number)
+            await two.home_of(group)
+            assert not one.has(group) and (await record(nodes, one.number)).fences == ()
+            # Through the former home, which forwards now, and at the new one.
+            await client.done(op.putfh(file), op.write(state, 0, b"by way of one"))
+            await goes_to(client, two)
+            assert await send(client, asked) == first, "its token came along"
+            await client.done(op.putfh(file), op.write(state, 0, b"and at two"))
+            async with await Nfs4Client.connect(one.nfs) as other:
+                _, second = await open_file(other, root, "f")
+                locking = op.lock(op.WRITE_LT, 5, 1, second, b"other", clientid=other.clientid)
+                assert await status(other, op.putfh(file), locking) is Status.DENIED, "its lock came along"
+            assert nodes.fenced == []
+
+    run(tmp_path, scenario)
+
+
+def test_requests_wait_while_a_group_moves(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        clients = [await Nfs4Client.connect(node.nfs if place % 2 else one.nfs) for place, node in enumerate([one] * 4)]
+        root = await clients[0].root()
+        going = True
+
+        async def work(client: Nfs4Client, name: str) -> int:
+            done = 0
+            while going:
+                await client.done(op.putfh(root), op.create(DIRECTORY, f"{name}{done}", mode=0o755))
+                done += 1
+            return done
+
+        workers = [asyncio.create_task(work(client, f"c{place}-")) for place, client in enumerate(clients)]
+        for turn in range(6):
+            await asyncio.sleep(0.05)
+            here, there = (one, two) if turn % 2 == 0 else (two, one)
+            await here.homes.hand_over(one.number, there.number)
+        going = False
+        made = sum(await asyncio.gather(*workers))
+        names: set[bytes] = set()
+        cookie = 0
+        while True:
+            entries, end = (await clients[0].done(op.putfh(root), op.readdir(cookie, maxcount=60000))).last[:2]
+            names |= {entry.name for entry in entries}
+            if end or not entries:
+                break
+            cookie = entries[-1].cookie
+        assert len(names) == made > 6
+        for client in clients:
+            await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_the_group_of_a_dead_node_is_adopted_with_state_tokens_and_locks(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two, _ = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            file, state = await open_file(client, root, "f", deny=op.WRITE)
+            await client.done(op.putfh(file), op.lock(op.WRITE_LT, 0, 10, state, b"owner", clientid=client.clientid))
+            asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
+            first = await send(client, asked)
+            await nodes.kill(one)
+            await goes_to(client, two)
+            assert await send(client, asked) == first
+            assert (await send(client, request(client, 15, 2, op.putfh(root), op.create(DIRECTORY, "e", mode=0o755)))).status == 0
+            await client.done(op.putfh(file), op.write(state, 0, b"the same stateid"))
+            async with await Nfs4Client.connect(two.nfs) as other:
+                opening = op.open_("f", op.WRITE, clientid=other.clientid, how="unchecked")
+                assert await status(other, op.putfh(root), opening) is Status.SHARE_DENIED
+            assert await names_in(client, root) == [b"d", b"e", b"f"]
+            home = next(node for node in nodes.nodes if node.has(group))
+            assert (await record(nodes, one.number)).node == home.number
+
+    run(tmp_path, scenario, count=3)
+
+
+def test_a_group_is_adopted_though_none_of_its_clients_comes_and_their_leases_run_out(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, _ = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs)
+        root = await client.root()
+        await open_file(client, root, "f", deny=op.WRITE)
+        await client.transport.close()
+        await nodes.kill(one)
+        async with asyncio.timeout(20):
+            while nodes.volume.core.register.by_client:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    run(tmp_path, scenario, lease_s=1.0)
+
+
+def test_a_former_home_that_does_not_know_it_changes_nothing_any_more(tmp_path: Path) -> None:
+    """The home is cut off and goes on for a client that still reaches it; meanwhile its group has another home."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        late = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await late.root()
+        file, state = await open_file(late, root, "f")
+        await late.done(op.putfh(file), op.write(state, 0, b"first "))
+        await nodes.cut_off(one)
+        # The client has got through to the other node meanwhile, and has gone on there.
+        moved = Nfs4Client(await Transport.connect(two.nfs), late.owner, late.verifier, late.minor)
+        moved.transport.auth = sys_credential(1000, 1000)
+        again = request(late, 0, 30, op.putfh(file), op.write(state, 0, b"second"))
+        assert (await moved.transport.compound(again, 2)).status == 0
+        assert two.has(group) and one.has(group)
+        # What the former home is asked for now, by the state it has in its memory, does not happen.
+        for operations in (
+            [op.putfh(file), op.write(state, 0, b"LATE")],
+            [op.putfh(root), op.create(DIRECTORY, "late", mode=0o755)],
+            [op.putfh(root), op.remove("f")],
+            [op.putfh(file), op.write(ANONYMOUS, 0, b"LATE")],
+        ):
+            result = await late.transport.compound(request(late, 9, 1, *operations), 2)
+            late.used(9, 0)
+            assert Status(result.status) in (Status.DELAY, Status.SEQ_MISORDERED, Status.SEQ_FALSE_RETRY), result
+        v3 = await RpcClient.connect(one.nfs)
+        answer = await v3.nfs("WRITE", m.WriteArgs(file, 0, 4, m.Stable.FILE_SYNC, b"LATE"))
+        assert answer.status == 10008, "JUKEBOX"
+        await v3.close()
+        fresh = await late.transport.compound([op.exchange_id(b"a new one", b"verifier")], 2)
+        creating = op.create_session(fresh.last.clientid, fresh.last.sequence, 0, op.ChannelAttributes(max_requests=1))
+        assert (await late.transport.compound([creating], 2)).status != 0, "its record cannot be kept"
+        shown = (await moved.transport.compound(request(late, 0, 31, op.putfh(file), op.read(state, 0, 100)), 2)).last
+        assert shown[1] == b"second"
+        assert set(nodes.fenced) == {one.number}, "and it has been told"
+        await late.transport.close()
+        await moved.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_half_done_compound_goes_on_at_the_new_home(tmp_path: Path) -> None:
+    """As after a restart: behind the last operation that a volume has recorded."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            makes = [op.create(DIRECTORY, "first", mode=0o755), op.putfh(root), op.create(DIRECTORY, "second", mode=0o755)]
+            whole = request(client, 15, 1, op.putfh(root), *makes, op.getfh())
+            calls = 0
+            before = nodes.volume.call
+
+            def breaks(asked: object, token: object, by: Binding) -> object:
+                nonlocal calls
+                if type(asked).__name__ == "Make":
+                    calls += 1
+                    if calls == 2:
+                        return asyncio.get_running_loop().create_future()  # the node dies before this one
+                return before(asked, token, by)  # type: ignore[arg-type]
+
+            nodes.volume.call = breaks  # type: ignore[assignment,method-assign]
+            sending = asyncio.create_task(client.transport.compound(whole, 2))
+            async with asyncio.timeout(10):
+                while calls < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            nodes.volume.call = before  # type: ignore[method-assign]
+            sending.cancel()
+            await nodes.kill(one)
+            await goes_to(client, two)
+            result = await send(client, whole)
+            assert result.status == 0 and len(result.operations) == 6
+            assert await names_in(client, root) == [b"first", b"second"]
+
+    run(tmp_path, scenario)
+
+
+def test_a_delegation_is_recalled_by_the_new_home(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, callbacks=True, persist=True) as holder, await Nfs4Client.connect(two.nfs) as other:
+            root = await holder.root()
+            await open_file(holder, root, "g")
+            asked = op.open_("f", op.BOTH | WANT_WRITE, clientid=holder.clientid, how="unchecked")
+            opened = await holder.done(op.putfh(root), asked, op.getfh())
+            assert opened.value(18).delegation[0] == 2
+            delegation = opened.value(18).delegation[1][0]
+            await nodes.kill(one)
+            await goes_to(holder, two)
+            bound = await holder.transport.compound([op.bind_conn_to_session(holder.session, 7)], 2)
+            assert bound.status == 0 and two.has(group)
+            await holder.done(op.putrootfh())
+            opening = op.open_("f", op.BOTH, clientid=other.clientid)
+            assert await status(other, op.putfh(root), opening) is Status.DELAY
+            callback = await asyncio.wait_for(holder.transport.callbacks.get(), 20)
+            assert callback.stateid == delegation
+            await holder.done(op.putfh(opened.last), op.delegreturn(delegation))
+            await other.done(op.putfh(root), opening)
+
+    run(tmp_path, scenario)
+
+
+def test_a_node_that_starts_again_takes_its_group_back(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            _, state = await open_file(client, root, "f")
+            await nodes.kill(one)
+            await goes_to(client, two)
+            await client.done(op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
+            back = await nodes.start(1, incarnation=77)
+            assert back.has(group) and not two.has(group)
+            await client.done(op.putfh(root), op.create(DIRECTORY, "through two", mode=0o755))
+            await goes_to(client, back)
+            await client.done(op.putfh(root), op.lookup("f"), op.close(state))
+
+    run(tmp_path, scenario)
+
+
+def test_an_orderly_stop_hands_all_groups_over(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            file, state = await open_file(client, root, "f")
+            await nodes.stop(one)
+            await two.home_of(group)
+            await goes_to(client, two)
+            await client.done(op.putfh(file), op.write(state, 0, b"still open"))
+            assert (await record(nodes, 1)).fences == (), "nobody had to be shut out"
+
+    run(tmp_path, scenario)
+
+
+def test_fences_that_are_done_are_taken_out_of_the_record(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            await open_file(client, await client.root(), "f")
+            group = one.group
+            await nodes.kill(one)
+            await two.homes.adopt(one.number)
+            await two.home_of(group)
+            async with asyncio.timeout(20):
+                while (await record(nodes, 1)).fences:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            for volume in (nodes.volume, nodes.system):
+                with pytest.raises(Fenced):
+                    volume.call(ListClients(), None, Binding(one.incarnation, 0))
+
+    run(tmp_path, scenario)
+
+
+def test_grace_is_over_only_when_the_clients_of_all_groups_have_reclaimed(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        a, b = [await Nfs4Client.connect(node.nfs, persist=True) for node in (one, two)]
+        root = await a.root()
+        for client, name in ((a, "a"), (b, "b")):
+            await open_file(client, root, name)
+        nodes.volume.verifier += 1
+        nodes.volume.core.begin_grace()
+        for node in (one, two):
+            node.nfs_gateway.groups.resumed(nodes.volume.id)
+        assert (await a.compound(op.reclaim_complete())).status == 0
+        assert in_grace(nodes), "the other group's client has not"
+        assert (await b.compound(op.reclaim_complete())).status == 0
+        assert not in_grace(nodes)
+        for client in (a, b):
+            await client.transport.close()
+
+    run(tmp_path, scenario)

@@ -1,0 +1,180 @@
+"""Gateways of several nodes in the test's own event loop, over one real volume and one system volume on real files.
+
+Each node has both gateways, its own incarnation, its own connection to a shared coordination store, and the real interconnect over loopback sockets. The
+volumes are local to all of them, so that what is tested is the gateways' part: who is whose home, what is forwarded, who is fenced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateways.exports import Shares
+from gateways.identity import Identities, domain_sid
+from gateways.nfs.gateway import NfsGateway
+from gateways.smb.gateway import SmbGateway
+from gateways.smb.service import SmbSettings
+from sofs.cluster import Incarnation, NodeId
+from sofs.cluster.interconnect import NetworkInterconnect
+from sofs.coordination import Delete, Put, keys
+from sofs.coordination.embedded import EmbeddedStore
+from sofs.homes import Homes
+from sofs.neighbours import Neighbours
+from sofs.processes import Processes
+from sofs.records import DeadRecord, NodeRecord, Registry
+from sofs.runtime.system_clock import SystemClock, SystemRandom
+from sofs.runtime.system_files import SystemFiles
+from sofs.runtime.system_network import SystemNetwork
+from sofs.types import VolumeId
+from sofs.volume.volume import LocalVolume
+from tests.served import VOLUME, volume_on
+from tests.served_both import SHARES
+from tests.served_smb import USERS
+
+SYSTEM = VolumeId(0x5151)
+
+
+@dataclass
+class GatewayNode:
+    """One node's gateways. Reads like `tests.served_both.Node` for clients."""
+
+    number: NodeId
+    incarnation: Incarnation
+    interconnect: NetworkInterconnect
+    processes: Processes
+    homes: Homes
+    nfs_gateway: NfsGateway
+    smb_gateway: SmbGateway
+    nfs: int = 0
+    smb: int = 0
+
+    @property
+    def group(self) -> int:
+        """The number of its own group."""
+        return self.homes.group_at("127.0.0.1")
+
+    def has(self, group: int) -> bool:
+        return group in self.nfs_gateway.groups.here
+
+    async def home_of(self, group: int) -> None:
+        """Until it is that."""
+        async with asyncio.timeout(20):
+            while not self.has(group):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
+@dataclass
+class Nodes:
+    """All of them, and what they share. Node `n` is `nodes[n - 1]`."""
+
+    volume: LocalVolume
+    system: LocalVolume
+    store: EmbeddedStore
+    path: Path
+    ports: dict[int, int] = field(default_factory=dict)
+    nodes: list[GatewayNode] = field(default_factory=list)
+    lease_s: float = 90
+    fenced: list[int] = field(default_factory=list)
+    """Nodes that were told that they are shut out."""
+
+    async def start(self, number: int, incarnation: int = 0) -> GatewayNode:
+        loop, clock, random = asyncio.get_running_loop(), SystemClock(), SystemRandom()
+        me = NodeId(number), Incarnation(incarnation or 1000 + number)
+
+        def addresses(node: NodeId) -> list[tuple[str, int]]:
+            return [("127.0.0.1", self.ports[node])] if node in self.ports else []
+
+        interconnect = NetworkInterconnect(clock, random, SystemNetwork(), me, addresses)
+        self.ports[number] = await interconnect.listen("127.0.0.1", 0)
+        record = NodeRecord(id=me[0], incarnation=me[1], boot="boot")
+        await self.store.transact([], [Put(keys.node(number), record.encode())])
+        processes = Processes(self.store, interconnect)
+        await processes.start()
+        homes = Homes(Registry(self.store, random), processes, interconnect, clock)
+        shares = Shares(lambda id: self.volume if id == VOLUME else None)
+        shares.replace(SHARES)
+        users = Identities(domain_sid(b"tests of sofs"), USERS)
+        neighbours = Neighbours(processes, interconnect)
+        settings = SmbSettings(guid=bytes([number]) * 16)
+        smb = SmbGateway(
+            settings, shares, users, clock, random, me[1], loop, neighbours=neighbours, on_fenced=lambda: self.fenced.append(number)
+        )  # fmt: skip
+        neighbours.serve(smb)
+        nfs = NfsGateway(
+            shares, key=bytes(range(32)), incarnation=me[1], groups=lambda uid: (), loop=loop, clock=clock, random=random, users=users,
+            system=lambda: self.system, lease_s=self.lease_s, homes=homes,
+        )  # fmt: skip
+        nfs.groups.on_fenced = lambda: self.fenced.append(number)
+        node = GatewayNode(me[0], me[1], interconnect, processes, homes, nfs, smb)
+        await homes.start(nfs)
+        await node.home_of(node.group)
+        node.nfs, node.smb = nfs.listen("127.0.0.1", 0), smb.listen("127.0.0.1", 0)
+        self.nodes.append(node)
+        return node
+
+    async def cut_off(self, node: GatewayNode) -> None:
+        """The others lose sight of the node, which goes on for its clients: as after a pause, or behind a broken cable."""
+        self.ports.pop(node.number, None)
+        await node.interconnect.close()
+        await node.processes.stop()
+        await node.homes.stop()
+        await self.store.transact([], [Delete(keys.node(node.number))])
+
+    async def kill(self, node: GatewayNode) -> None:
+        """The node's process ends without a word, and its supervisor says so."""
+        await self.cut_off(node)
+        record = DeadRecord(incarnation=node.incarnation, by="the test")
+        await self.store.transact([], [Put(keys.dead(node.number), record.encode())])
+        # Its sessions must not be ended in an orderly way: their connections just break.
+        await node.nfs_gateway.groups.stop()
+        for gateway in (node.nfs_gateway, node.smb_gateway):
+            for connection in list(gateway.server.connections):
+                connection.close("killed")
+        self.nodes.remove(node)
+
+    async def stop(self, node: GatewayNode) -> None:
+        """In an orderly way."""
+        await node.homes.hand_over_all()
+        await self.end(node)
+        self.nodes.remove(node)
+
+    async def end(self, node: GatewayNode) -> None:
+        await node.smb_gateway.stop()
+        await node.nfs_gateway.stop()
+        await node.homes.stop()
+        await node.processes.stop()
+        await node.interconnect.close()
+
+
+@asynccontextmanager
+async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIterator[Nodes]:
+    """So many nodes over the volumes in `path`."""
+    files = SystemFiles(2)
+    path.mkdir(exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(files.close)
+        volume = await stack.enter_async_context(volume_on(path / "volume", lease_s))
+        system = await stack.enter_async_context(volume_on(path / "system", lease_s, id=SYSTEM))
+        store = EmbeddedStore.open(files, SystemClock(), SystemRandom(), str(path / "store"))
+        stack.push_async_callback(store.close)
+        nodes = Nodes(volume, system, store, path, lease_s=lease_s)
+        try:
+            for number in range(1, count + 1):
+                await nodes.start(number)
+            yield nodes
+        finally:
+            for node in nodes.nodes:
+                await nodes.end(node)
+
+
+def run(path: Path, scenario: Callable[[Nodes], Awaitable[None]], count: int = 2, lease_s: float = 90) -> None:
+    async def whole() -> None:
+        async with nodes_on(path / "nodes", count, lease_s) as nodes:
+            await scenario(nodes)
+
+    asyncio.run(whole())
+
+
