@@ -19,15 +19,15 @@ In reading order: `extent` (the words), `scheme` and `policy` (how many fragment
 and `local_disk`, `states` and `members` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from sofs.pool.extent import EXTENT_LIMIT, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage
+from sofs.pool.extent import EXTENT_LIMIT, NAMES_PER_MIB, Copies, ExtentId, Fragment, Placement, Usage
 from sofs.pool.policy import Policy, parse_policy
 from sofs.runtime.ports import Buffer
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "ExtentId", "Fragment", "Placement", "Policy", "Pool", "Usage", "parse_policy"]
+__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "Copies", "ExtentId", "Fragment", "Placement", "Policy", "Pool", "Usage", "parse_policy"]
 
 
 class Pool(Protocol):
@@ -93,18 +93,22 @@ class Pool(Protocol):
     def claim(self, volume: VolumeId, size: int) -> None:
         """Says how many bytes of the disks, copies included, a volume will still need for what it has promised its clients."""
 
-    def relied_on(self, at: Placement) -> int | None:
-        """How many copies an extent has that is to be written again because it lacks some; `None` for one that is not.
+    def relied_on(self, at: Placement) -> Copies | None:
+        """Which copies an extent has that is to be written again because it lacks some; `None` for one that is not.
 
         A copy is lacking that was never written, or lies on a disk that is failed, suspect, being drained, or missing for longer than the
-        grace time. Copies that can still be read are counted: the fewer, the sooner something has to be done.
+        grace time.
         """
+
+    @property
+    def standing(self) -> object:
+        """While this is equal, `relied_on` answers for every extent as before."""
 
     def attainable(self, policy: Policy, avoid: Collection[DiskId] = ()) -> int:
         """How many copies an extent that is written now can get."""
 
-    def crowded(self, policy: Policy) -> frozenset[DiskId]:
-        """Disks that are much fuller than the others, if extents of this policy can do without them."""
+    def crowded(self, policy: Policy) -> Mapping[DiskId, float]:
+        """Disks that are much fuller than the others, if extents of this policy can do without them; with the share of what they hold that is too much."""
 
     def healthy(self, at: Placement) -> bool:
         """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "ExtentId", "Fragment", "Placement", "Usage", "slots_for"]
+__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "Copies", "ExtentId", "Fragment", "Placement", "Usage", "slots_for"]
 
 MIB = 1 << 20
 EXTENT_LIMIT = 8 * MIB
@@ -38,6 +38,15 @@ class Placement(NamedTuple):
     """`simple`, `mirror(2)`, `mirror(3)`, later `parity(4,2)`: what the fragments mean, in order."""
     fragments: tuple[Fragment, ...]
     """One for each of the scheme's fragments; fewer when disks were out of service at the time."""
+
+
+class Copies(NamedTuple):
+    """The copies of an extent that lacks some."""
+
+    readable: int
+    """On disks that answer, or will: the fewer, the sooner something has to be done."""
+    sure: int
+    """Those of them on disks that can be relied on, and are to be kept."""
 
 
 class Usage(NamedTuple):

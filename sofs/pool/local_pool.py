@@ -6,7 +6,7 @@ is mended by `copies`. This module carries them out, and it is the place where a
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sofs.cluster import Interconnect, Priority
@@ -22,7 +22,17 @@ from sofs.errors import (
 )
 from sofs.pool.copies import Copy, Trouble, mend, read_copies, worst
 from sofs.pool.disk import Disk, Part
-from sofs.pool.extent import EXTENT_LIMIT, MIB, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage, slots_for
+from sofs.pool.extent import (
+    EXTENT_LIMIT,
+    MIB,
+    NAMES_PER_MIB,
+    Copies,
+    ExtentId,
+    Fragment,
+    Placement,
+    Usage,
+    slots_for,
+)
 from sofs.pool.fragment import Checksummer, Sums
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.members import DiskSpec, DiskStatus, Members, Report
@@ -462,27 +472,30 @@ class LocalPool:
             self.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments
         )
 
-    def relied_on(self, at: Placement) -> int | None:
-        lacking = parse_scheme(at.scheme).width - len(at.fragments)
-        left = 0
+    def relied_on(self, at: Placement) -> Copies | None:
+        readable = sure = 0
         for fragment in at.fragments:
             if self.members.counts(fragment.disk, self._grace_s):
-                left += 1
-            else:
-                lacking += 1
-                left += self.members.state(fragment.disk) in READABLE
-        return left if lacking else None
+                sure += 1
+            elif self.members.state(fragment.disk) in READABLE:
+                readable += 1
+        return Copies(readable + sure, sure) if sure < parse_scheme(at.scheme).width else None
+
+    @property
+    def standing(self) -> object:
+        return self.members.changes, self.members.counting(self._grace_s), self.counters["degraded_extents"]
 
     def attainable(self, policy: Policy, avoid: Collection[DiskId] = ()) -> int:
         candidates = [each for each in self.members.candidates() if each.disk not in avoid]
         return min(policy.scheme.width, policy.breadth(candidates, MIB))
 
-    def crowded(self, policy: Policy) -> frozenset[DiskId]:
-        found: set[DiskId] = set()
-        free = [each for each in self.members.candidates() if policy.allows(each)]
-        for tier in sorted({each.tier for each in free}):
-            found |= _crowded([each for each in free if each.tier == tier], {each.disk: each.free for each in self.members.capacities()})
-        return frozenset(found) if found and self.attainable(policy, found) == policy.scheme.width else frozenset()
+    def crowded(self, policy: Policy) -> Mapping[DiskId, float]:
+        found: dict[DiskId, float] = {}
+        totals = {each.disk: each.free for each in self.members.capacities()}
+        disks = [each for each in self.members.candidates() if policy.allows(each)]
+        for tier in sorted({each.tier for each in disks}):
+            found |= _crowded([each for each in disks if each.tier == tier], totals)
+        return found if found and self.attainable(policy, found) == policy.scheme.width else {}
 
     def validate(self, policy: Policy) -> None:
         """Raises `InvalidArgument` if the pool's disks, all present and empty, could not hold an extent of this policy."""
@@ -511,15 +524,16 @@ class LocalPool:
         return task
 
 
-def _crowded(disks: Sequence[Candidate], totals: dict[DiskId, int]) -> set[DiskId]:
-    """Those of the disks that are fuller than all of them together, by more than `CROWDED`."""
+def _crowded(disks: Sequence[Candidate], totals: dict[DiskId, int]) -> dict[DiskId, float]:
+    """Those of the disks that are fuller than all of them together by more than `CROWDED`, with the share of their contents that is too much."""
     total = sum(totals.get(disk.disk, 0) for disk in disks)
     used = total - sum(disk.free for disk in disks)
-    return {
-        disk.disk
-        for disk in disks
-        if (size := totals.get(disk.disk, 0)) and (size - disk.free) / size > used / total + CROWDED
-    }
+    found: dict[DiskId, float] = {}
+    for disk in disks:
+        size = totals.get(disk.disk, 0)
+        if size and (size - disk.free) / size > used / total + CROWDED:
+            found[disk.disk] = 1 - used / total * size / (size - disk.free)
+    return found
 
 
 async def _checksum(data: Sequence[Buffer], known: Sequence[int] | None) -> Sums:

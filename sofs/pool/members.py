@@ -96,6 +96,8 @@ class Members:
         """What this process has had revoked: disks that were away are told when they return."""
         self.returns = 0
         """How often a disk that could not be read can be read again."""
+        self.changes = 0
+        """How often a disk has come, gone, or changed its state."""
         self._waiters: dict[asyncio.Future[None], None] = {}
 
     def __iter__(self) -> Iterator[Member]:
@@ -136,6 +138,7 @@ class Members:
                 self._report("disk forgotten", disk=f"{id:016x}", path=member.spec.path)
                 del self._members[id]
                 self.ready.pop(id, None)
+                self.changes += 1
             else:
                 member.spec = spec
                 if spec.lost:
@@ -143,6 +146,7 @@ class Members:
         for spec in there.values():
             if not self.owns(spec):
                 self._join(spec)
+                self.changes += 1
 
     def owns(self, spec: DiskSpec) -> bool:
         """Whether a disk is this node's."""
@@ -206,6 +210,10 @@ class Members:
             member.state is State.SUSPECT and now < member.distrusted_until
         )
 
+    def counting(self, grace: float) -> frozenset[DiskId]:
+        """The disks of which `counts` says so."""
+        return frozenset(id for id in self._members if self.counts(id, grace))
+
     def may_return(self, id: DiskId) -> bool:
         """Whether a disk is away, and may be back in a moment."""
         member = self._members.get(id)
@@ -250,6 +258,7 @@ class Members:
             )
         spec = DiskSpec(path, label.id, label.tier, label.host, node=0 if self._interconnect is None else self._interconnect.node)
         member = self._members[label.id] = Member(spec, State.HEALTHY, disk=disk)
+        self.changes += 1
         self._share_revocations()
         self.happened(member, Event.OPENED, "added")
         return spec
@@ -374,6 +383,7 @@ class Members:
         self._refresh(member)
         if new is old:
             return
+        self.changes += 1
         if new is State.MISSING:
             member.since = self._clock.monotonic()
         if new in READABLE and old not in READABLE:

@@ -37,7 +37,7 @@ Data
   `maps`, `owning`, `origins`, `thaw`: clones of whole files.
 
 Space
-- `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact` and `protect`, which move it.
+- `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact`, `protect` and `balance`, which move it (`moving`).
 
 Beside all that
 - `snapshots`, `quotas`, `remote` (the volume from another node): packages with chapters of their own. `check`: whether all of it is true.

@@ -21,6 +21,7 @@ from sofs.errors import NoSpace, SofsError
 from sofs.log import Log
 from sofs.runtime.ports import Clock
 from sofs.types import Lsn
+from sofs.volume.balance import Balancer
 from sofs.volume.compact import Compactor
 from sofs.volume.destage import Destager
 from sofs.volume.extents import Extents
@@ -39,6 +40,9 @@ _ORPHANS_S = 3600.0
 _DOUBTS_S = 60.0
 """Orphans are collected so soon after the last time when the pool has a reason to expect some."""
 _COMPACT_S = 30.0
+_PROTECT_S = 10.0
+_BALANCE_S = 120.0
+_STRETCH_S = 5.0
 _NEARLY_ALL_LIVE = 0.95
 """When space is short, whatever saves a MiB is worth compacting."""
 
@@ -70,6 +74,7 @@ class Cleaner:
         destager: Destager,
         compactor: Compactor,
         protector: Protector,
+        balancer: Balancer,
         extents: Extents,
         space: Space,
         settings: DataSettings,
@@ -82,6 +87,7 @@ class Cleaner:
         self._destager = destager
         self._compactor = compactor
         self._protector = protector
+        self._balancer = balancer
         self._extents = extents
         self._space = space
         self._settings = settings
@@ -170,7 +176,26 @@ class Cleaner:
 
     async def protect(self) -> int:
         """Writes extents that have lost a copy again, until none is left or the log wants to be emptied; gives how many were dealt with."""
-        return await self._by_turns(self._protector.run_once)
+        return await self._gently(self._protector)
+
+    async def balance(self) -> int:
+        """Moves extents off crowded disks, as far as that helps; gives how many."""
+        return await self._gently(self._balancer)
+
+    async def _gently(self, work: Protector | Balancer, limit: float = float("inf")) -> int:
+        """Repeats what writes extents anew, at a bounded rate, for about `limit` seconds."""
+        start = self._clock.monotonic()
+        begun, total = work.moved, 0
+        while True:
+            async with self._turn:
+                count = await work.run_once()
+            total += count
+            now = self._clock.monotonic()
+            if not count or self.fill > self._settings.log_high or now - start > limit:
+                return total
+            ahead = (work.moved - begun) / self._settings.moving_rate - (now - start)
+            if ahead > 0:
+                await self._clock.sleep(ahead)
 
     async def _by_turns(self, step: Callable[[], Awaitable[int]]) -> int:
         """Repeats what may take hours. Between two steps others have their turn: writers wait for theirs at a full log."""
@@ -196,7 +221,7 @@ class Cleaner:
 
     async def run(self) -> None:
         """The service; runs until it is cancelled."""
-        orphans = compaction = self._clock.monotonic() - 2 * _ORPHANS_S
+        orphans = compaction = protection = balancing = self._clock.monotonic() - 2 * _ORPHANS_S
         end = self._log.end
         while True:
             now = self._clock.monotonic()
@@ -219,9 +244,19 @@ class Cleaner:
                     self._note("orphans collected", await self.collect_orphans())
                 if now - compaction >= _COMPACT_S:
                     self._note("extents compacted", await self.compact())
-                    self._note("extents re-protected", await self.protect())
                     if self.fill <= self._settings.log_high:
                         compaction = now  # else it has not been finished, perhaps
+                # These may take hours; what is not done in a few seconds is gone on with after everybody else's turn.
+                if now - protection >= _PROTECT_S:
+                    count = await self._gently(self._protector, _STRETCH_S)
+                    self._note("extents re-protected", count)
+                    if not count:
+                        protection = now
+                elif now - balancing >= _BALANCE_S:
+                    count = await self._gently(self._balancer, _STRETCH_S)
+                    self._note("extents moved off crowded disks", count)
+                    if not count:
+                        balancing = now
             except SofsError as error:
                 self._logger.warning("cleaning failed", reason=str(error), kind=type(error).__name__)
                 await self._clock.sleep(1.0)

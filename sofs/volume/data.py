@@ -17,6 +17,7 @@ from sofs.pool import Pool
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
 from sofs.volume import mapping, origins
+from sofs.volume.balance import Balancer
 from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
@@ -26,6 +27,7 @@ from sofs.volume.duties import begin
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.mapping import KEEP_MODIFIED
+from sofs.volume.moving import Mover
 from sofs.volume.pages import Done, Pages
 from sofs.volume.protect import Protector
 from sofs.volume.quotas import counting
@@ -59,13 +61,15 @@ class Data:
         self.extents = Extents(settings.volume, keyspace, pool)
         self.space = Space(keyspace, pool, settings)
         self.reader = Reader(keyspace, log, pool, self.extents)
+        mover = Mover(keyspace, pool, self.extents, settings.policy)
         self.cleaner = Cleaner(
             clock,
             keyspace,
             log,
             Destager(keyspace, log, self.extents, self.reader, settings, pause),
             Compactor(keyspace, pool, self.extents, settings, pause),
-            Protector(keyspace, pool, self.extents, settings, pause),
+            Protector(clock, pool, self.extents, mover, settings, pause),
+            Balancer(pool, self.extents, mover, settings, pause),
             self.extents,
             self.space,
             settings,

@@ -1,8 +1,10 @@
 """Re-protection: extents that have lost a copy, or were written when too few disks were there, are written again.
 
-The pool knows which disks can be trusted; the volume knows its extents. An extent whose placement is no longer healthy (a disk failed, is missing
-or being emptied) gets a new one under a new number, with the same pages at the same places within it. As with compaction, the windows
-switch in one batch, no map changes, and a step that is cut off leaves an orphan.
+The pool knows which disks can be relied on; the volume knows its extents. Of those that lack something (a disk failed, was lost with its node, has been
+missing for too long, or is being emptied) the ones with the fewest copies left come first. Where the new copies go is the pool's choice, weighted
+by free space: so the copies of a lost disk, which lay anywhere, are made from anywhere to anywhere.
+
+All extents are looked through only when something about the pool's disks has changed, and now and then while some are left that could not be helped.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,17 +13,20 @@ from contextlib import aclosing
 import structlog
 
 from sofs.errors import NoSpace, SofsError
-from sofs.pool import ExtentId, Placement, Pool
-from sofs.volume import keys, mapping, windows
-from sofs.volume.batch import Batch, Operation
-from sofs.volume.extents import Extents, live
-from sofs.volume.keyspace import KeySpace
-from sofs.volume.settings import DataSettings
+from sofs.pool import Pool
+from sofs.runtime.ports import Clock
+from sofs.volume.extents import Extents
+from sofs.volume.moving import Mover
+from sofs.volume.settings import MIB, DataSettings
 
 __all__ = ["Protector"]
 
-_AT_ONCE = 8
-"""Extents in one step."""
+_AT_ONCE = 16 * MIB
+"""Bytes of extents written anew in one step, or a single extent."""
+_LISTED = 4096
+"""Extents noted in one look through all."""
+_AGAIN_S = 600.0
+"""After so long those that could not be helped are tried again, whatever has changed."""
 
 
 class Protector:
@@ -29,89 +34,93 @@ class Protector:
 
     def __init__(
         self,
-        keyspace: KeySpace,
+        clock: Clock,
         pool: Pool,
         extents: Extents,
+        mover: Mover,
         settings: DataSettings,
         pause: Callable[[], Awaitable[None]],
     ) -> None:
-        self._keyspace = keyspace
+        self._clock = clock
         self._pool = pool
         self._extents = extents
-        self._settings = settings
+        self._mover = mover
+        self._policy = settings.policy
         self._pause = pause
-        self._left_out: set[int] = set()
+        self._listed: list[tuple[int, int]] = []
+        """Copies left and number, the fewest last."""
+        self._standing: object = None
+        """Of the pool's disks, when all extents were looked through."""
+        self._complete = True
+        """Whether that found all that lack something."""
+        self._looked = 0.0
+        self._helpless: set[int] = set()
+        """Those that could not be helped since."""
+        self.moved = 0
+        """Bytes written anew."""
         self._logger = structlog.get_logger(component="protect")
 
     async def run_once(self) -> int:
-        """Deals with some of the extents that need it; gives how many, 0 when no more can be done now.
+        """Deals with some of the extents that need it; gives how many, 0 when no more can be done now."""
+        dealt_with = 0
+        while not dealt_with and (self._listed or await self._look()):
+            dealt_with = await self._step()
+        return dealt_with
 
-        One that cannot be read is left out until all others have had their turn.
-        """
-        weak = await self._weak()
-        if not weak:
-            self._left_out.clear()
-        for dealt_with, (number, placement, named) in enumerate(weak):
+    async def _step(self) -> int:
+        """Works off some of the list."""
+        dealt_with = 0
+        end = self.moved + _AT_ONCE
+        while self._listed and self.moved < end:
+            number = self._listed.pop()[1]
+            if not self._promising(number):
+                continue
             try:
-                await self._renew(number, placement, named)
+                self.moved += await self._mover.move(number)
             except NoSpace as error:
                 self._logger.warning("extents not re-protected", reason=str(error))
+                self._helpless.add(number)
+                # Nor will there be room for the others.
+                self._listed.clear()
+                self._complete = True
                 return dealt_with
-        return len(weak)
-
-    async def _weak(self) -> list[tuple[int, Placement, tuple[int, ...]]]:
-        weak = []
-        async with aclosing(self._extents.all(self._pause)) as extents:
-            async for number, placement, named in extents:
-                if number not in self._left_out and not self._pool.healthy(placement):
-                    weak.append((number, placement, named))
-                    if len(weak) == _AT_ONCE:
-                        break
-        return weak
-
-    async def _renew(self, number: int, old: Placement, named: tuple[int, ...]) -> None:
-        """Writes one extent anew. Raises `NoSpace` when the disks that are there do not allow it."""
-        new = await self._extents.take()
-        try:
-            id = ExtentId(self._extents.volume, new)
-            try:
-                placement = await self._pool.reprotect(old, id, self._settings.policy)
-            except NoSpace:
-                raise
             except SofsError as error:
-                if self._keyspace.get(keys.bucket(keys.EXTENT, number)) is not None:  # else it was freed meanwhile
-                    self._left_out.add(number)
-                    self._logger.error("extent not re-protected", extent=number, reason=str(error))
-                return
-            helps = self._pool.healthy(placement)
-            if not helps or not self._switch(number, named, placement):
-                await self._extents.abandon(placement)
-            if not helps:
-                raise NoSpace("too few disks can be written for the volume's policy; add one, or bring one back")
-        finally:
-            self._extents.done(new)
+                self._helpless.add(number)
+                self._logger.error("extent not re-protected", extent=number, reason=str(error))
+            dealt_with += 1
+        return dealt_with
 
-    def _switch(self, number: int, named: tuple[int, ...], placement: Placement) -> bool:
-        """Makes the windows name the new extent; False if the old one has been freed meanwhile."""
-        count = self._keyspace.get(keys.live_pages(number))
-        if count is None:
+    def _promising(self, number: int) -> bool:
+        """Whether an extent still lacks something, and can have more than it has."""
+        found = self._mover.recorded(number)
+        if found is None:
             return False
-        batch = Batch()
-        for window in named:
-            key = keys.bucket(keys.PLACES, window)
-            value = self._keyspace.get(key)
-            if value is None:
-                continue
-            places = windows.places(value)
-            if any(place.extent == number for place in places):
-                batch.put(
-                    key,
-                    windows.encode_places(
-                        place._replace(extent=placement.id.number) if place.extent == number else place
-                        for place in places
-                    ),
-                )
-        self._extents.record(batch, placement, named, live(count))
-        batch.raw(Operation.FREE, mapping.free(number))
-        self._keyspace.commit(batch, reserved=True)
+        copies = self._pool.relied_on(found[0])
+        if copies is None:
+            return False
+        if not copies.readable or copies.sure >= self._pool.attainable(self._policy):
+            self._helpless.add(number)
+            return False
         return True
+
+    async def _look(self) -> bool:
+        """Lists the extents that lack something; whether there are any that may be helped."""
+        standing, now = self._pool.standing, self._clock.monotonic()
+        same = standing == self._standing
+        if same and self._complete and (not self._helpless or now - self._looked < _AGAIN_S):
+            return False
+        if not same or now - self._looked >= _AGAIN_S:
+            if self._helpless:
+                self._logger.info("extents that lack copies are tried again", count=len(self._helpless))
+            self._helpless.clear()
+        listed = []
+        async with aclosing(self._extents.all(self._pause)) as extents:
+            async for number, placement, _ in extents:
+                copies = self._pool.relied_on(placement)
+                if copies is not None and number not in self._helpless:
+                    listed.append((copies.readable, number))
+        listed.sort(reverse=True)
+        self._complete = len(listed) <= _LISTED
+        self._listed = listed[-_LISTED:]
+        self._standing, self._looked = standing, now
+        return bool(self._listed)

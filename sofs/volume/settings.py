@@ -39,3 +39,5 @@ class DataSettings:
     """Files of this many pages and more are cloned without looking at their leaves (`maps.py`); for smaller ones that would not save anything."""
     reserve: int = 32 * MIB
     """Space of the pool that no write is admitted into, so that cleaning and deleting always work."""
+    moving_rate: int = 200 * MIB
+    """Bytes a second that are at most written anew for re-protection or balance; each volume has this rate of its own."""

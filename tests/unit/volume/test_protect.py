@@ -2,7 +2,11 @@
 
 import asyncio
 
+import pytest
+
+from sofs.pool import Placement
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE
+from sofs.pool.states import Event, State
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.types import PAGE, Inode
 from sofs.volume import keys
@@ -72,3 +76,121 @@ def test_an_extent_that_no_disk_can_read_does_not_keep_the_others_from_being_re_
     run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4)
 
 
+
+def lose(rig: Rig, disk: int) -> None:
+    """A disk fails for good."""
+    members = rig.pool.members
+    members.happened(members.get(rig.specs[disk].id), Event.WRITE_ERROR, "lost")
+
+
+def moves(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[Placement]:
+    """The extents that are written anew from now on, in order."""
+    seen: list[Placement] = []
+    reprotect = rig.pool.reprotect
+
+    async def noted(at: Placement, *rest: object) -> Placement:
+        seen.append(at)
+        return await reprotect(at, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.pool, "reprotect", noted)
+    return seen
+
+
+def test_extents_with_the_fewest_copies_left_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        await many_extents(rig)
+        moved = moves(rig, monkeypatch)
+        lost = {rig.specs[1].id, rig.specs[2].id}
+        lose(rig, 1)
+        lose(rig, 2)
+        rig.pool.members.drain(rig.specs[3].id)
+        await rig.data.cleaner.protect()
+        lefts = [sum(fragment.disk not in lost for fragment in at.fragments) for at in moved]
+        assert lefts == sorted(lefts) and {1, 2} <= set(lefts)
+        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        await rig.clean()
+
+    run(scenario, disks=7, policy="mirror(3)", direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
+
+
+def test_a_missing_disk_has_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        first = (await many_extents(rig))[0]
+        moved = moves(rig, monkeypatch)
+        gone = rig.data.extents.placement(first).fragments[0].disk
+        member = rig.pool.members.get(gone)
+        rig.pool.members.happened(member, Event.ABSENT, "pulled")
+        assert await rig.data.cleaner.protect() == 0
+        await asyncio.sleep(500)
+        assert await rig.data.cleaner.protect() == 0 and moved == []
+        await asyncio.sleep(101)
+        assert await rig.data.cleaner.protect() > 0
+        assert {gone} <= {fragment.disk for at in moved for fragment in at.fragments}
+        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        assert member.state is State.MISSING
+        await rig.clean()
+
+    run(scenario, disks=4, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
+
+
+def test_what_is_written_anew_is_bounded_in_time() -> None:
+    async def scenario(rig: Rig) -> None:
+        await many_extents(rig)
+        object.__setattr__(rig.data.settings, "moving_rate", MIB)
+        lose(rig, 1)
+        before = rig.clock.monotonic()
+        count = await rig.data.cleaner.protect()
+        size = count * MIB // 4
+        assert size > 0 and rig.clock.monotonic() - before > (size - 17 * MIB) / MIB
+        await rig.clean()
+
+    run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
+
+
+def test_all_extents_are_looked_through_only_when_a_disk_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        await many_extents(rig)
+        looks = 0
+        every = rig.data.extents.all
+
+        def counted(*args: object) -> object:
+            nonlocal looks
+            looks += 1
+            return every(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(rig.data.extents, "all", counted)
+        for _ in range(3):
+            assert await rig.data.cleaner.protect() == 0
+        assert looks == 1
+        lose(rig, 1)
+        await rig.data.cleaner.protect()
+        assert looks == 2
+        await rig.data.cleaner.protect()
+        assert looks == 2
+        await rig.clean()
+
+    run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
+
+
+def test_extents_move_off_a_crowded_disk_until_it_is_no_more() -> None:
+    async def scenario(rig: Rig) -> None:
+        for disk in (2, 3):
+            rig.pool.members.drain(rig.specs[disk].id)
+        await many_extents(rig)
+        assert rig.pool.crowded(rig.data.settings.policy) == {}
+        for disk in (2, 3):
+            # Emptied they are retired; then they are as good as new.
+            rig.pool.members.drain(rig.specs[disk].id, False)
+        assert rig.pool.crowded(rig.data.settings.policy).keys() == {rig.specs[0].id, rig.specs[1].id}
+        moved = await rig.data.cleaner.balance()
+        assert moved == EXTENTS // 2
+        await rig.settle()
+        await rig.store.keyspace.checkpoint()
+        await rig.data.cleaner.give_back()
+        assert rig.pool.crowded(rig.data.settings.policy) == {}
+        assert await rig.data.cleaner.balance() == 0
+        for number in numbers(rig):
+            assert rig.pool.healthy(rig.data.extents.placement(number))
+        await rig.clean()
+
+    run(scenario, disks=4, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
