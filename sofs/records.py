@@ -6,13 +6,14 @@ A record is JSON under its key (`sofs.coordination.keys`). Shares and users are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from gateways.exports import Share
 from gateways.identity import User
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
-from sofs.coordination import Change, Condition, Delete, OutcomeUnknown, Put, Store, keys
+from sofs.coordination import Change, Condition, Delete, Entry, OutcomeUnknown, Put, Store, keys
 from sofs.coordination.record import Record
 from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
 from sofs.runtime.ports import Random
@@ -95,12 +96,18 @@ class ConfigurationRecord(Record, frozen=True, kw_only=True):
 R = TypeVar("R", bound=Record)
 
 
+async def _half_a_second() -> None:
+    await asyncio.sleep(0.5)
+
+
 class Registry:
     """The records, typed, over a store."""
 
-    def __init__(self, store: Store, random: Random) -> None:
+    def __init__(self, store: Store, random: Random, pause: Callable[[], Awaitable[None]] = _half_a_second) -> None:
+        """`pause` is what lies between two attempts at a store that is away."""
         self.store = store
         self._random = random
+        self._pause = pause
 
     # Reading
 
@@ -194,17 +201,54 @@ class Registry:
         return ConfigurationRecord.decode(entry.value)
 
     async def change_configuration(self, volume: int, wanted: ConfigurationRecord) -> None:
-        """Put `wanted` in force if it follows the one that is. Raises `Fenced`, `Unavailable`."""
-        key = keys.configuration(volume)
+        """Put `wanted` in force if it follows the one that is. Raises `Fenced`; `Unavailable`: it is not in force, and was not sent.
+
+        An attempt whose outcome is not known is settled before this ends, however long the store is away: it may yet be made.
+        """
+        key, value = keys.configuration(volume), wanted.encode()
         entry = await self.store.get(key)
-        if entry is not None and entry.value == wanted.encode():
-            return  # an earlier attempt, whose outcome was not known, has done it
-        version = ConfigurationRecord.decode(entry.value).version if entry else 0
-        if wanted.version != version + 1:
-            raise Fenced(
-                f"volume {volume:016x} is at configuration {version}, so {wanted.version} cannot follow"
-            )
-        value = wanted.encode()
-        condition = Condition(key, entry.revision if entry else 0)
-        if not await self._transact(condition, [Put(key, value)], key, value):
-            raise Fenced(f"volume {volume:016x} got another configuration meanwhile")
+        while entry is None or entry.value != value:  # else an earlier attempt, whose outcome was not known, has done it
+            version = ConfigurationRecord.decode(entry.value).version if entry else 0
+            if wanted.version != version + 1:
+                raise Fenced(
+                    f"volume {volume:016x} is at configuration {version}, so {wanted.version} cannot follow"
+                )
+            try:
+                condition = Condition(key, entry.revision if entry else 0)
+                if (await self.store.transact([condition], [Put(key, value)])).done:
+                    return
+            except OutcomeUnknown:
+                pass
+            entry = await self._get_surely(key)
+
+    async def _get_surely(self, key: str) -> Entry | None:
+        while True:
+            try:
+                return await self.store.get(key)
+            except Unavailable:
+                await self._pause()
+
+    # A volume
+
+    async def volume(self, id: int) -> VolumeRecord:
+        """Raises `NotFound`."""
+        entry = await self.store.get(keys.volume(id))
+        if entry is None:
+            raise NotFound(f"there is no volume {id:016x}")
+        return VolumeRecord.decode(entry.value)
+
+    async def change_volume(self, volume: int, change: Callable[[VolumeRecord], VolumeRecord]) -> VolumeRecord:
+        """Change a volume's record by compare-and-set; `change` may be asked again for a newer one. Raises `NotFound`, `Unavailable`."""
+        key = keys.volume(volume)
+        for _ in range(TRIES):
+            entry = await self.store.get(key)
+            if entry is None:
+                raise NotFound(f"volume {volume:016x} has been deleted")
+            present = VolumeRecord.decode(entry.value)
+            wanted = change(present)
+            if wanted == present:
+                return present
+            value = wanted.encode()
+            if await self._transact(Condition(key, entry.revision), [Put(key, value)], key, value):
+                return wanted
+        raise Unavailable(f"volume {volume:016x} is being changed by somebody else; try again")

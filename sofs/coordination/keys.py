@@ -15,6 +15,7 @@
     users/<name>                  a user: keys derived from its password, uid, gid; the name in lower case
     vips/<address>                a virtual IP address: what it is tied to
     vips/<address>/holder         who has it: a node's id and incarnation; under the holder's lease
+    keepers/<id>                  a node that takes virtual addresses on: its incarnation; under the lease of its addresses
     secrets/<name>                what the cluster keeps to itself, such as the key of NFS file handles
     counters/<name>               a number that only grows, such as the last share number
 
@@ -32,6 +33,7 @@ __all__ = [
     "GROUPS",
     "HANDED_OVER",
     "HOLDER",
+    "KEEPERS",
     "MEMBERS",
     "NODES",
     "POOLS",
@@ -48,6 +50,7 @@ __all__ = [
     "disk",
     "group",
     "holder",
+    "keeper",
     "id_of",
     "member",
     "name_of",
@@ -79,6 +82,7 @@ VOLUME_NAMES = "volume-names/"
 SHARES = "shares/"
 USERS = "users/"
 VIPS = "vips/"
+KEEPERS = "keepers/"
 HOLDER = "/holder"
 """What an address's key is followed by in that of its holder."""
 SECRETS = "secrets/"
@@ -137,6 +141,10 @@ def vip(address: str) -> str:
     return VIPS + _encoded(address)
 
 
+def keeper(id: int) -> str:
+    return KEEPERS + _hexadecimal(id)
+
+
 def holder(address: str) -> str:
     return vip(address) + HOLDER
 
@@ -150,7 +158,7 @@ def counter(name: str) -> str:
 
 
 def id_of(key: str) -> int:
-    """The id in the key of a member, node, group, disk, volume or configuration."""
+    """The id in the key of a member, node, keeper, group, disk, volume or configuration."""
     return int(key.split("/")[1], 16)
 
 

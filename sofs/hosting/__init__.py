@@ -3,8 +3,13 @@
 A disk, pool or volume that cannot be opened does not keep the others from being served: it is shown with its state and the reason. Nothing here
 knows of gateways or commands.
 
-In reading order: `hosted` (one volume, as this node has it), `pools` (disks and pools), `making` (a new volume), `view` (what the
-coordination store said last), `roles` (what to do about a volume, decided), `host` (all of it).
+In a cluster every node knows of every volume, and plays a part in those that have a replica of their log on one of its disks: one node coordinates, the
+others follow. Which part it is to play follows from the records of the coordination store, which may be away at any time: then everything goes on as it is.
+
+In reading order: `hosted` (one volume, as this node has it), `view` (what the store said last), `site` (what the volumes of a node share), `pools` (disks and
+pools), `roles` (what to do about a volume: the decision), `opening` and `part` (its execution), `making` (a new volume), `moving` (planned moves),
+`recruiting` and `redundancy` (as many copies as the policy asks for), `messages`, `asking` and `services` (what nodes ask of each other), `describing` (in
+words for operators), `host` (all of it).
 """
 
 from sofs.hosting.host import Host

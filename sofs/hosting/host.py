@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import structlog
 
-from sofs.config import MIB, Config
+from sofs.cluster import Interconnect
+from sofs.config import Config
 from sofs.coordination import keys
-from sofs.errors import Exists, InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.errors import InvalidArgument, NotFound, SofsError
+from sofs.hosting.asking import ask
+from sofs.hosting.describing import describe
 from sofs.hosting.hosted import SYSTEM, Hosted
-from sofs.hosting.making import log_disks
+from sofs.hosting.making import make_volume_here
+from sofs.hosting.messages import Described, Move
+from sofs.hosting.moving import find_node, hand_over, hand_over_all
+from sofs.hosting.part import Part
 from sofs.hosting.pools import Pools
-from sofs.log.replicated import Configuration, LogSettings
+from sofs.hosting.redundancy import Redundancy
+from sofs.hosting.services import HostingService
+from sofs.hosting.site import Site
+from sofs.hosting.view import View
+from sofs.log.service import LogService
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskStatus
-from sofs.pool.policy import parse_policy
-from sofs.pool.upkeep import Upkeep
-from sofs.records import ConfigurationRecord, Registry, ReplicaRecord, VolumeRecord
-from sofs.redundancy import Redundancy
+from sofs.records import Registry, VolumeRecord
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.types import VolumeId
-from sofs.volume.checkpoint import CheckpointSettings
-from sofs.volume.data import APPLIERS, Data, DataSettings
-from sofs.volume.recovery import Place, StoreSettings, make_store, open_store
+from sofs.volume.duties import begin
+from sofs.volume.recovery import Place
 from sofs.volume.security import Identities
-from sofs.volume.volume import LocalVolume, make_volume
+from sofs.volume.volume import LocalVolume
+from sofs.volume.where import Whereabouts
+
+__all__ = ["Host"]
 
 log = structlog.get_logger("node")
 
-LOG_SHARE = 8
-"""A log takes at most one part in so many of its disk."""
-SEGMENT = 64 * MIB
-FEWEST_SEGMENTS = 3
-ROOT_MODE = 0o777
-"""Of a new volume's root: whoever a share lets in may use it, until somebody narrows that."""
+MOVE_S = 30.0
+"""For so long whoever asks another node to hand a volume over waits."""
 
 
 @dataclass
 class Host:
-    """All of them. `name` is this host's, the fault domain of its disks. Made on a running loop."""
+    """All of them. `name` is this host's, the fault domain of its disks. Made on a running loop.
+
+    With an `interconnect` it is a node of a cluster; without one it is alone, and every replica of its volumes lies here.
+    """
 
     name: str
     data_dir: Path
@@ -54,81 +62,221 @@ class Host:
     identities: Identities
     boot: bytes
     """Identifies this boot of the host: what was written under it, and not synced, is still in the page cache."""
+    interconnect: Interconnect | None = None
+    view: View = field(init=False)
     disks: Pools = field(init=False)
-    volumes: dict[int, Hosted] = field(default_factory=dict)
+    site: Site = field(init=False)
     redundancy: Redundancy = field(init=False)
+    parts: dict[int, Part] = field(default_factory=dict)
+    """By the volume's id, whatever this node is for it."""
     on_failure: Callable[[LocalVolume], None] | None = None
-    """Called once for a volume that fails while it is served: requests that it was asked may never be answered."""
+    """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
+    on_volume: Callable[[Whereabouts], None] | None = None
+    """Called for each volume that there is, once it is known."""
 
     def __post_init__(self) -> None:
-        self.disks = Pools(self.name, self.data_dir, self.registry, self.files, self.clock, self.random)
-        self.redundancy = Redundancy(self)
+        self.view = View(self.registry)
+        self.disks = Pools(
+            self.name, self.data_dir, self.registry, self.view, self.files, self.clock, self.random, self.interconnect
+        )
+        logs = None if self.interconnect is None else LogService(self.interconnect)
+        self.site = Site(
+            self.name,
+            self.config,
+            self.registry,
+            self.view,
+            self.disks,
+            self.files,
+            self.clock,
+            self.random,
+            self.identities,
+            self.boot,
+            self.interconnect,
+            logs,
+            self._failed,
+        )
+        self._service = None if self.interconnect is None else HostingService(self.site, self)
+        self.redundancy = Redundancy(self, self._service)
+        self._pools_changed = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def pools(self) -> dict[str, LocalPool]:
         return self.disks.all
 
+    @property
+    def volumes(self) -> dict[int, Hosted]:
+        return {id: part.hosted for id, part in self.parts.items()}
+
     # Start and end
 
     async def open(self) -> None:
-        """Open every pool and volume in the records. Raises `Unavailable` when another process has a disk."""
+        """Open every pool and volume in the records. Raises `Unavailable` when another process has a disk, or the store does not answer."""
+        await self.view.open()
         await self.disks.open()
-        for volume in await self.registry.volumes():
-            hosted = self.volumes[volume.id] = Hosted.of(volume)
-            try:
-                await self._open_volume(hosted)
-            except SofsError as error:
-                hosted.reason = str(error) or type(error).__name__
-                log.error("volume.failed", volume=volume.name, reason=hosted.reason)
+        for record in sorted(self.view.volumes.values(), key=lambda volume: volume.name):
+            part = self._add(Part(self.site, Hosted.of(record)))
+            await part.step()
+            if part.reason:
+                log.error("volume.failed", volume=record.name, reason=part.reason)
         await self.note_states()
+        self.view.on_change(self._changed)
+        if self.interconnect is not None:
+            self._following = begin(self._follow_pools(), "following disks")
+            for part in self.parts.values():
+                part.start()
+            self._changed(keys.VOLUMES)  # what came while they were opened
         self.redundancy.start()
 
     async def close(self) -> None:
-        """Close volumes, then pools; each even if others fail. The first failure is raised at the end."""
-        parts: list[Redundancy | LocalVolume | Upkeep | LocalPool] = [self.redundancy]
-        parts += [hosted.volume for hosted in self.volumes.values() if hosted.volume is not None]
-        parts += [*self.disks.upkeep, *self.pools.values()]
+        """Hand volumes over that others can take, close the others, then pools; each even if others fail. The first failure is raised at the end."""
+        closing: list[Callable[[], Awaitable[object]]] = [self.redundancy.close, self.hand_over_all, self.view.close]
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        closing += [part.close for part in self.parts.values()]
+        closing += [upkeep.close for upkeep in self.disks.upkeep]
+        closing += [pool.close for pool in self.pools.values()]
         failures: list[Exception] = []
-        for part in parts:
+        for close in closing:
             try:
-                await part.close()
+                await close()
             except Exception as error:
                 log.error(
                     "host.close_failed",
-                    part=type(part).__name__,
+                    part=type(getattr(close, "__self__", self)).__name__,
                     reason=str(error),
                     exc_info=not isinstance(error, SofsError),
                 )
                 failures.append(error)
+        if self._service is not None:
+            self._service.close()
         if failures:
             raise failures[0]
 
+    def _add(self, part: Part) -> Part:
+        self.parts[part.hosted.record.id] = part
+        if self.on_volume is not None:
+            self.on_volume(part.hosted.where)
+        return part
+
+    def _failed(self, volume: LocalVolume) -> None:
+        if self.on_failure is not None:
+            self.on_failure(volume)
+
+    def _changed(self, prefix: str) -> None:
+        """The coordination store says something new."""
+        if prefix == keys.VOLUMES:
+            self._take_records()
+        if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
+            self._pools_changed.set()
+        for part in self.parts.values():
+            part.wake()
+
+    def _take_records(self) -> None:
+        for id, record in self.view.volumes.items():
+            part = self.parts.get(id)
+            if part is not None:
+                part.hosted.record = record
+            elif self.interconnect is not None and id in self.view.configurations:
+                self._add(Part(self.site, Hosted.of(record))).start()
+
+    async def _follow_pools(self) -> None:
+        while True:
+            await self._pools_changed.wait()
+            self._pools_changed.clear()
+            try:
+                await self.disks.update()
+            except SofsError as error:
+                log.warning("pools.not_updated", reason=str(error))
+            for part in self.parts.values():
+                part.wake()
+
+    # Volumes
+
+    def where(self, volume: VolumeId) -> Whereabouts | None:
+        """Where a volume is served; None if there is no such volume."""
+        part = self.parts.get(volume)
+        return None if part is None else part.hosted.where
+
+    @property
+    def whereabouts(self) -> Mapping[int, Whereabouts]:
+        return {id: part.hosted.where for id, part in self.parts.items()}
+
     def volume(self, id: VolumeId) -> LocalVolume | None:
-        """The volume, if it is served here: what `gateways.exports.Shares` asks."""
-        hosted = self.volumes.get(id)
-        return hosted.volume if hosted else None
+        """The volume, if it is served here."""
+        part = self.parts.get(id)
+        return part.hosted.volume if part else None
 
     def named(self, name: str) -> Hosted:
         """A volume that shares can be made of. Raises `NotFound`."""
-        for hosted in self.volumes.values():
-            if hosted.record.name == name and not hosted.is_system:
-                return hosted
+        for part in self.parts.values():
+            if part.hosted.record.name == name and not part.hosted.is_system:
+                return part.hosted
         raise NotFound(f"there is no volume {name}; `sofs volume list` shows all")
 
+    @property
+    def system_where(self) -> Whereabouts | None:
+        """Where the system volume is served, once there is one."""
+        return next((part.hosted.where for part in self.parts.values() if part.hosted.is_system), None)
+
     def system(self) -> LocalVolume | None:
-        """The node's own volume, once there is one."""
-        return next((hosted.volume for hosted in self.volumes.values() if hosted.is_system), None)
+        """The system volume, if it is served here."""
+        where = self.system_where
+        return None if where is None else where.local
+
+    async def create_volume(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
+        """Make, record and open a volume. Raises `Exists`, `NotFound` (the pool), `InvalidArgument` (the policy)."""
+        if name == SYSTEM:
+            raise InvalidArgument(f"the name {SYSTEM} is the node's own volume's")
+        return await self._create(name, pool_name, policy_text, force)
+
+    async def _create(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
+        part = await make_volume_here(self.site, name, pool_name, policy_text, force)
+        self._add(part)
+        if self.interconnect is not None:
+            part.start()
+            await self.redundancy.provide(part)  # the replicas that belong on other nodes
+        return part.hosted
 
     async def ensure_system(self) -> None:
-        """Make the node's own volume if it has none, as safe as the safest of the others. Without any there is nothing to keep records for."""
-        others = [hosted for hosted in self.volumes.values() if hosted.volume is not None]
-        if not others or any(hosted.is_system for hosted in self.volumes.values()):
+        """Make the system volume if there is none, as safe as the safest of the others. Without any there is nothing to keep records for."""
+        others = [part.hosted for part in self.parts.values() if part.hosted.volume is not None]
+        if not others or any(part.hosted.is_system for part in self.parts.values()):
             return
         model = max(others, key=lambda hosted: hosted.policy.tolerates).record
         try:
-            await self._create_volume(SYSTEM, model.pool, model.policy, force=True)
+            await self._create(SYSTEM, model.pool, model.policy, force=True)
         except SofsError as error:
             log.warning("system_volume.not_made", reason=str(error))
+
+    def describe(self, volume: int) -> Described:
+        """How a volume is, as its coordinator sees it. Raises `Unavailable` if that is not this node."""
+        return describe(self.site, self.parts.get(volume))
+
+    # Moving
+
+    async def hand_over(self, volume: int, node: int) -> None:
+        """Have another node coordinate a volume that is served here."""
+        part = self.parts.get(volume)
+        if part is None:
+            raise NotFound(f"there is no volume {volume:016x}")
+        await hand_over(self.site, part, node)
+
+    async def move(self, name: str, node_name: str) -> None:
+        """Have the node of this name coordinate the volume of this name, whoever does now. Raises `NotFound`, `InvalidArgument`, `Unavailable`."""
+        hosted, node = self.named(name), find_node(self.site, node_name)
+        coordinator = hosted.where.coordinator.node
+        if coordinator == node:
+            return
+        if coordinator == self.site.node:
+            await self.hand_over(hosted.record.id, node)
+        else:
+            await ask(self.site, coordinator, Move(hosted.record.id, node), deadline_s=MOVE_S)
+
+    async def hand_over_all(self) -> list[str]:
+        """Before this node stops, or is drained: others take what they can. Gives the names of volumes that stay."""
+        return await hand_over_all(self.site, tuple(self.parts.values()))
 
     # Disks and pools
 
@@ -144,119 +292,3 @@ class Host:
 
     def places(self, record: VolumeRecord) -> list[Place]:
         return self.disks.places(record)
-
-    # Volumes
-
-    async def create_volume(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
-        """Make, record and open a volume. Raises `Exists`, `NotFound` (the pool), `InvalidArgument` (the policy)."""
-        if name == SYSTEM:
-            raise InvalidArgument(f"the name {SYSTEM} is the node's own volume's")
-        return await self._create_volume(name, pool_name, policy_text, force)
-
-    async def _create_volume(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
-        if any(hosted.record.name == name for hosted in self.volumes.values()):
-            raise Exists(f"volume {name} exists already")
-        if not name or "/" in name:
-            raise InvalidArgument(f"{name!r} cannot be a volume's name: it needs a character and no /")
-        pool = self.pools.get(pool_name)
-        if pool is None:
-            raise NotFound(
-                f"there is no pool {pool_name}; make it with: sofs disk add --pool {pool_name} PATH"
-            )
-        policy = parse_policy(policy_text)
-        if not force:
-            pool.validate(policy)
-        disks = log_disks(pool.disks(), policy, force)
-        replicas = tuple(ReplicaRecord(id=self.random.number(63), disk=disk.id) for disk in disks)
-        record = VolumeRecord(
-            id=self.random.number(63),
-            name=name,
-            pool=pool_name,
-            policy=policy.text,
-            log_id=self.random.number(63),
-            replicas=replicas,
-        )
-        places = self.places(record)
-        await make_store(self.files, places, record.log_id, self._store_settings(places, name == SYSTEM))
-        for place in places:
-            # The names of the directories above are ours to make durable.
-            logs = Path(place.path).parent
-            self.files.sync_directory(str(logs))
-            self.files.sync_directory(str(logs.parent))
-        # The record comes last: a volume whose making was cut short is none, and leaves only unused directories.
-        first = ConfigurationRecord(version=1, replicas=tuple(replica.id for replica in replicas))
-        await self.registry.change_configuration(record.id, first)
-        hosted = Hosted.of(record)
-        await self._open_volume(hosted, fresh=True)
-        await self.registry.put(keys.volume(record.id), record.encode(), what=f"volume {name}")
-        self.volumes[record.id] = hosted
-        return hosted
-
-    async def _open_volume(self, hosted: Hosted, fresh: bool = False) -> None:
-        record = hosted.record
-        pool = self.pools.get(record.pool)
-        if pool is None:
-            raise Unavailable(f"its pool {record.pool} is not in the records")
-        places = [place for place in self.places(record) if self.files.exists(place.path)]
-        if not places:
-            raise Unavailable("no disk with a replica of its log is present; bring one back and start again")
-        current = await self.registry.configuration(record.id)
-
-        async def change(wanted: Configuration) -> None:
-            await self.registry.change_configuration(
-                record.id,
-                ConfigurationRecord(
-                    version=wanted.version,
-                    replicas=tuple(wanted.replicas),
-                    memory_broken=wanted.memory_broken,
-                ),
-            )
-
-        store = await open_store(
-            self.files,
-            self.clock,
-            self.random,
-            places,
-            Configuration(current.version, current.replicas, current.memory_broken),
-            change,
-            log_id=record.log_id,
-            boot=self.boot,
-            appliers=APPLIERS,
-            settings=self._store_settings(places, hosted.is_system),
-        )
-        try:
-            if fresh:
-                await make_volume(store, self.clock, self.random, mode=ROOT_MODE)
-            settings = DataSettings(volume=VolumeId(record.id), policy=hosted.policy)
-            hosted.data = Data(store.keyspace, store.log, pool, self.clock, settings)
-            hosted.volume = LocalVolume(
-                store,
-                hosted.data,
-                self.clock,
-                id=VolumeId(record.id),
-                name=record.name,
-                identities=self.identities,
-                lease_s=self.config.nfs.lease_s,
-            )
-            hosted.volume.start()
-        except BaseException:
-            await store.close()
-            raise
-        hosted.store = store
-        store.log.on_failure = partial(self._failed, hosted)
-        log.info("volume.opened", volume=record.name, replayed=store.replayed, replicas=store.log.replicas)
-
-    def _failed(self, hosted: Hosted, error: SofsError) -> None:
-        log.error("volume.failed", volume=hosted.record.name, reason=str(error))
-        if hosted.volume is not None and self.on_failure is not None:
-            self.on_failure(hosted.volume)
-
-    def _store_settings(self, places: list[Place], small: bool) -> StoreSettings:
-        """For a log with replicas at `places`, whose disks are there; `small` takes as little room as possible."""
-        smallest = min(self.files.space(Path(place.path).parents[1].as_posix()).total for place in places)
-        capacity = min(self.config.volume.log_limit_mib * MIB, smallest // LOG_SHARE)
-        capacity = FEWEST_SEGMENTS * SEGMENT if small else max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT
-        return StoreSettings(
-            log=LogSettings(segment_size=SEGMENT, capacity=capacity),
-            checkpoint=CheckpointSettings(interval_s=self.config.volume.checkpoint_interval_s),
-        )

@@ -1,4 +1,6 @@
-"""The disks and pools of this node: opened from their records, made on request, their states recorded for the next start."""
+"""The disks and pools, as this node has them: its own disks opened from their records, those of other nodes reached there; new ones made on
+request, states recorded for the next start.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,18 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from sofs.cluster import Interconnect
 from sofs.coordination import keys
 from sofs.errors import InvalidArgument, SofsError
+from sofs.hosting.view import View
 from sofs.pool.label import Label
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec, DiskStatus
 from sofs.pool.opening import make_disk, open_disk
+from sofs.pool.service import DiskService
 from sofs.pool.states import State
 from sofs.pool.upkeep import Upkeep
 from sofs.records import DiskRecord, PoolRecord, Registry, VolumeRecord
@@ -33,38 +39,62 @@ class Pools:
     host: str
     data_dir: Path
     registry: Registry
+    view: View
     files: Files
     clock: Clock
     random: Random
+    interconnect: Interconnect | None = None
     all: dict[str, LocalPool] = field(default_factory=dict)
     upkeep: list[Upkeep] = field(default_factory=list)
 
     async def open(self) -> None:
-        """Opens every pool in the records. Raises `Unavailable` when another process has a disk."""
-        disks = await self.registry.disks()
-        for record in await self.registry.pools():
-            pool = self._pool(record.name)
-            pool.open([self._spec(disk) for disk in disks if disk.pool == record.name])
-            self._keep_up(pool)
+        """Opens every pool that the view has. Raises `Unavailable` when another process has a disk."""
+        if self.interconnect is not None:
+            DiskService(self.interconnect, self.all)
+        for name in self.view.pools:
+            self._open(name)
+        for pool in tuple(self.all.values()):
+            await pool.hear()
 
-    def _pool(self, name: str) -> LocalPool:
-        pool = self.all[name] = LocalPool(name, self.files, self.random, log.info, clock=self.clock)
+    async def update(self) -> None:
+        """Follows the view: pools that are new, disks that came or went, members that were evicted."""
+        for name in self.view.pools:
+            pool = self.all.get(name)
+            if pool is None:
+                self._open(name)
+            else:
+                await pool.update(self._specs(name))
+
+    def _open(self, name: str) -> LocalPool:
+        pool = self._pool(name)
+        pool.open(self._specs(name))
+        self._keep_up(pool)
         return pool
 
+    def _pool(self, name: str) -> LocalPool:
+        pool = self.all[name] = LocalPool(
+            name, self.files, self.random, log.info, clock=self.clock, interconnect=self.interconnect
+        )
+        return pool
+
+    def _specs(self, pool: str) -> list[DiskSpec]:
+        return [self._spec(disk) for disk in self.view.disks.values() if disk.pool == pool]
+
     def _spec(self, record: DiskRecord) -> DiskSpec:
+        member = self.view.members.get(record.node)
+        evicted = member is not None and member.state == "evicted"
         path = str(self.data_dir / record.path)
-        return DiskSpec(path, DiskId(record.id), record.tier, record.host, State(record.state))
+        return DiskSpec(path, DiskId(record.id), record.tier, record.host, State(record.state), record.node, evicted)
 
     def _stored(self, path: str) -> str:
         inside = Path(path).is_relative_to(self.data_dir)
         return os.path.relpath(path, self.data_dir) if inside else path
 
     async def create(self, name: str) -> LocalPool:
-        await self.registry.put(keys.pool(name), PoolRecord(name=name).encode(), what=f"pool {name}")
-        pool = self._pool(name)
-        pool.open([])
-        self._keep_up(pool)
-        return pool
+        record = PoolRecord(name=name)
+        await self.registry.put(keys.pool(name), record.encode(), what=f"pool {name}")
+        self.view.pools[name] = record
+        return self.all.get(name) or self._open(name)
 
     def _keep_up(self, pool: LocalPool) -> None:
         """Begins the pool's background duties: probing, scrubbing, giving space back."""
@@ -88,9 +118,14 @@ class Pools:
             capacity=size or None,
             force=force,
         )
-        record = DiskRecord(id=label.id, path=self._stored(path), tier=tier, pool=pool_name, host=self.host)
+        node = 0 if self.interconnect is None else self.interconnect.node
+        record = DiskRecord(
+            id=label.id, path=self._stored(path), tier=tier, pool=pool_name, host=self.host, node=node
+        )
         await self.registry.put(keys.disk(label.id), record.encode(), what=f"disk {label.id:016x}")
-        pool.members.add(path)
+        self.view.disks[label.id] = record
+        if not any(status.id == label.id for status in pool.disks()):  # the watch may have been faster
+            pool.members.add(path)
         return next(status for status in pool.disks() if status.id == label.id)
 
     async def _left_behind(self, path: str, tier: str, pool: str) -> Label | None:
@@ -114,22 +149,15 @@ class Pools:
         for record in await self.registry.disks():
             pool = self.all.get(record.pool)
             for status in pool.disks() if pool else []:
-                if status.id == record.id and status.state != record.state:
-                    fresh = DiskRecord(
-                        id=record.id,
-                        path=record.path,
-                        tier=record.tier,
-                        pool=record.pool,
-                        host=record.host,
-                        state=str(status.state),
-                    )
+                if status.own and status.id == record.id and status.state != record.state:
+                    fresh = msgspec.structs.replace(record, state=str(status.state))
                     what = f"disk {record.id:016x}"
                     await self.registry.put(keys.disk(record.id), fresh.encode(), what=what, replace=True)
 
     def places(self, record: VolumeRecord) -> list[Place]:
         """Where the replicas of a volume's log lie on this node's disks: beside their arenas."""
         pool = self.all.get(record.pool)
-        paths = {status.id: status.path for status in pool.disks()} if pool else {}
+        paths = {status.id: status.path for status in pool.disks() if status.own} if pool else {}
         return [
             Place(replica.id, f"{paths[DiskId(replica.disk)]}/logs/{record.id:016x}-{replica.id:016x}")
             for replica in record.replicas

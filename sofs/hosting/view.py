@@ -19,6 +19,7 @@ from sofs.records import (
     DeadRecord,
     DiskRecord,
     MemberRecord,
+    NodeRecord,
     PoolRecord,
     Record,
     Registry,
@@ -30,7 +31,7 @@ __all__ = ["View"]
 
 log = structlog.get_logger("node")
 
-PREFIXES = (keys.MEMBERS, keys.DEAD, keys.POOLS, keys.DISKS, keys.VOLUMES)
+PREFIXES = (keys.MEMBERS, keys.DEAD, keys.NODES, keys.POOLS, keys.DISKS, keys.VOLUMES)
 
 R = TypeVar("R", bound=Record)
 
@@ -43,6 +44,8 @@ class View:
         self.members: dict[int, MemberRecord] = {}
         self.dead: dict[int, int] = {}
         """By node: the incarnation of its process that is known to have ended."""
+        self.running: dict[int, NodeRecord] = {}
+        """Processes that say that they run. That one does not says nothing."""
         self.pools: dict[str, PoolRecord] = {}
         self.disks: dict[int, DiskRecord] = {}
         self.volumes: dict[int, VolumeRecord] = {}
@@ -108,6 +111,8 @@ class View:
             return [*map(keys.volume, self.volumes), *map(keys.configuration, self.configurations)]
         if prefix == keys.MEMBERS:
             return list(map(keys.member, self.members))
+        if prefix == keys.NODES:
+            return list(map(keys.node, self.running))
         return list(map(keys.dead, self.dead)) if prefix == keys.DEAD else list(map(keys.disk, self.disks))
 
     def _put(self, prefix: str, entry: Entry) -> None:
@@ -119,6 +124,8 @@ class View:
             self.members[id] = MemberRecord.decode(entry.value)
         elif prefix == keys.DEAD:
             self.dead[id] = DeadRecord.decode(entry.value).incarnation
+        elif prefix == keys.NODES:
+            self.running[id] = NodeRecord.decode(entry.value)
         elif prefix == keys.DISKS:
             self.disks[id] = DiskRecord.decode(entry.value)
         elif entry.key.endswith(keys.CONFIGURATION):
@@ -138,16 +145,11 @@ class View:
             self.members.pop(id, None)
         elif prefix == keys.DEAD:
             self.dead.pop(id, None)
+        elif prefix == keys.NODES:
+            self.running.pop(id, None)
         elif prefix == keys.DISKS:
             self.disks.pop(id, None)
         elif key.endswith(keys.CONFIGURATION):
             self.configurations.pop(id, None)
         else:
             self.volumes.pop(id, None)
-
-    # What follows from several records
-
-    def node_of(self, replica_disk: int) -> int:
-        """The member that has a disk; 0 if the disk has no record, or is a single node's."""
-        disk = self.disks.get(replica_disk)
-        return disk.node if disk is not None else 0

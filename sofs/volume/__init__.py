@@ -13,6 +13,7 @@ What it is
 Records, and how they change and survive
 - `batch`, `keyspace`, `overlay`: operations, the one way to change records, recent changes in memory. `inode`: the record changed most.
 - `checkpoint`, `recovery`, `rebuild`: from memory to disk, back after a crash, and one more replica. `memory`: whether a replica still has everything.
+- `standby`, `takeover`: a replica that follows another node's log, and how it becomes the coordinator's.
 
 One request
 - `core`: what handlers share, down to the one commit that ends a request. `tokens`: what makes a retry harmless. `duties`: what runs in the background.

@@ -12,7 +12,7 @@ from sofs.log.replica import FIRST, LocalReplica
 from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Lsn
-from sofs.volume.recovery import Opened, Place, Store
+from sofs.volume.recovery import Opened, Place, Store, note
 
 __all__ = ["add_replica", "remove_replica"]
 
@@ -24,11 +24,13 @@ _SYNC_EVERY = 16 << 20
 """Bytes copied between two syncs: more at once would hold up the syncs that clients wait for."""
 
 
-async def add_replica(store: Store, place: Place, stopping: Callable[[], bool] = lambda: False) -> None:
+async def add_replica(
+    store: Store, place: Place, stopping: Callable[[], bool] = lambda: False, boot: bytes | None = None
+) -> None:
     """Makes a replica at `place`, an empty or absent directory, and has it count. The volume goes on meanwhile.
 
     Raises `NoSpace`, `DiskFailed`, `Unavailable` (also once `stopping` says so); then the volume is as it was before. One at a time, and
-    never to be cancelled: who counts must not stay open.
+    never to be cancelled: who counts must not stay open. `boot` identifies this boot of the host.
     """
     files, log, checkpoints = store.files, store.log, store.checkpoints
     files.make_directory(f"{place.path}/log")
@@ -50,6 +52,8 @@ async def add_replica(store: Store, place: Place, stopping: Callable[[], bool] =
                 records.close()
                 raise
             checkpoints.records[place.id] = records
+            if boot is not None:
+                note(files, place, boot)
             store.opened.append(Opened(place, lock, replica, records, checkpoints.done))
     except BaseException:
         log.leave(replica)

@@ -297,12 +297,12 @@ def _open_places(
     return opened
 
 
-def open_place(files: Files, place: Place, log_id: int, settings: StoreSettings) -> Opened:
+def open_place(files: Files, place: Place, log_id: int, settings: StoreSettings, complete: bool = True) -> Opened:
     """Raises `NotFound`, `Damaged`, `DiskFailed`, `ReadOnly`: this replica cannot be used; `Unavailable`: another process has it."""
     if not files.exists(f"{place.path}/log"):
         raise NotFound(f"{place.path} holds no log; is its disk mounted?")
     noted = noted_boot(files, place.path)
-    if noted == INCOMPLETE:
+    if complete and noted == INCOMPLETE:
         raise Damaged(f"{place.path} was never completed: it is made anew")
     lock = files.lock(f"{place.path}/lock")
     try:

@@ -450,6 +450,19 @@ class LocalVolume:
 
     async def close(self) -> None:
         """Ends all of it, in order, and leaves everything stable. Opens that are not kept are forgotten."""
+        await self._end(self.core.kept.close)
+        await self._store.close()
+
+    async def abandon(self, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ends all of it without writing anything more, then does `last` (handing over), then lets go of the log and the files."""
+        await self._end(lambda: None)
+        try:
+            if last is not None:
+                await last()
+        finally:
+            await self._store.abandon()
+
+    async def _end(self, record: Callable[[], None]) -> None:
         for call in self.closing:
             call()
         for service in self._services:
@@ -457,12 +470,13 @@ class LocalVolume:
         await asyncio.gather(*self._services, return_exceptions=True)
         self._services = []
         self.core.locks.stop()
-        self.core.kept.close()
+        record()
         for opened in self.core.opens.values():
             if opened.timer is not None:
                 opened.timer.cancel()
+        if self._grace is not None:
+            self._grace.cancel()
         await self.core.data.close()
-        await self._store.close()
 
     def _wake(self) -> None:
         self._work.set()

@@ -1,0 +1,138 @@
+"""Planned moves: a volume is handed over to a standby that has everything, and goes on there.
+
+The pause is short because nothing is left to do when it begins: the checkpoint is fresh (so the former coordinator follows again at once), and the
+standby's key space is as far as the log. Whoever was answered finds everything at the next coordinator: what was open is recorded first, and all
+that was acknowledged becomes stable before the configuration changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from sofs.cluster import NodeId
+from sofs.errors import Busy, Fenced, InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.hosting.part import Part
+from sofs.hosting.site import Site
+from sofs.log.configuration import Configuration
+
+__all__ = ["coordinators", "find_node", "hand_over", "hand_over_all", "imbalance", "targets"]
+
+log = structlog.get_logger("node")
+
+
+def targets(site: Site, part: Part) -> dict[int, int]:
+    """Nodes that could take a volume on which is served here, with the replica that each has: in step, connected, not being drained."""
+    store = part.hosted.store
+    found: dict[int, int] = {}
+    if store is None or not part.serving or site.interconnect is None:
+        return found
+    for remote in store.log.remotes.counted:
+        node = part.node_of(remote.id)
+        member = site.view.members.get(node or 0)
+        running = site.view.running.get(node or 0)
+        active = member is not None and member.state == "active" and (running is None or running.state == "running")
+        if node and node != site.node and active and remote.acknowledged >= store.log.stable:
+            found[node] = remote.id
+    return found
+
+
+async def hand_over(site: Site, part: Part, node: int) -> None:
+    """Has another node coordinate the volume. Raises `InvalidArgument` (it has no copy that is in step), `Unavailable`; then it may be served
+    here, or there, after a moment.
+    """
+    hosted, store = part.hosted, part.hosted.store
+    if store is None or not part.serving:
+        raise Unavailable(f"volume {hosted.record.name} is not served by this node")
+    if node not in targets(site, part):
+        raise InvalidArgument(f"node {node:016x} has no copy of volume {hosted.record.name} that is in step, or is not active")
+    began = site.clock.monotonic()
+    await store.checkpoints.run_once()
+    assert site.interconnect is not None
+    incarnation = site.interconnect.peer(NodeId(node)).incarnation
+    if not incarnation:
+        raise Unavailable(f"node {node:016x} is not connected")
+    async with part.turn:
+        volume = hosted.volume
+        if volume is None or hosted.store is not store or not part.serving:
+            raise Unavailable(f"volume {hosted.record.name} is not served by this node any more")
+        paused = site.clock.monotonic()
+        hosted.where.served(None)
+        try:
+            volume.keep_all()
+            await site.clock.sleep(0)
+        except SofsError:
+            hosted.where.served(volume)
+            raise
+
+        async def last() -> None:
+            # The log notes version and replicas itself; this says who is next.
+            await store.log.hand_over(Configuration(0, (), False, node, incarnation))
+
+        try:
+            await part.leave(Fenced("handed over"), last)
+        except Fenced:
+            raise Unavailable(f"volume {hosted.record.name} was taken over meanwhile") from None
+    log.info(
+        "volume.handed_over",
+        volume=hosted.record.name,
+        to=f"{node:016x}",
+        prepared_s=round(paused - began, 3),
+        took_s=round(site.clock.monotonic() - paused, 3),
+    )
+
+
+async def hand_over_all(site: Site, parts: Iterable[Part]) -> list[str]:
+    """Hands every volume over that can be, spread over the nodes; gives the names of those that stay."""
+    load = coordinators(site)
+    stay: list[str] = []
+
+    async def one(part: Part) -> None:
+        options = targets(site, part)
+        if not options:
+            stay.append(part.hosted.record.name)
+            return
+        node = min(options, key=lambda node: (load[node], node))
+        load[node] += 1
+        try:
+            await hand_over(site, part, node)
+        except SofsError as error:
+            log.warning("volume.not_handed_over", volume=part.hosted.record.name, reason=str(error))
+            stay.append(part.hosted.record.name)
+
+    await asyncio.gather(*[one(part) for part in parts if part.serving])
+    return stay
+
+
+def coordinators(site: Site) -> Counter[int]:
+    """How many volumes each active member coordinates, as far as is known here."""
+    counts = Counter({id: 0 for id, member in site.view.members.items() if member.state == "active"})
+    for volume, configuration in site.view.configurations.items():
+        if volume in site.view.volumes:
+            counts[configuration.coordinator] += 1
+    return counts
+
+
+def imbalance(site: Site, parts: Mapping[int, Part]) -> tuple[Part, int] | None:
+    """A volume that another node should rather coordinate, and which: one with at least two fewer. None: all is well."""
+    counts = coordinators(site)
+    best: tuple[int, int, Part, int] | None = None
+    for id in sorted(parts):
+        part = parts[id]
+        for node in targets(site, part):
+            if counts[node] + 2 <= counts[site.node] and (best is None or (counts[node], node) < best[:2]):
+                best = counts[node], node, part, node
+    return None if best is None else (best[2], best[3])
+
+
+def find_node(site: Site, name: str) -> int:
+    """The member with this name, or id in hexadecimal. Raises `NotFound`, `Busy` (a name that two have)."""
+    found = [id for id, member in site.view.members.items() if member.name == name or f"{id:016x}" == name]
+    if not found:
+        raise NotFound(f"there is no node {name}; `sofs node list` shows all")
+    if len(found) > 1:
+        raise Busy(f"{len(found)} nodes are called {name}: give the id")
+    return found[0]

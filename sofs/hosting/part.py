@@ -1,0 +1,471 @@
+"""The part that this node plays in one volume, kept in line with what the coordination store says (`roles` decides, this carries out).
+
+One transition at a time: whatever wakes it, the facts are collected, one decision is made and executed, and then it is looked again. Errors
+of one volume are shown as its reason and tried again; they never keep another volume from its transitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from sofs.cluster import Incarnation, NodeId
+from sofs.errors import Damaged, DiskFailed, Fenced, ReadOnly, SofsError, Unavailable
+from sofs.hosting.asking import ask_checkpoints, node_of
+from sofs.hosting.hosted import Hosted
+from sofs.hosting.opening import as_configuration, changer, reader, serve, store_settings
+from sofs.hosting.roles import Candidate, Facts, Role, Step, decide, may_lead
+from sofs.hosting.site import Site
+from sofs.log.configuration import Configuration, LogSettings
+from sofs.log.remote import RemoteReplica
+from sofs.records import ConfigurationRecord
+from sofs.volume.data import APPLIERS
+from sofs.volume.duties import begin
+from sofs.volume.memory import BROKEN
+from sofs.volume.recovery import Place, Store, note, open_store
+from sofs.volume.standby import Standby, open_standby
+from sofs.volume.takeover import take_over
+from sofs.volume.volume import make_volume
+from sofs.volume.where import Coordinator
+
+__all__ = ["Part"]
+
+log = structlog.get_logger("node")
+
+ROOT_MODE = 0o777
+"""Of a new volume's root: whoever a share lets in may use it, until somebody narrows that."""
+RETRY_S = 0.25
+"""After a transition that failed."""
+REOPEN_S = 2.0
+"""Between two attempts to open a replica that is in use, or whose disk is not there yet."""
+PATIENCE_S = 15.0
+"""For so long a replica with broken memory waits for others to say what they have. Whatever was stable, it has itself."""
+
+
+class Part:
+    """What this node is for one volume: coordinator, standby, learner, nothing."""
+
+    def __init__(self, site: Site, hosted: Hosted) -> None:
+        self.hosted = hosted
+        self.role = Role.NONE
+        self.standbys: dict[int, Standby] = {}
+        """This node's replicas that follow, by id."""
+        self.problems: dict[int, str] = {}
+        """Replicas of this node that cannot be used, and why."""
+        self.reason = ""
+        """Why the last transition did not come about; empty if it did."""
+        self.turn = asyncio.Lock()
+        """Held during a transition."""
+        self._site = site
+        self._retry: dict[int, float] = {}
+        self._acted = 0
+        """The newest version in which this node, named as coordinator, has begun to write."""
+        self._patience: float | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def configuration(self) -> ConfigurationRecord | None:
+        return self._site.view.configurations.get(self.hosted.record.id)
+
+    @property
+    def mine(self) -> dict[int, Place]:
+        """Where the volume's replicas lie on this node's disks."""
+        return {place.id: place for place in self._site.disks.places(self.hosted.record)}
+
+    @property
+    def serving(self) -> bool:
+        store = self.hosted.store
+        return self.hosted.volume is not None and store is not None and store.log.failure is None
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._wake.set()
+
+    def start(self) -> None:
+        self._task = begin(self._run(), f"part in volume {self.hosted.record.name}")
+
+    async def close(self) -> None:
+        """Ends all of it in order: what is served here is left stable, and in a checkpoint."""
+        self._closing = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        async with self.turn:
+            volume, self.hosted.volume = self.hosted.volume, None
+            self.hosted.where.served(None)
+            try:
+                if volume is not None:
+                    await volume.close()
+            finally:
+                for id in list(self.standbys):
+                    await self._drop(id)
+
+    async def _run(self) -> None:
+        while not self._closing:
+            pause = await self.step()
+            timer = None if pause is None else self._site.clock.call_later(pause, self._wake.set)
+            await self._wake.wait()
+            self._wake.clear()
+            if timer is not None:
+                timer.cancel()
+
+    async def step(self) -> float | None:
+        """One look, and what follows from it. Gives the seconds until the next one if nothing happens meanwhile."""
+        async with self.turn:
+            try:
+                pause = await self._step()
+            except SofsError as error:
+                self._failed(str(error) or type(error).__name__)
+                return RETRY_S
+            except Exception as error:
+                # A bug in one volume's transition must not end it, nor the others.
+                log.exception("part.broken", volume=self.hosted.record.name)
+                self._failed(f"internal error: {error!r}")
+                return 20 * RETRY_S
+            return pause
+
+    def _failed(self, reason: str) -> None:
+        if reason != self.reason:
+            log.warning("part.waits", volume=self.hosted.record.name, role=self.role.value, reason=reason)
+        self.reason = reason
+        if self.hosted.volume is None:
+            self.hosted.reason = reason
+
+    async def _step(self) -> float | None:
+        store = self.hosted.store
+        if self._site.interconnect is None:
+            # Alone: what has failed stays so, and says why, until somebody has looked at its disks.
+            if store is not None:
+                return None
+            return await self._open_here(await self._site.registry.configuration(self.hosted.record.id))
+        if store is not None and store.log.failure is not None:
+            await self._leave(store.log.failure)
+        if not self.serving:
+            await self._keep_standbys()
+        configuration = self.configuration
+        if configuration is not None:
+            node, incarnation = NodeId(configuration.coordinator), Incarnation(configuration.incarnation)
+            self.hosted.where.moved(Coordinator(node, incarnation, configuration.version))
+        facts = self._facts(configuration)
+        decision = decide(facts)
+        self.role = decision.role
+        if decision.step is Step.LEAVE:
+            await self._leave(Fenced("another configuration is in force"))
+            return 0.0
+        if decision.step is Step.TAKE_OVER:
+            assert configuration is not None
+            return await self._take_over(configuration, facts)
+        self._patience = None
+        if not self.serving:
+            self.hosted.reason = self._standing_by(configuration)
+        self.reason = ""
+        if self._retry:
+            return REOPEN_S
+        return max(decision.until - facts.now, 0.01) if decision.until else None
+
+    def _standing_by(self, configuration: ConfigurationRecord | None) -> str:
+        """Why the volume is not served here, though all is well."""
+        if configuration is None:
+            return "it has no configuration"
+        member = self._site.view.members.get(configuration.coordinator)
+        return f"served by node {member.name if member else f'{configuration.coordinator:016x}'}"
+
+    def _facts(self, configuration: ConfigurationRecord | None) -> Facts:
+        site, store = self._site, self.hosted.store
+        named = () if configuration is None else configuration.replicas
+        promises = [each.follower.promised_until for each in self.standbys.values() if each.id in named]
+        return Facts(
+            node=site.node,
+            incarnation=site.incarnation,
+            configuration=configuration,
+            mine=tuple(self.mine),
+            promised_until=max(promises, default=site.clock.boottime() + 3600.0),
+            dead=0 if configuration is None else site.view.dead.get(configuration.coordinator, 0),
+            serving=store.log.version if self.serving and store is not None else 0,
+            now=site.clock.boottime(),
+        )
+
+    # Following
+
+    async def _keep_standbys(self) -> None:
+        """Has every replica of this node follow that can."""
+        places, site, record = self.mine, self._site, self.hosted.record
+        for id, standby in list(self.standbys.items()):
+            if id not in places or standby.follower.failure is not None:
+                if standby.follower.failure is not None:
+                    self._trouble(id, standby.follower.failure)
+                await self._drop(id)
+        if all(id in self.standbys or self._not_now(id) for id in places):
+            return
+        configuration = as_configuration(await site.registry.configuration(record.id))
+        named_here = configuration.coordinator == site.node
+        for id, place in places.items():
+            if id in self.standbys or self._not_now(id):
+                continue
+            try:
+                standby = open_standby(
+                    site.files,
+                    site.clock,
+                    place,
+                    configuration,
+                    reader(site, record.id),
+                    log_id=record.log_id,
+                    boot=site.boot,
+                    appliers=APPLIERS,
+                    settings=store_settings(site, [place], self.hosted.is_system),
+                    promised=not named_here,
+                )
+            except SofsError as error:
+                self._trouble(id, error)
+            else:
+                self.follow(standby)
+
+    def follow(self, standby: Standby) -> None:
+        """Has an opened replica follow, and answer its coordinator."""
+        self.problems.pop(standby.id, None)
+        self._retry.pop(standby.id, None)
+        self.standbys[standby.id] = standby
+        standby.follower.on_adopted = lambda configuration: self.wake()
+        standby.on_failure = lambda error: self.wake()
+        if self._site.logs is not None:
+            self._site.logs.add(standby.follower)
+        standby.start()
+
+    def _not_now(self, id: int) -> bool:
+        """Whether a replica that cannot be used is not to be tried again now."""
+        return id in self.problems and self._site.clock.monotonic() < self._retry.get(id, float("inf"))
+
+    def _trouble(self, id: int, error: SofsError) -> None:
+        reason = str(error) or type(error).__name__
+        if self.problems.get(id) != reason:
+            log.warning("replica.not_usable", volume=self.hosted.record.name, replica=f"{id:016x}", reason=reason)
+        self.problems[id] = reason
+        if isinstance(error, Damaged | DiskFailed | ReadOnly | Fenced):
+            self._retry.pop(id, None)  # not before the next start: it is made anew, or an operator has to look
+        else:
+            self._retry[id] = self._site.clock.monotonic() + REOPEN_S
+
+    async def _drop(self, id: int) -> None:
+        standby = self.standbys.pop(id)
+        if self._site.logs is not None:
+            self._site.logs.remove(id)
+        await standby.close()
+
+    # Taking over
+
+    async def _take_over(self, configuration: ConfigurationRecord, facts: Facts) -> float | None:
+        named = [standby for standby in self.standbys.values() if standby.id in configuration.replicas]
+        if len(named) > 1 and len(named) == len(configuration.replicas):
+            return await self._open_here(configuration)
+        lead = max(named, key=_fitness, default=None)
+        if lead is None:
+            wrong = "; ".join(self.problems.values())
+            raise Unavailable(f"no replica of its log here can be used: {wrong or 'their disks are missing'}")
+        if not lead.follower.settled:
+            return RETRY_S
+        unbroken = lead.follower.whole or lead.clean
+        if not unbroken and (waits := await self._waits_for(configuration, lead)):
+            self._failed(waits)
+            return 2 * RETRY_S
+        proof = configuration.coordinator in (0, facts.node) or facts.dead == configuration.incarnation
+        if not lead.follower.stand(proof, broken=not lead.follower.whole):
+            return max(lead.follower.promised_until - self._site.clock.boottime(), 0.01)
+        taken = await self._win(configuration, lead)
+        if taken is None:
+            return RETRY_S
+        self.standbys.pop(lead.id)
+        if self._site.logs is not None:
+            self._site.logs.remove(lead.id)
+        store = await self._found(lead, taken, unbroken)
+        await self._serve(store)
+        return None
+
+    async def _win(self, configuration: ConfigurationRecord, lead: Standby) -> Configuration | None:
+        """Has the configuration name this node, by compare-and-set; None if somebody else was faster, or the store does not answer."""
+        site, record = self._site, self.hosted.record
+        current = as_configuration(configuration)
+        mine = (site.node, site.incarnation)
+        if (current.coordinator, current.incarnation) == mine and current.version > self._acted:
+            self._acted = current.version
+            return current  # a planned move: the former coordinator has put it in force
+        replicas = tuple(id for id in current.replicas if self._stays(id, current.coordinator, lead.id))
+        wanted = Configuration(current.version + 1, replicas, False, *mine)
+        try:
+            await changer(site, record.id)(wanted)
+        except (Fenced, Unavailable) as error:
+            log.info("takeover.not_won", volume=record.name, version=wanted.version, reason=str(error))
+            with suppress(SofsError):
+                current = await reader(site, record.id)()
+            lead.follower.resume(current)
+            return None
+        self._acted = wanted.version
+        return wanted
+
+    def _stays(self, replica: int, former: int, lead: int) -> bool:
+        """Whether a replica stays in the configuration at a takeover: those of the former coordinator, if it is another node, do not."""
+        node = self.node_of(replica)
+        return replica == lead or (node is not None and (node != former or node == self._site.node))
+
+    def node_of(self, replica: int) -> int | None:
+        """The node on whose disk a replica lies, if there are records that say so."""
+        return node_of(self._site, self.hosted, replica)
+
+    async def _found(self, lead: Standby, configuration: Configuration, unbroken: bool) -> Store:
+        site, record = self._site, self.hosted.record
+        settings = store_settings(site, [lead.opened.place], self.hosted.is_system)
+        remotes = [self.remote(id, settings.log) for id in configuration.replicas if id != lead.id]
+        return await take_over(
+            site.files,
+            site.clock,
+            site.random,
+            lead,
+            remotes,
+            configuration,
+            changer(site, record.id),
+            log_id=record.log_id,
+            boot=site.boot,
+            unbroken=unbroken and not configuration.memory_broken,
+            settings=settings,
+        )
+
+    def remote(self, replica: int, settings: LogSettings) -> RemoteReplica:
+        """A replica on another node, or one of this node that follows like those."""
+        assert self._site.interconnect is not None, "a single node has no other"
+        node = NodeId(self.node_of(replica) or 0)
+        member = self._site.view.members.get(node)
+        place = f"node {member.name if member else f'{node:016x}'}"
+        return RemoteReplica(self._site.interconnect.peer(node), self._site.clock, replica, place, settings)
+
+    async def open_fresh(self, configuration: ConfigurationRecord) -> None:
+        """Opens the volume that has just been made here, formats and serves it. Raises as opening does; then it is not served."""
+        async with self.turn:
+            await self._open_here(configuration, fresh=True)
+
+    async def _open_here(self, configuration: ConfigurationRecord, fresh: bool = False) -> float | None:
+        """All replicas that count are on this node's disks: they are opened together, and mend one another."""
+        site, record = self._site, self.hosted.record
+        for standby in self.standbys.values():
+            standby.follower.stand(proof=True, broken=True)
+        for id in list(self.standbys):
+            await self._drop(id)
+        places = [place for place in self.mine.values() if site.files.exists(place.path)]
+        if not places:
+            raise Unavailable("no disk with a replica of its log is present; bring one back and start again")
+        current = as_configuration(configuration)._replace(coordinator=site.node, incarnation=site.incarnation)
+        store = await open_store(
+            site.files,
+            site.clock,
+            site.random,
+            places,
+            current,
+            changer(site, record.id),
+            log_id=record.log_id,
+            boot=site.boot,
+            appliers=APPLIERS,
+            settings=store_settings(site, places, self.hosted.is_system),
+        )
+        if fresh:
+            await make_volume(store, site.clock, site.random, mode=ROOT_MODE)
+        await self._serve(store)
+        return None
+
+    async def _serve(self, store: Store) -> None:
+        site, hosted = self._site, self.hosted
+        try:
+            volume = serve(site, hosted, store)
+        except BaseException:
+            await store.abandon()
+            raise
+        store.checkpoints.others = lambda: [remote.checkpointed for remote in store.log.remotes]
+        store.checkpoints.ask_others = partial(ask_checkpoints, site, hosted, store)
+        store.log.on_failure = self._log_failed
+        self.role, self.reason, self._patience = Role.COORDINATOR, "", None
+        hosted.where.moved(Coordinator(site.node, site.incarnation, store.log.version))
+        hosted.where.served(volume)
+        log.info("volume.opened", volume=hosted.record.name, replayed=store.replayed, replicas=store.log.replicas)
+
+    async def _waits_for(self, configuration: ConfigurationRecord, lead: Standby) -> str:
+        """For whom a replica with broken memory waits before it takes over; nothing if for nobody any more."""
+        now = self._site.clock.monotonic()
+        self._patience = self._patience or now
+        others, silent = await self._ask(configuration)
+        if now - self._patience >= PATIENCE_S:
+            silent = []
+        status = lead.follower.status
+        best = Candidate(lead.id, False, status.end.version, status.end.lsn)
+        if may_lead(best, others, len(silent)):
+            return ""
+        if silent:
+            return f"this copy may lack what was written last, and {', '.join(silent)} may have it: waiting for them"
+        return "another node has a better copy of its log, and is to serve it"
+
+    async def _ask(self, configuration: ConfigurationRecord) -> tuple[list[Candidate], list[str]]:
+        """What the replicas on other nodes say of themselves, and the names of nodes that say nothing."""
+        found: list[Candidate] = []
+        silent: list[str] = []
+        assert self._site.logs is not None
+        asked = [(id, self.node_of(id)) for id in configuration.replicas if self.node_of(id) not in (None, self._site.node)]
+        calls = [self._site.logs.status(NodeId(node or 0), id) for id, node in asked]
+        for (id, node), status in zip(asked, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(status, SofsError):
+                member = self._site.view.members.get(node or 0)
+                silent.append(f"node {member.name}" if member else f"node {node:016x}")
+            elif isinstance(status, BaseException):
+                raise status
+            else:
+                found.append(Candidate(id, status.whole, status.end.version, status.end.lsn))
+        return found, silent
+
+    # Leaving
+
+    def _log_failed(self, error: SofsError) -> None:
+        log.error("volume.failed", volume=self.hosted.record.name, reason=str(error))
+        volume = self.hosted.volume
+        if self._site.interconnect is not None:
+            self.hosted.where.served(None)
+        if volume is not None:
+            self._site.failed(volume)
+        self.wake()
+
+    async def leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Stops serving on purpose; `last` is done when nothing is appended any more. To be called within `turn`."""
+        await self._leave(error, last)
+        self.wake()
+
+    async def _leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Stops serving without writing anything; on a single node the failed volume stays, and says why."""
+        site, hosted, store = self._site, self.hosted, self.hosted.store
+        if site.interconnect is None or store is None:
+            return
+        volume, hosted.volume, hosted.store, hosted.data = hosted.volume, None, None, None
+        hosted.where.served(None)
+        hosted.reason = str(error)
+        places = [opened.place for opened in store.opened]
+        if volume is not None:
+            await volume.abandon(last)
+        else:
+            await store.abandon()
+        if isinstance(error, DiskFailed):
+            for place in places:
+                note(site.files, place, BROKEN)
+            await self._vacate({place.id for place in places})
+
+    async def _vacate(self, own: set[int]) -> None:
+        """Lays the office down: with its disk failed, this node leaves the volume to the others that have all of it."""
+        configuration = await self._site.registry.configuration(self.hosted.record.id)
+        here = (configuration.coordinator, configuration.incarnation) == (self._site.node, self._site.incarnation)
+        others = tuple(id for id in configuration.replicas if id not in own)
+        if here and others:
+            await changer(self._site, self.hosted.record.id)(Configuration(configuration.version + 1, others))
+
+
+def _fitness(standby: Standby) -> tuple[bool, bool, int, int, int]:
+    """How well a replica is fit to lead: unbroken memory first, then the longest log."""
+    follower = standby.follower
+    return follower.settled, follower.whole or standby.clean, follower.end.version, follower.end.lsn, standby.id

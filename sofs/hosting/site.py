@@ -1,0 +1,50 @@
+"""What all volumes of one node share: its ports, records, disks and ways to other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sofs.cluster import Incarnation, Interconnect, NodeId
+from sofs.config import Config
+from sofs.hosting.pools import Pools
+from sofs.hosting.view import View
+from sofs.log.service import LogService
+from sofs.records import Registry
+from sofs.runtime.ports import Clock, Files, Random
+from sofs.volume.security import Identities
+from sofs.volume.volume import LocalVolume
+
+__all__ = ["Site"]
+
+
+@dataclass
+class Site:
+    """One node, below its gateways."""
+
+    name: str
+    """The host: the fault domain of its disks."""
+    config: Config
+    registry: Registry
+    view: View
+    disks: Pools
+    files: Files
+    clock: Clock
+    random: Random
+    identities: Identities
+    boot: bytes
+    """Identifies this boot of the host."""
+    interconnect: Interconnect | None = None
+    """None: a single node with the embedded store."""
+    logs: LogService | None = None
+    failed: Callable[[LocalVolume], None] = lambda volume: None
+    """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
+
+    @property
+    def node(self) -> NodeId:
+        """0 for a single node."""
+        return NodeId(0) if self.interconnect is None else self.interconnect.node
+
+    @property
+    def incarnation(self) -> Incarnation:
+        return Incarnation(0) if self.interconnect is None else self.interconnect.incarnation

@@ -1,0 +1,77 @@
+"""A standby becomes the coordinator's foundation: its key space and log go on where they are, and the other replicas are brought to it.
+
+The configuration that names this node is in force already, and the follower stands aside (`sofs.log.follower.Follower.stand` came before the
+compare-and-set). From here on this replica's log is the truth. The volume's incarnation, with the verifier that clients see, changes
+only if its memory was broken: then something that was acknowledged, and not stable, may be missing.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from sofs.log.configuration import Configuration
+from sofs.log.remote import RemoteReplica
+from sofs.log.replicated import ReplicatedLog
+from sofs.runtime.ports import Clock, Files, Random
+from sofs.volume.checkpoint import Checkpoints
+from sofs.volume.recovery import (
+    Change,
+    Store,
+    StoreSettings,
+    next_incarnation,
+    note,
+    stored_incarnation,
+    write_incarnation,
+)
+from sofs.volume.standby import Standby
+
+__all__ = ["take_over"]
+
+
+async def take_over(
+    files: Files,
+    clock: Clock,
+    random: Random,
+    standby: Standby,
+    remotes: Sequence[RemoteReplica],
+    configuration: Configuration,
+    change: Change,
+    *,
+    log_id: int,
+    boot: bytes,
+    unbroken: bool,
+    settings: StoreSettings,
+) -> Store:
+    """Gives the volume's foundation when every replica that still counts has this log, and has promised; all of it is stable then.
+
+    Raises `Fenced` (another configuration is in force), `DiskFailed`, `Unavailable`; then everything has been let go of.
+    """
+    lead = standby.follower.retire()
+    await standby.stop()
+    keyspace, opened = standby.keyspace, standby.opened
+    log = ReplicatedLog(
+        clock, keyspace, [lead.replica], configuration, change, lead.end, lead.stable, settings.log, remotes=remotes
+    )
+    keyspace.attach(log)
+    checkpoints = Checkpoints(
+        clock, keyspace, log, {opened.place.id: opened.records}, standby.checkpoints.done, settings.checkpoint
+    )
+    log.on_lost = checkpoints.lost
+    former = stored_incarnation(keyspace)
+    incarnation = next_incarnation(former, boot, unbroken, random)
+    lost = former is not None and former.verifier != incarnation.verifier
+    store = Store(
+        keyspace, log, checkpoints, incarnation, standby.replayed, [opened], files, clock, log_id, settings, lost
+    )
+    try:
+        await log.establish()
+        write_incarnation(keyspace, log, incarnation)
+        await log.sync()
+        note(files, opened.place, boot)
+    except BaseException:
+        await store.abandon()
+        raise
+    structlog.get_logger(component="volume").info(
+        "taken_over", place=opened.place.path, version=log.version, replicas=log.replicas, lost=lost
+    )
+    return store
