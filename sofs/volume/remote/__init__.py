@@ -22,5 +22,5 @@ In reading order
 - `serving`: the answering side of a node; `seat`: of one volume that it coordinates, from the takeover to its end; `telling`: upcalls on their way to other
   nodes' gateways.
 - `asking`: questions on their way, repeated until they are answered. `forwarded`: the volume's interface over them.
-- `routed`: `RoutedVolume`. `routes`: all of a node's, and what a node's composition needs to know.
+- `routed`: `RoutedVolume`. `routes`: all of a node's, which is what a node's composition makes. `watchman`: shuts out the gateways of processes that are gone.
 """

@@ -131,6 +131,11 @@ class RoutedVolume:
 
     # More
 
+    @property
+    def local(self) -> LocalVolume | None:
+        """The volume while this process serves it."""
+        return self._where.local
+
     async def ready(self) -> None:
         """Returns when the volume has been reached, and `verifier` is known."""
         await self._known.wait()

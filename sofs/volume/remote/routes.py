@@ -24,6 +24,8 @@ class RoutedVolumes:
         self._interconnect = interconnect
         self._clock = clock
         self.lost = lost
+        self.on_served: Callable[[], None] = lambda: None
+        """Called when this process begins to serve a volume, or ends to."""
         self._volumes: dict[int, RoutedVolume] = {}
         self._service = None if interconnect is None else VolumeService(interconnect, clock)
         if interconnect is not None:
@@ -35,6 +37,7 @@ class RoutedVolumes:
         if known is None:
             if self._service is not None:
                 self._service.add(where)
+            where.on_change(self._changed)
             known = self._volumes[where.id] = RoutedVolume(where, self._interconnect, self._clock, self._lose)
         return known
 
@@ -43,6 +46,9 @@ class RoutedVolumes:
 
     def all(self) -> list[RoutedVolume]:
         return list(self._volumes.values())
+
+    def _changed(self) -> None:
+        self.on_served()
 
     def _lose(self, volume: RoutedVolume) -> None:
         self.lost(volume)
