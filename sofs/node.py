@@ -1,6 +1,6 @@
 """A node, put together: the one place that knows every part.
 
-    coordination store -> records -> pools and volumes (`hosting`) -> gateways (`doors`) -> admin interface
+    coordination store -> pools and volumes, in a cluster its membership and interconnect (`assembly`) -> gateways (`doors`) -> admin interface
 
 `open` brings up what holds data, `listen` opens the doors, `close` goes the other way. Between the two an owner may make
 what is missing, as `sofs quickstart` does.
@@ -12,29 +12,38 @@ import asyncio
 import contextlib
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import structlog
 
 from gateways.exports import Shares
-from gateways.identity import Identities, domain_sid
 from sofs.admin import api
 from sofs.admin.server import AdminServer
+from sofs.assembly import Assembly, Ports
+from sofs.cluster.authority import node_of
+from sofs.cluster.membership import endpoint
+from sofs.cluster.own import OwnIdentity
+from sofs.cluster.renewal import renew_if_due
+from sofs.cluster.stream import Identify
 from sofs.config import Config, changes, load
 from sofs.coordination import Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.doors import Doors
 from sofs.errors import ConfigError, SofsError, Unavailable
-from sofs.hosting import Host
 from sofs.operations import NodeOperations
 from sofs.records import Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
+from sofs.runtime.system_network import SystemNetwork
+from sofs.runtime.system_tls import Tls
 
 log = structlog.get_logger("node")
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+RENEW_EVERY_S = 86_400.0
+WAIT_FOR_ETCD_S = 60.0
 STATES_EVERY_S = 10.0
 """How often changed states of disks are recorded."""
 
@@ -43,16 +52,21 @@ class Node:
     """One running node. Use `open`."""
 
     def __init__(
-        self, config: Config, store: Store, host: Host, doors: Doors, operations: NodeOperations, token: str
+        self, config: Config, assembly: Assembly, tls: Tls | None, doors: Doors, operations: NodeOperations, token: str
     ) -> None:
         self.config = config
         """As it is in effect; `reload` changes what is live."""
-        self._store = store
-        self._host = host
+        self._assembly = assembly
+        self._tls = tls
+        self._store = assembly.store
+        self._host = assembly.host
         self._doors = doors
         self.operations = operations
         self._admin = AdminServer(operations, token)
         self._followers: list[asyncio.Task[None]] = []
+        self.on_fenced: Callable[[str], None] = lambda reason: None
+        """The cluster goes on without this process, which must end and be started again; told the reason."""
+        assembly.on_fenced = self._fenced
 
     @classmethod
     async def open(cls, config: Config) -> Node:
@@ -62,13 +76,14 @@ class Node:
         _allow_many_files()
         files, clock, random = SystemFiles(), SystemClock(), SystemRandom()
         _make_durable(files, data)
-        store = _open_store(config, files, clock, random)
+        tls = Tls.open(data) if config.coordination.kind == "etcd" else None
+        store = await _open_store(config, files, clock, random)
         try:
-            registry = Registry(store, random)
-            identities = Identities(domain_sid(await registry.secret("domain", 12)), await registry.users())
-            host = Host(name, data, config, registry, files, clock, random, identities, BOOT_ID.read_bytes().strip())
+            network = None if tls is None else SystemNetwork(tls=tls)
+            ports = Ports(files, clock, random, BOOT_ID.read_bytes().strip(), network, _identified)
+            assembly = await Assembly.open(config, name, ports, store)
             try:
-                await host.open()
+                registry, host, identities = assembly.registry, assembly.host, assembly.identities
                 shares = Shares(host.volume)
                 doors = Doors(
                     config,
@@ -84,11 +99,11 @@ class Node:
                 host.on_failure = doors.give_up
                 doors.offer(await registry.shares())
                 token = _token(config, data, random.bytes(24).hex())
-                node = cls(config, store, host, doors, NodeOperations(registry, host, doors, clock), token)
+                node = cls(config, assembly, tls, doors, NodeOperations(registry, host, doors, clock), token)
                 node._follow(registry)
                 return node
             except BaseException:
-                await host.close()
+                await assembly.close()
                 raise
         except BaseException:
             await store.close()
@@ -109,13 +124,21 @@ class Node:
             raise Unavailable(
                 f"admin interface at {admin.address} port {admin.port}: {error.strerror}"
             ) from None
+        if self._assembly.membership is not None:
+            await self._assembly.membership.announce(
+                smb=self._places("smb"), nfs=self._places("nfs"), admin=[f"{admin.address}:{admin.port}"] if admin.port else []
+            )
+
+    def _places(self, scheme: str) -> list[str]:
+        return [endpoint.removeprefix(f"{scheme}://") for endpoint in self.endpoints if endpoint.startswith(f"{scheme}://")]
 
     async def close(self) -> None:
         """Let requests in progress finish, then close everything, also if one part fails to."""
         log.info("node.stopping")
+        await self._assembly.stopping()
         async with contextlib.AsyncExitStack() as parts:
             parts.push_async_callback(self._store.close)
-            parts.push_async_callback(self._host.close)
+            parts.push_async_callback(self._assembly.close)
             parts.push_async_callback(self._doors.close)
             parts.push_async_callback(self._admin.close)
             parts.push_async_callback(self._stop_following)
@@ -141,6 +164,20 @@ class Node:
         for prefix, refresh in ((keys.SHARES, shares), (keys.USERS, users)):
             self._followers.append(asyncio.create_task(_watch(self._store, prefix, refresh)))
         self._followers.append(asyncio.create_task(self._keep_states()))
+        if self._tls is not None:
+            self._followers.append(asyncio.create_task(self._keep_certificate(self._tls)))
+
+    async def _keep_certificate(self, tls: Tls) -> None:
+        own = self._assembly.own
+        while True:
+            try:
+                await renew_if_due(self._store, tls, own.cluster, own.node, self._assembly.ports.clock.now())
+            except SofsError as error:
+                log.warning("cluster.certificate_not_renewed", reason=str(error))
+            await asyncio.sleep(RENEW_EVERY_S)
+
+    def _fenced(self, reason: str) -> None:
+        self.on_fenced(reason)
 
     async def _keep_states(self) -> None:
         """Disks change state by themselves; the next start should know."""
@@ -165,22 +202,21 @@ async def _watch(store: Store, prefix: str, refresh: Callable[[], Awaitable[None
             log.warning("node.not_refreshed", what=prefix, reason=str(error))
 
 
-def _endpoints(texts: list[str]) -> list[tuple[str, int]]:
-    """Raises `ConfigError`."""
-    result = []
-    for text in texts:
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal():
-            raise ConfigError(f"coordination.endpoints: {text!r}; write HOST:PORT, such as 10.0.0.1:2379")
-        result.append((host.strip("[]"), int(port)))
-    return result
+def _identified(own: OwnIdentity) -> Identify:
+    """Other nodes prove who they are by certificates of the cluster's authority."""
+    return lambda connection: node_of(own.cluster, connection.names)
 
 
-def _open_store(config: Config, files: SystemFiles, clock: SystemClock, random: SystemRandom) -> Store:
+async def _open_store(config: Config, files: SystemFiles, clock: SystemClock, random: SystemRandom) -> Store:
+    """Waits a while for etcd. Raises `Unavailable`, `ConfigError`."""
     if config.coordination.kind == "etcd":
-        from sofs.coordination.etcd import EtcdStore  # grpc takes a while to import
-
-        return EtcdStore(_endpoints(config.coordination.endpoints), config.coordination.prefix)
+        store = open_etcd(config)
+        try:
+            await _answering(store)
+        except BaseException:
+            await store.close()
+            raise
+        return store
     path = str(Path(config.node.data_dir) / "store")
     try:
         return EmbeddedStore.open(files, clock, random, path)
@@ -188,6 +224,30 @@ def _open_store(config: Config, files: SystemFiles, clock: SystemClock, random: 
         raise Unavailable(
             f"another node runs on {config.node.data_dir}; stop it, or give this one a data directory of its own"
         ) from None
+
+
+async def _answering(store: Store) -> None:
+    until = time.monotonic() + WAIT_FOR_ETCD_S
+    while True:
+        try:
+            await store.get(keys.CLUSTER)
+            return
+        except Unavailable:
+            if time.monotonic() > until:
+                raise Unavailable("none of the etcd members in coordination.endpoints answers; is etcd running there?") from None
+            log.warning("coordination.waiting")
+            await asyncio.sleep(1)
+
+
+def open_etcd(config: Config) -> Store:
+    """Raises `ConfigError`."""
+    from sofs.coordination.etcd import EtcdStore  # grpc takes a while to import
+
+    try:
+        endpoints = [endpoint(text) for text in config.coordination.endpoints]
+    except ConfigError:
+        raise ConfigError(f"coordination.endpoints: {config.coordination.endpoints}; write HOST:PORT, such as 10.0.0.1:2379") from None
+    return EtcdStore(endpoints, config.coordination.prefix)
 
 
 def _make_durable(files: SystemFiles, path: Path) -> None:

@@ -7,6 +7,17 @@ A node has an id, which it keeps, and an *incarnation*, which is new with every 
 gone names its incarnation. That a node does not answer, or that its lease in the coordination store has run out, says nothing about whether it
 still runs; only the record under `dead/` does, which its supervisor writes once it has reaped the process.
 
+The interconnect:
+
+- `frames`: what stands on the wire. `bodies`, `outcomes`: msgpack, and errors that keep their class.
+- `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers.
+- `peers`, `interconnect`: all connections of a node.
+
+Who takes part:
+
+- `authority`, `renewal`: the certificates by which nodes know each other.
+- `records`, `membership`: members, who of them runs, who is dead, and which features all know.
+- `founding`: how a cluster begins, how nodes come and go. `own`: a node's identity on its own disk.
 - `running`: the lock of a data directory, which says which incarnation runs there and proves that one has ended.
 - `vips`: virtual addresses, each at one node at a time, wherever clients are to find it.
 """

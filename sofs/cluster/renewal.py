@@ -1,0 +1,38 @@
+"""A node's certificate is replaced long before it ends, by the node itself: the authority lies in the store that it may read."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import structlog
+
+from sofs.cluster import NodeId
+from sofs.cluster.authority import RENEW_S, expires
+from sofs.cluster.founding import authority_of
+from sofs.coordination import Store
+from sofs.types import UNIX_EPOCH, Time
+
+__all__ = ["Credentials", "renew_if_due"]
+
+log = structlog.get_logger("cluster")
+
+
+class Credentials(Protocol):
+    """Where they are kept: `sofs.runtime.system_tls.Tls`."""
+
+    @property
+    def certificate(self) -> bytes: ...
+
+    def store(self, authority: bytes, key: bytes, certificate: bytes) -> None: ...
+
+
+async def renew_if_due(store: Store, credentials: Credentials, cluster: str, node: NodeId, now: Time) -> bool:
+    """Whether there are new ones. Raises `ConfigError`, `Unavailable`."""
+    left = expires(credentials.certificate) - (now - UNIX_EPOCH) / 10_000_000
+    if left > RENEW_S:
+        return False
+    authority = await authority_of(store)
+    issued = authority.issue(cluster, node, now)
+    credentials.store(authority.certificate, issued.key, issued.certificate)
+    log.info("cluster.certificate_renewed", days_left=int(left / 86_400))
+    return True
