@@ -21,7 +21,7 @@ from gateways.nfs.v4.groups import Groups
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.coordination import Condition, OutcomeUnknown, Put, Seen, keys
 from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
-from sofs.processes import Processes, follow
+from sofs.processes import Processes
 from sofs.records import GroupRecord, Registry
 from sofs.runtime.ports import Buffer, Clock
 
@@ -35,7 +35,8 @@ PATIENCE_S = 40.0
 """How long a COMPOUND waits for a home that cannot be reached."""
 ANSWER_S = 120.0
 """What a home may take to answer one."""
-RELEASE_S = 15.0
+RELEASE_S, LOST_S = 15.0, 1.0
+"""What a home may take to let a group go, and one that has lost the group's address."""
 TURN_S = 1.0
 """After so long the first in line adopts a group whose home is gone, then the next ..."""
 LOOK_S = 0.25
@@ -95,7 +96,7 @@ class Homes:
         self._own = next(record.number for record in self._records.values() if record.id == node)
         loop = asyncio.get_running_loop()
         self._tasks |= {
-            loop.create_task(follow(self._registry.store, keys.GROUPS, self._see)),
+            loop.create_task(self._follow()),
             loop.create_task(self._tend()),
             loop.create_task(self._come_home(node)),
         }
@@ -173,9 +174,10 @@ class Homes:
 
     # Homes move
 
-    async def adopt(self, id: int) -> None:
-        """Makes this node the home of a group: one that lives is asked to hand it over. Returns once nothing that the former home does for the group can take
-        effect any more. Raises `Unavailable` when the home lives and does not let go, and `NotFound`."""
+    async def adopt(self, id: int, lost: bool = False) -> None:
+        """Makes this node the home of a group: one that lives is asked to hand it over. `lost` says that the home has lost the group's address, so if it does
+        not answer either that will do. Whatever the former home may still do for the group takes no effect where this node has begun to serve it. Raises
+        `Unavailable` when the home lives and does not let go, and `NotFound`."""
         async with self._turns.setdefault(id, asyncio.Lock()):
             while True:
                 entry = await self._registry.store.get(keys.group(id))
@@ -186,14 +188,23 @@ class Homes:
                     self._note(record, entry.revision)
                     return
                 node, incarnation = self._processes.me
-                if not self._processes.gone(NodeId(record.node), record.incarnation):
-                    peer = self._interconnect.peer(NodeId(record.node))
-                    await peer.call(RELEASE, _RELEASE.pack(id, node, incarnation), deadline_s=RELEASE_S)
+                if not self._processes.gone(NodeId(record.node), record.incarnation) and await self._lets_go(record, lost):
                     continue
                 fences = tuple(dict.fromkeys((*record.fences, record.incarnation)))
                 wanted = GroupRecord(id=id, number=record.number, node=node, incarnation=incarnation, fences=fences)
                 log.warning("nfs.group_adopted", group=record.number, former=record.node)
                 await self._change(entry.revision, wanted)
+
+    async def _lets_go(self, record: GroupRecord, lost: bool) -> bool:
+        """Asks the home to hand the group over; false if that is beyond asking. Raises `SofsError`."""
+        peer = self._interconnect.peer(NodeId(record.node))
+        try:
+            await peer.call(RELEASE, _RELEASE.pack(record.id, *self._processes.me), deadline_s=LOST_S if lost else RELEASE_S)
+        except SofsError:
+            if not lost or peer.connected:
+                raise
+            return False
+        return True
 
     async def hand_over(self, id: int, to: int) -> None:
         """Another node is to be the home of a group that is here; its clients notice nothing. Raises `Unavailable`, `NotFound`: then it stays."""
@@ -205,7 +216,7 @@ class Homes:
     async def hand_over_all(self, candidates: Sequence[int] = ()) -> None:
         """Hands over all that are here, in turn to those who run; what cannot be handed over is left to be adopted. For an orderly end."""
         self._stopping = True
-        others = [node for node in candidates or self._processes.nodes() if node != self._interconnect.node]
+        others = [node for node in candidates or self._processes.candidates() if node != self._interconnect.node]
         mine = [record for record in self._records.values() if self._is_mine(record)]
         for place, record in enumerate(mine):
             for attempt in range(len(others)):
@@ -298,7 +309,8 @@ class Homes:
         def order(node: NodeId) -> bytes:
             return hashlib.blake2b(b"%d %d" % (record.number, node), digest_size=8).digest()
 
-        return sorted(self._processes.nodes(), key=order).index(self._interconnect.node)
+        line = sorted(self._processes.candidates(), key=order)
+        return line.index(self._interconnect.node) if self._interconnect.node in line else len(line)
 
     # Records
 
@@ -319,6 +331,10 @@ class Homes:
         entry = await self._registry.store.get(keys.group(record.id))
         if entry is not None:
             self._note(GroupRecord.decode(entry.value), entry.revision)
+
+    async def _follow(self) -> None:
+        async for seen in self._registry.store.watch(keys.GROUPS):
+            self._see(seen)
 
     def _see(self, seen: Seen) -> None:
         for entry in seen.entries:

@@ -19,12 +19,14 @@ from gateways.smb.gateway import SmbGateway
 from gateways.smb.service import SmbSettings
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
+from sofs.cluster.membership import Membership
+from sofs.cluster.records import DeadRecord, MemberRecord
 from sofs.coordination import Delete, Put, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.homes import Homes
 from sofs.neighbours import Neighbours
 from sofs.processes import Processes
-from sofs.records import DeadRecord, NodeRecord, Registry
+from sofs.records import Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
@@ -44,7 +46,7 @@ class GatewayNode:
     number: NodeId
     incarnation: Incarnation
     interconnect: NetworkInterconnect
-    processes: Processes
+    membership: Membership
     homes: Homes
     nfs_gateway: NfsGateway
     smb_gateway: SmbGateway
@@ -74,7 +76,6 @@ class Nodes:
     system: LocalVolume
     store: EmbeddedStore
     path: Path
-    ports: dict[int, int] = field(default_factory=dict)
     nodes: list[GatewayNode] = field(default_factory=list)
     lease_s: float = 90
     fenced: list[int] = field(default_factory=list)
@@ -84,15 +85,17 @@ class Nodes:
         loop, clock, random = asyncio.get_running_loop(), SystemClock(), SystemRandom()
         me = NodeId(number), Incarnation(incarnation or 1000 + number)
 
-        def addresses(node: NodeId) -> list[tuple[str, int]]:
-            return [("127.0.0.1", self.ports[node])] if node in self.ports else []
-
-        interconnect = NetworkInterconnect(clock, random, SystemNetwork(), me, addresses)
-        self.ports[number] = await interconnect.listen("127.0.0.1", 0)
-        record = NodeRecord(id=me[0], incarnation=me[1], boot="boot")
-        await self.store.transact([], [Put(keys.node(number), record.encode())])
-        processes = Processes(self.store, interconnect)
-        await processes.start()
+        member = MemberRecord(id=number, name=f"n{number}", host=f"h{number}", addresses=())
+        await self.store.transact([], [Put(keys.member(number), member.encode())])
+        membership = Membership(self.store, clock, *me, "boot")
+        await membership.load()
+        interconnect = NetworkInterconnect(clock, random, SystemNetwork(), me, membership.addresses, admit=membership.admit)
+        port = await interconnect.listen("127.0.0.1", 0)
+        former = membership.running.get(me[0])
+        await membership.start(
+            f"n{number}", f"h{number}", [f"127.0.0.1:{port}"], former=None if former is None else Incarnation(former.incarnation)
+        )
+        processes = Processes(membership, interconnect)
         homes = Homes(Registry(self.store, random), processes, interconnect, clock)
         shares = Shares(lambda id: self.volume if id == VOLUME else None)
         shares.replace(SHARES)
@@ -108,7 +111,7 @@ class Nodes:
             system=lambda: self.system, lease_s=self.lease_s, homes=homes,
         )  # fmt: skip
         nfs.groups.on_fenced = lambda: self.fenced.append(number)
-        node = GatewayNode(me[0], me[1], interconnect, processes, homes, nfs, smb)
+        node = GatewayNode(me[0], me[1], interconnect, membership, homes, nfs, smb)
         await homes.start(nfs)
         await node.home_of(node.group)
         node.nfs, node.smb = nfs.listen("127.0.0.1", 0), smb.listen("127.0.0.1", 0)
@@ -117,10 +120,11 @@ class Nodes:
 
     async def cut_off(self, node: GatewayNode) -> None:
         """The others lose sight of the node, which goes on for its clients: as after a pause, or behind a broken cable."""
-        self.ports.pop(node.number, None)
         await node.interconnect.close()
-        await node.processes.stop()
         await node.homes.stop()
+        node.membership.on_fenced = lambda reason: None
+        for task in node.membership._tasks:
+            task.cancel()
         await self.store.transact([], [Delete(keys.node(node.number))])
 
     async def kill(self, node: GatewayNode) -> None:
@@ -145,7 +149,7 @@ class Nodes:
         await node.smb_gateway.stop()
         await node.nfs_gateway.stop()
         await node.homes.stop()
-        await node.processes.stop()
+        await node.membership.close()
         await node.interconnect.close()
 
 
