@@ -130,6 +130,7 @@ class Assembly:
             ports.random,
             self.identities,
             ports.boot,
+            self.interconnect,
         )
 
     @property
