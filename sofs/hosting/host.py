@@ -18,7 +18,7 @@ from sofs.hosting.describing import describe
 from sofs.hosting.hosted import SYSTEM, Hosted
 from sofs.hosting.making import make_volume_here
 from sofs.hosting.messages import Described, Move
-from sofs.hosting.moving import find_node, hand_over, hand_over_all
+from sofs.hosting.moving import find_node, hand_over, hand_over_all, step_back
 from sofs.hosting.part import Part
 from sofs.hosting.pools import Pools
 from sofs.hosting.redundancy import Redundancy
@@ -130,7 +130,10 @@ class Host:
 
     async def close(self) -> None:
         """Hand volumes over that others can take, close the others, then pools; each even if others fail. The first failure is raised at the end."""
-        closing: list[Callable[[], Awaitable[object]]] = [self.redundancy.close, self.hand_over_all, self.view.close]
+        closing: list[Callable[[], Awaitable[object]]] = [self.redundancy.close]
+        if self.interconnect is not None:
+            closing += [self.hand_over_all, self._step_back]
+        closing.append(self.view.close)
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
@@ -277,6 +280,9 @@ class Host:
     async def hand_over_all(self) -> list[str]:
         """Before this node stops, or is drained: others take what they can. Gives the names of volumes that stay."""
         return await hand_over_all(self.site, tuple(self.parts.values()))
+
+    async def _step_back(self) -> None:
+        await asyncio.gather(*[step_back(self.site, part) for part in self.parts.values() if not part.serving])
 
     # Disks and pools
 

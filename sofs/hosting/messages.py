@@ -17,6 +17,7 @@ __all__ = [
     "Described",
     "Describe",
     "Follow",
+    "Leave",
     "MakeReplica",
     "Message",
     "Move",
@@ -79,6 +80,13 @@ class Describe(msgspec.Struct, frozen=True, array_like=True, tag=5):
     volume: int
 
 
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """My replica of the volume, which you coordinate, is about to stop following: leave it out now, so that nothing waits for it."""
+
+    volume: int
+    replica: int
+
+
 class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
     """One copy of a volume's log, as its coordinator sees it."""
 
@@ -100,7 +108,7 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
     replicas: list[ReplicaState]
 
 
-Message = MakeReplica | PutRecords | Follow | Checkpoint | Move | Describe
+Message = MakeReplica | PutRecords | Follow | Checkpoint | Move | Describe | Leave
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -15,13 +15,18 @@ import structlog
 
 from sofs.cluster import NodeId
 from sofs.errors import Busy, Fenced, InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.hosting.asking import ask
+from sofs.hosting.messages import Leave
 from sofs.hosting.part import Part
 from sofs.hosting.site import Site
 from sofs.log.configuration import Configuration
 
-__all__ = ["coordinators", "find_node", "hand_over", "hand_over_all", "imbalance", "targets"]
+__all__ = ["coordinators", "find_node", "hand_over", "hand_over_all", "imbalance", "step_back", "targets"]
 
 log = structlog.get_logger("node")
+
+STEP_BACK_S = 2.0
+"""A node that stops spends at most so long on each question to others."""
 
 
 def targets(site: Site, part: Part) -> dict[int, int]:
@@ -105,6 +110,31 @@ async def hand_over_all(site: Site, parts: Iterable[Part]) -> list[str]:
 
     await asyncio.gather(*[one(part) for part in parts if part.serving])
     return stay
+
+
+async def step_back(site: Site, part: Part) -> None:
+    """Before this node stops: has the coordinators of what it follows leave its copies out, so that nobody waits for them."""
+    deadline = site.clock.monotonic() + STEP_BACK_S
+    while not _followed(part):
+        # It has just been handed over: the next coordinator should have a second copy until it serves.
+        if site.clock.monotonic() >= deadline or part.serving:
+            break
+        await site.clock.sleep(0.02)
+    configuration = part.configuration
+    if configuration is None or part.serving:
+        return
+    for id in part.standbys:
+        if id in configuration.replicas and configuration.coordinator not in (0, site.node):
+            try:
+                await ask(site, configuration.coordinator, Leave(part.hosted.record.id, id), deadline_s=STEP_BACK_S)
+            except SofsError as error:
+                log.info("replica.not_left_out", volume=part.hosted.record.name, reason=str(error))
+
+
+def _followed(part: Part) -> bool:
+    """Whether all copies here that can have been heard of by their coordinator."""
+    heard = [standby.follower.heard_at > 0 for standby in part.standbys.values()]
+    return all(heard) and len(heard) + len(part.problems) >= len(part.mine)
 
 
 def coordinators(site: Site) -> Counter[int]:

@@ -56,6 +56,8 @@ class Part:
         """This node's replicas that follow, by id."""
         self.problems: dict[int, str] = {}
         """Replicas of this node that cannot be used, and why."""
+        self.making: set[int] = set()
+        """Replicas that their coordinator is having made here."""
         self.reason = ""
         """Why the last transition did not come about; empty if it did."""
         self.turn = asyncio.Lock()
@@ -238,7 +240,9 @@ class Part:
         standby.start()
 
     def _not_now(self, id: int) -> bool:
-        """Whether a replica that cannot be used is not to be tried again now."""
+        """Whether a replica that is being made, or cannot be used, is not to be tried now."""
+        if id in self.making:
+            return True
         return id in self.problems and self._site.clock.monotonic() < self._retry.get(id, float("inf"))
 
     def _trouble(self, id: int, error: SofsError) -> None:
@@ -351,7 +355,7 @@ class Part:
         """All replicas that count are on this node's disks: they are opened together, and mend one another."""
         site, record = self._site, self.hosted.record
         for standby in self.standbys.values():
-            standby.follower.stand(proof=True, broken=True)
+            standby.follower.stand(proof=True, broken=True)  # follows nobody any more
         for id in list(self.standbys):
             await self._drop(id)
         places = [place for place in self.mine.values() if site.files.exists(place.path)]

@@ -16,6 +16,7 @@ from sofs.hosting.messages import (
     Describe,
     Described,
     Follow,
+    Leave,
     MakeReplica,
     Message,
     Move,
@@ -85,6 +86,8 @@ class HostingService:
         message = decode_message(asked.body)
         if isinstance(message, PutRecords):
             return self._put(message, decode_slice(asked.payload))
+        if isinstance(message, Leave):
+            return self._leave(message, asked.node)
         if isinstance(message, Describe):
             return Answer(encode(self._volumes.describe(message.volume)))
         answers: dict[type, Callable[[Message], Awaitable[Answer]]] = {
@@ -113,6 +116,7 @@ class HostingService:
         if place is None:
             raise NotFound(f"no record names replica {message.replica:016x} on a disk of this node")
         await self._forget(message.replica)
+        part.making.add(message.replica)
         settings = store_settings(site, [place], part.hosted.is_system)
         files = site.files
         if files.exists(place.path):
@@ -151,6 +155,7 @@ class HostingService:
             origin=message.origin,
         )
         part.follow(standby)
+        part.making.discard(message.replica)
         return _DONE
 
     def _found(self, replica: int) -> Making:
@@ -175,6 +180,15 @@ class HostingService:
         await standby.follower.reach(Lsn(message.lsn - 1))
         if standby.checkpoints.done.lsn < message.lsn:
             await standby.checkpoints.run_once()
+        return _DONE
+
+    def _leave(self, message: Leave, node: int) -> Answer:
+        part = self._part(message.volume)
+        store = part.hosted.store
+        if store is None or part.node_of(message.replica) != node:
+            raise NotFound(f"replica {message.replica:016x} of node {node:016x} is no part of a volume that is served here")
+        if message.replica in store.log.replica_ids:
+            store.log.lose(message.replica, Unavailable("its node is being stopped"))
         return _DONE
 
     async def _move(self, message: Message) -> Answer:

@@ -133,6 +133,21 @@ class Hosts:
             assert self.world.loop.time() - began < within, self.why()
             await asyncio.sleep(0.05)
 
+    def verifier(self) -> int:
+        machine = self.coordinator()
+        assert machine is not None and machine.node is not None, self.why()
+        volume = machine.node.volume()
+        assert volume is not None
+        return volume.verifier
+
+    def holders(self) -> set[int]:
+        """Numbers of the machines with a copy of the log that counts."""
+        machine = self.coordinator()
+        assert machine is not None and machine.node is not None, self.why()
+        part = next(part for part in machine.node.host.parts.values() if part.hosted.record.name == "v")
+        assert part.hosted.store is not None
+        return {(part.node_of(id) or 0) - 1 for id in part.hosted.store.log.replica_ids}
+
     async def write(self, level: Level = Level.COMMITTED, within: float = 30.0) -> bytes:
         """Makes one more file with known contents, again and again with one token until somebody has acknowledged it."""
         self.number += 1

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sofs.types import Level
 from tests.simulation.cluster.world import World, run
 from tests.simulation.hosts import Hosts
 
@@ -15,6 +16,17 @@ def cluster(count: int, main: Callable[[World, Hosts], Awaitable[Any]], seed: in
         await main(world, hosts)
 
     run(seed, whole)
+
+
+async def busy(hosts: Hosts, world: World, seconds: float = 5.0) -> float:
+    """Writes for some time; gives the longest that one write took."""
+    longest, end = 0.0, world.loop.time() + seconds
+    while world.loop.time() < end:
+        began = world.loop.time()
+        await hosts.write()
+        longest = max(longest, world.loop.time() - began)
+        await asyncio.sleep(0.01)
+    return longest
 
 
 def test_a_new_volume_gets_its_second_copy_on_another_node() -> None:
@@ -44,6 +56,152 @@ def test_a_standby_takes_over_at_once_when_the_coordinator_is_known_to_be_dead()
         one.start()
         await hosts.in_sync(2)
         await hosts.write()
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_without_word_of_its_death_a_standby_waits_for_its_promise_to_run_out() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        one.lose_power()
+        assert 1.5 < await hosts.served(by=other) < 5.0
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_coordinator_that_is_killed_and_starts_again_goes_on_by_itself() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        verifier = hosts.verifier()
+        for _ in range(10):
+            await hosts.write()
+        one.kill()
+        one.start()
+        assert await hosts.served(by=one) < 3.0
+        await hosts.in_sync(2)
+        await hosts.verify()
+        assert hosts.verifier() == verifier
+
+    cluster(2, main)
+
+
+def test_a_volume_moves_by_hand_with_a_short_pause() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        verifier = hosts.verifier()
+        for target in (other, one, other):
+            for _ in range(10):
+                await hosts.write()
+            asked = hosts.coordinator()
+            assert asked is not None
+            began = world.loop.time()
+            await asked.ask(lambda node, target=target: node.host.move("v", target.name))  # type: ignore[misc]
+            await hosts.served(by=target)
+            assert world.loop.time() - began < 1.0
+            await hosts.in_sync(2, within=1.5)
+            await hosts.verify()
+        assert hosts.verifier() == verifier
+
+    cluster(2, main)
+
+
+def test_all_lose_power_at_once_and_everything_stable_is_there() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(3)
+        verifier = hosts.verifier()
+        for _ in range(10):
+            await hosts.write(Level.STABLE)
+        for machine in hosts.machines:
+            machine.lose_power()
+        await asyncio.sleep(1)
+        for machine in reversed(hosts.machines):
+            machine.start()
+            await asyncio.sleep(1)
+        await hosts.served(within=60)
+        await hosts.in_sync(3)
+        await hosts.verify()
+        assert hosts.verifier() != verifier, "unstable writes may have been lost"
+
+    cluster(3, main, policy="mirror(3) across host")
+
+
+def test_a_node_alone_after_a_power_loss_waits_for_the_others_and_then_serves_what_was_stable() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        for _ in range(10):
+            await hosts.write(Level.STABLE)
+        one.lose_power()
+        other.lose_power()
+        other.start()
+        assert 10 < await hosts.served(within=60, by=other) < 30
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_volume_gets_a_third_copy_where_it_is_when_a_node_stays_away() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(2)
+        for _ in range(30):
+            await hosts.write()
+        (away,) = [machine for machine in hosts.machines if machine.number in hosts.holders() and machine is not hosts.coordinator()]
+        away.kill()
+        await asyncio.sleep(1)
+        await hosts.write()
+        await hosts.in_sync(2, within=60)
+        first = hosts.coordinator()
+        assert first is not None
+        first.kill()
+        await hosts.served(within=20)
+        await hosts.verify()
+        away.start()
+        first.start()
+        await hosts.in_sync(2)
+        await hosts.verify()
+
+    cluster(3, main)
+
+
+def test_a_node_that_stops_in_order_hands_its_volumes_over_first() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        writing = asyncio.create_task(busy(hosts, world))
+        await one.ask(lambda node: node.host.close())
+        assert hosts.coordinator() is other
+        assert await hosts.served(by=other) < 0.1
+        one.kill()
+        assert await writing < 0.7
+        await hosts.write()
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_the_store_may_be_away_and_a_failover_then_waits_for_it() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await asyncio.sleep(2)  # the standby has read that it counts
+        for machine in hosts.machines:
+            machine.line.up = False
+        began = world.loop.time()
+        while world.loop.time() - began < 60:
+            await hosts.write(within=1.0)
+            await asyncio.sleep(1)
+        one.kill()
+        await asyncio.sleep(20)
+        assert hosts.coordinator() is None
+        other.line.up = True
+        assert await hosts.served(by=other) < 5
         await hosts.verify()
 
     cluster(2, main)
