@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sofs.hosting.host
+import sofs.hosting.opening
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
-from sofs.errors import SofsError, Unavailable
+from sofs.errors import NotSupported, SofsError, Unavailable
 from sofs.hosting import Host, Hosted
 from sofs.operations.check import check_volumes
 from sofs.records import Registry
@@ -32,7 +32,7 @@ LEASE_S = 5.0
 
 def small() -> None:
     """Has everything that takes gigabytes elsewhere take little: segments are filled, trimmed and used again all the time."""
-    sofs.hosting.host.SEGMENT = 512 * KIB
+    sofs.hosting.opening.SEGMENT = 512 * KIB
 
 
 def configuration() -> Config:
@@ -45,6 +45,8 @@ def configuration() -> Config:
 
 class Node:
     """A node's process below its gateways."""
+
+    disks = 2
 
     def __init__(self, ports: Ports) -> None:
         self.ports = ports
@@ -94,6 +96,12 @@ class Cluster:
         self.volumes: list[str] = []
         self.lost = 0
         """Acknowledged and not stable, and gone with the memory of all replicas."""
+        self.memory_lost = False
+        """Something that was not stable may have gone: whatever is told as committed may not be there any more."""
+        self.memory_broken = False
+        """Some replica may lack what it had not synced."""
+        self.verifiers: dict[str, int] = {}
+        """Of each volume, as clients were told last."""
         self.answers = 0
 
     async def begin(self, volumes: int, disks: int, policy: str) -> None:
@@ -118,6 +126,11 @@ class Cluster:
         """Called when an answer leaves a gateway."""
         self.answers += 1
         self.check_one_serves(volume)
+        verifier = node.volume(volume).verifier
+        known = self.verifiers.setdefault(volume, verifier)
+        if verifier != known:
+            assert self.memory_broken, f"{volume}'s verifier changed from {known:x} to {verifier:x}, and no memory was ever lost"
+            self.verifiers[volume] = verifier
 
     def verifier(self, volume: str) -> int:
         """The volume's, as whoever serves it has it; 0 if nobody does."""
@@ -126,11 +139,32 @@ class Cluster:
                 return machine.node.volume(volume).verifier
         return 0
 
+    async def reaped(self, machine: Machine[Node]) -> None:
+        """A supervisor has seen the machine's process end, and says so."""
+
+    async def move(self, volume: str, asked: Machine[Node], target: Machine[Node]) -> None:
+        """An operator at one node has another one coordinate the volume. Raises `SofsError`, `Gone`."""
+        raise NotSupported("there is one node only")
+
     async def shut_out(self, left: Machine[Node], through: Machine[Node]) -> None:
         """A client has given up on a gateway, which may still be at work for it."""
 
     async def shut_out_gateway(self, gateway: int, client: "Client") -> None:
         """A client finds its open at a gateway incarnation that it does not use any more."""
+
+    async def made_up(self) -> None:
+        """Waits until what was lost has been made up for, if that comes in reasonable time."""
+        for _ in range(300):
+            if all(self.whole(name) for name in self.volumes):
+                return
+            await asyncio.sleep(0.2)
+
+    def whole(self, volume: str) -> bool:
+        """Whether it is served by somebody with all the replicas that it is to have."""
+        for machine in self.machines:
+            if machine.node is not None and machine.node.serves(volume):
+                return machine.node.hosted(volume).state[0] == "serving"
+        return False
 
     # What must hold at every moment
 

@@ -1,15 +1,17 @@
 """What goes wrong: each fault is a function that does its harm for a while and takes it back, unless a later one overtakes it.
 
 Which of them may come at once is decided here, too: what a volume's policy does not tolerate is no failure of ours. Processes may be killed, paused and
-cut off in any number; memory and disks are lost one at a time, each after the cluster has had time to make up for the one before, except that the power of all
-nodes may go at once.
+cut off, and the store be away, in any number and at any time. What costs a replica for good, or its memory (a disk, a host's power), comes alone, after the
+cluster has had time to make up for the one before; except that the power of all nodes may go at once: then what is stable stays.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from tests.simulation.cluster.cluster import Cluster, Node
-from tests.simulation.cluster.machine import Machine
+from sofs.errors import DiskFailed, NoSpace, SofsError
+from sofs.runtime.simulated_files import Latency
+from tests.simulation.cluster.cluster import DATA, Cluster, Node
+from tests.simulation.cluster.machine import Gone, Machine
 
 __all__ = ["FAULTS", "Faults"]
 
@@ -22,22 +24,39 @@ class Faults:
         self.world = cluster.world
         self.random = cluster.world.random
         # Some seeds have many kinds, others one over and over.
-        some = [name for name in names if self.random.chance(0.5)]
-        self.names = some or list(names)
+        some = [name for name in names if self.random.chance(0.4)]
+        self.names = some or [names[self.random.below(len(names))]]
         self.counts: dict[str, int] = {}
         self.pace = (0.3, 1.0, 4.0)[self.random.below(3)]
         self._under_way: dict[asyncio.Future[None], None] = {}
+        self.costly = asyncio.Lock()
+        """Held by whatever costs a replica or its memory."""
 
     async def strike(self) -> None:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(self.random.fraction() * 2 * self.pace)
             name = self.names[self.random.below(len(self.names))]
-            self.counts[name] = self.counts.get(name, 0) + 1
-            self.world.note("fault", name)
-            task = asyncio.ensure_future(FAULTS[name](self))
+            task = asyncio.ensure_future(self._one(name))
             self._under_way[task] = None
             task.add_done_callback(self._over)
+
+    async def _one(self, name: str) -> None:
+        if name in COSTLY:
+            if self.costly.locked():
+                return
+            async with self.costly:
+                self._note(name)
+                self.cluster.memory_broken = True
+                await FAULTS[name](self)
+                await self.cluster.made_up()
+        else:
+            self._note(name)
+            await FAULTS[name](self)
+
+    def _note(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.world.note("fault", name)
 
     def _over(self, task: "asyncio.Future[None]") -> None:
         self._under_way.pop(task, None)
@@ -52,6 +71,17 @@ class Faults:
     def any(self) -> Machine[Node]:
         return self.cluster.machines[self.random.below(len(self.cluster.machines))]
 
+    def important(self) -> Machine[Node]:
+        """Whoever serves a volume, more often than not."""
+        volume = self.cluster.volumes[self.random.below(len(self.cluster.volumes))]
+        serving = [machine for machine in self.cluster.machines if machine.node is not None and machine.node.serves(volume)]
+        return serving[0] if serving and self.random.chance(0.6) else self.any()
+
+    def pair(self) -> tuple[Machine[Node], Machine[Node]]:
+        one = self.important()
+        others = [machine for machine in self.cluster.machines if machine is not one]
+        return one, others[self.random.below(len(others))] if others else one
+
     def some_time(self, average: float) -> Awaitable[None]:
         short = self.random.chance(0.5)
         return asyncio.sleep(self.random.fraction() * 2 * average * (0.2 if short else 1.0))
@@ -62,15 +92,20 @@ class Faults:
             machine.start()
 
 
+# Processes
+
+
 async def kill(faults: Faults) -> None:
-    machine = faults.any()
+    machine = faults.important()
     if machine.up:
         machine.kill()
-        await faults.restart(machine, 2.0)
+        if faults.random.chance(0.5):
+            await faults.cluster.reaped(machine)
+        await faults.restart(machine, 3.0)
 
 
 async def kill_at_step(faults: Faults) -> None:
-    machine = faults.any()
+    machine = faults.important()
     if machine.up:
         machine.crash_at_step(1 + faults.random.below(200), "kill")
         await faults.some_time(3.0)
@@ -86,23 +121,142 @@ async def kill_all(faults: Faults) -> None:
         await faults.restart(machine, 0.5)
 
 
+async def pause(faults: Faults) -> None:
+    """SIGSTOP; sometimes the host sleeps."""
+    machine = faults.important()
+    machine.pause()
+    await faults.some_time(5.0)
+    machine.resume()
+
+
+# Hosts
+
+
+async def power_loss(faults: Faults) -> None:
+    machine = faults.important()
+    machine.lose_power()
+    await faults.restart(machine, 4.0)
+
+
 async def power_loss_of_all(faults: Faults) -> None:
+    faults.cluster.memory_lost = True
     for machine in faults.cluster.machines:
         machine.lose_power()
     for machine in faults.cluster.machines:
         await faults.restart(machine, 1.0)
 
 
-async def pause(faults: Faults) -> None:
-    machine = faults.any()
-    machine.pause()
+# Disks
+
+
+async def disk_loss(faults: Faults) -> None:
+    """Nothing of one disk can be read or written any more, for a while."""
+    machine = faults.important()
+    path = f"{DATA}/disk{faults.random.below(machine.node.disks if machine.node else 1)}"
+    for operation in ("read", "write", "sync", "allocate", "open", "name", "commit"):
+        machine.files.fail(operation, path, DiskFailed)
+    await faults.some_time(8.0)
+    machine.files.faults.clear()
+
+
+async def disk_hiccup(faults: Faults) -> None:
+    """One operation fails."""
+    machine = faults.important()
+    operation = ("sync", "write", "commit", "allocate", "read")[faults.random.below(5)]
+    path = f"{DATA}/disk{faults.random.below(machine.node.disks if machine.node else 1)}"
+    machine.files.fail(operation, path, DiskFailed, after=faults.random.below(50), times=1)
+    await faults.some_time(5.0)
+    machine.files.faults.clear()
+
+
+async def disk_full(faults: Faults) -> None:
+    machine = faults.important()
+    for operation in ("allocate", "commit"):
+        machine.files.fail(operation, DATA, NoSpace)
     await faults.some_time(4.0)
-    machine.resume()
+    machine.files.faults.clear()
+
+
+async def disk_slow(faults: Faults) -> None:
+    machine = faults.important()
+    machine.files.latency = Latency(20e-3, (0.02, 0.3, 2.0)[faults.random.below(3)])
+    await faults.some_time(5.0)
+    machine.files.latency = Latency(100e-6, 1e-3)
+
+
+async def rot(faults: Faults) -> None:
+    """A bit flips somewhere on one machine."""
+    machine = faults.any()
+    paths = machine.written(DATA)
+    if paths:
+        path = paths[faults.random.below(len(paths))]
+        pages = machine.files.written(path)
+        if pages:
+            machine.note("rot", path)
+            machine.files.flip(path, pages[faults.random.below(len(pages))] * 4096 + faults.random.below(4096), faults.random.below(8))
+    await faults.some_time(2.0)
+
+
+# Wires
+
+
+async def cut_pair(faults: Faults) -> None:
+    one, other = faults.pair()
+    faults.world.network.partition(one.name, other.name)
+    await faults.some_time(6.0)
+    faults.world.network.heal(one.name, other.name)
+
+
+async def cut_off(faults: Faults) -> None:
+    """One machine reaches no other, and perhaps not the store."""
+    one = faults.important()
+    others = [machine for machine in faults.cluster.machines if machine is not one]
+    with_store = faults.random.chance(0.6)
+    for other in others:
+        faults.world.network.partition(one.name, other.name)
+    if with_store:
+        one.line.up = False
+    await faults.some_time(8.0)
+    for other in others:
+        faults.world.network.heal(one.name, other.name)
+    one.line.up = True
+
+
+async def one_way(faults: Faults) -> None:
+    one, other = faults.pair()
+    source, target = (one, other) if faults.random.chance(0.5) else (other, one)
+    faults.world.network.block(source.name, target.name)
+    await faults.some_time(6.0)
+    faults.world.network.heal(source.name, target.name)
+
+
+async def flapping(faults: Faults) -> None:
+    one, other = faults.pair()
+    for _ in range(4 + faults.random.below(10)):
+        faults.world.network.partition(one.name, other.name)
+        await faults.some_time(0.6)
+        faults.world.network.heal(one.name, other.name)
+        await faults.some_time(0.3)
+
+
+async def lose_connections(faults: Faults) -> None:
+    one, other = faults.pair()
+    faults.world.network.lose(one.name, other.name)
+
+
+async def slow_wire(faults: Faults) -> None:
+    one, other = faults.pair()
+    faults.world.network.slow(one.name, other.name, (20.0, 500.0, 5000.0)[faults.random.below(3)])
+    await faults.some_time(5.0)
+    faults.world.network.slow(one.name, other.name, 1.0)
+
+
+# The store
 
 
 async def store_outage(faults: Faults) -> None:
     """Nobody reaches the store, or one node does not."""
-    machines = faults.cluster.machines if faults.random.chance(0.5) else [faults.any()]
+    machines = faults.cluster.machines if faults.random.chance(0.5) else [faults.important()]
     for machine in machines:
         machine.line.up = False
     await faults.some_time(10.0)
@@ -112,18 +266,45 @@ async def store_outage(faults: Faults) -> None:
 
 async def store_trouble(faults: Faults) -> None:
     """Changes get lost, are made late, or nobody hears of them; watches begin anew."""
-    machine = faults.any()
-    machine.line.trouble, machine.line.restarts, machine.line.delay = 0.5, 0.5, 0.2
+    machine = faults.important()
+    machine.line.trouble, machine.line.restarts, machine.line.delay, machine.line.lag = 0.5, 0.5, 0.2, 1.0
     await faults.some_time(10.0)
-    machine.line.trouble, machine.line.restarts, machine.line.delay = 0.0, 0.0, 1e-3
+    machine.line.trouble, machine.line.restarts, machine.line.delay, machine.line.lag = 0.0, 0.0, 1e-3, 2e-3
+
+
+# What operators do
+
+
+async def move(faults: Faults) -> None:
+    """A volume is to be coordinated by another node."""
+    volume = faults.cluster.volumes[faults.random.below(len(faults.cluster.volumes))]
+    asked, target = faults.any(), faults.any()
+    try:
+        await faults.cluster.move(volume, asked, target)
+    except (SofsError, Gone) as error:
+        faults.world.note("fault", "not moved", type(error).__name__, str(error)[:80])
 
 
 FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
+    "cut-off": cut_off,
+    "cut-pair": cut_pair,
+    "disk-full": disk_full,
+    "disk-hiccup": disk_hiccup,
+    "disk-loss": disk_loss,
+    "disk-slow": disk_slow,
+    "flapping": flapping,
     "kill": kill,
     "kill-all": kill_all,
     "kill-at-step": kill_at_step,
+    "lose-connections": lose_connections,
+    "move": move,
+    "one-way": one_way,
     "pause": pause,
+    "power-loss": power_loss,
     "power-loss-of-all": power_loss_of_all,
+    "rot": rot,
+    "slow-wire": slow_wire,
     "store-outage": store_outage,
     "store-trouble": store_trouble,
 }
+COSTLY = {"disk-hiccup", "disk-loss", "power-loss", "power-loss-of-all", "rot"}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sofs.errors import SofsError
+from sofs.errors import NotDirectory, SofsError
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedHost
@@ -183,6 +183,19 @@ class Machine(Generic[N]):
         if self.process is not None:
             self.note("resume")
             self.process.resume(self.world.loop)
+
+    def written(self, path: str) -> list[str]:
+        """Files below a path of which pages have been written, by name."""
+        found = []
+        for name in self.files.list(path):
+            below = f"{path}/{name}"
+            try:
+                found += self.written(below)
+            except NotDirectory:
+                found.append(below)
+            except AssertionError:
+                pass  # records have no pages
+        return found
 
     # Being asked
 

@@ -52,6 +52,10 @@ class Workload:
             self.operations += 1
             if self.random.chance(0.6):
                 await asyncio.sleep(self.random.fraction() * (2.0 if self.random.chance(0.1) else 0.1))
+        await self.leave(client)
+
+    async def leave(self, client: Client) -> None:
+        """Gives up what would be in others' way, now that the client does nothing more."""
 
     async def turn(self, client: Client) -> None:
         """One thing that a client does."""
