@@ -29,6 +29,11 @@ from sofs.errors import ConfigError
 from sofs.hosting import Host
 from sofs.records import Registry
 from sofs.runtime.ports import Clock, Files, Network, Random
+from sofs.types import VolumeId
+from sofs.volume.remote.routed import RoutedVolume
+from sofs.volume.remote.routes import RoutedVolumes
+from sofs.volume.remote.watchman import Watchman
+from sofs.volume.where import Whereabouts
 
 __all__ = ["Assembly", "Ports"]
 
@@ -59,6 +64,8 @@ class Assembly:
     registry: Registry
     identities: Identities
     host: Host
+    routes: RoutedVolumes
+    """The volumes, wherever they are served, as gateways hold them."""
     membership: Membership | None = None
     interconnect: NetworkInterconnect | None = None
 
@@ -107,6 +114,8 @@ class Assembly:
         self.registry = Registry(store, ports.random)
         self.identities = Identities(domain_sid(await self.registry.secret("domain", 12)), await self.registry.users())
         self.host = self._host()
+        routes = self.routes = RoutedVolumes(self.interconnect, ports.clock)
+        self.host.on_volume, self.host.routes = self._route, self.volume
         if self.membership is not None:
             former = self.claim.former
             await self.membership.start(
@@ -116,7 +125,22 @@ class Assembly:
                 former=None if former is None or former.node != self.own.node else former.incarnation,
             )
         self._parts.push_async_callback(self.host.close)
+        if self.membership is not None and self.interconnect is not None:
+            self._parts.push_async_callback(Watchman(self.membership, self.interconnect, ports.clock, routes).close)
         await self.host.open()
+
+    def _route(self, where: Whereabouts) -> None:
+        self.routes.add(where)
+
+    def volume(self, id: VolumeId) -> RoutedVolume | None:
+        """The volume as gateways hold it. Of a single node only one that is served."""
+        route = self.routes.get(id)
+        return None if route is None or (self.interconnect is None and route.local is None) else route
+
+    def system(self) -> RoutedVolume | None:
+        """The system volume, once there is one."""
+        where = self.host.system_where
+        return None if where is None else self.volume(where.id)
 
     def _host(self) -> Host:
         ports = self.ports

@@ -136,6 +136,10 @@ class SmbConfig:
         "but only 3.0 and later can encrypt.",
         choices=("2.0.2", "2.1", "3.0", "3.0.2", "3.1.1"),
     )
+    name: str = _setting(
+        "",
+        "What clients know the server by, the same at all nodes of a cluster; empty: of a single node the node's name, of a cluster `sofs`.",
+    )
     workgroup: str = _setting("WORKGROUP", "The domain name that NTLM tells clients.")
 
 
@@ -313,6 +317,34 @@ def render(config: Config, *, commented: bool) -> str:
                 f"{mark}{entry.name} = {_shown(getattr(values, entry.name))}",
             ]
     return "\n".join(lines) + "\n"
+
+
+def amended(text: str, name: str, section: str, settings: dict[str, Any]) -> str:
+    """The file's text with these keys of a section set, and nothing else changed. Raises `ConfigError` when they stand there in a form that takes a person."""
+    lines = text.splitlines()
+    header = re.compile(rf"\s*\[\s*{re.escape(section)}\s*\]")
+    start = next((number for number, line in enumerate(lines) if header.match(line)), None)
+    if start is None:
+        lines += ["", f"[{section}]"]
+        start = len(lines) - 1
+    for key, value in settings.items():
+        end = next((n for n in range(start + 1, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
+        present = re.compile(rf"\s*{re.escape(key)}\s*=")
+        found = next((n for n in range(start + 1, end) if present.match(lines[n])), None)
+        written = f"{key} = {_shown(value)}"
+        if found is None:
+            lines.insert(start + 1, written)
+        else:
+            lines[found] = written
+    result = "\n".join(lines) + "\n"
+    try:
+        values = getattr(parse(result, name), section)
+    except ConfigError:
+        values = None
+    if values is None or any(getattr(values, key) != value for key, value in settings.items()):
+        wanted = ", ".join(f"{key} = {_shown(value)}" for key, value in settings.items())
+        raise ConfigError(f"{name}: section [{section}] could not be changed; write there {wanted}")
+    return result
 
 
 def _explained(entry: dataclasses.Field[Any]) -> str:

@@ -1,7 +1,7 @@
 """The doors of a node: its gateways, with what they share, opened and closed together.
 
-Everything that both protocols need stands here once: the shares that are offered, the users, and this start's gateway incarnation, which
-no other start ever has.
+Everything that both protocols need stands here once: the shares that are offered, the users, this start's gateway incarnation, which no other start ever
+has, and, in a cluster, the way to the other nodes' gateways.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from gateways.smb.gateway import SmbGateway
 from gateways.smb.service import SmbSettings
 from sofs.config import Config
 from sofs.errors import Unavailable
+from sofs.homes import Homes
+from sofs.neighbours import Neighbours
 from sofs.runtime.ports import Clock, Random
 from sofs.volume.api import Volume
 
 log = structlog.get_logger("node")
+
+HAND_OVER_S = 15.0
+"""What an orderly end waits for others to take this node's groups."""
 
 
 class Doors:
@@ -42,11 +47,20 @@ class Doors:
         handle_key: bytes,
         guid: bytes,
         system: Callable[[], Volume | None] = lambda: None,
+        incarnation: int,
+        homes: Homes | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
+        """`name` is what clients know the server by, the same at all nodes of a cluster, and `guid` this node's. A node that is alone has neither `homes`
+        nor `neighbours`."""
         self._config = config
         self.shares = shares
         self.identities = identities
-        self.incarnation = random.number(62) + 1
+        self.incarnation = incarnation
+        self._homes = homes
+        self.on_fenced: Callable[[str], None] = lambda reason: None
+        """This gateway incarnation has been shut out of a volume: the process is to end, and begin anew. Called once."""
+        self._fenced = False
         self._loop = asyncio.get_running_loop()
         self._portmapper: PortMapper | None = None
         self.endpoints: list[str] = []
@@ -59,11 +73,15 @@ class Doors:
             minimum_dialect=Dialect.named(config.smb.minimum_dialect),
             guid=guid,
         )
-        self._smb = SmbGateway(settings, shares, identities, clock, random, self.incarnation, self._loop)
+        self._smb = SmbGateway(
+            settings, shares, identities, clock, random, incarnation, self._loop, neighbours=neighbours, on_fenced=self._shut_out
+        )
+        if neighbours is not None:
+            neighbours.serve(self._smb)
         self._nfs = NfsGateway(
             shares,
             key=handle_key,
-            incarnation=self.incarnation,
+            incarnation=incarnation,
             groups=lambda uid: identities.groups_of(uid) or (),
             loop=self._loop,
             clock=clock,
@@ -71,7 +89,9 @@ class Doors:
             users=identities,
             system=system,
             lease_s=config.nfs.lease_s,
+            homes=homes,
         )
+        self._nfs.groups.on_fenced = self._shut_out
 
     @property
     def servers(self) -> list[Server]:
@@ -95,6 +115,32 @@ class Doors:
         self._loop.call_soon(self._smb.give_up, volume)
         self._loop.call_soon(self._nfs.give_up, volume)
 
+    def _shut_out(self) -> None:
+        if not self._fenced:
+            self._fenced = True
+            self._loop.call_soon(self.on_fenced, "its gateways were fenced")
+
+    # Groups of NFSv4.1 clients, by their ids (`sofs.homes`)
+
+    async def adopt(self, group: int) -> None:
+        """Makes this node the group's home, because it gets its address: the home hands it over, or has lost it. Raises `SofsError`."""
+        if self._homes is not None and self._config.nfs.enabled:
+            await self._homes.adopt(group, lost=True)
+
+    async def hand_over(self, group: int, to: int) -> None:
+        """Makes another node the home of a group that is here; its clients notice nothing. Raises `SofsError`: then it stays."""
+        if self._homes is not None and self._config.nfs.enabled:
+            await self._homes.hand_over(group, to)
+
+    async def hand_over_all(self, candidates: Sequence[int] = ()) -> None:
+        """Hands all groups over that are here, to the candidates or whoever runs, before this node drains or stops. Does what it can."""
+        if self._homes is not None and self._config.nfs.enabled:
+            try:
+                async with asyncio.timeout(HAND_OVER_S):
+                    await self._homes.hand_over_all(candidates)
+            except TimeoutError:
+                log.warning("nfs.groups_not_handed_over", reason=f"it took more than {HAND_OVER_S:.0f} s")
+
     def clients(self) -> dict[int, tuple[str, str]]:
         """Each SMB session's protocol and client: `user@address`."""
         return {
@@ -113,7 +159,10 @@ class Doors:
             if smb.enabled:
                 self._listen("smb", self._smb.server, smb.addresses, smb.port)
             if nfs.enabled:
-                await self._nfs.load()
+                if self._homes is None:
+                    await self._nfs.load()
+                else:
+                    await self._homes.start(self._nfs)
                 port = self._listen("nfs", self._nfs.server, nfs.addresses, nfs.port)
                 if nfs.portmap:
                     self._portmapper = PortMapper(self._loop, registrations(port))
@@ -137,7 +186,11 @@ class Doors:
         self.endpoints = []
         if self._portmapper is not None:
             await self._portmapper.stop()
+        if not self._fenced:
+            await self.hand_over_all()
         await asyncio.gather(self._smb.stop(), self._nfs.stop())
+        if self._homes is not None:
+            await self._homes.stop()
 
 
 def _refusal(scheme: str, address: str, port: int, error: OSError) -> str:

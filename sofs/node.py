@@ -32,14 +32,21 @@ from sofs.coordination import Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.doors import Doors
 from sofs.errors import ConfigError, SofsError, Unavailable
+from sofs.homes import Homes
+from sofs.neighbours import Neighbours
 from sofs.operations import NodeOperations
+from sofs.processes import Processes
 from sofs.records import Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
 from sofs.runtime.system_tls import Tls
+from sofs.types import VolumeId
 
 log = structlog.get_logger("node")
+
+CLUSTER_NAME = "sofs"
+"""What clients know a cluster by, unless the configuration says otherwise."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 RENEW_EVERY_S = 86_400.0
@@ -66,7 +73,7 @@ class Node:
         self._followers: list[asyncio.Task[None]] = []
         self.on_fenced: Callable[[str], None] = lambda reason: None
         """The cluster goes on without this process, which must end and be started again; told the reason."""
-        assembly.on_fenced = self._fenced
+        assembly.on_fenced = doors.on_fenced = self._fenced
 
     @classmethod
     async def open(cls, config: Config) -> Node:
@@ -84,19 +91,24 @@ class Node:
             assembly = await Assembly.open(config, name, ports, store)
             try:
                 registry, host, identities = assembly.registry, assembly.host, assembly.identities
-                shares = Shares(host.volume)
+                shares = Shares(assembly.volume)
+                homes, neighbours = _neighbourhood(assembly)
                 doors = Doors(
                     config,
-                    name,
+                    config.smb.name or (name if homes is None else CLUSTER_NAME),
                     shares,
                     identities,
                     clock,
                     random,
                     handle_key=await registry.secret("nfs-handles", 32),
                     guid=await registry.secret(f"smb-guid-{name}", 16),
-                    system=host.system,
+                    system=assembly.system,
+                    incarnation=assembly.incarnation,
+                    homes=homes,
+                    neighbours=neighbours,
                 )
-                host.on_failure = doors.give_up
+                assembly.routes.lost = doors.give_up
+                host.on_failure = lambda volume: _give_up(assembly, doors, volume.id)
                 doors.offer(await registry.shares())
                 token = _token(config, data, random.bytes(24).hex())
                 node = cls(config, assembly, tls, doors, NodeOperations(registry, host, doors, clock), token)
@@ -192,6 +204,21 @@ class Node:
         for follower in self._followers:
             follower.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
+
+
+def _give_up(assembly: Assembly, doors: Doors, id: VolumeId) -> None:
+    volume = assembly.routes.get(id)
+    if volume is not None:
+        doors.give_up(volume)
+
+
+def _neighbourhood(assembly: Assembly) -> tuple[Homes | None, Neighbours | None]:
+    """What the gateways have to do with other nodes; nothing for a single node."""
+    membership, interconnect = assembly.membership, assembly.interconnect
+    if membership is None or interconnect is None:
+        return None, None
+    processes = Processes(membership, interconnect)
+    return Homes(assembly.registry, processes, interconnect, assembly.ports.clock), Neighbours(processes, interconnect)
 
 
 async def _watch(store: Store, prefix: str, refresh: Callable[[], Awaitable[None]]) -> None:

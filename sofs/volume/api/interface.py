@@ -86,8 +86,10 @@ class Volume(Protocol):
 
     id: VolumeId
     name: str
-    verifier: int
-    """64 bits: changes exactly when an acknowledged unstable write may have been lost."""
+
+    @property
+    def verifier(self) -> int:
+        """64 bits: changes exactly when an acknowledged unstable write may have been lost. 0 for one that is elsewhere and has not been reached yet."""
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]: ...
 
