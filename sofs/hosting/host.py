@@ -31,6 +31,7 @@ from sofs.pool.members import DiskStatus
 from sofs.records import Registry, VolumeRecord
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.types import VolumeId
+from sofs.volume.api import Volume
 from sofs.volume.duties import begin
 from sofs.volume.recovery import Place
 from sofs.volume.security import Identities
@@ -73,6 +74,9 @@ class Host:
     """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
     on_volume: Callable[[Whereabouts], None] | None = None
     """Called for each volume that there is, once it is known."""
+
+    routes: Callable[[VolumeId], Volume | None] | None = None
+    """Finds a volume wherever it is served; without it only those that are served here."""
 
     def __post_init__(self) -> None:
         self.view = View(self.registry)
@@ -158,7 +162,9 @@ class Host:
             raise failures[0]
 
     def _add(self, part: Part) -> Part:
-        self.parts[part.hosted.record.id] = part
+        id = VolumeId(part.hosted.record.id)
+        self.parts[id] = part
+        part.hosted.find = lambda: (self.routes or self.volume)(id)
         if self.on_volume is not None:
             self.on_volume(part.hosted.where)
         return part

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sofs.errors import Unavailable
 from sofs.pool.policy import Policy, parse_policy
 from sofs.records import VolumeRecord
 from sofs.types import VolumeId
+from sofs.volume.api import Volume
 from sofs.volume.data import Data
 from sofs.volume.recovery import Store
 from sofs.volume.volume import LocalVolume
@@ -30,6 +32,8 @@ class Hosted:
     store: Store | None = None
     data: Data | None = None
     reason: str = ""
+    find: Callable[[], Volume | None] = lambda: None
+    """The volume as this node reaches it, wherever it is served."""
 
     @classmethod
     def of(cls, record: VolumeRecord) -> Hosted:
@@ -55,6 +59,14 @@ class Hosted:
         if self.store.log.replicas < wanted:
             return "degraded", f"its log has {self.store.log.replicas} of {wanted} replicas"
         return "serving", ""
+
+    @property
+    def reached(self) -> Volume:
+        """The volume, wherever it is served. Raises `Unavailable` where it cannot be."""
+        volume = self.find()
+        if volume is None:
+            raise Unavailable(f"volume {self.record.name} is not served: {self.reason}")
+        return volume
 
     def opened_store(self) -> Store:
         """Raises `Unavailable` for a volume that is not served here."""

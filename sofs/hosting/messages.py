@@ -106,6 +106,12 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     version: int
     replicas: list[ReplicaState]
+    total: int
+    """Bytes, as the volume's clients are told."""
+    free: int
+    files: int
+    figures: dict[str, int]
+    """The volume's own counters."""
 
 
 Message = MakeReplica | PutRecords | Follow | Checkpoint | Move | Describe | Leave

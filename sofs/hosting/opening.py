@@ -91,6 +91,8 @@ def serve(site: Site, hosted: Hosted, store: Store) -> LocalVolume:
         name=record.name,
         identities=site.identities,
         lease_s=site.config.nfs.lease_s,
+        gateway=site.incarnation,
+        ended=None if site.interconnect is None else site.ended,
     )
     volume.start()
     hosted.store, hosted.data, hosted.volume, hosted.reason = store, data, volume, ""

@@ -48,3 +48,7 @@ class Site:
     @property
     def incarnation(self) -> Incarnation:
         return Incarnation(0) if self.interconnect is None else self.interconnect.incarnation
+
+    def ended(self, gateway: int) -> bool:
+        """Whether the gateways of this incarnation are known to be gone, with their connections."""
+        return gateway != self.incarnation and gateway in self.view.dead.values()
