@@ -4,6 +4,7 @@
 - `objects`: disks, pools, volumes, shares, users and opens of a running node.
 - `snapshots`: snapshots of volumes. `quotas`: what users, groups, directories and volumes may use.
 - `inspect`: `status` and `check`.
+- `cluster`: the cluster of which the node is a member; `enrolment` does its work on a stopped node.
 - `lab`: a whole cluster on this machine.
 - `target`: which node a command means. `show`: answers as tables or JSON.
 
@@ -17,7 +18,7 @@ import sys
 
 import typer
 
-from sofs.cli import inspect, lab, objects, quickstart, quotas, snapshots
+from sofs.cli import cluster, inspect, lab, objects, quickstart, quotas, snapshots
 from sofs.errors import SofsError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command("status")(inspect.status)
 app.command("check")(inspect.check)
 for name, group in objects.GROUPS.items():
     app.add_typer(group, name=name)
+app.add_typer(cluster.cluster, name="cluster")
 app.add_typer(snapshots.snapshot, name="snapshot")
 app.add_typer(quotas.quota, name="quota")
 app.add_typer(lab.lab, name="lab")

@@ -18,6 +18,7 @@ Who takes part:
 - `authority`, `renewal`: the certificates by which nodes know each other.
 - `records`, `membership`: members, who of them runs, who is dead, and which features all know.
 - `founding`: how a cluster begins, how nodes come and go. `own`: a node's identity on its own disk.
+- `recovery`: every node's copy of the coordination store's records, for the day when that is lost.
 - `running`: the lock of a data directory, which says which incarnation runs there and proves that one has ended.
 - `vips`: virtual addresses, each at one node at a time, wherever clients are to find it.
 """

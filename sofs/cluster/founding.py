@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -85,9 +85,16 @@ async def authority_of(store: Store) -> Authority:
 
 
 async def found(
-    store: Store, member: MemberRecord, cluster: str, now: Time, records: Iterable[Entry], translate: Translate
+    store: Store,
+    member: MemberRecord,
+    cluster: str,
+    now: Time,
+    records: Iterable[Entry],
+    translate: Translate,
+    copied: Callable[[], Awaitable[None]] | None = None,
 ) -> Authority:
-    """Makes the cluster with this id, its authority and its first member, and copies `records` into it, each as `translate` has it.
+    """Makes the cluster with this id, its authority and its first member, and copies `records` into it, each as `translate` has it. `copied` is called when
+    all of them are there, before the cluster comes to be: whoever had them until now must not change them any more.
 
     Answers the authority. Repeating it after an interruption is harmless. Raises `Exists` when another cluster is there, `Unavailable`.
     """
@@ -104,6 +111,8 @@ async def found(
     wanted[keys.member(member.id)] = member.encode()
     wanted[LEVEL] = b"%d" % member.features
     await _make_equal(store, wanted)
+    if copied is not None:
+        await copied()
     await _change(store, [Condition(keys.CLUSTER, 0)], [Put(keys.CLUSTER, ClusterRecord(id=cluster).encode())], f"cluster {cluster}")
     return authority
 

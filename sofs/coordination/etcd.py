@@ -19,6 +19,7 @@ from sofs.coordination.store import (
     Change,
     Condition,
     Entry,
+    Health,
     Listing,
     OutcomeUnknown,
     Put,
@@ -40,6 +41,7 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.max_receive_message_length", 64 << 20),
 )
+_HEALTH_S = 2.0
 _RETRY_AFTER = 0.1
 _UNREAD = 100
 """How far a watch reads ahead of its user."""
@@ -55,6 +57,7 @@ class EtcdStore:
         self._channels = [
             rpc.insecure_channel(f"{_bracketed(host)}:{port}", options=_OPTIONS) for host, port in endpoints
         ]
+        self._names = [f"{_bracketed(host)}:{port}" for host, port in endpoints]
         self._current = 0
         self._closed = False
         self._watches: set[EtcdWatch] = set()
@@ -103,6 +106,23 @@ class EtcdStore:
             await watch.close()
         for channel in self._channels:
             await channel.close()
+
+    # For operators
+
+    async def health(self) -> list[Health]:
+        """How each member is that this node has been told of. Never raises: what is the matter is in the answer."""
+        return list(await asyncio.gather(*(self._health(name, channel) for name, channel in zip(self._names, self._channels, strict=True))))
+
+    async def _health(self, name: str, channel: Any) -> Health:
+        try:
+            answer = await rpc.MaintenanceStub(channel).Status(rpc.StatusRequest(), timeout=_HEALTH_S)
+        except rpc.AioRpcError as error:
+            return Health(name, f"unreachable: {error.details()}")
+        if answer.errors:
+            return Health(name, "; ".join(answer.errors), answer.dbSize)
+        if not answer.leader:
+            return Health(name, "without a leader", answer.dbSize)
+        return Health(name, "leader" if answer.leader == answer.header.member_id else "follower", answer.dbSize, True)
 
     # For leases and watches
 

@@ -17,6 +17,7 @@ __all__ = [
     "Condition",
     "Delete",
     "Entry",
+    "Health",
     "Lease",
     "Listing",
     "OutcomeUnknown",
@@ -87,6 +88,17 @@ class Seen(NamedTuple):
     entries: tuple[Entry, ...]
     removed: tuple[str, ...] = ()
     complete: bool = False
+
+
+class Health(NamedTuple):
+    """How a member of the store's cluster is."""
+
+    endpoint: str
+    state: str
+    """leader, follower, or what is the matter."""
+    size: int = 0
+    """Bytes of its database."""
+    well: bool = False
 
 
 class Watch(Protocol):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sofs.config import Config, changes, load, parse, render
+from sofs.config import Config, amended, changes, load, parse, render
 from sofs.errors import ConfigError
 
 SAMPLE = Path(__file__).parents[2] / "conf" / "sofs.toml"
@@ -83,3 +83,14 @@ def test_changes_tell_which_settings_are_live() -> None:
         ("log.level", "debug", True),
         ("smb.port", 4450, False),
     ]
+
+
+def test_single_keys_are_set_in_a_file_that_somebody_wrote() -> None:
+    text = '# mine\n[node]\nname = "a"  # its name\n[coordination]\n# kind = "embedded"\nprefix = "x/"\n[smb]\nport = 4450\n'
+    changed = amended(text, "f", "coordination", {"kind": "etcd", "prefix": "sofs/", "endpoints": ["a:1", "b:2"]})
+    config = parse(changed, "f")
+    assert (config.coordination.kind, config.coordination.prefix, config.coordination.endpoints) == ("etcd", "sofs/", ["a:1", "b:2"])
+    assert config.node.name == "a" and config.smb.port == 4450 and "# its name" in changed and "# mine" in changed
+    assert parse(amended("", "f", "cluster", {"addresses": ["1.2.3.4:5"]}), "f").cluster.addresses == ["1.2.3.4:5"]
+    with pytest.raises(ConfigError, match=r"section \[coordination\] could not be changed; write there endpoints"):
+        amended('[coordination]\nendpoints = [\n "a:1",\n]\n', "f", "coordination", {"endpoints": ["b:2"]})
