@@ -2,6 +2,7 @@
 
     vips/<address>           what an operator wants of it (`records.VipRecord`)
     vips/<address>/holder    which incarnation of which node has it now (`records.HolderRecord`), under that node's lease
+    keepers/<node id>        who takes addresses on (the same record), under the same lease
 
 `placing` decides where each address belongs, from values to values; `Vips` in `manager` acts on it: it claims what nobody holds by
 compare-and-set, lets go of what belongs elsewhere, and keeps its lease. `lasting` counts how long what is held may be kept.
@@ -13,7 +14,9 @@ supervisor takes the addresses away before it records the death (`DATA/vips` say
 **While the store is down** no lease can be kept, yet clients must notice nothing. No other node can claim anything either then; but a node cannot tell a
 store that is down from one that it alone has lost. So it asks all other members, and each of them that cannot reach the store either promises to claim
 none of its addresses for a while: with everybody's promise, the holder keeps them for that long. One that does not answer may have the store on its
-side, and the addresses lapse.
+side, and the addresses lapse. Members that are known to be dead are not asked, unless the interconnect has heard of a newer process there. (One that
+came back where only it reaches the store, and not this node, would be missed: an address would be at two places for a while, which costs connections,
+never data.)
 
 Addresses in 127.0.0.0/8 are every host's own: nothing is configured for them, the holder only listens there. So a lab without rights has virtual
 addresses, too.

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from sofs.cluster import Answer, Asked, Incarnation, Interconnect, NodeId
+from sofs.cluster.bodies import decoded
 from sofs.cluster.vips.lasting import Lasting, Promises
 from sofs.cluster.vips.placing import Vip, place
 from sofs.cluster.vips.records import HolderRecord, VipRecord
@@ -30,7 +32,7 @@ SETTLE_S = 5.0
 ADOPT_S = 5.0
 ANNOUNCE_AT_S = (0.0, 0.2, 1.0)
 """After an address was set: a single announcement may be lost, and a neighbour's answer to an old question may come after it."""
-PROMISE = "vips.promise"
+PROMISE, HELLO = "vips.promise", "vips.hello"
 
 
 class Addresses(Protocol):
@@ -69,8 +71,6 @@ class Facts(NamedTuple):
 
     members: Mapping[int, str]
     """Each member's state."""
-    alive: Mapping[int, int]
-    """The incarnation of each node whose lease runs and that is not about to stop."""
     dead: Mapping[int, int]
     """By node, the incarnation that is known to have ended."""
     coordinators: Mapping[int, int]
@@ -106,6 +106,7 @@ class Vips:
         self._addresses, self._doors, self._facts, self._note = addresses, doors, facts, note
         self.records: dict[str, VipRecord] = {}
         self.holders: dict[str, Holding] = {}
+        self._keepers: dict[int, HolderRecord] = {}
         self._held: dict[str, str] = {}
         """What is set here, with its interface."""
         self._lease: Lease | None = None
@@ -121,6 +122,8 @@ class Vips:
         # Whoever asked this node's former process for a promise, or left it out as dead, is not known any more.
         self._promises.give(clock.boottime())
         self._store_answers = True
+        self._told: int | None = None
+        """The lease under which the others were told that this node takes addresses on."""
         self._leaving = False
         self._wishes: dict[str, tuple[int, float]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -149,26 +152,33 @@ class Vips:
 
     async def open(self) -> None:
         """Raises `Unavailable`."""
-        listing = await self._store.range(keys.VIPS)
-        self._take_in(Seen(listing.revision, listing.entries, complete=True))
         self._interconnect.serve(PROMISE, self._promise)
-        for duty in (self._follow(listing.revision), self._keep()):
-            self._tasks.append(asyncio.create_task(duty))
+        self._interconnect.serve(HELLO, lambda asked: Answer(b""))
+        for prefix, take_in in ((keys.VIPS, self._take_in), (keys.KEEPERS, self._take_in_keepers)):
+            listing = await self._store.range(prefix)
+            take_in(Seen(listing.revision, listing.entries, complete=True))
+            self._tasks.append(asyncio.create_task(self._follow(prefix, listing.revision, take_in)))
+        self._tasks.append(asyncio.create_task(self._keep()))
+        for id, state in self._facts().members.items():
+            if state != "evicted":
+                # Whoever holds addresses on promises is to hear that this node is there again, before it claims anything.
+                self._interconnect.peer(NodeId(id)).notify(HELLO, b"")
         self.look()
 
     async def leave(self) -> None:
-        """Gives everything away and takes nothing on any more: before the node stops.
-
-        The other nodes are to know by then that it does (it is not among their `Facts.alive`), or they wait for this one to take on what is free.
-        """
+        """Gives everything away and takes nothing on any more: before the node stops."""
         self._leaving = True
+        try:
+            # First, or the others would go on waiting for this node to take on what is free.
+            await self._store.transact([], [Delete(keys.keeper(self._me.node))])
+        except SofsError as error:
+            log.warning("vips.leaving_untold", reason=str(error))
         self.look()
         await asyncio.gather(*self._working.values(), return_exceptions=True)
 
     def stay(self) -> None:
-        """The opposite: a drained node is taken into service again."""
-        self._leaving = False
-        self.look()
+        """The opposite."""
+        self._leaving, self._told = False, None
 
     async def close(self) -> None:
         """Leaves, and ends. What the store cannot be told now, it learns when the lease runs out."""
@@ -185,14 +195,25 @@ class Vips:
             except SofsError:
                 pass  # it runs out by itself
 
-    async def _follow(self, revision: int) -> None:
-        watch = self._store.watch(keys.VIPS, revision)
+    async def _follow(self, prefix: str, revision: int, take_in: Callable[[Seen], None]) -> None:
+        watch = self._store.watch(prefix, revision)
         try:
             async for seen in watch:
-                self._take_in(seen)
+                take_in(seen)
                 self.look()
         finally:
             await watch.close()
+
+    def _take_in_keepers(self, seen: Seen) -> None:
+        if seen.complete:
+            self._keepers.clear()
+        for key in seen.removed:
+            self._keepers.pop(keys.id_of(key), None)
+        for entry in seen.entries:
+            try:
+                self._keepers[keys.id_of(entry.key)] = HolderRecord.decode(entry.value)
+            except ConfigError as error:
+                log.error("record.not_understood", key=entry.key, reason=str(error))
 
     def _take_in(self, seen: Seen) -> None:
         if seen.complete:
@@ -238,11 +259,19 @@ class Vips:
                     self._renewed.clear()
                 if self._lease is not None:
                     self._lasting.kept(before, self._lease.duration)
+                    await self._tell_keeper(self._lease)
                 self._store_answers = True
         except (SofsError, TimeoutError):
             self._store_answers = False
             self._ask_for_promises()
         self._refresh()
+
+    async def _tell_keeper(self, lease: Lease) -> None:
+        """Tells the others that this node takes addresses on, as long as this lease lasts."""
+        if self._told == lease.id or self._leaving:
+            return
+        await self._store.transact([], [Put(keys.keeper(self._me.node), self._me.encode(), lease.id)])
+        self._told = lease.id
 
     def _refresh(self) -> None:
         """Tells the kernel how long it may keep what is held, and lets go of everything when that is over."""
@@ -265,19 +294,23 @@ class Vips:
         if not self._held:
             return
         facts = self._facts()
-        others = [
-            id
-            for id, state in facts.members.items()
-            if id != self._me.node and state != "evicted" and (id not in facts.dead or facts.alive.get(id, facts.dead[id]) != facts.dead[id])
-        ]
+        ended = [id for id, incarnation in facts.dead.items() if not self._has_newer(id, incarnation)]
+        others = [id for id, state in facts.members.items() if id != self._me.node and state != "evicted" and id not in ended]
         before = self._clock.boottime()
         self._lasting.ask(before, others)
         for id in others:
             asyncio.create_task(self._ask(before, id))  # noqa: RUF006  # ends by itself within its deadline
 
+    def _has_newer(self, id: int, incarnation: int) -> bool:
+        """Whether another process of this node has been heard of than this one, which has ended."""
+        keeper = self._keepers.get(id)
+        newer = self._interconnect.peer(NodeId(id)).incarnation not in (0, incarnation)
+        return newer or (keeper is not None and keeper.incarnation != incarnation)
+
     async def _ask(self, before: float, id: int) -> None:
         try:
-            answer = await self._interconnect.peer(NodeId(id)).call(PROMISE, b"", deadline_s=ANSWER_S)
+            held = msgspec.msgpack.encode(list(self._held))
+            answer = await self._interconnect.peer(NodeId(id)).call(PROMISE, held, deadline_s=ANSWER_S)
         except SofsError:
             return
         if bytes(answer.body) == b"y":
@@ -285,8 +318,9 @@ class Vips:
             self._refresh()
 
     def _promise(self, asked: Asked) -> Answer:
-        """Whether this node claims nothing of the caller's for a while: not if it has the store, or may have claimed something just now."""
-        if self._store_answers or self._claiming:
+        """Whether this node claims nothing of the caller's for a while: not if it has the store, may have claimed something just now, or did so before."""
+        theirs = decoded(asked.body, list[str])
+        if self._store_answers or self._claiming or any(address in self._held or self.holder(address) == self._me for address in theirs):
             return Answer(b"n")
         self._promises.give(self._clock.boottime())
         return Answer(b"y")
@@ -310,10 +344,11 @@ class Vips:
                     self._begin(address, self._claim(record))
                 elif address not in self._held:
                     self._begin(address, self._take(record))
-            elif holder is not None or belongs != self._me.node:
+            elif holder is not None:
                 if address in self._held:
                     self._drop(address)
-            elif address in plan:
+            elif address in plan and (belongs == self._me.node or address in self._held):
+                # What the lease that has ended has left behind stays here, if the others' promises have kept it so long.
                 self._begin(address, self._claim(record))
         for address in [address for address in self._held if address not in self.records]:
             self._drop(address)
@@ -325,7 +360,9 @@ class Vips:
 
     def _plan(self) -> dict[str, int]:
         facts = self._facts()
-        candidates = {id for id, state in facts.members.items() if state == "active" and id in facts.alive}
+        candidates = {
+            id for id, keeper in self._keepers.items() if facts.members.get(id) == "active" and facts.dead.get(id) != keeper.incarnation
+        }
         if self._leaving:
             candidates.discard(self._me.node)
         holders = {address: holder.node for address in self.holders if (holder := self.holder(address)) is not None}
@@ -394,8 +431,8 @@ class Vips:
                 # SMB clients need not wait for it, and the first NFS request has it tried again.
                 log.warning("vip.group_not_adopted", address=address, reason=str(error) or type(error).__name__)
         left = self._lasting.left(self._clock.boottime())
-        if not left or self.holder(address) != self._me or not self._counts(address):
-            return  # it took too long: the next look begins anew
+        if not left or not self._store_answers or self.holder(address) != self._me or not self._counts(address):
+            return  # what others have promised is for what is held; the next look begins anew
         interface = "" if _is_own(address) else record.interface or self._addresses.interface(address)
         if interface is None:
             raise Unavailable(f"no interface of this node has a network in which {address} lies; name one: sofs vip add --interface")
@@ -440,7 +477,8 @@ class Vips:
         self._given[address] = found.revision
         key = keys.holder(address)
         try:
-            await self._store.transact([Condition(key, found.revision)], [Delete(key)])
+            if (await self._store.transact([Condition(key, found.revision)], [Delete(key)])).done and self.holders.get(address) == found:
+                del self.holders[address]
         except OutcomeUnknown:
             pass  # the watch tells; if it was not done, it is done the next time
         log.info("vip.given", address=address, to=f"{to:016x}")
