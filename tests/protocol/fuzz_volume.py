@@ -9,14 +9,15 @@ import msgspec
 from sofs.errors import Damaged, InvalidArgument, InvalidName, NameTooLong
 from sofs.locks import Grant, GrantKind
 from sofs.types import Inode, Lsn, OpenId, Time
-from sofs.volume import kept_records, names, security, tokens
+from sofs.volume import gateways, kept_records, names, security, tokens
 from sofs.volume.api import Binding, Caller, Keep, Written
+from sofs.volume.gateways import GatewayRecord, decode_gateway
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record
 from sofs.volume.openfile import StateKind
 from sofs.volume.security import Ace, Descriptor, decode, encode
 from sofs.volume.snapshots import deadlists, history
 from sofs.volume.snapshots.history import Snapshot
-from sofs.volume.tokens import decode_slot
+from sofs.volume.tokens import decode_forwarded, decode_slot
 from tests.protocol.fuzz import Target, mutated
 
 _SIDS = [b"\1\1\0\0\0\0\0\1" + bytes(4), security.EVERYONE, security.CREATOR_OWNER, security.sid_bytes("S-1-5-21-1-2-3-1104")]
@@ -112,14 +113,20 @@ def client_records(chance: Random) -> None:
         except Damaged:
             pass
     value = msgspec.msgpack.encode((chance.getrandbits(32), word, 3, chance.choice((None, b"note")), msgspec.msgpack.encode(Written(Lsn(0), 5))))
-    try:
-        decode_slot(bytes(21), mutated(value, chance))
-    except Damaged:
-        pass
+    forwarded = msgspec.msgpack.encode((chance.getrandbits(60), chance.getrandbits(40), msgspec.msgpack.encode(Written(Lsn(0), 5))))
+    for read in (
+        lambda: decode_slot(bytes(21), mutated(value, chance)),
+        lambda: decode_forwarded(mutated(forwarded, chance)),
+        lambda: decode_gateway(mutated(msgspec.msgpack.encode(GatewayRecord(7, Time(8))), chance)),
+    ):
+        try:
+            read()
+        except Damaged:
+            pass
 
 
 TARGETS = (
-    Target("client records", client_records, (kept_records.__name__, tokens.__name__)),
+    Target("client records", client_records, (kept_records.__name__, tokens.__name__, gateways.__name__)),
     Target("snapshot records", snapshot_records, (history.__name__, deadlists.__name__)),
     Target("security descriptors", descriptors, (security.__name__,)),
     Target("SIDs", sids, (security.__name__,)),
