@@ -1,11 +1,37 @@
-"""One volume, used from another node."""
+"""One volume, used from another node: connections break, processes end, the volume moves; what was asked is carried out once."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
+from sofs.errors import Closed, Exists, Fenced, LockConflict, NotFound, SharingViolation
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
-from tests.unit.volume.remote.far_rig import FarRig
+from sofs.types import ROOT, Level, VolumeId
+from sofs.volume.api import (
+    Acknowledge,
+    Binding,
+    Close,
+    FenceGateway,
+    GetAttributes,
+    Keep,
+    Lock,
+    Lookup,
+    MakeSnapshot,
+    Open,
+    Stateless,
+    Token,
+    Unlock,
+)
+from sofs.volume.volume import LocalVolume
+from tests.unit.volume.remote.far_rig import GATEWAY, HERE, FarRig, pump
+from tests.unit.volume.state_rig import READS, RH, RWH, SMB
+from tests.unit.volume.volume_rig import SUPER
+
+OWN = Binding(HERE[1], 5)
+"""A session at the coordinator's own gateway."""
 
 
 def run(scenario: Callable[[FarRig], Awaitable[None]], **options: Any) -> None:
@@ -22,6 +48,34 @@ def run(scenario: Callable[[FarRig], Awaitable[None]], **options: Any) -> None:
     loop.run(main())
 
 
+def cut(rig: FarRig) -> None:
+    rig.between.network.lose("10.0.0.1", "10.0.0.2")
+
+
+async def reopened(rig: FarRig, orderly: bool = True, ended: Callable[[int], bool] = lambda gateway: False) -> None:
+    """The volume ends here and begins anew, as at another coordinator; nobody else is started again."""
+    former = rig.local
+    rig.between.where[0].served(None)
+    if orderly:
+        former.keep_all()
+        await asyncio.sleep(0.3)
+        await former.close()
+        await rig.pool.close()
+    else:
+        await asyncio.sleep(0.1)
+        former.core.locks.stop()
+        for opened in former.core.opens.values():
+            if opened.timer is not None:
+                opened.timer.cancel()
+        assert isinstance(rig.files, SimulatedFiles)
+        for stop in former.closing:
+            stop()
+        rig.files = rig.files.after_process_death()
+    await rig.open()
+    rig.local = LocalVolume(rig.store, rig.data, rig.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=ended)
+    rig.between.serve(rig.local)
+
+
 def test_requests_are_carried_out_at_the_coordinator() -> None:
     async def scenario(rig: FarRig) -> None:
         inode = rig.make_name(b"f", mode=0o666)
@@ -31,5 +85,367 @@ def test_requests_are_carried_out_at_the_coordinator() -> None:
         assert rig.stat(inode).size == 5
         assert rig.names() == {b"f"}
         assert rig.between.near.verifier == rig.between.far.verifier == rig.local.verifier
+
+    run(scenario)
+
+
+def test_an_error_arrives_as_it_was_raised() -> None:
+    async def scenario(rig: FarRig) -> None:
+        with pytest.raises(NotFound):
+            rig.lookup(b"nothing")
+        rig.make_name(b"f")
+        with pytest.raises(Exists, match="f"):
+            rig.make_name(b"f")
+
+    run(scenario)
+
+
+def test_payloads_of_any_size_arrive() -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f")
+        for size in (1, 4096, 65536, 1 << 20):
+            data = bytes(number * 7 & 0xFF for number in range(size))
+            await rig.put(opened.open, 12345, data)
+            assert await rig.content(opened.open, 12345, size) == data
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0001, 0.0002, 0.0003, 0.0004, 0.0006, 0.001])
+def test_what_a_break_has_hit_is_carried_out_once(delay: float) -> None:
+    async def scenario(rig: FarRig) -> None:
+        asked = [asyncio.ensure_future(rig.between.far.call(_make(name), None, SMB)) for name in (b"a", b"b", b"c")]
+        await asyncio.sleep(delay)
+        cut(rig)
+        # A name that was made before, by whom it does not know, would be `Exists`.
+        replies = await asyncio.gather(*asked)
+        assert [reply.path for reply in replies] == [(b"a",), (b"b",), (b"c",)]
+        assert rig.names() == {b"a", b"b", b"c"}
+        assert rig.stat(ROOT).links == 2
+
+    run(scenario)
+
+
+def _make(name: bytes) -> Any:
+    from sofs.types import Kind
+    from sofs.volume.api import Changes, Make
+
+    return Make(SUPER, ROOT, name, Kind.FILE, Changes(mode=0o666))
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_requests_wait_while_nobody_serves_and_go_on_in_order(orderly: bool) -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f", share=7)
+        moving = asyncio.ensure_future(reopened(rig, orderly))
+        await asyncio.sleep(0)
+        far = rig.between.far
+        writes = [far.write(opened.open, 0, memoryview(bytes([number]) * 10), None, Level.COMMITTED, SMB) for number in range(20)]
+        await moving
+        await asyncio.gather(*writes)
+        assert await rig.content(opened.open) == bytes([19]) * 10
+
+    run(scenario)
+
+
+def test_what_was_answered_before_the_coordinator_ended_is_not_carried_out_again() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far = rig.between.far
+        made = asyncio.ensure_future(far.call(_make(b"a"), None, SMB))
+        while rig.local.core.look(ROOT, b"a", False)[0] is None:
+            await asyncio.sleep(1e-5)
+        cut(rig)  # it has been carried out, and the answer is lost
+        await reopened(rig, orderly=False)
+        reply = await made
+        assert reply.path == (b"a",)
+        assert rig.names() == {b"a"}
+
+    run(scenario)
+
+
+def test_an_open_of_another_node_survives_its_coordinator_with_its_lock() -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f", share=0)
+        rig.lock(opened.open, 0, 10)
+        await reopened(rig, orderly=False)
+        assert await rig.content(opened.open) == b""
+        mine = rig.local.core.opens[opened.open]
+        assert mine.connected and mine.timer is None
+        with pytest.raises(SharingViolation):
+            rig.local.call(rig.smb_request(b"f"), None, OWN)
+        rig.ask(Unlock(opened.open, 0, 10))
+        rig.shut(opened)
+
+    run(scenario)
+
+
+def test_an_open_of_the_coordinators_own_gateway_is_recorded_only_for_a_move() -> None:
+    async def scenario(rig: FarRig) -> None:
+        mine = rig.local.call(rig.smb_request(b"f", share=0), None, OWN)
+        assert not rig.local.core.opens[mine.open].recorded  # type: ignore[union-attr]
+        await reopened(rig)
+        assert rig.local.core.opens[mine.open].connected  # type: ignore[union-attr]
+        await reopened(rig, orderly=False)
+        assert mine.open in rig.local.core.opens, "from then on it is a record"  # type: ignore[union-attr]
+        rig.local.call(Close(mine.open), None, OWN)  # type: ignore[union-attr]
+        other = rig.local.call(rig.smb_request(b"f", share=0), None, OWN)
+        await reopened(rig, orderly=False)
+        assert other.open not in rig.local.core.opens  # type: ignore[union-attr]
+
+    run(scenario)
+
+
+def test_opens_of_a_gateway_that_has_ended_end_or_wait_for_their_owners() -> None:
+    async def scenario(rig: FarRig) -> None:
+        plain = rig.smb(b"plain", share=0)
+        durable = rig.smb(b"durable", rights=RH, key=b"k", keep=Keep(60_000))
+        nfs = rig.nfs(b"nfs")
+        await reopened(rig, orderly=False, ended=lambda gateway: gateway == GATEWAY)
+        opens = rig.local.core.opens
+        await asyncio.sleep(0.1)
+        assert plain.open not in opens and opens[nfs.open].connected
+        assert not opens[durable.open].connected and opens[durable.open].timer is not None
+        await asyncio.sleep(61)
+        assert durable.open not in opens
+
+    run(scenario)
+
+
+def test_a_fenced_gateway_has_no_effect_any_more() -> None:
+    async def scenario(rig: FarRig) -> None:
+        plain = rig.smb(b"plain", share=0)
+        durable = rig.smb(b"durable", rights=RH, key=b"k", keep=Keep(60_000))
+        nfs = rig.nfs(b"nfs")
+        fenced: list[int] = []
+        rig.told.fenced = fenced.append  # type: ignore[method-assign]
+        done = pump(_asked(rig.local.call(FenceGateway(GATEWAY), None, OWN)))
+        assert done.result().gate
+        assert plain.open not in rig.local.core.opens and nfs.open in rig.local.core.opens
+        assert not rig.local.core.opens[durable.open].connected
+        for request in (GetAttributes(Stateless(ROOT, SUPER)), _make(b"late"), Close(nfs.open)):
+            with pytest.raises(Fenced):
+                rig.ask(request)
+        with pytest.raises(Fenced):
+            rig.volume.write(durable.open, 0, memoryview(b"late"), None, Level.COMMITTED, SMB)
+        await asyncio.sleep(0.1)
+        assert set(fenced) == {GATEWAY}
+        await reopened(rig, orderly=False)
+        with pytest.raises(Fenced):
+            rig.ask(GetAttributes(Stateless(ROOT, SUPER)))
+        assert not rig.local.core.opens[durable.open].connected
+
+    run(scenario)
+
+
+async def _asked(reply: Any) -> Any:
+    return await reply if isinstance(reply, Awaitable) else reply
+
+
+def test_a_fence_waits_for_nobody_and_ends_what_waits() -> None:
+    async def scenario(rig: FarRig) -> None:
+        holder = rig.local.call(rig.smb_request(b"f"), None, OWN)
+        rig.local.call(Lock(holder.open, 0, 10, True), None, OWN)  # type: ignore[union-attr]
+        mine = rig.smb(b"f")
+        waiting = rig.asking(Lock(mine.open, 0, 10, True, wait=True))
+        await _asked(rig.local.call(FenceGateway(GATEWAY), None, OWN))
+        await asyncio.sleep(0.1)
+        assert waiting.done() and waiting.exception() is not None
+        rig.local.call(Close(holder.open), None, OWN)  # type: ignore[union-attr]
+        assert not list(rig.local.core.locks.files())
+
+    run(scenario)
+
+
+def test_a_lock_that_waits_keeps_its_place_over_a_break() -> None:
+    async def scenario(rig: FarRig) -> None:
+        holder = rig.local.call(rig.smb_request(b"f"), None, OWN)
+        held = holder.open  # type: ignore[union-attr]
+        rig.local.call(Lock(held, 0, 10, True), None, OWN)
+        mine = rig.smb(b"f")
+        first = rig.asking(Lock(mine.open, 0, 10, True, wait=True))
+        second = asyncio.ensure_future(_asked(rig.local.call(Lock(held, 0, 10, True, wait=True), None, OWN)))
+        await asyncio.sleep(0.1)
+        cut(rig)
+        await asyncio.sleep(1)
+        rig.local.call(Unlock(held, 0, 10), None, OWN)
+        await first
+        assert not second.done()
+        rig.ask(Unlock(mine.open, 0, 10))
+        await second
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_a_lock_that_waits_goes_on_waiting_at_the_next_coordinator(orderly: bool) -> None:
+    async def scenario(rig: FarRig) -> None:
+        holder, other = rig.smb(b"f"), rig.smb(b"f")
+        rig.lock(holder.open, 0, 10)
+        waiting = rig.asking(Lock(other.open, 0, 10, True, wait=True))
+        await reopened(rig, orderly)
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        rig.unlock(holder.open, 0, 10)
+        await waiting
+        with pytest.raises(LockConflict):
+            rig.lock(holder.open, 0, 10)
+
+    run(scenario)
+
+
+def test_a_local_request_that_waits_goes_on_elsewhere_after_a_move() -> None:
+    async def scenario(rig: FarRig) -> None:
+        holder = rig.smb(b"f")
+        rig.lock(holder.open, 0, 10)
+        near = rig.between.near
+        mine: Any = near.call(rig.smb_request(b"f"), None, OWN)
+        waiting = asyncio.ensure_future(_asked(near.call(Lock(mine.open, 0, 10, True, wait=True), None, OWN)))
+        await asyncio.sleep(0.1)
+        await reopened(rig)
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        rig.unlock(holder.open, 0, 10)
+        await waiting
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.0001, 0.00015, 0.0002, 0.00025, 0.0003, 0.0004])
+def test_what_is_taken_back_has_no_effect(delay: float) -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened, other = rig.smb(b"f"), rig.smb(b"f")
+        far = rig.between.far
+        asked = [
+            asyncio.ensure_future(far.call(Lock(opened.open, 0, 10, True, wait=True), None, SMB)),
+            asyncio.ensure_future(far.call(rig.smb_request(b"g", share=0), None, SMB)),
+        ]
+        await asyncio.sleep(delay)
+        for each in asked:
+            each.cancel()
+        cut(rig)
+        await asyncio.sleep(2)
+        if not asked[0].cancelled():  # it was answered before
+            rig.unlock(opened.open, 0, 10)
+        if not asked[1].cancelled():
+            rig.shut(asked[1].result())  # type: ignore[arg-type]
+        assert rig.local.core.locks.state(rig.lookup(b"f").inode).ranges == ()
+        rig.lock(other.open, 0, 10)
+        assert set(rig.local.core.opens) == {opened.open, other.open}
+
+    run(scenario)
+
+
+def test_a_retry_through_another_gateway_is_answered_with_the_first_reply() -> None:
+    async def scenario(rig: FarRig) -> None:
+        token = Token(b"client, xid, CREATE")
+        first = rig.ask(_make(b"a"), token=token)
+        again: Any = rig.local.call(_make(b"a"), token, OWN)
+        assert again.attributes.inode == first.attributes.inode
+        later: Any = rig.local.call(_make(b"b"), Token(b"2"), OWN)
+        assert rig.ask(_make(b"b"), token=Token(b"2")).attributes.inode == later.attributes.inode
+
+    run(scenario)
+
+
+def test_a_recall_reaches_the_gateway_whatever_breaks() -> None:
+    async def scenario(rig: FarRig) -> None:
+        leased = rig.smb(b"f", rights=RWH, key=b"k")
+        assert leased.grant == RWH
+        cut(rig)
+        waiting = asyncio.ensure_future(_asked(rig.local.call(rig.smb_request(b"f", access=READS), None, OWN)))
+        await asyncio.sleep(1)
+        assert (b"k", RWH, RH) in rig.told.take()
+        rig.ask(Acknowledge(leased.attributes.inode, b"k", RH))
+        await waiting
+
+    run(scenario)
+
+
+def test_a_recall_that_overtakes_the_reply_to_its_open_is_told_again_behind_it() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far, order = rig.between.far, []
+        rig.told.recall = lambda volume, recall: order.append("recall")  # type: ignore[method-assign]
+        opening = asyncio.ensure_future(far.call(rig.smb_request(b"f", rights=RWH, key=b"k"), None, SMB))
+        opening.add_done_callback(lambda _: order.append("reply"))
+        while not rig.local.core.opens:
+            await asyncio.sleep(1e-5)
+        waiting = asyncio.ensure_future(_asked(rig.local.call(rig.smb_request(b"f", access=READS), None, OWN)))
+        reply: Any = await opening
+        await asyncio.sleep(0.1)
+        assert order[-1] == "recall" and "reply" in order
+        rig.ask(Acknowledge(reply.attributes.inode, b"k", RH))
+        await waiting
+
+    run(scenario)
+
+
+def test_what_is_stable_is_told_in_order_also_over_a_change_of_coordinator() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far, told = rig.between.far, []
+        replies = [await far.call(_make(name), None, SMB) for name in (b"a", b"b", b"c")]
+        for number, reply in enumerate(replies):
+            far.when(reply.gate, Level.STABLE, lambda number=number: told.append(number))  # type: ignore[misc]
+        await reopened(rig, orderly=False)
+        await asyncio.sleep(1)
+        assert told == [0, 1, 2]
+        assert rig.between.lost == []
+
+    run(scenario)
+
+
+def test_another_verifier_gives_up_what_waits_for_stability() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far, told = rig.between.far, []
+        reply: Any = await far.call(_make(b"a"), None, SMB)
+        await asyncio.sleep(1)
+        rig.between.where[0].served(None)
+        far.when(reply.gate + (1 << 40), Level.STABLE, lambda: told.append("never"))
+        for stop in rig.local.closing:
+            stop()
+        rig.boot += b"'"
+        assert isinstance(rig.files, SimulatedFiles)
+        rig.files = rig.files.after_power_loss()
+        before = far.verifier
+        await rig.open()
+        rig.local = LocalVolume(rig.store, rig.data, rig.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=lambda gateway: False)
+        rig.between.serve(rig.local)
+        await far.call(GetAttributes(Stateless(ROOT, SUPER)), None, SMB)
+        await asyncio.sleep(1)
+        assert far.verifier == rig.local.verifier != before
+        assert rig.between.lost and told == []
+
+    run(scenario)
+
+
+def test_a_snapshot_is_read_from_another_node() -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f")
+        await rig.put(opened.open, 0, b"before")
+        number = rig.ask(MakeSnapshot("s")).snapshots[0].number
+        await rig.put(opened.open, 0, b"after!")
+        past: Any = rig.volume.at(number)
+        found = past.call(Lookup(SUPER, ROOT, (b"f",)), None, SMB)
+        buffer = bytearray(6)
+        past.read(Stateless(found.attributes.inode, SUPER), 0, memoryview(buffer), SMB)
+        assert buffer == b"before"
+        held = past.call(Open(SUPER, ROOT, (b"f",), READS, 7, rig.smb_request().disposition.OPEN), None, SMB)
+        past.call(Close(held.open), None, SMB)
+        with pytest.raises(Closed):
+            past.call(Close(held.open), None, SMB)
+
+    run(scenario)
+
+
+def test_a_request_that_was_not_carried_out_is_given_up_in_the_end() -> None:
+    from sofs.errors import Unavailable
+
+    async def scenario(rig: FarRig) -> None:
+        rig.between.where[0].served(None)
+        await asyncio.sleep(5)
+        began = rig.clock.monotonic()
+        with pytest.raises(Unavailable):
+            await rig.between.far.call(Lookup(SUPER, ROOT, ()), None, SMB)
+        assert 119 < rig.clock.monotonic() - began < 130
+        rig.between.serve(rig.local)
 
     run(scenario)
