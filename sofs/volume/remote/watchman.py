@@ -37,6 +37,9 @@ class Watchman:
         self._routes = routes
         self._unheard: dict[NodeId, float] = {}
         """Since when a node has not been heard of."""
+        self._strangers: dict[tuple[RoutedVolume, int], float] = {}
+        """Gateways that have opens though nobody knows whose they were, and since when: of a former coordinator that ended long ago, or of one that
+        is about to say where it is."""
         self._known: dict[RoutedVolume, LocalVolume] = {}
         """The volumes whose opens have been looked through since they are served here."""
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -71,6 +74,17 @@ class Watchman:
             for gateway, record in list(local.core.gateways.known.items()):
                 if not record.fenced and self._is_gone(NodeId(record.node), Incarnation(gateway)):
                     self._fence(volume, gateway)
+        self._judge_strangers()
+
+    def _judge_strangers(self) -> None:
+        now = self._clock.monotonic()
+        for (volume, gateway), since in list(self._strangers.items()):
+            local = volume.local
+            if local is None or self._known.get(volume) is not local or gateway in local.core.gateways.known:
+                del self._strangers[volume, gateway]
+            elif now - since >= UNREACHABLE_S:
+                del self._strangers[volume, gateway]
+                self._fence(volume, gateway)
 
     def _ended(self, incarnation: Incarnation) -> None:
         for volume in self._routes.all():
@@ -84,6 +98,9 @@ class Watchman:
         for gateway in ended:
             if gateway in held and gateway not in gateways.fenced:
                 self._fence(volume, gateway)
+        running = {record.incarnation for record in self._membership.running.values()}
+        for stranger in held - running - gateways.known.keys() - {0, int(self._interconnect.incarnation)}:
+            self._strangers.setdefault((volume, stranger), self._clock.monotonic())
 
     def _is_gone(self, node: NodeId, gateway: Incarnation) -> bool:
         membership = self._membership
