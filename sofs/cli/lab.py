@@ -44,6 +44,7 @@ def run(
     if context.invoked_subcommand is not None:
         context.obj = data
         return
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # it complains of every child that is started
     from sofs.lab import lab as laboratory
     from sofs.service import set_up_logging
 

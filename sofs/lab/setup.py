@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,13 +16,15 @@ import msgspec
 from sofs.admin import api
 from sofs.admin.client import AdminClient
 from sofs.config import Config, render
-from sofs.errors import ConfigError, InvalidArgument, Unavailable
+from sofs.errors import ConfigError, InvalidArgument, SofsError, Unavailable
 from sofs.lab.plan import Machine, Plan
 
 DISK = "ssd0"
 DISKS_SHARE = 0.5
 """What all disks together may take of the free space."""
 JOIN_S = 60.0
+KNOWN_S = 15.0
+"""Until a node knows what disks the others have."""
 
 
 def program(name: str) -> str:
@@ -99,7 +102,7 @@ def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> N
         if path not in {disk.path for disk in admin.get("/disks", list[api.Disk])}:
             admin.post("/disks", api.NewDisk(path, "ssd", plan.pool, size), api.Disk)
     first = nodes[0][1]
-    first.post("/volumes", api.NewVolume(plan.volume, plan.pool, plan.policy), api.Volume)
+    _make_volume(plan, first)
     first.post(
         "/shares",
         # Only this host reaches a lab, and its root owns all that is in it already.
@@ -107,6 +110,19 @@ def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> N
         api.Share,
     )
     first.post("/users", api.NewUser(plan.user, plan.password), api.User)
+
+
+def _make_volume(plan: Plan, admin: AdminClient) -> None:
+    """As soon as the node knows of the others' disks."""
+    until = time.monotonic() + KNOWN_S
+    while True:
+        try:
+            admin.post("/volumes", api.NewVolume(plan.volume, plan.pool, plan.policy), api.Volume)
+            return
+        except SofsError as error:
+            if time.monotonic() > until:
+                raise Unavailable(f"the volume cannot be made: {error}") from None
+            time.sleep(0.2)
 
 
 def identity(data: Path) -> int:
