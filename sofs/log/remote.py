@@ -22,6 +22,7 @@ from sofs.cluster import Outcome, Peer, Priority
 from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, PeerError, SofsError, Unavailable
 from sofs.log.configuration import LogSettings, Mark
 from sofs.log.messages import SERVICE, Ack, Append, Read, Result, Rewrite, Sync, decode_ack, encode
+from sofs.log.reading import next_segment
 from sofs.log.stretch import Stretch
 from sofs.runtime.ports import Buffer, Clock, Timer
 from sofs.types import Lsn
@@ -315,7 +316,8 @@ class RemoteReplica:
         for mark in sorted(candidates, reverse=True):
             if mark == log.written:
                 return mark
-            if log.start <= mark.lsn < log.written.lsn:
+            # What the log begins with may follow a place at the very end of what was trimmed.
+            if mark.lsn < log.written.lsn and log.start <= next_segment(mark.lsn, self._settings.segment_size):
                 try:
                     await log.stretch(mark, 1)
                 except (Damaged, ExtentGone):

@@ -79,11 +79,11 @@ class ReplicatedLog(Copies):
         self._syncing = False
         self._timer_set = False
         self._awaited: set[asyncio.Future[None]] = set()
-        self.capacity = settings.capacity
         self.end = self.committed = end.lsn
         self.stable = self._synced = self._asked = stable
         """`_synced` is how far the copies here are on their disks, `_asked` how far those elsewhere have been asked to be."""
         self.start = self._first_kept()
+        self.capacity = max(settings.capacity, self._least())
         self.written = end
         """Kept up to date only for copies on other nodes."""
         self._start(self._sync_when_due())
@@ -470,6 +470,11 @@ class ReplicatedLog(Copies):
             except SofsError as error:
                 self._lose(replica, error)
         self.start = Lsn(index * self._size + FIRST)
+        self.capacity = max(self._settings.capacity, min(self.capacity, self._least()))
+
+    def _least(self) -> int:
+        """A standby trims at its own pace. When it takes over, its log may be longer than a log is to be, and yet must take what makes it shorter."""
+        return (self.end // self._size + 3) * self._size - self.start // self._size * self._size
 
     @contextmanager
     def overdraft(self) -> Iterator[None]:

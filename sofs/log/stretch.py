@@ -3,12 +3,12 @@
 from collections.abc import Awaitable
 from typing import NamedTuple
 
-from sofs.errors import Damaged
+from sofs.errors import Damaged, ExtentGone
 from sofs.log.configuration import Mark
 from sofs.log.reading import next_segment, parse
 from sofs.log.record import HEADER, MAGIC, aligned
 from sofs.log.replica import LocalReplica
-from sofs.types import Lsn
+from sofs.types import PAGE, Lsn
 
 __all__ = ["Stretch", "origin", "read_stretch"]
 
@@ -26,21 +26,32 @@ async def read_stretch(replica: LocalReplica, after: Mark, end: Lsn, length: int
 
     Raises `Damaged` when no such record follows the mark here, `ExtentGone` when they have been trimmed, `DiskFailed`.
     """
-    size = replica.segment_size
+    size, length = replica.segment_size, max(length, PAGE)
+    gone: ExtentGone | None = None
     for lsn in (after.lsn, next_segment(after.lsn, size)):
         if lsn >= end:
             break
-        data = await _bytes(replica, lsn, min(length, end - lsn, size - lsn % size))
-        whole = _length(data, lsn)
-        if whole is None:
-            continue  # the one that follows is in the next segment
-        if whole > len(data):
-            data = await _bytes(replica, lsn, min(whole, end - lsn, size - lsn % size))
-        data = data[: _records(data, lsn)]
-        found = parse(data, after, size)
-        if found:
-            return Stretch(data, found[-1].mark)
-    raise Damaged(f"{replica.where(after.lsn)}: no record follows here that fits")
+        try:
+            data = await _records_at(replica, lsn, end, length)
+        except ExtentGone as error:
+            gone = gone or error
+            continue  # the place may be the very end of what was trimmed
+        if data and int.from_bytes(data[28:32], "little") == after.checksum:
+            return Stretch(data, parse(data, after, size)[-1].mark)
+    raise gone or Damaged(f"{replica.where(after.lsn)}: no record follows here that fits")
+
+
+async def _records_at(replica: LocalReplica, lsn: int, end: Lsn, length: int) -> memoryview:
+    """The bytes of the records that begin at `lsn`, as far as they are whole within about `length`; empty if none begins there."""
+    size = replica.segment_size
+    most = min(end - lsn, size - lsn % size)
+    data = await _bytes(replica, lsn, min(length, most))
+    first = _length(data, lsn)
+    if first is None:
+        return data[:0]
+    if first > len(data):
+        data = await _bytes(replica, lsn, min(first, most))
+    return data[: _records(data, lsn)]
 
 
 async def origin(replica: LocalReplica, start: Lsn, end: Mark) -> Mark:

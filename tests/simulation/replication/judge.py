@@ -1,0 +1,104 @@
+"""What must hold, judged from outside, in true time.
+
+- What a client was told is committed is there, in its place, at every later coordinator; unless one took over whose memory was broken since no
+  other answered: then all that is stable must still be there.
+- What was told to be stable is there for ever.
+- At no moment do two processes serve.
+- A record has the same bytes wherever it is: one checksum for each (version, position), over the whole run and all disks, also of what was cut off later.
+- In the end all replicas hold the same, and so do their machines.
+"""
+
+from collections.abc import Iterable
+
+from sofs.errors import SofsError
+from sofs.log.reading import SegmentReader
+from sofs.log.replica import FIRST, LocalReplica
+from sofs.runtime.simulated_files import SimulatedFiles
+from sofs.types import Level, Lsn
+from tests.simulation.replication.machine import Entry
+
+__all__ = ["LOG_ID", "SEGMENT", "Judge", "chain"]
+
+LOG_ID = 0x50F5
+SEGMENT = 16 << 10
+
+
+class Judge:
+    """Of one run."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, Lsn] = {}
+        """Where each number was told to be."""
+        self.committed: dict[int, Lsn] = {}
+        self.stable: dict[int, Lsn] = {}
+        self.lost = 0
+        """Committed, not stable, and gone with the memory of all replicas that answered."""
+        self.checksums: dict[tuple[int, int], int] = {}
+        self.leads = self.broken_leads = 0
+
+    def told(self, number: int, lsn: Lsn, level: Level) -> None:
+        """A client has been answered."""
+        self.committed[number] = lsn
+        if level is Level.STABLE:
+            self.stable[number] = lsn
+
+    def observed(self, entries: Iterable[Entry], asked: dict[int, Lsn]) -> None:
+        """A client has been shown the state; `asked` is what had been committed when it asked."""
+        shown = {entry.number: entry.lsn for entry in entries}
+        for number, lsn in asked.items():
+            if number in self.committed:
+                assert shown.get(number) == lsn, f"{number} at {lsn} was committed, and a later read shows it at {shown.get(number)}"
+        self.committed.update(shown)
+
+    def begins(self, who: str, entries: Iterable[Entry], broken: bool) -> None:
+        """A coordinator begins to serve with this state."""
+        self.leads += 1
+        self.broken_leads += broken
+        has = {entry.number: entry.lsn for entry in entries}
+        for number, lsn in self.stable.items():
+            assert has.get(number) == lsn, f"{number} at {lsn} was stable, and {who} has it at {has.get(number)}"
+        missing = {number for number, lsn in self.committed.items() if has.get(number) != lsn}
+        assert not missing or broken, f"{sorted(missing)[:5]} were committed ({[self.committed[n] for n in sorted(missing)[:5]]}), {who} lacks them"
+        self.lost += len(missing)
+        for number in missing:
+            del self.committed[number]
+
+    def serve(self, serving: list[str]) -> None:
+        assert len(serving) <= 1, f"{' and '.join(serving)} serve at once"
+
+    def look(self, files: SimulatedFiles) -> None:
+        """Compares the records on a machine's disks with all that was ever seen."""
+        for path in _logs(files):
+            for (version, lsn), checksum in chain(files, path).items():
+                before = self.checksums.setdefault((version, lsn), checksum)
+                assert before == checksum, f"{path}: the record at {lsn} of version {version} has other bytes than were seen before"
+
+
+def _logs(files: SimulatedFiles) -> list[str]:
+    return [f"/data/{name}/log" for name in files.list("/data") if files.exists(f"/data/{name}/log")]
+
+
+def chain(files: SimulatedFiles, path: str) -> dict[tuple[int, int], int]:
+    """The checksums of all records that a row from some segment's beginning leads to, by version and position."""
+    found: dict[tuple[int, int], int] = {}
+    id = int(path.split("/")[2])
+    faults, files.faults = files.faults, []
+    crash_at, files.crash_at = files.crash_at, None
+    try:
+        replica = LocalReplica(files, path, LOG_ID, id, SEGMENT)
+        reader = SegmentReader(replica, SEGMENT)
+        for index in replica.segments():
+            at = index * SEGMENT + FIRST
+            while at < (index + 1) * SEGMENT:
+                try:
+                    record, _ = reader.header(at)
+                except SofsError:
+                    break
+                found[record.version, at] = record.checksum
+                at = record.end
+        replica.close()
+    except SofsError:
+        pass
+    finally:
+        files.faults, files.crash_at = faults, crash_at
+    return found
