@@ -111,7 +111,7 @@ class Node:
                 host.on_failure = lambda volume: _give_up(assembly, doors, volume.id)
                 doors.offer(await registry.shares())
                 token = _token(config, data, random.bytes(24).hex())
-                node = cls(config, assembly, tls, doors, NodeOperations(registry, host, doors, clock), token)
+                node = cls(config, assembly, tls, doors, NodeOperations(registry, host, doors, clock, assembly), token)
                 node._follow(registry)
                 return node
             except BaseException:

@@ -31,6 +31,17 @@ class Pool(Struct):
     """Per tier (total, free)."""
 
 
+class Replica(Struct):
+    """One copy of a volume's log."""
+
+    node: str
+    disk: str
+    in_sync: bool
+    """It has everything that is acknowledged."""
+    reason: str = ""
+    """Why not, or what is the matter with it all the same."""
+
+
 class Volume(Struct):
     id: str
     name: str
@@ -39,13 +50,26 @@ class Volume(Struct):
     """How extents are protected: `mirror(2)`."""
     log_replicas: int
     state: str
-    """serving, degraded or failed; `reason` says why it is not serving."""
+    """serving, degraded, waiting (for a node that can serve it) or failed; `reason` says why it is not serving."""
     reason: str = ""
+    coordinator: str = ""
+    """The node that serves it; empty on a node by itself."""
+    version: int = 0
+    """Of its configuration."""
+    replicas: list[Replica] = []
     total: int = 0
     free: int = 0
     files: int = 0
     figures: dict[str, int] = {}
     """The volume's own counters: log and checkpoint positions, destaged bytes and so on."""
+
+
+class Move(Struct):
+    """Have another node coordinate a volume."""
+
+    volume: str
+    node: str
+    """Its name or its id."""
 
 
 class Share(Struct):
@@ -101,6 +125,47 @@ class Status(Struct):
     pools: list[Pool]
     volumes: list[Volume]
     shares: list[Share]
+
+
+class StoreMember(Struct):
+    """One member of etcd."""
+
+    endpoint: str
+    state: str
+    """leader, follower, or what is the matter."""
+    size: int = 0
+    """Bytes of its database."""
+
+
+class ClusterMember(Struct):
+    """A node of the cluster, as the one that was asked knows it."""
+
+    id: str
+    name: str
+    host: str
+    state: str
+    """active, draining or evicted; and then: running, stopping, or what is known instead."""
+    incarnation: str = ""
+    """Of the process that says it runs."""
+    addresses: list[str] = []
+    connected: bool = False
+    """To the node that was asked."""
+    features: int = 1
+    coordinates: int = 0
+    """Volumes."""
+
+
+class Cluster(Struct):
+    id: str
+    node: str
+    """Who was asked."""
+    level: int
+    """Of features, that all members know."""
+    quorum: bool
+    """Whether etcd takes changes."""
+    store: list[StoreMember]
+    members: list[ClusterMember]
+    volumes: list[Volume]
 
 
 class Snapshot(Struct):
@@ -201,6 +266,11 @@ class Operations(Protocol):
 
     async def status(self) -> Status: ...
 
+    async def cluster(self) -> Cluster:
+        """Raises `NotSupported` on a single node, as does `members`."""
+
+    async def members(self) -> list[ClusterMember]: ...
+
     async def disks(self) -> list[Disk]: ...
 
     async def add_disk(self, request: NewDisk) -> Disk: ...
@@ -214,6 +284,8 @@ class Operations(Protocol):
     async def volume(self, name: str) -> Volume: ...
 
     async def create_volume(self, request: NewVolume) -> Volume: ...
+
+    async def move_volume(self, request: Move) -> Volume: ...
 
     async def shares(self) -> list[Share]: ...
 

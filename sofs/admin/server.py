@@ -72,12 +72,15 @@ class AdminServer:
         application.add_routes(
             [
                 web.get("/status", _answer(op.status)),
+                web.get("/cluster", _answer(op.cluster)),
+                web.get("/members", _answer(op.members)),
                 web.get("/disks", _answer(op.disks)),
                 web.post("/disks", _change(op.add_disk, api.NewDisk)),
                 web.get("/pools", _answer(op.pools)),
                 web.post("/pools", _change(op.create_pool, api.NewPool)),
                 web.get("/volumes", _answer(op.volumes)),
                 web.post("/volumes", _change(op.create_volume, api.NewVolume)),
+                web.post("/volumes/move", _change(op.move_volume, api.Move)),
                 web.get("/volumes/{name}", _named(op.volume)),
                 web.get("/shares", _answer(op.shares)),
                 web.post("/shares", _change(op.create_share, api.Share)),

@@ -98,9 +98,20 @@ def volume_show(on: Target, name: str) -> None:
         show.as_json(found)
         return
     show.table([found], show.VOLUMES, "")
-    typer.echo(f"identifier {found.id}, {found.log_replicas} log replica(s)")
+    typer.echo(f"identifier {found.id}, {found.log_replicas} log replica(s), configuration {found.version}")
+    if found.coordinator:
+        typer.echo(f"coordinated by node {found.coordinator}")
+        show.table(found.replicas, show.REPLICAS, "")
     for figure, value in sorted(found.figures.items()):
         typer.echo(f"{figure:32} {value}")
+
+
+@volume.command("move")
+@on_node
+def volume_move(on: Target, name: str, to: Annotated[str, typer.Argument(metavar="NODE")]) -> None:
+    """Have another node coordinate a volume."""
+    moved = on.client.post("/volumes/move", api.Move(name, to), api.Volume)
+    on.tell(moved, f"volume {moved.name} is coordinated by node {moved.coordinator}")
 
 
 @share.command("create")

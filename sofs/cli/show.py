@@ -80,10 +80,16 @@ VOLUMES: list[Column] = [
     ("VOLUME", lambda v: v.name),
     ("POOL", lambda v: v.pool),
     ("POLICY", lambda v: v.policy),
+    ("NODE", lambda v: v.coordinator or "-"),
     ("STATE", lambda v: f"{v.state}: {v.reason}" if v.reason else v.state),
     ("SIZE", lambda v: size(v.total)),
     ("FREE", lambda v: size(v.free)),
     ("FILES", lambda v: str(v.files)),
+]
+REPLICAS: list[Column] = [
+    ("NODE", lambda r: r.node),
+    ("DISK", lambda r: r.disk),
+    ("LOG", lambda r: ("in step" if r.in_sync else "left out") + (f": {r.reason}" if r.reason else "")),
 ]
 SHARES: list[Column] = [
     ("SHARE", lambda s: s.name),
@@ -109,3 +115,32 @@ OPENS: list[Column] = [
     ("SHARES", lambda o: o.share),
     ("LOCKS", lambda o: str(o.locks)),
 ]
+STORE_MEMBERS: list[Column] = [
+    ("ETCD", lambda m: m.endpoint),
+    ("STATE", lambda m: m.state),
+    ("SIZE", lambda m: size(m.size)),
+]
+MEMBERS: list[Column] = [
+    ("NODE", lambda m: m.name),
+    ("STATE", lambda m: m.state),
+    ("CONNECTED", lambda m: "yes" if m.connected else "no"),
+    ("COORDINATES", lambda m: str(m.coordinates)),
+    ("ADDRESSES", lambda m: " ".join(m.addresses)),
+]
+NODES: list[Column] = [
+    ("NODE", lambda m: m.name),
+    ("ID", lambda m: m.id),
+    ("HOST", lambda m: m.host),
+    ("STATE", lambda m: m.state),
+]
+COORDINATED: list[Column] = [
+    ("VOLUME", lambda v: v.name),
+    ("COORDINATOR", lambda v: v.coordinator or "none"),
+    ("STATE", lambda v: f"{v.state}: {v.reason}" if v.reason else v.state),
+    ("REPLICAS", lambda v: ", ".join(map(_replica, v.replicas))),
+]
+
+
+def _replica(replica: Any) -> str:
+    reason = f" ({replica.reason})" if replica.reason else ""
+    return f"{replica.node} {'in step' if replica.in_sync else 'left out'}{reason}"

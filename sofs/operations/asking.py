@@ -1,14 +1,18 @@
 """Requests that a node makes of its own volumes, as an operator would."""
 
+import asyncio
 from typing import TypeVar
 
 from sofs.errors import Unavailable
 from sofs.hosting import Hosted
+from sofs.types import Level
 from sofs.volume.api import Binding, Caller, Reply, Request, Volume
 
 __all__ = ["OPERATOR", "ask", "ask_stable"]
 
 OPERATOR = Caller(0, 0, privileged=True)
+
+STABLE_S = 120.0
 
 R = TypeVar("R", bound=Reply)
 
@@ -24,8 +28,13 @@ async def ask(volume: Volume, request: Request, kind: type[R], by: Binding) -> R
 
 async def ask_stable(hosted: Hosted, request: Request, kind: type[R], by: Binding) -> R:
     """The reply, once what it says is stable. Raises `Unavailable` where the volume is not served, and what the request does."""
-    if hosted.volume is None or hosted.store is None:
-        raise Unavailable(f"volume {hosted.record.name} is not served: {hosted.reason}")
-    reply = await ask(hosted.volume, request, kind, by)
-    await hosted.store.log.reach(reply.gate)
+    volume = hosted.reached
+    reply = await ask(volume, request, kind, by)
+    stable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    volume.when(reply.gate, Level.STABLE, lambda: None if stable.done() else stable.set_result(None))
+    try:
+        async with asyncio.timeout(STABLE_S):
+            await stable
+    except TimeoutError:
+        raise Unavailable(f"volume {hosted.record.name} does not bring what was asked to its disks; it may be done yet") from None
     return reply

@@ -5,6 +5,7 @@ Changes go to the coordination store first; what the node serves follows from th
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -14,33 +15,35 @@ import msgspec
 from gateways.exports import Client, NfsOptions, Share, SmbOptions, Squash, check_name
 from gateways.identity import User
 from sofs.admin import api, metrics
+from sofs.assembly import Assembly
 from sofs.coordination import keys
 from sofs.doors import Doors
-from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
+from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError
 from sofs.hosting import Host, Hosted
+from sofs.hosting.describing import describe_anywhere
+from sofs.hosting.part import Part
 from sofs.operations.asking import OPERATOR, ask
 from sofs.operations.check import check_volumes
+from sofs.operations.cluster import ClusterOperations
 from sofs.operations.quotas import Quotas
 from sofs.operations.snapshots import Snapshots
 from sofs.pool.members import DiskStatus
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
-from sofs.types import ROOT, Inode, Kind, OpenId
+from sofs.types import ROOT, Inode, Kind, OpenId, VolumeId
 from sofs.volume.api import (
     Access,
     Binding,
     Close,
     Found,
-    GetSpace,
     ListOpens,
     Lookup,
     OpenInfo,
     OpenList,
     Reply,
     ShareMode,
-    SpaceReply,
+    Volume,
 )
-from sofs.volume.volume import LocalVolume
 
 FIRST_UID = 1000
 
@@ -48,13 +51,16 @@ FIRST_UID = 1000
 class NodeOperations:
     """One node's."""
 
-    def __init__(self, registry: Registry, host: Host, doors: Doors, clock: Clock) -> None:
+    def __init__(self, registry: Registry, host: Host, doors: Doors, clock: Clock, assembly: Assembly) -> None:
         self._registry = registry
         self._host = host
         self._doors = doors
         self._clock = clock
         self._started = clock.monotonic()
         self._by = Binding(doors.incarnation, 0)
+        clustered = ClusterOperations(assembly, self.volumes)
+        self.cluster = clustered.cluster
+        self.members = clustered.members
         preserved = Snapshots(host, clock, self._by)
         self.snapshots = preserved.all
         self.create_snapshot = preserved.create
@@ -127,35 +133,44 @@ class NodeOperations:
     # Volumes
 
     async def volumes(self) -> list[api.Volume]:
-        return [await self._volume(hosted) for hosted in self._host.volumes.values() if not hosted.is_system]
+        parts = [part for part in self._host.parts.values() if not part.hosted.is_system]
+        return list(await asyncio.gather(*[self._volume(part) for part in parts]))
 
     async def volume(self, name: str) -> api.Volume:
-        return await self._volume(self._host.named(name))
+        return await self._volume(self._host.parts[self._host.named(name).record.id])
 
     async def create_volume(self, request: api.NewVolume) -> api.Volume:
         hosted = await self._host.create_volume(request.name, request.pool, request.policy, request.force)
         await self._host.ensure_system()
         self._doors.shares.volumes_changed()
-        return await self._volume(hosted)
+        return await self._volume(self._host.parts[hosted.record.id])
 
-    async def _volume(self, hosted: Hosted) -> api.Volume:
-        record = hosted.record
-        state, reason = hosted.state
-        shown = api.Volume(
+    async def move_volume(self, request: api.Move) -> api.Volume:
+        await self._host.move(request.volume, request.node)
+        return await self.volume(request.volume)
+
+    async def _volume(self, part: Part) -> api.Volume:
+        record, where = part.hosted.record, part.hosted.where.coordinator
+        found = await describe_anywhere(self._host.site, part)
+        member = self._host.view.members.get(where.node)
+        return api.Volume(
             id=f"{record.id:016x}",
             name=record.name,
             pool=record.pool,
             policy=record.policy,
-            log_replicas=len(record.replicas),
-            state=state,
-            reason=reason,
+            log_replicas=sum(replica.in_sync for replica in found.replicas) or len(record.replicas),
+            state=found.state,
+            reason=found.reason,
+            coordinator=member.name if member else f"{where.node:016x}" if where.node else "",
+            version=found.version,
+            replicas=[
+                api.Replica(each.node, f"{each.disk:016x}", each.in_sync, each.reason) for each in found.replicas
+            ],
+            total=found.total,
+            free=found.free,
+            files=found.files,
+            figures=found.figures,
         )
-        if hosted.volume is not None and hosted.store is not None and state != "failed":
-            space = await ask(hosted.volume, GetSpace(OPERATOR), SpaceReply, self._by)
-            shown.total, shown.free, shown.files = space.total, space.free, space.inodes
-            shown.log_replicas = hosted.store.log.replicas
-            shown.figures = hosted.figures()
-        return shown
 
     # Shares
 
@@ -166,18 +181,17 @@ class NodeOperations:
 
     async def create_share(self, request: api.Share) -> api.Share:
         hosted = self._host.named(request.volume)
-        if hosted.volume is None:
-            raise Unavailable(f"volume {request.volume} is not served: {hosted.reason}")
+        volume = hosted.reached
         if unknown := set(request.protocols) - {"smb", "nfs"}:
             raise InvalidArgument(f"protocols are smb and nfs, not {', '.join(sorted(unknown))}")
         if request.squash not in set(Squash):
             raise InvalidArgument(f"squash is one of {', '.join(Squash)}, not {request.squash}")
         check_name(request.name)
-        root = await self._directory(hosted.volume, request.path)
+        root = await self._directory(volume, request.path)
         share = Share(
             name=request.name,
             number=await self._registry.next_number("share"),
-            volume=hosted.volume.id,
+            volume=VolumeId(hosted.record.id),
             root=root,
             path="/" + request.path.strip("/"),
             comment=request.comment,
@@ -198,7 +212,7 @@ class NodeOperations:
         self._doors.offer(await self._registry.shares())
         return _shown(share, request.volume)
 
-    async def _directory(self, volume: LocalVolume, path: str) -> Inode:
+    async def _directory(self, volume: Volume, path: str) -> Inode:
         """The inode of a share's root. Raises `NotFound` with the remedy."""
         parts = tuple(part.encode() for part in path.split("/") if part)
         if not parts:
@@ -266,9 +280,7 @@ class NodeOperations:
             open_id = OpenId(int(number, 16))
         except (ValueError, KeyError):
             raise NotFound(f"there is no open {name}; `sofs open list` shows them") from None
-        if hosted.volume is None:
-            raise NotFound(f"volume {hosted.record.name} is not served")
-        await ask(hosted.volume, Close(open_id), Reply, self._by)
+        await ask(hosted.reached, Close(open_id), Reply, self._by)
 
     # Checking
 
