@@ -47,8 +47,9 @@ def log_disks(disks: list[DiskStatus], policy: Policy, force: bool) -> list[Disk
 
 
 async def make_volume_here(site: Site, name: str, pool_name: str, policy_text: str, force: bool) -> Part:
-    """Makes, records and opens a volume, with the replicas of its log that belong on this node. Raises `Exists`, `NotFound` (the pool),
-    `InvalidArgument` (the policy).
+    """Makes, records and opens a volume, with the replicas of its log that belong on this node; it is in `site.making` until the caller has it.
+
+    Raises `Exists`, `NotFound` (the pool), `InvalidArgument` (the policy).
     """
     if any(record.name == name for record in site.view.volumes.values()):
         raise Exists(f"volume {name} exists already")
@@ -74,7 +75,12 @@ async def make_volume_here(site: Site, name: str, pool_name: str, policy_text: s
         log_id=site.random.number(63),
         replicas=replicas,
     )
-    return await _make(site, record)
+    site.making.add(record.id)
+    try:
+        return await _make(site, record)
+    except BaseException:
+        site.making.discard(record.id)
+        raise
 
 
 async def _make(site: Site, record: VolumeRecord) -> Part:
