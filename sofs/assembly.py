@@ -8,6 +8,7 @@ the other way.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sofs.cluster.founding import cluster_of
 from sofs.cluster.interconnect import NetworkInterconnect
 from sofs.cluster.membership import FEATURES, Membership, endpoint
 from sofs.cluster.own import OwnIdentity, load_or_make
+from sofs.cluster.recovery import RecordsCopy, older, read_copy
 from sofs.cluster.running import Claim, claim
 from sofs.cluster.stream import Identify
 from sofs.config import Config
@@ -170,6 +172,15 @@ class Assembly:
                 '[coordination] kind = "etcd" with its endpoints in conf/sofs.toml, or repeat `sofs cluster init`, which does it'
             )
 
+    async def _check_store(self) -> None:
+        """Raises `ConfigError` when the store has gone back in time, as after a restored backup: what it says was superseded long ago."""
+        ports, data = self.ports, self.config.node.data_dir
+        reason = await older(self.store, read_copy(ports.files, data))
+        if reason:
+            raise ConfigError(f"the coordination store is older than what this node knows ({reason}); `sofs cluster recover` brings it up to date")
+        copy = asyncio.get_running_loop().create_task(RecordsCopy(ports.files, ports.clock, data).follow(self.store))
+        self._parts.push_async_callback(_cancelled, copy)
+
     async def _open_cluster(self, network: Network) -> None:
         ports, own = self.ports, self.own
         cluster = await cluster_of(self.store)
@@ -183,6 +194,7 @@ class Assembly:
         )
         membership.on_fenced = self._fenced
         await membership.load()
+        await self._check_store()
         self._parts.push_async_callback(membership.close)
         interconnect = self.interconnect = NetworkInterconnect(
             ports.clock,
@@ -203,3 +215,8 @@ class Assembly:
             self._addresses.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         if not self._addresses:
             raise ConfigError('[cluster] addresses is empty: say where other nodes reach this one, such as ["10.0.0.1:4700"]')
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

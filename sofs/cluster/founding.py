@@ -69,7 +69,10 @@ async def cluster_of(store: Store) -> ClusterRecord:
     """Raises `ConfigError` when there is no cluster in this store, `Unavailable`."""
     entry = await store.get(keys.CLUSTER)
     if entry is None:
-        raise ConfigError("there is no cluster in this etcd under this prefix; `sofs cluster init` founds one, or coordination.prefix is wrong")
+        raise ConfigError(
+            "there is no cluster in this etcd under this prefix: `sofs cluster init` founds one; if there was one, coordination.prefix is wrong, "
+            "or etcd has lost its data, which `sofs cluster recover` puts back"
+        )
     return ClusterRecord.decode(entry.value)
 
 
