@@ -169,6 +169,12 @@ class _Grains:
         return self._sums
 
 
+def fits(header: Header, sums: Sums, names: bytes) -> bool:
+    """Whether these can be a fragment's checksums and names."""
+    pages, blocks = header.own_pages, -(-header.own_pages // _BLOCK_PAGES)
+    return len(sums.pages) == pages and len(sums.blocks) == blocks and meta_length(pages) + len(names) <= header.slots * META_PER_SLOT
+
+
 def encode_meta(header: Header, sums: Sums, names: bytes) -> bytes:
     """All bytes in front of the data."""
     fixed = _HEADER.pack(
@@ -177,8 +183,8 @@ def encode_meta(header: Header, sums: Sums, names: bytes) -> bytes:
     )  # fmt: skip
     table = stored_sums(sums.pages) + stored_sums(sums.blocks)
     meta = b"".join((fixed, _CRC.pack(crc32c(table, crc32c(fixed))), table, names))
+    assert fits(header, sums, names)
     room = header.slots * META_PER_SLOT
-    assert len(meta) <= room and len(sums.pages) == header.own_pages
     return meta.ljust(room, b"\0")
 
 

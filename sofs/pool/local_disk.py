@@ -33,6 +33,7 @@ from sofs.pool.fragment import (
     decode_meta,
     decode_names,
     encode_meta,
+    fits,
     meta_length,
 )
 from sofs.pool.label import Label, decode_label
@@ -377,8 +378,8 @@ class LocalDisk:
         place = self._find_place(slot, id)
         self._check_usable()
         header = self._header(place.entry, slot)
-        if len(sums.pages) != header.own_pages:
-            raise InvalidArgument(f"{self._where(slot, id)}: it has {header.own_pages} pages, not {len(sums.pages)}")
+        if not fits(header, sums, names):
+            raise InvalidArgument(f"{self._where(slot, id)}: what was to be its header is that of another fragment")
         meta = encode_meta(header, sums, names)
         place.sums = sums
         await self._overwrite(place.file, place.at - len(meta), meta)

@@ -249,6 +249,10 @@ class LocalPool:
                 raise Unavailable(f"extent {at.id.number} of volume {at.id.volume:x} cannot be read: {self.members.describe(away[0])}")
             await self.members.change(left)
         if isinstance(error, Damaged):
+            asleep = [fragment.disk for fragment in at.fragments if self.members.may_have(fragment.disk)]
+            if asleep:
+                # Not damaged for good, as far as anybody knows.
+                raise DiskFailed(f"{error}, and {self.members.describe(asleep[0])}") from None
             self.counters["damaged_reads"] += 1
         raise error
 

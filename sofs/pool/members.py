@@ -214,6 +214,11 @@ class Members:
         """The disks of which `counts` says so."""
         return frozenset(id for id in self._members if self.counts(id, grace))
 
+    def may_have(self, id: DiskId) -> bool:
+        """Whether a disk cannot be read now, and may hold what it held all the same."""
+        member = self._members.get(id)
+        return member is not None and member.state not in READABLE and not member.spec.lost
+
     def may_return(self, id: DiskId) -> bool:
         """Whether a disk is away, and may be back in a moment."""
         member = self._members.get(id)

@@ -101,6 +101,11 @@ class Mend(OfFragment, tag=5):
 
     first: int
 
+    def taken(self, payload: Buffer) -> Buffer:
+        """The pages. Raises `PeerError`."""
+        _expect(len(payload) > 0 and len(payload) % PAGE == 0, "not pages")
+        return payload
+
 
 class MendHeader(OfFragment, tag=6):
     sums: bytes

@@ -121,7 +121,7 @@ class DiskService:
         return self._change(pool, disk, delete())
 
     def _mend(self, request: messages.Mend, pool: LocalPool, disk: LocalDisk, payload: Buffer) -> Awaitable[Answer]:
-        data = _kept(payload)
+        data = _kept(request.taken(payload))
 
         async def mend() -> Answer:
             await disk.mend(request.slot, request.id, request.first, data)

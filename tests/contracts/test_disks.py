@@ -68,6 +68,10 @@ def part(number: int, length: int = MIB, names: bytes = b"", copies: int = 2, nt
     return Part(eid(number), mirror(copies) if copies > 1 else SIMPLE, nth, length // PAGE, pieces, checksum(pieces), names)
 
 
+def _quiet(event: str, /, **fields: object) -> None:
+    pass
+
+
 Test = Callable[[Rig], Awaitable[None]]
 Runner = Callable[[Test], None]
 
@@ -77,7 +81,7 @@ async def _run(
 ) -> None:
     spec: DiskSpec = make(files, random, f"{root}/d", arenas=2)
     if network is None:
-        pool = LocalPool("p", files, random, lambda event, **fields: None, clock=clock)
+        pool = LocalPool("p", files, random, _quiet, clock=clock)
         pool.open([spec])
         disk = pool.members.get(spec.id).disk
         assert isinstance(disk, LocalDisk)
@@ -92,9 +96,7 @@ async def _run(
         addresses[number] = [(address, await node.listen(address, 0))]
         nodes.append(node)
     specs = [spec._replace(node=1)]
-    pools = [
-        LocalPool("p", files, random, lambda event, **fields: None, clock=clock, interconnect=node) for node in nodes
-    ]
+    pools = [LocalPool("p", files, random, _quiet, clock=clock, interconnect=node) for node in nodes]
     for node, pool in zip(nodes, pools, strict=True):
         DiskService(node, {"p": pool})
         pool.open(specs)
@@ -103,8 +105,10 @@ async def _run(
     assert isinstance(near, LocalDisk) and isinstance(far, RemoteDisk)
     assert pools[1].members.state(spec.id) is State.HEALTHY
     await test(Rig(far, near, pools[0], files, spec.path))
-    for each in (*pools, *nodes):
-        await each.close()
+    for pool in pools:
+        await pool.close()
+    for node in nodes:
+        await node.close()
 
 
 @pytest.fixture(params=["local", "remote", "sockets"])
@@ -229,6 +233,8 @@ def test_bad_pages_and_headers_are_mended_and_only_with_what_was_there(run: Runn
             await rig.disk.mend(slot, eid(1), 3, content(1, MIB)[3 * PAGE : 5 * PAGE])
         with pytest.raises(InvalidArgument):
             await rig.disk.mend_header(slot, eid(1), checksum([content(1, PAGE)]), b"")
+        with pytest.raises(InvalidArgument):
+            await rig.disk.mend_header(slot, eid(1), written.sums, bytes(2 * META_PER_SLOT))
         await rig.disk.mend_header(slot, eid(1), written.sums, b"names")
         with pytest.raises(InvalidArgument):
             await rig.disk.mend(slot, eid(1), 3, bytes(PAGE))
@@ -273,7 +279,7 @@ def test_fragments_are_found_by_the_numbers_of_their_extents(run: Runner, monkey
 
 def test_a_full_disk_says_so_and_has_its_capacity_told(run: Runner) -> None:
     async def test(rig: Rig) -> None:
-        slots = []
+        slots: list[int] = []
         with pytest.raises(NoSpace):
             while True:
                 slots.append(await rig.disk.write(part(len(slots), 8 * MIB)))

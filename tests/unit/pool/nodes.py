@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
 from sofs.pool import Placement, Policy, parse_policy
+from sofs.pool.fragment import SLOT_SIZE
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
@@ -21,7 +22,7 @@ from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, Simulated
 from sofs.runtime.simulated_network import SimulatedNetwork
 from sofs.runtime.simulated_process import SimulatedProcess
 from sofs.types import DiskId, VolumeId
-from tests.unit.pool.rig import ARENA_SLOTS, MIB, SLOT_SIZE, VOLUME, content, eid
+from tests.unit.pool.rig import ARENA_SLOTS, MIB, VOLUME, content, eid
 
 __all__ = ["ACROSS", "Node", "Nodes"]
 
