@@ -101,6 +101,8 @@ class Host:
         )
         self._service = None if self.interconnect is None else HostingService(self.site, self)
         self.redundancy = Redundancy(self, self._service)
+        if self.interconnect is not None:  # alone, nothing comes back so soon
+            self.site.lacking = self.redundancy.wake
         self._pools_changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 
@@ -187,7 +189,7 @@ class Host:
             part = self.parts.get(id)
             if part is not None:
                 part.hosted.record = record
-            elif self.interconnect is not None and id in self.view.configurations:
+            elif self.interconnect is not None and id in self.view.configurations and id not in self.site.making:
                 self._add(Part(self.site, Hosted.of(record))).start()
 
     async def _follow_pools(self) -> None:
@@ -243,6 +245,7 @@ class Host:
     async def _create(self, name: str, pool_name: str, policy_text: str, force: bool) -> Hosted:
         part = await make_volume_here(self.site, name, pool_name, policy_text, force)
         self._add(part)
+        self.site.making.discard(part.hosted.record.id)
         if self.interconnect is not None:
             part.start()
             await self.redundancy.provide(part)  # the replicas that belong on other nodes

@@ -389,9 +389,11 @@ class Part:
         store.checkpoints.others = lambda: [remote.checkpointed for remote in store.log.remotes]
         store.checkpoints.ask_others = partial(ask_checkpoints, site, hosted, store)
         store.log.on_failure = self._log_failed
+        store.log.on_lost = partial(self._replica_lost, store)
         self.role, self.reason, self._patience = Role.COORDINATOR, "", None
         hosted.where.moved(Coordinator(site.node, site.incarnation, store.log.version))
         hosted.where.served(volume)
+        site.lacking()
         log.info("volume.opened", volume=hosted.record.name, replayed=store.replayed, replicas=store.log.replicas)
 
     async def _waits_for(self, configuration: ConfigurationRecord, lead: Standby) -> str:
@@ -427,6 +429,10 @@ class Part:
         return found, silent
 
     # Leaving
+
+    def _replica_lost(self, store: Store, id: int) -> None:
+        store.checkpoints.lost(id)
+        self._site.lacking()
 
     def _log_failed(self, error: SofsError) -> None:
         log.error("volume.failed", volume=self.hosted.record.name, reason=str(error))

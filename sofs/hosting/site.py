@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sofs.cluster import Incarnation, Interconnect, NodeId
 from sofs.config import Config
@@ -39,6 +39,12 @@ class Site:
     logs: LogService | None = None
     failed: Callable[[LocalVolume], None] = lambda volume: None
     """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
+
+    lacking: Callable[[], None] = lambda: None
+    """Called when a volume that is served here may have fewer replicas than it should."""
+
+    making: set[int] = field(default_factory=set)
+    """Volumes that are being made here: the store may tell of them before the one who makes them is told that it is done."""
 
     @property
     def node(self) -> NodeId:
