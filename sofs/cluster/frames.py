@@ -103,24 +103,37 @@ class FrameReader:
         """Until then frames are small."""
         self._buffer = bytearray()
         self._filled = 0
+        self._held: bytearray | None = None
+
+    def go_on(self) -> None:
+        """What was held back since a frame's taker did not want to go on comes now. Raises `PeerError`."""
+        held, self._held = self._held, None
+        if held:
+            self.feed(memoryview(held))
 
     def feed(self, data: memoryview) -> None:
         """The next bytes. Raises `PeerError`."""
+        if self._held is not None:
+            self._held += data
+            return
         at, end = 0, len(data)
         while self._buffer:
             if at == end:
                 return
             at += self._fill(data[at:])
             if self._filled == len(self._buffer) and not self._complete():
+                self._held = bytearray(data[at:])
                 return
         while end - at >= HEADER.size:
             size = self._size(data, at)
             if size > end - at:
                 break
             own = size > OWN
-            if not self._hand_on(memoryview(bytes(data[at : at + size])) if own else data[at : at + size], own):
-                return
+            on = self._hand_on(memoryview(bytes(data[at : at + size])) if own else data[at : at + size], own)
             at += size
+            if not on:
+                self._held = bytearray(data[at:])
+                return
         if at < end:
             size = self._size(data, at) if end - at >= HEADER.size else HEADER.size
             self._buffer = bytearray(size)

@@ -31,7 +31,6 @@ class Link:
         self._out: list[Buffer] = []
         self._unsent = 0
         self._scheduled = False
-        self._receiving = False
         self.closed_for = ""
         """Why it has ended; empty while it is open."""
         self.heard = clock.monotonic()
@@ -96,8 +95,12 @@ class Link:
         if self.closed_for:
             return
         self.heard = self._clock.monotonic()
+        self.take(lambda: self._reader.feed(data))
+
+    def take(self, step: Callable[[], None]) -> None:
+        """Has frames handled, whatever comes of it."""
         try:
-            self._reader.feed(data)
+            step()
             # What these messages have put off to the end of the tick is done right behind them: answers leave at once, and records are written together.
             self._clock.settle()
         except PeerError as error:
@@ -120,6 +123,3 @@ class Link:
         if self._connection is not None:
             self._connection.close()
         self.ended(reason)
-
-
-Accept = Callable[[Connection], Link]

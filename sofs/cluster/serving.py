@@ -63,6 +63,7 @@ class ServingLink(Link):
         self._node = NodeId(0)
         self._incarnation = Incarnation(0)
         self._waiting = Waiting()
+        self._holding = False
         self._timer = clock.call_later(GREETING_S, lambda: self.end("it did not say who it is"))
 
     def frame(self, kind: int, number: int, name: memoryview, body: memoryview, payload: memoryview, kept: bool) -> bool:
@@ -78,7 +79,25 @@ class ServingLink(Link):
             self._welcome(body)
         else:
             raise PeerError(f"a frame of kind {kind} from the end that calls")
-        return not self.closed_for
+        return not self.closed_for and not self._hold_if_congested()
+
+    def _hold_if_congested(self) -> bool:
+        """Who does not take its answers is not heard until it has."""
+        connection = self._connection
+        if connection is None or not connection.congested:
+            return False
+        if not self._holding:
+            self._holding = True
+            connection.pause()
+            connection.on_relief(self._relieved)
+        return True
+
+    def _relieved(self) -> None:
+        if self._holding and not self.closed_for and self._connection is not None:
+            self._holding = False
+            self.take(self._reader.go_on)
+            if not self._holding:
+                self._connection.resume()
 
     def ended(self, reason: str) -> None:
         self._timer.cancel()

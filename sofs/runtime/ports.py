@@ -178,10 +178,16 @@ class Records(Protocol):
     def close(self) -> None: ...
 
 
+CONGESTED = 16 << 20
+"""Unsent bytes from which on a connection is congested, until nearly all of them have left."""
+
+
 class Connection(Protocol):
     """A byte stream to a peer. Sans-I/O protocol cores sit behind `Network`; see `gateways/server.py` for the hot shell."""
 
     peer: tuple[str, int]
+    congested: bool
+    """The peer, or the way to it, does not take what is sent as fast as it is."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -189,6 +195,14 @@ class Connection(Protocol):
 
     def send(self, data: Sequence[Buffer]) -> None:
         """Queues the gathered bytes; they must not change until sent."""
+
+    def pause(self) -> None:
+        """Receives nothing until `resume`, apart from what is on its way to the receiver already."""
+
+    def resume(self) -> None: ...
+
+    def on_relief(self, call: Callable[[], None]) -> None:
+        """Calls whenever the connection is not congested any more."""
 
     def close(self) -> None: ...
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from sofs.errors import Unavailable
-from sofs.runtime.ports import Buffer, Connection, Receiver
+from sofs.runtime.ports import CONGESTED, Buffer, Connection, Receiver
 from sofs.runtime.simulated_loop import SimulatedRandom
 from sofs.runtime.simulated_process import CURRENT, SimulatedProcess, context_of
 
@@ -198,6 +198,20 @@ class _End:
         self._context = context_of(process)
         self._coming: deque[bytes | None] = deque()  # None: the other end closed
         self._open = True
+        self._paused = False
+        self._unsent = 0
+        self._relief: Callable[[], None] = lambda: None
+        self.congested = False
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self.retransmit()
+
+    def on_relief(self, call: Callable[[], None]) -> None:
+        self._relief = call
 
     def accept(self, accept: Callable[[Connection], Receiver]) -> None:
         self.receiver = accept(self)
@@ -206,6 +220,8 @@ class _End:
         gathered = b"".join(data)
         if not self._open or not gathered:
             return
+        self._unsent += len(gathered)
+        self.congested = self.congested or self._unsent > CONGESTED
         if not self.other._open and not self._network.is_down(self.peer[0]) and not self._network.parted(self.address, self.peer[0]):
             # Nobody there knows of this connection.
             self.reset()
@@ -258,7 +274,7 @@ class _End:
 
     def _deliver(self) -> None:
         # Each timer delivers the oldest piece, whichever it was set for: so pieces cannot overtake each other.
-        if not self._coming or self._network.blocked(self.peer[0], self.address):
+        if self._paused or not self._coming or self._network.blocked(self.peer[0], self.address):
             return
         piece = self._coming.popleft()
         if piece is None:
@@ -266,7 +282,15 @@ class _End:
             return
         if self._network.on_delivery is not None:
             self._network.on_delivery(self.peer[0], self.address, len(piece))
+        self.other.arrived(len(piece))
         self.receiver.received(memoryview(piece))
+
+    def arrived(self, count: int) -> None:
+        """So much of what this end has sent is not unsent any more."""
+        self._unsent -= count
+        if self.congested and self._unsent <= CONGESTED // 16:
+            self.congested = False
+            asyncio.get_running_loop().call_soon(self._relief, context=self._context)
 
     def _end(self, reason: str) -> Callable[[], None]:
         """Closes this end now; the call that is returned tells its receiver."""

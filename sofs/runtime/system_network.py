@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 from sofs.errors import Unavailable
-from sofs.runtime.ports import Buffer, Connection, Receiver
+from sofs.runtime.ports import CONGESTED, Buffer, Connection, Receiver
 from sofs.runtime.system_tls import Tls
 
 __all__ = ["SystemNetwork"]
@@ -80,9 +80,12 @@ class _Stream(asyncio.Protocol):
         self._why = "the peer closed the connection"
         self.peer: tuple[str, int] = ("", 0)
         self.names: tuple[str, ...] = ()
+        self.congested = False
+        self._relief: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(CONGESTED, CONGESTED // 16)
         name = transport.get_extra_info("peername")
         if name is not None:  # already gone again otherwise
             self.peer = (name[0], name[1])
@@ -96,6 +99,24 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._receiver.closed(str(exc) if exc is not None else self._why)
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self._relief()
+
+    def on_relief(self, call: Callable[[], None]) -> None:
+        self._relief = call
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def send(self, data: Sequence[Buffer]) -> None:
         if not self._transport.is_closing():

@@ -105,3 +105,32 @@ def test_nobody_listening_is_unavailable(host: Host) -> None:
             await host.network.connect(host.address, port, Recorder())
 
     host.run(main())
+
+
+def test_a_connection_is_congested_until_the_peer_takes_what_was_sent(host: Host) -> None:
+    async def main() -> None:
+        server, client = Server(), Recorder()
+        listener = await host.network.listen(host.address, 0, server.accept)
+        connection = await host.network.connect(host.address, listener.port, client)
+        while not server.recorders:
+            await host.clock.sleep(0.001)
+        far = server.recorders[0]
+        assert far.connection is not None
+        far.connection.pause()
+        await host.clock.sleep(0.01)
+        relieved: list[bool] = []
+        connection.on_relief(lambda: relieved.append(connection.congested))
+        assert not connection.congested
+        for _ in range(48):
+            connection.send([bytes(1 << 20)])
+        await host.clock.sleep(0.05)
+        assert connection.congested and not relieved and len(far.data) < 8 << 20
+        far.connection.resume()
+        await far.until(48 << 20)
+        await host.clock.sleep(0.01)
+        assert relieved == [False]
+        connection.close()
+        await far.until(ends=1)
+        listener.close()
+
+    host.run(main())

@@ -49,9 +49,16 @@ class Wire:
 
     peer = ("peer", 1)
     names: tuple[str, ...] = ()
+    congested = False
 
     def __init__(self) -> None:
         self.sent = bytearray()
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def on_relief(self, call: Callable[[], None]) -> None: ...
 
     def send(self, data: Sequence[Buffer]) -> None:
         for piece in data:

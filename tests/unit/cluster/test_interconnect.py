@@ -498,3 +498,28 @@ def test_random_faults_never_leave_a_call_without_an_outcome() -> None:
 
     for seed in range(10):
         on_cluster(main, 3, seed=seed)
+
+
+def test_who_does_not_take_its_answers_is_not_heard_until_it_has() -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        served = 0
+        answer = bytes(1 << 20)
+
+        def give(asked: Asked) -> Answer:
+            nonlocal served
+            served += 1
+            return Answer(b"", (answer,))
+
+        cluster[2].serve("give", give)
+        peer = cluster[1].peer(TWO)
+        await peer.call("give", b"")
+        # From here on answers do not arrive, and questions do.
+        cluster.network.block(cluster.address(2), cluster.address(1))
+        calls = [asyncio.ensure_future(peer.call("give", b"", deadline_s=60)) for _ in range(200)]
+        await asyncio.sleep(1)
+        assert 16 < served < 25, "each answer has 1 MiB, and what is congested has 16"
+        cluster.heal(1, 2)
+        answers = await asyncio.gather(*calls)
+        assert served == 201 and all(len(each.payload[0]) == 1 << 20 for each in answers)
+
+    on_cluster(main)
