@@ -101,12 +101,16 @@ class Part:
         async with self.turn:
             volume, self.hosted.volume = self.hosted.volume, None
             self.hosted.where.served(None)
+            failure: Exception | None = None
             try:
                 if volume is not None:
                     await volume.close()
-            finally:
-                for id in list(self.standbys):
-                    await self._drop(id)
+            except Exception as error:
+                failure = error
+            for id in list(self.standbys):
+                await self._drop(id)
+            if failure is not None:
+                raise failure
 
     async def _run(self) -> None:
         while not self._closing:
@@ -383,7 +387,7 @@ class Part:
         site, hosted = self._site, self.hosted
         try:
             volume = serve(site, hosted, store)
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
             await store.abandon()
             raise
         store.checkpoints.others = lambda: [remote.checkpointed for remote in store.log.remotes]

@@ -75,8 +75,9 @@ class View:
         try:
             async for seen in watch:
                 self._take(prefix, seen)
-        finally:
+        except asyncio.CancelledError:
             await watch.close()
+            raise
 
     def configured(self, volume: int, configuration: ConfigurationRecord) -> None:
         """Notes a configuration that is known to have come into force, before the watch says so."""

@@ -5,6 +5,7 @@ compare-and-set). From here on this replica's log is the truth. The volume's inc
 only if its memory was broken: then something that was acknowledged, and not stable, may be missing.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import structlog
@@ -68,7 +69,7 @@ async def take_over(
         write_incarnation(keyspace, log, incarnation)
         await log.sync()
         note(files, opened.place, boot)
-    except BaseException:
+    except (Exception, asyncio.CancelledError):
         await store.abandon()
         raise
     structlog.get_logger(component="volume").info(

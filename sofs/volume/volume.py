@@ -459,8 +459,10 @@ class LocalVolume:
         try:
             if last is not None:
                 await last()
-        finally:
+        except (Exception, asyncio.CancelledError):
             await self._store.abandon()
+            raise
+        await self._store.abandon()
 
     async def _end(self, record: Callable[[], None]) -> None:
         for call in self.closing:
