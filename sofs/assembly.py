@@ -208,6 +208,7 @@ class Assembly:
             admit=membership.admit,
         )
         self._parts.push_async_callback(interconnect.close)
+        membership.on_change(interconnect.review)
         self._addresses = []
         for text in self.config.cluster.addresses:
             host, port = endpoint(text)

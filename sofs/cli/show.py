@@ -127,12 +127,6 @@ MEMBERS: list[Column] = [
     ("COORDINATES", lambda m: str(m.coordinates)),
     ("ADDRESSES", lambda m: " ".join(m.addresses)),
 ]
-NODES: list[Column] = [
-    ("NODE", lambda m: m.name),
-    ("ID", lambda m: m.id),
-    ("HOST", lambda m: m.host),
-    ("STATE", lambda m: m.state),
-]
 COORDINATED: list[Column] = [
     ("VOLUME", lambda v: v.name),
     ("COORDINATOR", lambda v: v.coordinator or "none"),

@@ -86,6 +86,16 @@ class NetworkInterconnect:
             self._peers[node] = found
         return found
 
+    def review(self) -> None:
+        """Members have changed: connections with nodes and processes that would be refused now are closed."""
+        for link in list(self._links):
+            reason = self._admit(link.hello) if link.hello is not None else ""
+            if reason:
+                link.end(reason)
+        for peer in list(self._peers.values()):
+            if isinstance(peer, NetworkPeer) and peer.connected and not self._addresses(peer.node):
+                peer.disconnect("it is no member of the cluster any more")
+
     # Those who connect
 
     def _accept(self, connection: Connection) -> ServingLink:

@@ -87,6 +87,10 @@ class NetworkPeer(_Peer):
         for stream in self._streams:
             stream.hasten()
 
+    def disconnect(self, reason: str) -> None:
+        for stream in self._streams:
+            stream.disconnect(reason)
+
     def close(self) -> None:
         for stream in self._streams:
             stream.close("the node is stopping")

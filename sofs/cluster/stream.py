@@ -302,6 +302,10 @@ class Stream:
         for call in calls:
             _tell(call.then, Unavailable(f"the connection to node {self._node:016x} broke: {reason}"))
 
+    def disconnect(self, reason: str) -> None:
+        if self._link is not None:
+            self._link.end(reason)
+
     def close(self, reason: str) -> None:
         """Ends everything that is under way with `Unavailable`."""
         self._closed = reason

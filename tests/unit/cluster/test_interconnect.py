@@ -523,3 +523,27 @@ def test_who_does_not_take_its_answers_is_not_heard_until_it_has() -> None:
         assert served == 201 and all(len(each.payload[0]) == 1 << 20 for each in answers)
 
     on_cluster(main)
+
+
+def test_who_is_evicted_is_disconnected_both_ways() -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        refused: set[int] = set()
+        for number in (1, 2, 3):
+            cluster[number].serve("echo", echo)
+            cluster[number]._admit = lambda hello: "it was evicted" if hello.node in refused else ""
+        for one in (1, 2, 3):
+            for other in (1, 2, 3):
+                await cluster[one].peer(NodeId(other)).call("echo", b"")
+        refused.add(3)
+        cluster.members.discard(THREE)
+        for number in (1, 2):
+            cluster[number].review()
+        await asyncio.sleep(1)
+        assert not cluster[1].peer(THREE).connected and not cluster[3].peer(ONE).connected
+        assert cluster[1].peer(TWO).connected and cluster[2].peer(ONE).connected
+        with pytest.raises(Unavailable, match="evicted"):
+            await cluster[3].peer(ONE).call("echo", b"")
+        with pytest.raises(Unavailable, match="no member"):
+            await cluster[1].peer(THREE).call("echo", b"")
+
+    on_cluster(main, 3)
