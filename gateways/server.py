@@ -489,6 +489,15 @@ class Server:
         bound: int = sock.getsockname()[1]
         return bound
 
+    def leave(self, address: str) -> None:
+        """Listens at the address no more, and ends the connections to it; those of a listener at all addresses, too."""
+        for listener in [each for each in self._listeners if each.getsockname()[0] == address]:
+            self.loop.remove_reader(listener.fileno())
+            self._listeners.remove(listener)
+            listener.close()
+        for connection in [each for each in self.connections if each.local == address]:
+            connection.end("its address is another node's now")
+
     @property
     def addresses(self) -> list[str]:
         """Where it listens."""

@@ -122,6 +122,11 @@ class Doors:
 
     # Groups of NFSv4.1 clients, by their ids (`sofs.homes`)
 
+    def know_groups(self, of_address: Callable[[str], int | None]) -> None:
+        """Has new clients belong to the group of the virtual address that they have come to."""
+        if self._homes is not None:
+            self._homes.group_of_address = of_address
+
     async def adopt(self, group: int) -> None:
         """Makes this node the group's home, because it gets its address: the home hands it over, or has lost it. Raises `SofsError`."""
         if self._homes is not None and self._config.nfs.enabled:
@@ -181,6 +186,25 @@ class Doors:
             self.endpoints.append(f"{scheme}://{host}:{port}")
         return port
 
+    def listen_at(self, address: str) -> None:
+        """Lets clients in at one more address, a virtual one, at the same ports. Raises `Unavailable`; then nothing listens there."""
+        smb, nfs = self._config.smb, self._config.nfs
+        for enabled, server, own, port in (
+            (smb.enabled, self._smb.server, smb.addresses, smb.port),
+            (nfs.enabled, self._nfs.server, nfs.addresses, nfs.port),
+        ):
+            if enabled and not _includes(own, address) and address not in server.addresses:
+                try:
+                    server.listen(address, port)
+                except OSError as error:
+                    self.leave(address)
+                    raise Unavailable(_refusal(server.name, address, port, error)) from None
+
+    def leave(self, address: str) -> None:
+        """The virtual address is another node's from now on."""
+        for server in self.servers:
+            server.leave(address)
+
     async def close(self) -> None:
         """Let requests in progress be answered, end sessions with their opens, close connections."""
         self.endpoints = []
@@ -191,6 +215,11 @@ class Doors:
         await asyncio.gather(self._smb.stop(), self._nfs.stop())
         if self._homes is not None:
             await self._homes.stop()
+
+
+def _includes(own: Sequence[str], address: str) -> bool:
+    """Whether what listens at a node's own addresses hears this one, too."""
+    return ("::" if ":" in address else "0.0.0.0") in own
 
 
 def _refusal(scheme: str, address: str, port: int, error: OSError) -> str:

@@ -23,7 +23,7 @@ from sofs.admin import api
 from sofs.admin.server import AdminServer
 from sofs.assembly import Assembly, Ports
 from sofs.cluster.authority import node_of
-from sofs.cluster.membership import endpoint
+from sofs.cluster.membership import DRAINING, Membership, endpoint
 from sofs.cluster.own import OwnIdentity
 from sofs.cluster.renewal import renew_if_due
 from sofs.cluster.stream import Identify
@@ -42,6 +42,7 @@ from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
 from sofs.runtime.system_tls import Tls
 from sofs.types import VolumeId
+from sofs.vips import virtual_addresses
 
 log = structlog.get_logger("node")
 
@@ -74,6 +75,10 @@ class Node:
         self.on_fenced: Callable[[str], None] = lambda reason: None
         """The cluster goes on without this process, which must end and be started again; told the reason."""
         assembly.on_fenced = doors.on_fenced = self._fenced
+        self.vips = virtual_addresses(assembly, doors, Path(config.node.data_dir))
+        operations.vips_here = self.vips
+        if self.vips is not None:
+            doors.know_groups(self.vips.group_of)
 
     @classmethod
     async def open(cls, config: Config) -> Node:
@@ -140,6 +145,8 @@ class Node:
             await self._assembly.membership.announce(
                 smb=self._places("smb"), nfs=self._places("nfs"), admin=[f"{admin.address}:{admin.port}"] if admin.port else []
             )
+        if self.vips is not None:
+            await self.vips.open()
 
     def _places(self, scheme: str) -> list[str]:
         return [endpoint.removeprefix(f"{scheme}://") for endpoint in self.endpoints if endpoint.startswith(f"{scheme}://")]
@@ -154,6 +161,8 @@ class Node:
             parts.push_async_callback(self._doors.close)
             parts.push_async_callback(self._admin.close)
             parts.push_async_callback(self._stop_following)
+            if self.vips is not None:
+                parts.push_async_callback(self.vips.close)
 
     def reload(self, config: Config) -> Iterator[tuple[str, bool]]:
         """Take over what may change while running; gives each changed setting and whether it is in effect now."""
@@ -176,6 +185,8 @@ class Node:
         for prefix, refresh in ((keys.SHARES, shares), (keys.USERS, users)):
             self._followers.append(asyncio.create_task(_watch(self._store, prefix, refresh)))
         self._followers.append(asyncio.create_task(self._keep_states()))
+        if self._assembly.membership is not None:
+            self._followers.append(asyncio.create_task(self._keep_drained(self._assembly.membership)))
         if self._tls is not None:
             self._followers.append(asyncio.create_task(self._keep_certificate(self._tls)))
 
@@ -187,6 +198,22 @@ class Node:
             except SofsError as error:
                 log.warning("cluster.certificate_not_renewed", reason=str(error))
             await asyncio.sleep(RENEW_EVERY_S)
+
+    async def _keep_drained(self, membership: Membership) -> None:
+        """Hands over what there is whenever this node is being drained; its virtual addresses go by themselves."""
+        changed = asyncio.Event()
+        membership.on_change(changed.set)
+        while True:
+            member = membership.members.get(membership.node)
+            if member is not None and member.state == DRAINING:
+                await self._doors.hand_over_all()
+                stay = await self._host.hand_over_all()
+                if stay:
+                    log.warning("node.not_drained", volumes=stay)
+                    await asyncio.sleep(1)
+                    continue
+            changed.clear()
+            await changed.wait()
 
     def _fenced(self, reason: str) -> None:
         self.on_fenced(reason)

@@ -1,7 +1,8 @@
 """The service `sofsd`: one node, under a service manager or in the foreground of `sofs quickstart`.
 
 It sets up logging, the loop and signals, starts the node, tells systemd when clients can connect, and has the node look at its
-configuration again whenever the file changes. SIGTERM and SIGINT stop it cleanly, with status 0.
+configuration again whenever the file changes. SIGTERM and SIGINT stop it cleanly, with status 0. A process that the
+cluster goes on without ends with status 75: it is to be started again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from sofs.config import Config, LogConfig, load
-from sofs.errors import ConfigError, SofsError
+from sofs.errors import ConfigError, Fenced, SofsError
 from sofs.node import Node
 from sofs.quieting import Quieting
+from sofs.supervision import RESTART
 
 log = structlog.get_logger("sofs.service")
 
@@ -135,6 +137,14 @@ async def serve(config: Config, path: Path | None, ready: Callable[[Node], Await
         loop.add_signal_handler(number, stop.set)
     node = await Node.open(config)
     watch: ConfigWatch | None = None
+    fenced: list[str] = []
+
+    def shut_out(reason: str) -> None:
+        log.error("node.fenced", reason=reason)
+        fenced.append(reason)
+        stop.set()
+
+    node.on_fenced = shut_out
     try:
         if path is not None:  # before anybody is told that it runs, and may then change the file
             watch = ConfigWatch(path, lambda: reload(node, path))
@@ -147,6 +157,8 @@ async def serve(config: Config, path: Path | None, ready: Callable[[Node], Await
         if watch:
             watch.close()
         await node.close()
+    if fenced:
+        raise Fenced(fenced[0])
 
 
 def run(config: Config, path: Path | None, ready: Callable[[Node], Awaitable[None]]) -> None:
@@ -171,6 +183,9 @@ def main() -> None:
         config = load(path)
         config.node.data_dir = str(path.parent / config.node.data_dir)
         run(config, path, _listen)
+    except Fenced as reason:
+        print(f"sofsd: to be started again: {reason}", file=sys.stderr)
+        sys.exit(RESTART)
     except SofsError as error:
         print(f"sofsd: {error}", file=sys.stderr)
         sys.exit(1)

@@ -20,6 +20,8 @@ from sofs.records import DeadRecord
 log = structlog.get_logger("supervisor")
 
 RETRY_S = 0.2
+RESTART = 75
+"""The exit status (EX_TEMPFAIL) of a process that the cluster goes on without, and that is to be started again at once."""
 
 
 async def record(store: Store, ran: Ran, by: str, patience_s: float) -> None:

@@ -168,6 +168,24 @@ class Cluster(Struct):
     volumes: list[Volume]
 
 
+class Vip(Struct):
+    """A virtual address; in a request, its holder means nothing."""
+
+    address: str
+    interface: str = ""
+    """Empty: on each node the one whose network it lies in."""
+    group: str = ""
+    """The node whose NFS clients come to it."""
+    volume: str = ""
+    """The volume whose coordinator it follows."""
+    holder: str = ""
+    """The node that has it now."""
+
+
+class Drained(Struct):
+    node: str
+
+
 class Snapshot(Struct):
     volume: str
     name: str
@@ -254,6 +272,10 @@ class SnapshotName(Struct):
     """Restoring: although files are open, whose opens it ends."""
 
 
+class NodeName(Struct):
+    node: str
+
+
 class CheckRequest(Struct):
     volume: str = ""
     """Empty: all volumes."""
@@ -270,6 +292,17 @@ class Operations(Protocol):
         """Raises `NotSupported` on a single node, as does `members`."""
 
     async def members(self) -> list[ClusterMember]: ...
+
+    async def drain(self, request: NodeName) -> Drained:
+        """Answers when the node has handed over all it has."""
+
+    async def undrain(self, request: NodeName) -> Drained: ...
+
+    async def vips(self) -> list[Vip]: ...
+
+    async def add_vip(self, request: Vip) -> Vip: ...
+
+    async def remove_vip(self, address: str) -> None: ...
 
     async def disks(self) -> list[Disk]: ...
 

@@ -5,6 +5,7 @@
 - `snapshots`: snapshots of volumes. `quotas`: what users, groups, directories and volumes may use.
 - `inspect`: `status` and `check`.
 - `cluster`: the cluster of which the node is a member; `enrolment` does its work on a stopped node.
+- `nodes`, `vips`: a cluster's nodes, and its virtual addresses.
 - `lab`: a whole cluster on this machine.
 - `target`: which node a command means. `show`: answers as tables or JSON.
 
@@ -18,7 +19,7 @@ import sys
 
 import typer
 
-from sofs.cli import cluster, inspect, lab, objects, quickstart, quotas, snapshots
+from sofs.cli import cluster, inspect, lab, nodes, objects, quickstart, quotas, snapshots, vips
 from sofs.errors import SofsError
 
 app = typer.Typer(
@@ -34,6 +35,8 @@ app.command("check")(inspect.check)
 for name, group in objects.GROUPS.items():
     app.add_typer(group, name=name)
 app.add_typer(cluster.cluster, name="cluster")
+app.add_typer(nodes.node, name="node")
+app.add_typer(vips.vip, name="vip")
 app.add_typer(snapshots.snapshot, name="snapshot")
 app.add_typer(quotas.quota, name="quota")
 app.add_typer(lab.lab, name="lab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +23,8 @@ from sofs.lab.plan import Machine, Member, Plan, load, make, save
 from sofs.lab.process import Child
 from sofs.lab.readiness import Readiness
 from sofs.runtime.system_files import SystemFiles
-from sofs.supervision import record
+from sofs.supervision import RESTART, record
+from sofs.vips import remove_left_behind
 
 log = structlog.get_logger("lab")
 
@@ -35,7 +37,7 @@ FOR_EVER_S = 1e9
 class RunningNode:
     """A node of the lab: its process, and what to do when that ends."""
 
-    def __init__(self, machine: Machine, data: Path, prefix: Sequence[str], on_end: Callable[[], None]) -> None:
+    def __init__(self, machine: Machine, data: Path, prefix: Sequence[str], on_end: Callable[[int], None]) -> None:
         self.machine = machine
         self.data = data
         self.readiness = Readiness(data, "ready")
@@ -51,7 +53,7 @@ class RunningNode:
     def _ended(self, status: int) -> None:
         self.readiness.forget()
         log.info("node.ended", node=self.machine.name, status=status)
-        self._on_end()
+        self._on_end(status)
 
     async def start(self) -> None:
         """Until clients can connect. Raises `Unavailable` with the end of its log."""
@@ -162,16 +164,22 @@ class Lab:
 
     # Ends
 
-    def _node_ended(self, name: str) -> None:
+    def _node_ended(self, name: str, status: int) -> None:
         """Runs in the very tick in which the kernel told it."""
         if self._store is None:
             return
+        with self._network.inside(name) if self._network else contextlib.nullcontext():
+            for trouble in remove_left_behind(self.nodes[name].data):
+                log.warning("vip.left_behind", node=name, reason=trouble)
         before = self._recording.pop(name, None)
         if before is not None:
             before.cancel()  # of an earlier incarnation: only the last one matters
         ran = ended(self._files, str(self.nodes[name].data))
         if ran is not None:
             self._recording[name] = asyncio.create_task(self._record(self._store, name, ran))
+        if status == RESTART and not self._closing:
+            # The cluster has shut it out; any other end is for whoever does the experiment to mend.
+            self.nodes[name].process.start()
 
     async def _record(self, store: EtcdStore, name: str, ran: Ran) -> None:
         try:
@@ -181,6 +189,7 @@ class Lab:
 
     async def close(self) -> None:
         """Nodes first, each with time to hand over and to close; then etcd."""
+        self._closing = True
         nodes = [node.process for node in self.nodes.values()]
         if self._network is not None:
             for name in (*self.nodes, *self.members):

@@ -12,11 +12,12 @@ round, which is the harder fault: a coordinator that has been deposed, and canno
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sofs.errors import ConfigError, Unavailable
 
@@ -70,6 +71,15 @@ class Network:
     def prefix(self, name: str) -> list[str]:
         """Puts a command into the node's namespace."""
         return ["nsenter", f"--net={self._path(self._spaces[name])}", "--"]
+
+    @contextlib.contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """Puts this thread into the node's namespace for what it does meanwhile, which must not wait."""
+        self._call("setns", self._spaces[name], CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            self._call("setns", self._own, CLONE_NEWNET)
 
     def cut(self, name: str, legs: Sequence[str] = LEGS) -> None:
         _ip([f"link set {leg}-{name} down" for leg in legs])

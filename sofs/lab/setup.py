@@ -109,6 +109,8 @@ def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> N
         api.Share(name=plan.share, volume=plan.volume, squash="none", continuously_available=True),
         api.Share,
     )
+    for machine, _, _ in nodes if len(nodes) > 1 else ():
+        first.post("/vips", api.Vip(machine.vip, group=machine.name), api.Vip)
     first.post("/users", api.NewUser(plan.user, plan.password), api.User)
 
 

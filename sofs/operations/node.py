@@ -16,6 +16,7 @@ from gateways.exports import Client, NfsOptions, Share, SmbOptions, Squash, chec
 from gateways.identity import User
 from sofs.admin import api, metrics
 from sofs.assembly import Assembly
+from sofs.cluster.vips import Vips
 from sofs.coordination import keys
 from sofs.doors import Doors
 from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError
@@ -25,6 +26,7 @@ from sofs.hosting.part import Part
 from sofs.operations.asking import OPERATOR, ask
 from sofs.operations.check import check_volumes
 from sofs.operations.cluster import ClusterOperations
+from sofs.operations.nodes import Addresses, Nodes
 from sofs.operations.quotas import Quotas
 from sofs.operations.snapshots import Snapshots
 from sofs.pool.members import DiskStatus
@@ -61,6 +63,14 @@ class NodeOperations:
         clustered = ClusterOperations(assembly, self.volumes)
         self.cluster = clustered.cluster
         self.members = clustered.members
+        nodes = Nodes(assembly)
+        self.drain = nodes.drain
+        self.undrain = nodes.undrain
+        addresses = Addresses(assembly, lambda: self.vips_here)
+        self.vips_here: Vips | None = None
+        self.vips = addresses.all
+        self.add_vip = addresses.add
+        self.remove_vip = addresses.remove
         preserved = Snapshots(host, clock, self._by)
         self.snapshots = preserved.all
         self.create_snapshot = preserved.create
