@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from sofs.errors import Delayed, Fenced, Grace, SofsError, Unavailable
-from sofs.types import Inode, Level, Lsn
+from sofs.types import Inode, Level
 from sofs.volume.api import (
     AnyToken,
     Binding,
@@ -23,17 +23,21 @@ from sofs.volume.api import (
     Written,
 )
 from sofs.volume.api.interface import Read
+from tests.simulation.cluster.answers import done, sent
 from tests.simulation.cluster.machine import Gone, Machine
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.cluster import Cluster, Node
 
-__all__ = ["SUPER", "Answer", "Client", "done", "stateless"]
+__all__ = ["SUPER", "Answer", "Client", "stateless"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
 
 SUPER = Caller(0, 0, privileged=True)
+
+_PATIENCE_S = 300.0
+"""A request that has no answer for so long, through whatever gateway, never gets one: no fault lasts that long."""
 
 Send = Callable[[Volume, Binding], Reply | Awaitable[Reply]]
 
@@ -41,18 +45,16 @@ Send = Callable[[Volume, Binding], Reply | Awaitable[Reply]]
 class Answer:
     """What a request was answered, and how the volume identified itself then."""
 
-    __slots__ = ("at", "reply", "sent", "verifier")
+    __slots__ = ("at", "gateway", "reply", "sent", "verifier")
 
-    def __init__(self, reply: Reply, verifier: int, sent: float, at: float) -> None:
+    def __init__(self, reply: Reply, gateway: int, verifier: int, sent: float, at: float) -> None:
         self.reply = reply
+        self.gateway = gateway
+        """The incarnation through which it came."""
         self.verifier = verifier
         self.sent = sent
         """When it was sent first, in true time."""
         self.at = at
-
-
-async def done(result: T | Awaitable[T]) -> T:
-    return await result if isinstance(result, Awaitable) else result
 
 
 class Client:
@@ -69,8 +71,12 @@ class Client:
         self.tokens = 0
         self.bound = 0
         """The incarnation of the gateway that it used last."""
-        self.reattach: Callable[[], Awaitable[None]] | None = None
-        """Takes over what it has to a new gateway, before anything is sent again."""
+        self._left = 0
+        """An incarnation that it has left, and that is not known to have ended."""
+        self.reattach: Callable[[], Awaitable[int]] | None = None
+        """Takes over what it has to the gateway where it is now, before anything is sent again; gives the incarnation that answered, 0 if there was nothing
+        to take over."""
+        self._attaching = False
         self.patience = 6.0 + self.random.fraction() * 8
         """Seconds without an answer after which it goes elsewhere."""
 
@@ -109,62 +115,62 @@ class Client:
         return bytes(buffer), answer
 
     async def send(self, ask: Send, level: Level, what: str) -> Answer:
-        sent = self.world.loop.time()
-        tries = 0
+        begun = self.world.loop.time()
         while True:
             try:
                 await self._attach()
                 async with asyncio.timeout(self.patience):
-                    answer = await self.machine.ask(lambda node: self._once(node, ask, level, sent))
+                    return await self.machine.ask(lambda node: self._once(node, ask, level, begun))
             except (Gone, TimeoutError, Fenced) as error:
                 self.note("lost", what, type(error).__name__, self.machine.name)
-                await self.move(fence=isinstance(error, TimeoutError))
+                await self._move(doubtful=not isinstance(error, Gone))
             except (Delayed, Unavailable, Grace) as error:
                 self.note("refused", what, type(error).__name__, str(error)[:60])
                 await asyncio.sleep((1.0 if isinstance(error, Grace) else 0.1) * (1 + self.random.fraction()))
-            else:
-                return answer
-            tries += 1
             self.resent += 1
-            assert tries < 2000, f"{self.name} has no answer to {what} after {self.world.loop.time() - sent:.0f} s"
+            waited = self.world.loop.time() - begun
+            assert waited < _PATIENCE_S, f"{self.name} has no answer to {what} after {waited:.0f} s"
 
     async def _attach(self) -> None:
-        """Makes itself known to a gateway that it has not used before."""
-        node = self.machine.node
-        if node is None:
-            raise Gone(self.machine.name)
-        if self.bound != node.incarnation:
-            self.bound = node.incarnation
-            if self.reattach is not None:
-                await self.reattach()
+        """Makes itself known to a gateway that it has not used before, which shuts out the former one where that may still be at work."""
+        while True:
+            node = self.machine.node
+            if node is None:
+                raise Gone(self.machine.name)
+            if self._left:
+                await self.cluster.shut_out(self._left, self)
+                self._left = 0
+            if self._attaching or self.bound == node.incarnation:
+                return
+            if self.reattach is None:
+                self.bound = node.incarnation
+                return
+            self._attaching = True
+            try:
+                self.bound = await self.reattach() or node.incarnation
+            finally:
+                self._attaching = False
 
-    async def _once(self, node: "Node", ask: Send, level: Level, sent: float) -> Answer:
+    async def _once(self, node: "Node", ask: Send, level: Level, begun: float) -> Answer:
         volume = node.volume(self.volume)
         try:
             reply = await done(ask(volume, node.binding))
         except SofsError as error:
-            await _sent(volume, error.gate, level)
+            await sent(volume, error.gate, level)
             raise
-        await _sent(volume, reply.gate, level)
+        await sent(volume, reply.gate, level)
         self.cluster.answered(node, self.volume)
-        return Answer(reply, volume.verifier, sent, self.world.loop.time())
+        return Answer(reply, node.incarnation, volume.verifier, begun, self.world.loop.time())
 
-    async def move(self, fence: bool = False) -> None:
-        """Goes to another gateway that runs; shuts out the one it leaves, if that may still be at work for it."""
-        left = self.machine
+    async def _move(self, doubtful: bool) -> None:
+        """Goes to a gateway that runs: another one, if what became of this one is in doubt."""
+        node = self.machine.node
+        if doubtful and node is not None:
+            self._left, self.bound = node.incarnation, 0
         await asyncio.sleep(0.05 + 0.5 * self.random.fraction())
-        others = [machine for machine in self.cluster.machines if machine.node is not None and (machine is not left or not fence)]
+        others = [machine for machine in self.cluster.machines if machine.node is not None and (machine is not self.machine or not doubtful)]
         if others:
             self.machine = others[self.random.below(len(others))]
-        if fence and self.machine is not left:
-            await self.cluster.shut_out(left, self.machine)
-
-
-async def _sent(volume: Volume, gate: Lsn, level: Level) -> None:
-    """Waits until an answer that rests on `gate` may leave."""
-    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    volume.when(gate, level, lambda: None if told.done() else told.set_result(None))
-    await told
 
 
 def stateless(inode: Inode) -> Stateless:

@@ -4,18 +4,25 @@
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sofs.hosting.opening
-from gateways.identity import Identities, domain_sid
+from sofs.assembly import Assembly
+from sofs.assembly import Ports as NodePorts
+from sofs.cluster.own import OwnIdentity, save
+from sofs.cluster.records import ClusterRecord, DeadRecord, MemberRecord
+from sofs.cluster.running import ended
 from sofs.config import Config
-from sofs.errors import NotSupported, SofsError, Unavailable
-from sofs.hosting import Host, Hosted
+from sofs.coordination import Put, keys
+from sofs.errors import Exists, InvalidArgument, NotFound, NotSupported, SofsError, Unavailable
+from sofs.hosting import Hosted
 from sofs.operations.check import check_volumes
-from sofs.records import Registry
-from sofs.volume.api import Binding, Volume
+from sofs.types import Level
+from sofs.volume.api import Binding, FenceGateway
+from sofs.volume.remote.routed import RoutedVolume
+from tests.simulation.cluster.answers import done, sent
 from tests.simulation.cluster.machine import Machine, Ports
 from tests.simulation.cluster.world import World
 
@@ -28,6 +35,8 @@ KIB, MIB = 1 << 10, 1 << 20
 DATA = "/data"
 DISK_MIB = 96
 LEASE_S = 5.0
+PORT = 4700
+CLUSTER = "00c1"
 
 
 def small() -> None:
@@ -35,41 +44,44 @@ def small() -> None:
     sofs.hosting.opening.SEGMENT = 512 * KIB
 
 
-def configuration() -> Config:
+def _configuration(ports: Ports) -> Config:
     config = Config()
+    config.node.data_dir = DATA
+    config.cluster.addresses = [f"{ports.address}:{PORT}"]
     config.volume.checkpoint_interval_s = 1.0
     config.volume.log_limit_mib = 5
     config.nfs.lease_s = LEASE_S
     return config
 
 
+def _id(number: int) -> int:
+    """The id of the node on a machine."""
+    return 0x1000 + number
+
+
 class Node:
-    """A node's process below its gateways."""
+    """A node's process below its gateways, and what the simulation's clients have of gateways: a binding, and volumes."""
 
-    disks = 2
-
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, assembly: Assembly) -> None:
         self.ports = ports
-        self.incarnation = ports.random.number(62)
+        self.assembly = assembly
+        self.host = assembly.host
+        self.incarnation = int(assembly.incarnation)
         self.binding = Binding(self.incarnation, 1)
-        registry = Registry(ports.store, ports.random)
-        identities = Identities(domain_sid(bytes(12)), [])
-        self.host = Host(
-            f"h{ports.number}", Path(DATA), configuration(), registry, ports.files, ports.clock, ports.random, identities, ports.boot
-        )
-
-    async def open(self) -> None:
-        await self.host.open()
+        self.disks = len([record for record in ports.files.list(DATA) if record.startswith("disk")])
 
     def hosted(self, name: str) -> Hosted:
         return self.host.named(name)
 
-    def volume(self, name: str) -> Volume:
-        """The volume as its gateways have it. Raises `Unavailable`."""
-        hosted = self.host.named(name)
-        if hosted.volume is None:
-            raise Unavailable(hosted.reason)
-        return hosted.volume
+    def volume(self, name: str) -> RoutedVolume:
+        """The volume as gateways have it. Raises `Unavailable`."""
+        try:
+            volume = self.assembly.volume(self.host.named(name).where.id)
+        except NotFound as error:
+            raise Unavailable(str(error)) from None
+        if volume is None:
+            raise Unavailable(f"{name} is not served")
+        return volume
 
     def serves(self, name: str) -> bool:
         """Whether it would answer a request to this volume itself at this moment."""
@@ -77,13 +89,19 @@ class Node:
             hosted = self.host.named(name)
         except SofsError:
             return False
-        return hosted.store is not None and hosted.store.log.serving()
+        return hosted.where.local is not None and hosted.store is not None and hosted.store.log.serving()
 
 
-async def start(ports: Ports) -> Node:
-    ports.files.make_directory(DATA)
-    node = Node(ports)
-    await node.open()
+async def _start(ports: Ports, single: bool) -> Node:
+    assembly = await Assembly.open(
+        _configuration(ports),
+        ports.address,
+        NodePorts(ports.files, ports.clock, ports.random, ports.boot, None if single else ports.network),
+        ports.store,
+    )
+    assembly.on_fenced = ports.exit
+    node = Node(ports, assembly)
+    assembly.routes.lost = lambda volume: ports.hang_up()
     return node
 
 
@@ -92,7 +110,8 @@ class Cluster:
 
     def __init__(self, world: World, nodes: int) -> None:
         self.world = world
-        self.machines: list[Machine[Node]] = [world.add(start) for _ in range(nodes)]
+        self.single = nodes == 1
+        self.machines: list[Machine[Node]] = [world.add(partial(_start, single=self.single)) for _ in range(nodes)]
         self.volumes: list[str] = []
         self.lost = 0
         """Acknowledged and not stable, and gone with the memory of all replicas."""
@@ -103,22 +122,46 @@ class Cluster:
         self.verifiers: dict[str, int] = {}
         """Of each volume, as clients were told last."""
         self.answers = 0
+        self.fenced: dict[int, None] = {}
+        """Gateway incarnations that have been shut out of all volumes."""
 
     async def begin(self, volumes: int, disks: int, policy: str) -> None:
         """Starts all machines, and makes disks and volumes."""
+        if not self.single:
+            await self.world.store.transact([], [Put(keys.CLUSTER, ClusterRecord(id=CLUSTER).encode())])
         for machine in self.machines:
             machine.files.make_directory(DATA)
             machine.files.sync_directory("/")
+            if not self.single:
+                save(machine.files, DATA, OwnIdentity(_id(machine.number), CLUSTER))
+                await self.make_member(machine)
             machine.start()
         for machine in self.machines:
             await machine.until_ready()
             for disk in range(disks):
-                await machine.ask(lambda node, path=f"{DATA}/disk{disk}": node.host.add_disk(path, "ssd", "p", DISK_MIB * MIB, False))  # type: ignore[misc]
+                await self._insist(machine, lambda node, path=f"{DATA}/disk{disk}": node.host.add_disk(path, "ssd", "p", DISK_MIB * MIB, False))  # type: ignore[misc]
         for number in range(volumes):
             name = f"v{number}"
             machine = self.machines[self.world.random.below(len(self.machines))]
-            await machine.ask(lambda node, name=name: node.host.create_volume(name, "p", policy, False))  # type: ignore[misc]
+            await self._insist(machine, lambda node, name=name: node.host.create_volume(name, "p", policy, False))  # type: ignore[misc]
             self.volumes.append(name)
+        await self.made_up()
+
+    async def _insist(self, machine: Machine[Node], work: Callable[[Node], Awaitable[object]]) -> None:
+        """What an operator does as soon as the node knows of what the others have done before."""
+        for _ in range(20):
+            try:
+                await machine.ask(work)
+            except (InvalidArgument, Exists):
+                await asyncio.sleep(0.1)
+            else:
+                return
+        await machine.ask(work)
+
+    async def make_member(self, machine: Machine[Node]) -> None:
+        """What joining puts in the store."""
+        record = MemberRecord(id=_id(machine.number), name=machine.name, host=machine.name, addresses=(f"{machine.name}:{PORT}",))
+        await self.world.store.transact([], [Put(keys.member(record.id), record.encode())])
 
     # What clients ask for
 
@@ -141,16 +184,31 @@ class Cluster:
 
     async def reaped(self, machine: Machine[Node]) -> None:
         """A supervisor has seen the machine's process end, and says so."""
+        if self.single or machine.up:
+            return
+        ran = ended(machine.files, DATA)
+        if ran is not None:
+            machine.note("reaped", f"{ran.incarnation:x}")
+            record = DeadRecord(incarnation=ran.incarnation, by="its supervisor")
+            await self.world.store.transact([], [Put(keys.dead(ran.node), record.encode())])
 
     async def move(self, volume: str, asked: Machine[Node], target: Machine[Node]) -> None:
         """An operator at one node has another one coordinate the volume. Raises `SofsError`, `Gone`."""
-        raise NotSupported("there is one node only")
+        if self.single:
+            raise NotSupported("there is one node only")
+        await asked.ask(lambda node: node.host.move(volume, target.name))
 
-    async def shut_out(self, left: Machine[Node], through: Machine[Node]) -> None:
-        """A client has given up on a gateway, which may still be at work for it."""
+    async def shut_out(self, gateway: int, client: "Client") -> None:
+        """A client has given up on a gateway that may still be at work for it, or finds its open there: nothing that it still does may take effect.
 
-    async def shut_out_gateway(self, gateway: int, client: "Client") -> None:
-        """A client finds its open at a gateway incarnation that it does not use any more."""
+        Raises `Gone`, `SofsError` when that cannot be made sure of through the gateway where the client is now.
+        """
+        if gateway in self.fenced:
+            return
+        for volume in self.volumes:
+            async with asyncio.timeout(client.patience):
+                await client.machine.ask(partial(_fence, volume=volume, gateway=gateway))
+        self.fenced[gateway] = None
 
     async def made_up(self) -> None:
         """Waits until what was lost has been made up for, if that comes in reasonable time."""
@@ -201,8 +259,18 @@ class Cluster:
             assert not problems, f"{name}:\n" + "\n".join(problems[:20])
 
 
+async def _fence(node: Node, volume: str, gateway: int) -> None:
+    routed = node.volume(volume)
+    reply = await done(routed.call(FenceGateway(gateway), None, node.binding))
+    await sent(routed, reply.gate, Level.STABLE)
+
+
 async def _check(node: Node, name: str) -> list[str]:
     problems: list[str] = []
+    data = node.hosted(name).data
+    assert data is not None
+    # What is not as safe as it should be is made so now, instead of when it is due.
+    await data.cleaner.protect()
     async for progress in check_volumes(node.host, [node.hosted(name)], data=True):
         problems += progress.problems
     return problems

@@ -25,7 +25,8 @@ def listen(loud: bool = False) -> None:
 
 def _judged(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Logging with a traceback says that a bug was survived: none is to be survived here."""
-    if event.get("exc_info"):
+    process = CURRENT.get()
+    if event.get("exc_info") and not (process is not None and process.ended):
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
         error = sys.exc_info()[1]

@@ -25,7 +25,7 @@ class Faults:
         self.random = cluster.world.random
         # Some seeds have many kinds, others one over and over.
         some = [name for name in names if self.random.chance(0.4)]
-        self.names = some or [names[self.random.below(len(names))]]
+        self.names = some or list(names)
         self.counts: dict[str, int] = {}
         self.pace = (0.3, 1.0, 4.0)[self.random.below(3)]
         self._under_way: dict[asyncio.Future[None], None] = {}
@@ -34,7 +34,7 @@ class Faults:
 
     async def strike(self) -> None:
         """Until it is cancelled."""
-        while True:
+        while self.names:
             await asyncio.sleep(self.random.fraction() * 2 * self.pace)
             name = self.names[self.random.below(len(self.names))]
             task = asyncio.ensure_future(self._one(name))

@@ -45,6 +45,10 @@ class Ports:
     boot: bytes
     number: int
     """The machine's."""
+    exit: Callable[[str], None]
+    """The process is to end, for a reason; its supervisor starts it again."""
+    hang_up: Callable[[], None]
+    """The connections of all its clients are to be closed: what they have asked may never be answered."""
 
 
 class Machine(Generic[N]):
@@ -103,8 +107,24 @@ class Machine(Generic[N]):
         self.note("start", self.boot)
         store = Channel(self.world.store, self.line, self.world.random, self.note)
         network = self.world.network.host(self.name)
-        ports = Ports(self.clock, self.world.random, self.files, network, store, self.name, self.boot, self.number)
+        ports = Ports(self.clock, self.world.random, self.files, network, store, self.name, self.boot, self.number, self._exit, self._hang_up)
         process.start(self.world.loop, self._main(process, ports))
+
+    def _exit(self, reason: str) -> None:
+        self.note("exits", reason)
+
+        def end() -> None:
+            self._fate = "exit"
+            raise Crash
+
+        self.world.loop.call_soon(end)
+
+    def _hang_up(self) -> None:
+        asked, self._asked = self._asked, {}
+        self.note("hangs up on", len(asked))
+        for outcome in asked:
+            if not outcome.done():
+                outcome.set_exception(Gone(self.name))
 
     def _start_again(self) -> None:
         if not self.up and self.powered:
@@ -150,10 +170,7 @@ class Machine(Generic[N]):
             # As its supervisor has it.
             self.world.loop.call_later(1.0, self._start_again)
         self.process = self.node = None
-        asked, self._asked = self._asked, {}
-        for outcome in asked:
-            if not outcome.done():
-                outcome.set_exception(Gone(self.name))
+        self._hang_up()
         if fate == "power":
             self._lose_power()
         else:

@@ -5,20 +5,17 @@ hashing of strings is pinned, because the order of sets depends on it.
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import MutableMapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import structlog
-
+from tests.simulation.cluster.events import listen
 from tests.simulation.cluster.layers import LAYERS
 from tests.simulation.cluster.scenario import Outcome
 
@@ -57,20 +54,10 @@ def _one(job: tuple[str, int]) -> Result:
 
 
 def quiet() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    # A crash throws tasks away where they stand.
+    listen()
+    # A crash throws tasks away where they stand, whatever they have to say to that.
+    sys.unraisablehook = lambda hook: None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-
-
-def _loud() -> None:
-    def show(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-        from sofs.runtime.simulated_process import CURRENT
-
-        process = CURRENT.get()
-        fields = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
-        return f"{'':12} {process.name if process else '':8} [{method}] {event['event']} {fields}"
-
-    structlog.configure(processors=[show], logger_factory=structlog.PrintLoggerFactory(sys.stdout))
 
 
 def pinned(module: str) -> None:
@@ -91,7 +78,7 @@ def main() -> int:
     layers = arguments.layer or sorted(LAYERS)
     jobs = [(layers[number % len(layers)], arguments.seed + number // len(layers)) for number in range(arguments.seeds)]
     if arguments.loud:
-        _loud()
+        listen(loud=True)
         results = [one(layer, seed, loud=True) for layer, seed in jobs]
         print("\n".join(result.wrong or str(result.outcome) for result in results))
         return 1 if any(result.wrong for result in results) else 0

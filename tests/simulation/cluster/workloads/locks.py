@@ -131,10 +131,10 @@ class Locks(Workload):
         if locker.smb and opened.sequence == 0:
             await self._reconnect(locker)
 
-    async def _reconnect(self, locker: _Locker) -> None:
-        """Takes the open over to the gateway at which the client is now."""
+    async def _reconnect(self, locker: _Locker) -> int:
+        """Takes the open over to the gateway at which the client is now; gives that one's incarnation."""
         if locker.open is None:
-            return
+            return 0
         client = locker.client
         request = Reconnect(SUPER, locker.open, locker.guid, (b"client " + client.name.encode())[:16], _USER, None)
         while True:
@@ -144,8 +144,8 @@ class Locks(Workload):
                 self._gone(locker, error)
             if not isinstance(answer.reply, Bound):
                 client.note("reconnected", locker.open)
-                return
-            await self.cluster.shut_out_gateway(answer.reply.gateway, client)
+                return answer.gateway
+            await self.cluster.shut_out(answer.reply.gateway, client)
 
     def _gone(self, locker: _Locker, error: SofsError) -> NoReturn:
         """An open may be gone only with the memory of the volume. Raises `_Lost`."""
@@ -220,12 +220,12 @@ class Locks(Workload):
     async def _close(self, locker: _Locker) -> None:
         assert locker.open is not None
         client = locker.client
+        locker.holds.clear()  # once this is sent, they may be gone
         try:
             await client.call(Close(locker.open), client.token(), Level.STABLE)
         except (Closed, Stale, NotFound, Fenced, SharingViolation) as error:
             self._gone(locker, error)
         locker.open = None
-        locker.holds.clear()
         client.note("closed")
 
     async def leave(self, client: Client) -> None:
