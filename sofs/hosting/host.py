@@ -145,6 +145,7 @@ class Host:
             await asyncio.gather(self._following, return_exceptions=True)
         closing += [part.close for part in self.parts.values()]
         closing += [upkeep.close for upkeep in self.disks.upkeep]
+        closing.append(self.disks.close)
         closing += [pool.close for pool in self.pools.values()]
         failures: list[Exception] = []
         for close in closing:

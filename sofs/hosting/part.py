@@ -18,11 +18,12 @@ from sofs.errors import Damaged, DiskFailed, Fenced, ReadOnly, SofsError, Unavai
 from sofs.hosting.asking import ask_checkpoints, node_of
 from sofs.hosting.hosted import Hosted
 from sofs.hosting.opening import as_configuration, changer, reader, serve, store_settings
+from sofs.hosting.recovering import note_configuration
 from sofs.hosting.roles import Candidate, Facts, Role, Step, decide, may_lead
 from sofs.hosting.site import Site
 from sofs.log.configuration import Configuration, LogSettings
 from sofs.log.remote import RemoteReplica
-from sofs.records import ConfigurationRecord
+from sofs.records import ConfigurationRecord, VolumeRecord
 from sofs.volume.data import APPLIERS
 from sofs.volume.duties import begin
 from sofs.volume.memory import BROKEN
@@ -66,6 +67,8 @@ class Part:
         self._retry: dict[int, float] = {}
         self._acted = 0
         """The newest version in which this node, named as coordinator, has begun to write."""
+        self._noted: tuple[VolumeRecord, ConfigurationRecord] | None = None
+        """What the volume served here has been given of its own records."""
         self._patience: float | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -168,12 +171,21 @@ class Part:
             assert configuration is not None
             return await self._take_over(configuration, facts)
         self._patience = None
+        if self.serving and configuration is not None and store is not None:
+            self._note(store, configuration)
         if not self.serving:
             self.hosted.reason = self._standing_by(configuration)
         self.reason = ""
         if self._retry:
             return REOPEN_S
         return max(decision.until - facts.now, 0.01) if decision.until else None
+
+    def _note(self, store: Store, configuration: ConfigurationRecord) -> None:
+        """Has the volume keep who counts in its own records, for `sofs cluster recover`."""
+        current = (self.hosted.record, configuration)
+        if current != self._noted:
+            note_configuration(store.keyspace, *current)
+            self._noted = current
 
     def _standing_by(self, configuration: ConfigurationRecord | None) -> str:
         """Why the volume is not served here, though all is well."""
@@ -394,7 +406,8 @@ class Part:
         store.checkpoints.ask_others = partial(ask_checkpoints, site, hosted, store)
         store.log.on_failure = self._log_failed
         store.log.on_lost = partial(self._replica_lost, store)
-        self.role, self.reason, self._patience = Role.COORDINATOR, "", None
+        self.role, self.reason, self._patience, self._noted = Role.COORDINATOR, "", None, None
+        self.wake()
         hosted.where.moved(Coordinator(site.node, site.incarnation, store.log.version))
         hosted.where.served(volume)
         site.lacking()

@@ -4,6 +4,7 @@ request, states recorded for the next start.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,15 @@ from sofs.pool.upkeep import Upkeep
 from sofs.records import DiskRecord, PoolRecord, Registry, VolumeRecord
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.types import DiskId
+from sofs.volume.duties import begin
 from sofs.volume.recovery import Place
 
 __all__ = ["Pools"]
 
 log = structlog.get_logger("node")
+
+NOTE_S = 1.0
+"""After a change of a disk's state, so that several are recorded at once."""
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Pools:
     interconnect: Interconnect | None = None
     all: dict[str, LocalPool] = field(default_factory=dict)
     upkeep: list[Upkeep] = field(default_factory=list)
+    _noting: asyncio.Task[None] | None = None
+    _closed: bool = False
 
     async def open(self) -> None:
         """Opens every pool that the view has. Raises `Unavailable` when another process has a disk."""
@@ -73,9 +80,30 @@ class Pools:
 
     def _pool(self, name: str) -> LocalPool:
         pool = self.all[name] = LocalPool(
-            name, self.files, self.random, log.info, clock=self.clock, interconnect=self.interconnect
+            name, self.files, self.random, self._report, clock=self.clock, interconnect=self.interconnect
         )
         return pool
+
+    def _report(self, event: str, /, **fields: object) -> None:
+        """What pools tell of their disks; a new state of one is recorded in a moment."""
+        log.info(event, **fields)
+        record = self.view.disks.get(int(str(fields["disk"]), 16)) if event == "disk state" else None
+        if record is not None and self._own(record) and not self._closed and (self._noting is None or self._noting.done()):
+            self._noting = begin(self._note_soon(), "noting disks")
+
+    async def _note_soon(self) -> None:
+        await self.clock.sleep(NOTE_S)
+        try:
+            await self.note_states()
+        except SofsError as error:
+            log.info("disks.not_noted", reason=str(error))  # the next change, or the next start, tries again
+
+    async def close(self) -> None:
+        """Ends what this does by itself; pools and upkeep are closed by whoever closes the rest."""
+        self._closed = True
+        if self._noting is not None:
+            self._noting.cancel()
+            await asyncio.gather(self._noting, return_exceptions=True)
 
     def _specs(self, pool: str) -> list[DiskSpec]:
         return [self._spec(disk) for disk in self.view.disks.values() if disk.pool == pool]
@@ -83,8 +111,11 @@ class Pools:
     def _spec(self, record: DiskRecord) -> DiskSpec:
         member = self.view.members.get(record.node)
         evicted = member is not None and member.state == "evicted"
-        path = str(self.data_dir / record.path)
+        path = str(self.data_dir / record.path) if self._own(record) else record.path
         return DiskSpec(path, DiskId(record.id), record.tier, record.host, State(record.state), record.node, evicted)
+
+    def _own(self, record: DiskRecord) -> bool:
+        return self.interconnect is None or record.node in (0, self.interconnect.node)
 
     def _stored(self, path: str) -> str:
         inside = Path(path).is_relative_to(self.data_dir)
@@ -149,7 +180,9 @@ class Pools:
         for record in await self.registry.disks():
             pool = self.all.get(record.pool)
             for status in pool.disks() if pool else []:
-                if status.own and status.id == record.id and status.state != record.state:
+                # What the operator wanted outlasts trouble with the disk.
+                wanted = record.state in (State.DRAINING, State.RETIRED) and status.state in (State.MISSING, State.FAILED)
+                if status.own and status.id == record.id and status.state != record.state and not wanted:
                     fresh = msgspec.structs.replace(record, state=str(status.state))
                     what = f"disk {record.id:016x}"
                     await self.registry.put(keys.disk(record.id), fresh.encode(), what=what, replace=True)

@@ -18,6 +18,7 @@ import structlog
 from sofs.errors import NotFound, SofsError, Unavailable
 from sofs.hosting.moving import hand_over, imbalance
 from sofs.hosting.part import Part
+from sofs.hosting.recovering import split_name
 from sofs.hosting.recruiting import readmit, recruit
 from sofs.hosting.services import HostingService
 from sofs.hosting.site import Site
@@ -278,11 +279,3 @@ def choose_disk(disks: list[DiskStatus], taken: set[int], by_host: bool) -> Disk
 def only(record: VolumeRecord, replicas: tuple[int, ...]) -> VolumeRecord:
     return msgspec.structs.replace(record, replicas=tuple(each for each in record.replicas if each.id in replicas))
 
-
-def split_name(name: str) -> tuple[int, int]:
-    """The volume and the replica in the name of a replica's directory; 0 if it is none."""
-    volume, _, replica = name.partition("-")
-    try:
-        return int(volume, 16), int(replica, 16)
-    except ValueError:
-        return 0, 0

@@ -81,8 +81,9 @@ def decide(facts: Facts) -> Decision:
         return Decision(Role.NONE, Step.NOTHING)
     if not set(facts.mine) & set(configuration.replicas):
         return Decision(Role.LEARNER, Step.LEARN)
-    if here or (facts.dead and facts.dead == configuration.incarnation):
-        # A former start of this very process, or one that has certainly ended: whatever was promised, it was promised to that.
+    if configuration.coordinator == 0 or here or (facts.dead and facts.dead == configuration.incarnation):
+        # Nobody (it laid the office down), a former start of this very process, or one that has certainly ended: whatever was promised, it was
+        # promised to that.
         return Decision(Role.STANDBY, Step.TAKE_OVER)
     if facts.now >= facts.promised_until:
         return Decision(Role.STANDBY, Step.TAKE_OVER)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sofs.hosting.recovering import known_in_logs
 from sofs.types import Level
 from tests.simulation.cluster.world import World, run
 from tests.simulation.hosts import Hosts
@@ -203,5 +204,22 @@ def test_the_store_may_be_away_and_a_failover_then_waits_for_it() -> None:
         other.line.up = True
         assert await hosts.served(by=other) < 5
         await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_the_logs_know_who_counts_when_the_store_is_lost_for_good() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(2)
+        await hosts.write()
+        await asyncio.sleep(3)
+        assert hosts.machines[0].node is not None
+        view = hosts.machines[0].node.host.view
+        for machine in hosts.machines:
+            machine.kill()
+        for machine in hosts.machines:
+            known = known_in_logs(machine.files, [(1, "/data/disk")])
+            assert {id: each.configuration for id, each in known.items()} == view.configurations
+            assert {id: each.volume for id, each in known.items()} == view.volumes
 
     cluster(2, main)
