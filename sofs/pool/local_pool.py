@@ -93,9 +93,10 @@ class LocalPool:
         self.members.open(disks)
 
     async def update(self, disks: Sequence[DiskSpec]) -> None:
-        """The records of the pool's disks have changed; see `Members.update`."""
-        self.members.update(disks)
-        await self.hear()
+        """The records of the pool's disks have changed; see `Members.update`. New disks of other nodes are missing for a moment still."""
+        await self.members.update(disks)
+        if self._neighbours is not None:
+            self._start(self.hear())
 
     async def hear(self) -> None:
         """Asks other nodes how their disks are; takes two seconds at most for each that does not answer, all at once."""

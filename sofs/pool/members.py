@@ -25,6 +25,7 @@ from sofs.types import DiskId
 
 __all__ = ["DiskSpec", "DiskStatus", "Member", "Members", "Report"]
 
+_FORGETTABLE = (State.RETIRED, State.MISSING, State.FAILED)
 DISTRUSTED_S = 30.0
 """For so long a disk of another node that did not answer in time is asked last."""
 
@@ -73,6 +74,8 @@ class Member:
     state: State
     reason: str = ""
     disk: LocalDisk | RemoteDisk | None = None
+    draining: bool = False
+    """The operator wants it emptied: that outlasts its being missing or failed."""
     since: float = 0.0
     """When it went missing, on the monotonic clock."""
     distrusted_until: float = 0.0
@@ -125,21 +128,18 @@ class Members:
             raise
         self._share_revocations()
 
-    def update(self, specs: Iterable[DiskSpec]) -> None:
-        """The records have changed: takes in disks of other nodes, and lets those go that are gone from the records. This node's own come and
-        go by `add` and `forget` only.
+    async def update(self, specs: Iterable[DiskSpec]) -> None:
+        """The records have changed: takes in disks of other nodes, and lets those go that are gone from the records. This node's own come by `add` only,
+        and go if nothing can be on them any more.
         """
         there = {spec.id: spec for spec in specs}
         for id, member in list(self._members.items()):
             spec = there.pop(id, None)
-            if self.owns(member.spec):
-                continue
             if spec is None:
-                self._report("disk forgotten", disk=f"{id:016x}", path=member.spec.path)
-                del self._members[id]
-                self.ready.pop(id, None)
-                self.changes += 1
-            else:
+                if not self.owns(member.spec) or member.state in _FORGETTABLE:
+                    self._report("disk forgotten", disk=f"{id:016x}", path=member.spec.path)
+                    await self.forget(id, True)
+            elif not self.owns(member.spec):
                 member.spec = spec
                 if spec.lost:
                     self._condemn(member)
@@ -158,7 +158,7 @@ class Members:
 
     def _open(self, spec: DiskSpec) -> None:
         state = spec.state if spec.state in (State.DRAINING, State.RETIRED) else State.HEALTHY
-        member = self._members[spec.id] = Member(spec, state)
+        member = self._members[spec.id] = Member(spec, state, draining=state is State.DRAINING)
         if state is not State.RETIRED:
             self._try_open(member, spec.state is State.FAILED)
 
@@ -166,7 +166,7 @@ class Members:
         assert self._interconnect is not None
         disk = RemoteDisk(self._interconnect.peer(NodeId(spec.node)), self._clock, spec.id, spec.path)
         state = State.RETIRED if spec.state is State.RETIRED else State.MISSING
-        member = self._members[spec.id] = Member(spec, state, "its node has not been heard yet", disk, self._clock.monotonic())
+        member = self._members[spec.id] = Member(spec, state, "its node has not been heard yet", disk, since=self._clock.monotonic())
         if spec.lost:
             self._condemn(member)
 
@@ -280,12 +280,15 @@ class Members:
         self._share_revocations()
         return member.state
 
-    async def forget(self, id: DiskId) -> None:
+    async def forget(self, id: DiskId, whatever: bool = False) -> None:
         """Takes a disk out of the pool that can hold nothing any more: retired, missing or failed. Raises `InvalidArgument`, `NotFound`."""
         member = self.get(id)
-        if member.state not in (State.RETIRED, State.MISSING, State.FAILED):
+        if member.state not in _FORGETTABLE and not whatever:
             raise InvalidArgument(f"disk {id:016x} is {member.state}: drain it first")
         del self._members[id]
+        self.ready.pop(id, None)
+        self.near.pop(id, None)
+        self.changes += 1
         if isinstance(member.disk, LocalDisk):
             await member.disk.close()
 
@@ -377,6 +380,8 @@ class Members:
     def happened(self, member: Member, event: Event, reason: str) -> None:
         """Moves a disk to the state that follows, and tells the node if that is another one."""
         old, new = member.state, after(member.state, event)
+        if member.draining and new is State.HEALTHY:
+            new = State.DRAINING
         if new is old and event not in (Event.READ_ERROR, Event.WRITE_ERROR, Event.ABSENT):
             self._refresh(member)
             return
@@ -409,7 +414,10 @@ class Members:
     def drain(self, id: DiskId, on: bool = True) -> State:
         """Has a disk of this node emptied (volumes write elsewhere what lies on it), or no longer. Raises `InvalidArgument`, `NotFound`."""
         member = self._get_own(id)
-        self.happened(member, Event.DRAIN if on else Event.UNDRAIN, "by the operator")
+        event = Event.DRAIN if on else Event.UNDRAIN
+        after(member.state, event)  # raises if that makes no sense now
+        member.draining = on
+        self.happened(member, event, "by the operator")
         if on and isinstance(member.disk, LocalDisk) and member.disk.empty:
             self.emptied(id)
         return member.state

@@ -142,8 +142,28 @@ def test_a_new_nodes_disks_join_with_their_records() -> None:
         assert cluster[3] not in homes(cluster, at)
         for node in cluster.all:
             await cluster.run(node, node.pool.update(cluster.specs))
+            await cluster.run(node, node.pool.hear())
         placements = [await cluster.write(cluster[1], 10 + number) for number in range(8)]
         assert any(cluster[3] in homes(cluster, at) for at in placements)
+
+    nodes(test)
+
+
+def test_a_disk_that_holds_nothing_any_more_goes_with_its_record() -> None:
+    async def test(cluster: Nodes) -> None:
+        leaving = cluster.specs[2]
+        for _ in range(2):
+            for node in cluster.all:
+                await cluster.run(node, node.pool.update(cluster.specs[:2]))
+            assert [cluster.state(node, leaving.id) for node in cluster.all] == [None, None, State.HEALTHY], "it may hold something"
+            await cluster.run(cluster[1], cluster[1].pool.update(cluster.specs))
+            await cluster.run(cluster[1], cluster[1].pool.hear())
+        assert await cluster.run(cluster[1], cluster[1].pool.drain(leaving.id)) is State.RETIRED
+        for node in cluster.all:
+            await cluster.run(node, node.pool.update(cluster.specs[:2]))
+            assert cluster.state(node, leaving.id) is None
+        lock = cluster[3].files.lock("/disks/d0/lock")
+        lock.close()
 
     nodes(test)
 

@@ -657,6 +657,23 @@ def test_a_drained_disk_takes_nothing_new_and_retires_when_empty(host: Host) -> 
     host.run(main())
 
 
+def test_a_disk_that_was_away_is_still_to_be_drained(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root, 3)
+        at = await rig.write(1)
+        leaving = at.fragments[0].disk
+        path = next(spec.path for spec in rig.specs if spec.id == leaving)
+        rig.pool.members.drain(leaving)
+        host.files.rename(path, f"{host.root}/pulled")
+        assert await rig.pool.members.reopen(leaving) is State.MISSING
+        host.files.rename(f"{host.root}/pulled", path)
+        assert await rig.pool.members.reopen(leaving) is State.DRAINING
+        assert rig.pool.members.drain(leaving, False) is State.HEALTHY
+        await rig.pool.close()
+
+    host.run(main())
+
+
 def test_tiers_are_separate_and_counted_apart(host: Host) -> None:
     async def main() -> None:
         specs = [make(host.files, host.random, f"{host.root}/{tier}", tier=tier) for tier in ("ssd", "hdd")]
