@@ -85,6 +85,11 @@ class CoordinationConfig:
     )
     endpoints: list[str] = _setting(["127.0.0.1:2379"], "The etcd members, `host:port` each.")
     prefix: str = _setting("sofs/", "What all keys in etcd begin with, so that clusters can share one.")
+    authority_file: str = _setting(
+        "", "The certificate (PEM) of whoever signed etcd's, as an absolute path; empty: without TLS, for a network of the nodes' own."
+    )
+    certificate_file: str = _setting("", "This node's certificate for an etcd that asks for one, with `key_file`.")
+    key_file: str = _setting("", "The key of that certificate.")
 
 
 @dataclass

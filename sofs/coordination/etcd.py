@@ -11,8 +11,9 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import grpc
 from aetcd import rpc
 
 from sofs.coordination.store import (
@@ -28,7 +29,7 @@ from sofs.coordination.store import (
 )
 from sofs.errors import NoSpace, NotFound, SofsError, Unavailable
 
-__all__ = ["EtcdStore"]
+__all__ = ["Credentials", "EtcdStore"]
 
 T = TypeVar("T")
 
@@ -47,17 +48,27 @@ _UNREAD = 100
 """How far a watch reads ahead of its user."""
 
 
+class Credentials(NamedTuple):
+    """For TLS with etcd, as PEM."""
+
+    authority: bytes
+    """Who signed its members' certificates."""
+    certificate: bytes | None = None
+    """This node's, with its key, if etcd asks for one."""
+    key: bytes | None = None
+
+
 class EtcdStore:
     """`Store` in an etcd cluster. To be made on a running loop."""
 
-    def __init__(self, endpoints: Sequence[tuple[str, int]], root: str = "sofs/", timeout: float = 5.0) -> None:
+    def __init__(
+        self, endpoints: Sequence[tuple[str, int]], root: str = "sofs/", timeout: float = 5.0, credentials: Credentials | None = None
+    ) -> None:
         """`root` is put before every key, so that several clusters can share an etcd; `timeout` bounds every call, in seconds."""
         self._root = root
         self.timeout = timeout
-        self._channels = [
-            rpc.insecure_channel(f"{_bracketed(host)}:{port}", options=_OPTIONS) for host, port in endpoints
-        ]
         self._names = [f"{_bracketed(host)}:{port}" for host, port in endpoints]
+        self._channels = [_channel(name, credentials) for name in self._names]
         self._current = 0
         self._closed = False
         self._watches: set[EtcdWatch] = set()
@@ -338,6 +349,13 @@ class EtcdWatch:
         while len(self._seen) > _UNREAD:
             self._taken.clear()
             await self._taken.wait()
+
+
+def _channel(name: str, credentials: Credentials | None) -> Any:
+    if credentials is None:
+        return rpc.insecure_channel(name, options=_OPTIONS)
+    authority, certificate, key = credentials
+    return rpc.secure_channel(name, grpc.ssl_channel_credentials(authority, key, certificate), options=_OPTIONS)
 
 
 def _passing(error: rpc.AioRpcError) -> bool:

@@ -22,13 +22,19 @@ def free_ports(count: int) -> list[int]:
 class EtcdServer:
     """One member; starts, stops, freezes and thaws."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tls: tuple[Path, Path, Path] | None = None) -> None:
+        """`tls`: files with the authority of clients' certificates, and with its own certificate and key."""
         self._directory = directory
+        self._tls = tls
         self.port, self._peer_port = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        client, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
+        client, peer = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}", f"http://127.0.0.1:{self._peer_port}"
+        options = []
+        if self._tls is not None:
+            authority, certificate, key = self._tls
+            options = ["--client-cert-auth", f"--trusted-ca-file={authority}", f"--cert-file={certificate}", f"--key-file={key}"]
         with open(self._directory / "etcd.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -36,6 +42,7 @@ class EtcdServer:
                     f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
                     f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}", "--unsafe-no-fsync",
                     "--heartbeat-interval=50", "--election-timeout=500", "--logger=zap", "--log-outputs=stderr",
+                    *options,
                 ],
                 stdout=log, stderr=log, env={**os.environ, "ETCD_UNSUPPORTED_ARCH": ""},
             )  # fmt: skip
