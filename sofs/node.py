@@ -295,13 +295,26 @@ async def _answering(store: Store) -> None:
 
 def open_etcd(config: Config) -> Store:
     """Raises `ConfigError`."""
-    from sofs.coordination.etcd import EtcdStore  # grpc takes a while to import
+    from sofs.coordination.etcd import Credentials, EtcdStore  # grpc takes a while to import
 
+    coordination = config.coordination
     try:
-        endpoints = [endpoint(text) for text in config.coordination.endpoints]
+        endpoints = [endpoint(text) for text in coordination.endpoints]
     except ConfigError:
         raise ConfigError(f"coordination.endpoints: {config.coordination.endpoints}; write HOST:PORT, such as 10.0.0.1:2379") from None
-    return EtcdStore(endpoints, config.coordination.prefix)
+    credentials = None
+    if coordination.authority_file:
+        files = (coordination.authority_file, coordination.certificate_file, coordination.key_file)
+        credentials = Credentials(*(_read(path) if path else None for path in files))  # type: ignore[arg-type]  # the first is there
+    return EtcdStore(endpoints, coordination.prefix, credentials=credentials)
+
+
+def _read(path: str) -> bytes:
+    """Raises `ConfigError`."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; [coordination] names it for TLS with etcd") from None
 
 
 def _make_durable(files: SystemFiles, path: Path) -> None:
