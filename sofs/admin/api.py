@@ -20,6 +20,10 @@ class Disk(Struct):
     """healthy, suspect, missing, failed, draining or retired; `missing` disks have no sizes."""
     total: int = 0
     free: int = 0
+    node: str = ""
+    """The name of the node that has it."""
+    reason: str = ""
+    """Of its state, if there is one to tell."""
 
 
 class Pool(Struct):
@@ -243,6 +247,12 @@ class NewDisk(Struct):
     """Take the disk although it carries a label or data of something else."""
 
 
+class DrainDisk(Struct):
+    disk: str
+    on: bool = True
+    """False: it is to be used again."""
+
+
 class NewPool(Struct):
     name: str
 
@@ -307,6 +317,10 @@ class Operations(Protocol):
     async def disks(self) -> list[Disk]: ...
 
     async def add_disk(self, request: NewDisk) -> Disk: ...
+
+    async def drain_disk(self, request: DrainDisk) -> Disk: ...
+
+    async def remove_disk(self, name: str) -> None: ...
 
     async def pools(self) -> list[Pool]: ...
 

@@ -81,6 +81,8 @@ class AdminServer:
                 web.delete("/vips/{name}", _named(op.remove_vip)),
                 web.get("/disks", _answer(op.disks)),
                 web.post("/disks", _change(op.add_disk, api.NewDisk)),
+                web.post("/disks/drain", _change(op.drain_disk, api.DrainDisk)),
+                web.delete("/disks/{name}", _named(op.remove_disk)),
                 web.get("/pools", _answer(op.pools)),
                 web.post("/pools", _change(op.create_pool, api.NewPool)),
                 web.get("/volumes", _answer(op.volumes)),

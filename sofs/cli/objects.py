@@ -13,7 +13,7 @@ from sofs.cli import show
 from sofs.cli.target import Target, on_node
 from sofs.errors import InvalidArgument
 
-disk = typer.Typer(help="Disks of the node.", no_args_is_help=True)
+disk = typer.Typer(help="Disks of all nodes.", no_args_is_help=True)
 pool = typer.Typer(help="Pools: disks that hold volumes together.", no_args_is_help=True)
 volume = typer.Typer(help="Volumes: file systems in a pool.", no_args_is_help=True)
 share = typer.Typer(help="Shares: volumes, as clients see them.", no_args_is_help=True)
@@ -46,6 +46,26 @@ def disk_list(on: Target) -> None:
     """All disks, with their state."""
     disks = on.client.get("/disks", list[api.Disk])
     on.list(disks, show.DISKS, "No disks yet: sofs disk add PATH")
+
+
+@disk.command("drain")
+@on_node
+def disk_drain(
+    on: Target,
+    disk: Annotated[str, typer.Argument(help="Its id.")],
+    undo: Annotated[bool, typer.Option("--undo", help="It is to be used again.")] = False,
+) -> None:
+    """Have a disk emptied: volumes write elsewhere what lies on it, and when it is empty it is retired."""
+    found = on.client.post("/disks/drain", api.DrainDisk(disk, not undo), api.Disk)
+    on.tell(found, f"disk {found.id} is {found.state}")
+
+
+@disk.command("remove")
+@on_node
+def disk_remove(on: Target, disk: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+    """Forget a disk that is retired, failed or missing. What had copies on it is copied elsewhere from the others."""
+    on.client.delete("disks", disk)
+    on.tell({"removed": disk}, f"disk {disk} removed")
 
 
 @pool.command("create")

@@ -59,6 +59,7 @@ def _plain(text: str) -> str:
 
 DISKS: list[Column] = [
     ("DISK", lambda d: d.id),
+    ("NODE", lambda d: d.node),
     ("PATH", lambda d: d.path),
     ("TIER", lambda d: d.tier),
     ("POOL", lambda d: d.pool),

@@ -26,10 +26,10 @@ from sofs.hosting.part import Part
 from sofs.operations.asking import OPERATOR, ask
 from sofs.operations.check import check_volumes
 from sofs.operations.cluster import ClusterOperations
+from sofs.operations.disks import Disks
 from sofs.operations.nodes import Addresses, Nodes
 from sofs.operations.quotas import Quotas
 from sofs.operations.snapshots import Snapshots
-from sofs.pool.members import DiskStatus
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
 from sofs.types import ROOT, Inode, Kind, OpenId, VolumeId
@@ -63,6 +63,11 @@ class NodeOperations:
         clustered = ClusterOperations(assembly, self.volumes)
         self.cluster = clustered.cluster
         self.members = clustered.members
+        disks = Disks(assembly)
+        self.disks = disks.all
+        self.add_disk = disks.add
+        self.drain_disk = disks.drain
+        self.remove_disk = disks.remove
         nodes = Nodes(assembly)
         self.drain = nodes.drain
         self.undrain = nodes.undrain
@@ -112,16 +117,7 @@ class NodeOperations:
         counters = {name: dict(pool.counters) for name, pool in self._host.pools.items()}
         return metrics.render(await self.status(), traffic, counters)
 
-    # Disks and pools
-
-    async def disks(self) -> list[api.Disk]:
-        return [_disk(status, pool.name) for pool in self._host.pools.values() for status in pool.disks()]
-
-    async def add_disk(self, request: api.NewDisk) -> api.Disk:
-        added = await self._host.add_disk(
-            request.path, request.tier, request.pool, request.size, request.force
-        )
-        return _disk(added, request.pool)
+    # Pools
 
     async def pools(self) -> list[api.Pool]:
         result = []
@@ -298,18 +294,6 @@ class NodeOperations:
         wanted = [self._host.named(request.volume)] if request.volume else list(self._host.volumes.values())
         async for step in check_volumes(self._host, wanted, request.data):
             yield step
-
-
-def _disk(status: DiskStatus, pool: str) -> api.Disk:
-    return api.Disk(
-        id=f"{status.id:016x}",
-        path=status.path,
-        tier=status.tier,
-        pool=pool,
-        state=str(status.state),
-        total=status.usage.total,
-        free=status.usage.free,
-    )
 
 
 def _shown(share: Share, volume: str) -> api.Share:
