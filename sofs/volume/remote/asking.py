@@ -1,8 +1,9 @@
 """Questions about one volume on their way to whichever node coordinates it, repeated until they are answered.
 
 All that is under way is kept in the order in which it was asked. When anything goes wrong (a connection breaks, the other node refuses, another one
-coordinates), a new *era* begins: everything without an answer is asked again, in order, and what is new stands behind it. An answer counts whichever era it
-belongs to. A question that changes something is never given up once it has been sent: it may have been carried out, and only the coordinator can tell.
+coordinates), a new *era* begins: everything without an answer is asked again, in order, and what is new stands behind it. A reply counts whichever era it
+belongs to; but that something was refused counts only if it has not been asked again since, for what is refused leaves no token, and may be carried
+out when it arrives once more. A question that changes something is never given up once it has been sent: it may have been carried out, and only the coordinator can tell.
 """
 
 import math
@@ -43,7 +44,7 @@ Then = Callable[[Found | SofsError, Buffer], None]
 class Question:
     """One that has not been answered."""
 
-    __slots__ = ("deadline", "done", "kind", "number", "payload", "repeatable", "rest", "sent", "sequence", "slot", "then")
+    __slots__ = ("deadline", "done", "era", "kind", "number", "payload", "repeatable", "rest", "sent", "sequence", "slot", "then")
 
     def __init__(self, kind: Kind, rest: bytes, payload: Buffer, slot: int, sequence: int, repeatable: bool, deadline: float, then: Then) -> None:
         self.kind = kind
@@ -58,6 +59,8 @@ class Question:
         """Its place in the order of all."""
         self.sent = False
         """Ever."""
+        self.era = 0
+        """In which it was sent last."""
         self.done = False
 
 
@@ -185,7 +188,7 @@ class Asker:
 
     def _send(self, question: Question) -> None:
         assert self._peer is not None
-        question.sent, era = True, self._era
+        question.sent, question.era, era = True, self._era, self._era
         head = encode_head(question.kind, question.slot, era, self._volume, question.sequence)
         payload = (question.payload,) if question.payload else ()
         self._peer.ask(SERVICE, head + question.rest, payload, lambda outcome: self._answered(question, era, outcome), deadline_s=_FOREVER_S)
@@ -218,6 +221,8 @@ class Asker:
         self._pause_s = _SHORTEST_S
         if not isinstance(found, SofsError):
             self._note(found)
+        elif era != question.era and not question.repeatable:
+            return
         payload: Buffer = b""
         if isinstance(outcome, Answer) and outcome.payload and len(outcome.body):
             payload = outcome.payload[0]

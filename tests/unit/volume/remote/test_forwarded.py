@@ -21,6 +21,7 @@ from sofs.volume.api import (
     Lookup,
     MakeSnapshot,
     Open,
+    Remove,
     Stateless,
     Token,
     Unlock,
@@ -152,7 +153,7 @@ def test_what_was_answered_before_the_coordinator_ended_is_not_carried_out_again
     async def scenario(rig: FarRig) -> None:
         far = rig.between.far
         made = asyncio.ensure_future(far.call(_make(b"a"), None, SMB))
-        while rig.local.core.look(ROOT, b"a", False)[0] is None:
+        while rig.local.core.look(ROOT, b"a", False)[0] is None:  # noqa: ASYNC110
             await asyncio.sleep(1e-5)
         cut(rig)  # it has been carried out, and the answer is lost
         await reopened(rig, orderly=False)
@@ -367,7 +368,7 @@ def test_a_recall_that_overtakes_the_reply_to_its_open_is_told_again_behind_it()
         rig.told.recall = lambda volume, recall: order.append("recall")  # type: ignore[method-assign]
         opening = asyncio.ensure_future(far.call(rig.smb_request(b"f", rights=RWH, key=b"k"), None, SMB))
         opening.add_done_callback(lambda _: order.append("reply"))
-        while not rig.local.core.opens:
+        while not rig.local.core.opens:  # noqa: ASYNC110
             await asyncio.sleep(1e-5)
         waiting = asyncio.ensure_future(_asked(rig.local.call(rig.smb_request(b"f", access=READS), None, OWN)))
         reply: Any = await opening
@@ -447,5 +448,22 @@ def test_a_request_that_was_not_carried_out_is_given_up_in_the_end() -> None:
             await rig.between.far.call(Lookup(SUPER, ROOT, ()), None, SMB)
         assert 119 < rig.clock.monotonic() - began < 130
         rig.between.serve(rig.local)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("delay", [number * 5e-5 for number in range(12)])
+def test_what_is_told_to_have_failed_has_no_effect_later(delay: float) -> None:
+    """A refusal leaves no token: asked once more because the configuration has changed, the same request may find what it did not find before."""
+
+    async def scenario(rig: FarRig) -> None:
+        asked = asyncio.ensure_future(rig.between.far.call(Remove(SUPER, ROOT, b"a"), None, SMB))
+        await asyncio.sleep(delay)
+        where = rig.between.where[1]
+        where.moved(where.coordinator._replace(version=where.coordinator.version + 1))
+        rig.local.call(_make(b"a"), None, OWN)
+        outcome = (await asyncio.gather(asked, return_exceptions=True))[0]
+        await asyncio.sleep(0.1)
+        assert (rig.names() == {b"a"}) == isinstance(outcome, NotFound)
 
     run(scenario)
