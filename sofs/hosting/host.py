@@ -182,6 +182,7 @@ class Host:
             self._take_records()
         if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
             self._pools_changed.set()
+            self.site.lacking()
         for part in self.parts.values():
             part.wake()
 

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from sofs.cluster import Incarnation, NodeId
-from sofs.errors import Damaged, DiskFailed, Fenced, ReadOnly, SofsError, Unavailable
+from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, ReadOnly, SofsError, Unavailable
 from sofs.hosting.asking import ask_checkpoints, node_of
 from sofs.hosting.hosted import Hosted
 from sofs.hosting.opening import as_configuration, changer, reader, serve, store_settings
@@ -227,7 +227,7 @@ class Part:
             if id in self.standbys or self._not_now(id):
                 continue
             try:
-                standby = open_standby(
+                standby = await open_standby(
                     site.files,
                     site.clock,
                     place,
@@ -263,7 +263,7 @@ class Part:
 
     def _trouble(self, id: int, error: SofsError) -> None:
         reason = str(error) or type(error).__name__
-        if self.problems.get(id) != reason:
+        if self.problems.get(id) != reason and not isinstance(error, NotFound):  # it may be about to be made
             log.warning("replica.not_usable", volume=self.hosted.record.name, replica=f"{id:016x}", reason=reason)
         self.problems[id] = reason
         if isinstance(error, Damaged | DiskFailed | ReadOnly | Fenced):

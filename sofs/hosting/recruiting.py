@@ -71,7 +71,7 @@ async def recruit(site: Site, part: Part, store: Store, disk: DiskStatus, stoppi
         place = part.mine.get(replica.id)
         if place is None:
             raise Unavailable(f"disk {disk.path} has gone meanwhile")
-        await add_replica(store, place, stopping, site.boot)
+        await add_replica(store, place, site.boot, stopping)
     else:
         await _recruit_elsewhere(site, part, store, replica, stopping)
     log.info("redundancy.added", volume=hosted.record.name, at=where, replicas=store.log.replicas)

@@ -142,7 +142,7 @@ class HostingService:
         making = self._found(message.replica)
         await self._forget(message.replica)
         configuration = await site.registry.configuration(message.volume)
-        standby = open_standby(
+        standby = await open_standby(
             site.files,
             site.clock,
             making.place,

@@ -18,7 +18,7 @@ process, the page cache has them and believes that the disk does, too. A further
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -30,10 +30,13 @@ from sofs.log.record import ALIGNMENT, MAGIC, Header
 from sofs.log.replica import Replica
 from sofs.types import Lsn
 
-__all__ = ["Recovered", "newest_version", "recover"]
+__all__ = ["Recovered", "newest_version", "recover", "recover_in_slices"]
 
 _AHEAD = 4 << 20
 """Bytes read at a time."""
+
+_SLICE = 100
+"""Records between two pauses."""
 
 
 class Recovered(NamedTuple):
@@ -64,16 +67,25 @@ def recover(
     Raises `Damaged`, naming file, offset and remedy, and `DiskFailed` if no replica can be read.
     """
     run = _Recovery(replicas, start, version)
-    while (found := run.next()) is not None:
-        header, operations = found
-        if operations:
-            apply(header.lsn, operations, header.address)
-    if run.readers:
-        run.check_end(unbroken())
-        run.write_again()
-    if not run.readers:
-        raise DiskFailed("no copy of the log can be read: " + "; ".join(run.failures))
-    return Recovered(run.at, [reader.replica for reader in run.readers], run.records, run.repaired, run.stable, tuple(run.unsure))
+    while run.step(apply):
+        pass
+    return run.finish(unbroken)
+
+
+async def recover_in_slices(
+    replica: Replica,
+    start: Mark,
+    version: int,
+    unbroken: Callable[[], bool],
+    apply: Callable[[Lsn, bytes, int], None],
+    pause: Callable[[], Awaitable[None]],
+) -> Recovered:
+    """The same of one copy, where others are served meanwhile: `pause` lets them have their turn."""
+    run = _Recovery([replica], start, version)
+    while run.step(apply):
+        if run.records % _SLICE == 0:
+            await pause()
+    return run.finish(unbroken)
 
 
 def newest_version(replica: Replica, start: Mark) -> int:
@@ -111,6 +123,25 @@ class _Recovery:
         self._version = version
         self._size = replicas[0].segment_size
         self._logger = structlog.get_logger(component="log", place=replicas[0].place)
+
+    def step(self, apply: Callable[[Lsn, bytes, int], None]) -> bool:
+        """Applies the next record; False at the end."""
+        found = self.next()
+        if found is None:
+            return False
+        header, operations = found
+        if operations:
+            apply(header.lsn, operations, header.address)
+        return True
+
+    def finish(self, unbroken: Callable[[], bool]) -> Recovered:
+        if self.readers:
+            self.check_end(unbroken())
+            self.write_again()
+        if not self.readers:
+            raise DiskFailed("no copy of the log can be read: " + "; ".join(self.failures))
+        replicas = [reader.replica for reader in self.readers]
+        return Recovered(self.at, replicas, self.records, self.repaired, self.stable, tuple(self.unsure))
 
     def next(self) -> tuple[Header, bytes] | None:
         """The next record, now on every replica; None at the end."""

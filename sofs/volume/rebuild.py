@@ -12,7 +12,8 @@ from sofs.log.replica import FIRST, LocalReplica
 from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Lsn
-from sofs.volume.recovery import Opened, Place, Store, note
+from sofs.volume.memory import INCOMPLETE, note_whole
+from sofs.volume.recovery import Opened, Place, Store
 
 __all__ = ["add_replica", "remove_replica"]
 
@@ -24,9 +25,7 @@ _SYNC_EVERY = 16 << 20
 """Bytes copied between two syncs: more at once would hold up the syncs that clients wait for."""
 
 
-async def add_replica(
-    store: Store, place: Place, stopping: Callable[[], bool] = lambda: False, boot: bytes | None = None
-) -> None:
+async def add_replica(store: Store, place: Place, boot: bytes, stopping: Callable[[], bool] = lambda: False) -> None:
     """Makes a replica at `place`, an empty or absent directory, and has it count. The volume goes on meanwhile.
 
     Raises `NoSpace`, `DiskFailed`, `Unavailable` (also once `stopping` says so); then the volume is as it was before. One at a time, and
@@ -34,6 +33,7 @@ async def add_replica(
     """
     files, log, checkpoints = store.files, store.log, store.checkpoints
     files.make_directory(f"{place.path}/log")
+    note_whole(files, place.path, INCOMPLETE)
     lock = files.lock(f"{place.path}/lock")
     replica = LocalReplica(files, f"{place.path}/log", store.log_id, place.id, store.settings.log.segment_size)
     try:
@@ -47,13 +47,13 @@ async def add_replica(
             records = files.records(f"{place.path}/records", store.settings.records_size)
             try:
                 await replica.sync()
+                # It lacks nothing, and must not pass for incomplete once it counts.
+                note_whole(files, place.path, boot)
                 await log.promote(replica)
             except BaseException:
                 records.close()
                 raise
             checkpoints.records[place.id] = records
-            if boot is not None:
-                note(files, place, boot)
             store.opened.append(Opened(place, lock, replica, records, checkpoints.done))
     except BaseException:
         log.leave(replica)

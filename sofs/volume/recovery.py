@@ -229,7 +229,7 @@ async def _open(
     settings: StoreSettings,
 ) -> Store:
     # Before a version is taken: it might be the one that the newest records carry.
-    refuse_older_store(opened, configuration.version)
+    refuse_older_store(max(newest_version(each.replica, each.mark) for each in opened), configuration.version)
     ids = tuple(each.place.id for each in opened)
     configuration = configuration._replace(version=configuration.version + 1, replicas=ids)
     await change(configuration)
@@ -377,9 +377,8 @@ def is_unbroken(note: bytes | None, boot: bytes, keyspace: KeySpace) -> bool:
     return note != BROKEN and former is not None and former.boot == boot
 
 
-def refuse_older_store(opened: Sequence[Opened], version: int) -> None:
-    """Raises `Fenced` if a log was written under a newer configuration than the coordination store's newest."""
-    newest = max(newest_version(each.replica, each.mark) for each in opened)
+def refuse_older_store(newest: int, version: int) -> None:
+    """Raises `Fenced` if a log was written under a newer configuration (`newest`) than the coordination store's newest."""
     if newest > version:
         raise Fenced(
             f"the volume was last written under configuration {newest}, and the coordination store knows {version} as its "

@@ -13,14 +13,14 @@ import structlog
 from sofs.errors import DiskFailed, SofsError
 from sofs.log.configuration import Configuration, Mark
 from sofs.log.follower import Follower
-from sofs.log.recovery import recover
+from sofs.log.recovery import recover_in_slices
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Lsn
 from sofs.volume.batch import Apply
 from sofs.volume.checkpoint import Checkpoints
 from sofs.volume.duties import begin
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.memory import BROKEN
+from sofs.volume.memory import BROKEN, INCOMPLETE, note_whole
 from sofs.volume.recovery import (
     Opened,
     Place,
@@ -36,6 +36,7 @@ from sofs.volume.recovery import (
 __all__ = ["Standby", "open_standby"]
 
 _QUIET_S = 0.005
+_ANY_VERSION = (1 << 32) - 1
 
 
 class Standby:
@@ -97,7 +98,14 @@ class Standby:
         return self._clock.sleep(_QUIET_S) if follower.failure is None and not follower.settled else None
 
     def _whole(self) -> None:
-        note(self._files, self.opened.place, self._boot)
+        try:
+            note_whole(self._files, self.opened.place.path, self._boot)
+        except SofsError as error:
+            if self.opened.noted != INCOMPLETE:
+                return  # without the note it passes for less than it is
+            # The next start would throw it away, so it must not count.
+            self.follower.close()
+            self._failed(error)
 
     def _failed(self, error: SofsError) -> None:
         if isinstance(error, DiskFailed):
@@ -133,7 +141,7 @@ class _Followed:
         raise AssertionError("the only replica's failure is raised, not told")
 
 
-def open_standby(
+async def open_standby(
     files: Files,
     clock: Clock,
     place: Place,
@@ -154,14 +162,16 @@ def open_standby(
     """
     opened = open_place(files, place, log_id, settings, complete=origin is None)
     try:
-        refuse_older_store([opened], configuration.version)
         keyspace = KeySpace(opened.records, appliers)
 
         def unbroken() -> bool:
             return is_unbroken(opened.noted, boot, keyspace)
 
         if origin is None:
-            recovered = recover([opened.replica], opened.mark, configuration.version, unbroken, keyspace.apply)
+            recovered = await recover_in_slices(
+                opened.replica, opened.mark, _ANY_VERSION, unbroken, keyspace.apply, lambda: clock.sleep(0)
+            )
+            refuse_older_store(recovered.end.version, configuration.version)
             end, stable, tail, replayed = recovered.end, recovered.stable, recovered.tail, recovered.records
         else:
             end, stable, tail, replayed = origin, origin, (), 0

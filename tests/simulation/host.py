@@ -67,6 +67,10 @@ class Host:
         self.files.sync_directory("/")
         self.store = ConfigurationStore(Configuration(1, tuple(place.id for place in self.places)))
 
+    @property
+    def boot(self) -> bytes:
+        return f"boot {self.boots}".encode()
+
     async def rebuild(self, store: Store) -> None:
         """Has a new replica take the place of one that is lost, on the same disk."""
         number = next(number for number, place in enumerate(self.places) if place.id not in self.store.configuration.replicas)
@@ -74,7 +78,7 @@ class Host:
         place = place._replace(path=f"/disk{number}/log-{place.id:x}")
         # Noted first, as a node does in its records: a place that the configuration does not name is left alone.
         self.places[number] = place
-        await add_replica(store, place)
+        await add_replica(store, place, self.boot)
 
     async def open(self, loop: SimulatedLoop, appliers: Mapping[int, Apply]) -> tuple[SimulatedClock, Store]:
         clock = SimulatedClock(loop)
@@ -86,7 +90,7 @@ class Host:
             self.store.configuration,
             lambda wanted: self.store.change(clock, self.random, wanted),
             log_id=LOG_ID,
-            boot=f"boot {self.boots}".encode(),
+            boot=self.boot,
             appliers=appliers,
             settings=self.settings,
         )
