@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sofs.coordination.store import Condition, Put
-from sofs.errors import NoSpace, SofsError
+from sofs.errors import NoSpace, SofsError, Unavailable
 from sofs.log.configuration import Configuration
 from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING
@@ -173,28 +173,40 @@ class Group:
         """All is well again: every replica counts and holds the same, and nothing that was promised is missing."""
         async with asyncio.timeout(_WELL_S):
             await self.made_up()
-        machine = self.serving()
-        assert machine is not None
-        leader = machine.node
-        while True:
-            try:
-                await machine.ask(lambda member: member.write(self.written + 1, b"last", Level.STABLE))
-                break
-            except NoSpace:  # until the next checkpoint
+        async with asyncio.timeout(_WELL_S):
+            while not await self._checked():  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        await machine.ask(lambda member: member.show(dict(self.judge.committed)))
-        await machine.ask(lambda member: member.check_copies())
+            await self.made_up()
+        machine = self.serving()
+        assert machine is not None and machine.node is not None
+        leader: Member = machine.node
         # What is stable is known everywhere with the next beacon.
         await asyncio.sleep(2.0)
         stable, start = leader.log.stable, leader.log.start
         expected = {key: value for key, value in self._records(leader).items() if start <= key < stable}
         for other in self.machines:
             member = other.node
+            assert isinstance(member, Member) and member.own is not None and leader.own is not None
             self.judge.look(other.files)
             found = {key: value for key, value in self._records(member).items() if start <= key < stable}
             assert found == expected or min(found) > start, f"{other.name} holds other records than {machine.name}"
             assert all(expected[key] == value for key, value in found.items())
             assert member.own.machine.entries == leader.own.machine.entries, f"the machine of {other.name} differs from that of {machine.name}"
+
+    async def _checked(self) -> bool:
+        """Whether whoever serves could write once more, and read everything in every copy. Raises what is wrong with that."""
+        machine = self.serving()
+        if machine is None:
+            return False
+        self.written += 1
+        try:
+            await machine.ask(lambda member: member.write(self.written, b"last", Level.STABLE))
+            await machine.ask(lambda member: member.show(dict(self.judge.committed)))
+            await machine.ask(lambda member: member.check_copies())
+        except (NoSpace, Unavailable):
+            # Until the next checkpoint, or until a connection that broke is there again.
+            return False
+        return True
 
     def _records(self, member: Member) -> dict[int, int]:
         """By position, the checksum of the record of the newest version there."""

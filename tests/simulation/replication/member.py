@@ -517,8 +517,8 @@ class Member:
                     if waiting is not None:
                         await waiting
                 except ExtentGone:
-                    # A coordinator before this one had it trimmed there; here the own checkpoint was older.
-                    assert replica and entry.lsn < own.machine.mark.lsn
+                    # A coordinator before this one had it trimmed there, and its checkpoint has it; here the own one was older.
+                    assert entry.lsn < log.remotes.counted[replica - 1].checkpointed
                     continue
                 if crc32c(data) != entry.checksum:
                     raise Damaged(f"copy {replica} has other bytes at {entry.address}")
