@@ -118,7 +118,8 @@ class Assembly:
         self.host = self._host()
         routes = self.routes = RoutedVolumes(self.interconnect, ports.clock)
         self.host.on_volume, self.host.routes = self._route, self.volume
-        if self.membership is not None:
+        if self.membership is not None and self.interconnect is not None:
+            await self._listen(self.interconnect)
             former = self.claim.former
             await self.membership.start(
                 self.name,
@@ -130,6 +131,8 @@ class Assembly:
         if self.membership is not None and self.interconnect is not None:
             self._parts.push_async_callback(Watchman(self.membership, self.interconnect, ports.clock, routes).close)
         await self.host.open()
+        if self.interconnect is not None:
+            self.interconnect.complete = True
 
     def _route(self, where: Whereabouts) -> None:
         self.routes.add(where)
@@ -208,7 +211,11 @@ class Assembly:
             admit=membership.admit,
         )
         self._parts.push_async_callback(interconnect.close)
+        interconnect.complete = False
         membership.on_change(interconnect.review)
+
+    async def _listen(self, interconnect: NetworkInterconnect) -> None:
+        """Who calls what is not there yet is told to try again."""
         self._addresses = []
         for text in self.config.cluster.addresses:
             host, port = endpoint(text)

@@ -25,6 +25,7 @@ from sofs.config import Config, amended, load
 from sofs.coordination import Entry, Put, Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import Busy, ConfigError, InvalidArgument, NotFound, Unavailable
+from sofs.hosting.recovering import known_in_logs
 from sofs.node import open_etcd
 from sofs.records import ConfigurationRecord, DiskRecord
 from sofs.runtime.system_clock import SystemClock, SystemRandom
@@ -338,6 +339,7 @@ def recover_cluster(data: Path, etcd: Sequence[str]) -> Recovered:
     async def work() -> Recovered:
         with place.held() as own:
             copy = read_copy(place.files, str(data))
+            _learn_from_logs(place, copy, own)
             async with place.store() as store:
                 outcome = await restore(store, copy)
                 await authority_of(store)
@@ -346,6 +348,17 @@ def recover_cluster(data: Path, etcd: Sequence[str]) -> Recovered:
             return Recovered(own.cluster, *outcome)
 
     return _run(work)
+
+
+def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> None:
+    """The replicas on this node's disks may know of a change that came too late for the copy."""
+    disks = [DiskRecord.decode(value) for key, value in copy.items() if key.startswith(keys.DISKS)]
+    paths = [(disk.id, str(place.data / disk.path)) for disk in disks if disk.node == own.id]
+    for volume, known in known_in_logs(place.files, paths).items():
+        copy.setdefault(keys.volume(volume), known.volume.encode())
+        key = keys.configuration(volume)
+        if key not in copy or ConfigurationRecord.decode(copy[key]).version < known.configuration.version:
+            copy[key] = known.configuration.encode()
 
 
 __all__ = [

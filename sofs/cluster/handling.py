@@ -8,15 +8,24 @@ import structlog
 from sofs.cluster import Answer, Asked, Handler, Outcome
 from sofs.errors import NotSupported, PeerError, SofsError, Unavailable
 
-__all__ = ["Waiting", "ask_handler", "outcome_of"]
+__all__ = ["Services", "Waiting", "ask_handler", "outcome_of"]
 
 log = structlog.get_logger("cluster")
 
 
-def ask_handler(services: dict[bytes, Handler], name: bytes, asked: Asked) -> Outcome | Awaitable[Answer]:
+class Services(dict[bytes, Handler]):
+    """A node's, by name."""
+
+    complete = True
+    """Else the node is starting, and some are not there yet."""
+
+
+def ask_handler(services: Services, name: bytes, asked: Asked) -> Outcome | Awaitable[Answer]:
     """What the handler answers, at once or later. Raises `PeerError` only."""
     handler = services.get(name)
     if handler is None:
+        if not services.complete:
+            return Unavailable("the node is starting")
         return NotSupported(f"no service {name.decode(errors='replace')!r} on this node")
     try:
         return handler(asked)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from sofs.cluster import Handler, Incarnation, NodeId
 from sofs.cluster.frames import Hello, Welcome
+from sofs.cluster.handling import Services
 from sofs.cluster.peers import NetworkPeer, OwnPeer
 from sofs.cluster.serving import ServingLink
 from sofs.cluster.stream import Addresses, Identify, Identity
@@ -44,7 +45,7 @@ class NetworkInterconnect:
         self._identify = identify
         self._addresses = addresses
         self._admit = admit
-        self._services: dict[bytes, Handler] = {}
+        self._services = Services()
         self._peers: dict[NodeId, NetworkPeer | OwnPeer] = {}
         self._links: dict[ServingLink, Connection] = {}
         self._callers: dict[tuple[int, int], ServingLink] = {}
@@ -70,6 +71,15 @@ class NetworkInterconnect:
             link.stop()
             link.end("the node is stopping")
         await asyncio.sleep(0)
+
+    @property
+    def complete(self) -> bool:
+        """Every service is there; until then who asks for another is told `Unavailable` instead of `NotSupported`."""
+        return self._services.complete
+
+    @complete.setter
+    def complete(self, complete: bool) -> None:
+        self._services.complete = complete
 
     def serve(self, service: str, handler: Handler) -> None:
         name = service.encode()

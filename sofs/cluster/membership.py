@@ -68,6 +68,8 @@ class Membership:
         self._own = NodeRecord(id=node, incarnation=incarnation, boot=boot)
         self._lease: Lease | None = None
         self._announced = False
+        self._said = 0
+        """The store's revision when it was announced last."""
         self._dead_watchers: list[Callable[[NodeId, Incarnation], None]] = []
         self._watchers: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -230,8 +232,11 @@ class Membership:
         own = self.running.get(self.node)
         if own is None:
             self._announced = False
-        elif self._announced and own.incarnation != self.incarnation:
-            self._fence("another process of this node runs")
+        elif own.incarnation != self.incarnation:
+            # What the former process said may still be seen behind what this one has said; what is said later is a newer one's.
+            said = next((entry.revision for entry in seen.entries if entry.key == keys.node(self.node)), 0)
+            if self._said and said > self._said:
+                self._fence("another process of this node runs")
 
     def _see_dead(self, seen: Seen) -> None:
         records: dict[NodeId, DeadRecord] = {}
@@ -299,8 +304,9 @@ class Membership:
                 return
             try:
                 condition = Condition(key, entry.revision if entry else 0)
-                if (await self._store.transact([condition], [Put(key, self._own.encode(), self._lease.id)])).done:
-                    self._announced = True
+                done = await self._store.transact([condition], [Put(key, self._own.encode(), self._lease.id)])
+                if done.done:
+                    self._announced, self._said = True, done.revision
                     return
             except NotFound:
                 self._lease = None

@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from sofs.cluster import Answer, Asked, Handler, Incarnation, NodeId, Outcome, Priority, Then
+from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, Then
 from sofs.cluster.frames import Welcome
-from sofs.cluster.handling import Waiting, ask_handler, outcome_of
+from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
 from sofs.cluster.stream import Addresses, Identify, Identity, Stream
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Network, Random
@@ -111,7 +111,7 @@ class OwnPeer(_Peer):
 
     connected = True
 
-    def __init__(self, clock: Clock, me: Identity, services: dict[bytes, Handler]) -> None:
+    def __init__(self, clock: Clock, me: Identity, services: Services) -> None:
         self.node, self.incarnation, self.features = me.node, me.incarnation, me.features
         self._clock = clock
         self._services = services

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from sofs.cluster import Answer, Asked, Handler, Incarnation, NodeId, Outcome, Priority, outcomes
+from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, outcomes
 from sofs.cluster.bodies import decoded, encoded
 from sofs.cluster.frames import (
     ANSWER,
@@ -29,7 +29,7 @@ from sofs.cluster.frames import (
     Welcome,
     frame,
 )
-from sofs.cluster.handling import Waiting, ask_handler, outcome_of
+from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
 from sofs.cluster.link import Link
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Clock
@@ -50,7 +50,7 @@ class ServingLink(Link):
     def __init__(
         self,
         clock: Clock,
-        services: dict[bytes, Handler],
+        services: Services,
         greet: Callable[["ServingLink", Hello], Welcome],
         ended: Callable[["ServingLink"], None],
     ) -> None:

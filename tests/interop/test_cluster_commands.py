@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.contracts.etcd_server import EtcdServer, free_ports
@@ -91,6 +92,8 @@ def test_a_quickstart_nodes_data_joins_a_cluster_and_survives_the_loss_of_etcd(t
     try:
         config.write_text(config.read_text().replace(f":{etcd.port}", f":{another.port}"))
         assert "sofs cluster recover" in start_refused(one)
+        # What the copy does not know yet, the volumes' own logs do.
+        forget_configurations(one.data)
         recovered = sofs("cluster", "recover", "--data", one.data)
         assert recovered["restored"] > 5
         with one:
@@ -98,6 +101,15 @@ def test_a_quickstart_nodes_data_joins_a_cluster_and_survives_the_loss_of_etcd(t
         assert Path(f"{back}.again").read_text() == "dear reader\n"
     finally:
         another.stop()
+
+
+def forget_configurations(data: Path) -> None:
+    """As if the node's copy were older than its volumes."""
+    path = data / "records.copy"
+    revision, entries = msgspec.msgpack.decode(path.read_bytes())
+    kept = [(key, value) for key, value in entries if not key.endswith("/configuration")]
+    assert len(kept) < len(entries)
+    path.write_bytes(msgspec.msgpack.encode([revision, kept]))
 
 
 def start_refused(node: RunningNode) -> str:

@@ -29,6 +29,7 @@ from sofs.cluster.frames import (
     Welcome,
     frame,
 )
+from sofs.cluster.handling import Services
 from sofs.cluster.serving import ServingLink
 from sofs.cluster.stream import CallingLink, Identity, Stream
 from sofs.errors import NotFound, PeerError, SofsError, SymlinkInPath
@@ -141,7 +142,7 @@ def answering(chance: Random) -> None:
         def echo(asked: Asked) -> Answer:
             return Answer(bytes(asked.body), (bytes(asked.payload),))
 
-        link = ServingLink(SimulatedClock(loop), {b"echo": echo}, lambda link, hello: Welcome(1, 1), lambda link: None)
+        link = ServingLink(SimulatedClock(loop), Services({b"echo": echo}), lambda link, hello: Welcome(1, 1), lambda link: None)
         wire = Wire()
         link.begin(wire)
         kinds = [HELLO, *(chance.choice((CALL, CALL, NOTIFY, PING, HELLO, ANSWER)) for _ in range(chance.randrange(6)))]

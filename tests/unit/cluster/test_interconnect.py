@@ -120,6 +120,9 @@ def test_what_a_handler_raises_is_what_the_caller_gets(node: NodeId) -> None:
             await peer.call("waiting", b"")
         with pytest.raises(NotSupported, match="nothing"):
             await peer.call("nothing", b"")
+        cluster[node].complete = False
+        with pytest.raises(Unavailable, match="starting"):
+            await peer.call("nothing", b"")
 
     on_cluster(main)
 

@@ -142,6 +142,31 @@ def test_a_process_that_wakes_beside_another_of_its_node_gives_up() -> None:
     on_store(main)
 
 
+def test_what_the_former_process_said_is_no_reason_to_give_up() -> None:
+    """Its record is there until its lease ends, and other nodes' changes are seen before this one's own."""
+
+    async def main(rig: Rig) -> None:
+        await rig.begin(2)
+        former = await rig.run(1)
+        for task in former._tasks:
+            task.cancel()
+        two = await rig.run(2)
+        again = Membership(rig.store, rig.clock, NodeId(1), Incarnation(202), "boot")
+        fences: list[str] = []
+        again.on_fenced = fences.append
+        await again.load()
+        assert again.running[NodeId(1)].incarnation == 101
+        await two.announce(smb=["somewhere:445"])
+        late = NodeRecord(id=1, incarnation=101, boot="late").encode()
+        await rig.store.transact([], [Put(keys.node(1), late)])
+        await again.start("n1", "h1", ["10.0.0.1:4700"], former=Incarnation(101))
+        await two.announce(smb=["elsewhere:445"])
+        await asyncio.sleep(30)
+        assert not fences and again.alive[NodeId(1)] == 202
+
+    on_store(main)
+
+
 def test_a_lease_that_ran_out_is_made_anew() -> None:
     async def main(rig: Rig) -> None:
         await rig.begin()
