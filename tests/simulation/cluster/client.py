@@ -71,8 +71,8 @@ class Client:
         self.tokens = 0
         self.bound = 0
         """The incarnation of the gateway that it used last."""
-        self._left = 0
-        """An incarnation that it has left, and that is not known to have ended."""
+        self._left: dict[int, None] = {}
+        """Incarnations that it has left, and that may still be at work for it."""
         self.reattach: Callable[[], Awaitable[int]] | None = None
         """Takes over what it has to the gateway where it is now, before anything is sent again; gives the incarnation that answered, 0 if there was nothing
         to take over."""
@@ -137,9 +137,10 @@ class Client:
             node = self.machine.node
             if node is None:
                 raise Gone(self.machine.name)
-            if self._left:
-                await self.cluster.shut_out(self._left, self)
-                self._left = 0
+            if node.incarnation in self._left:
+                raise Gone(self.machine.name)  # a client does not come back to a gateway that it has had shut out
+            for gateway in self._left:
+                await self.cluster.shut_out(gateway, self)
             if self._attaching or self.bound == node.incarnation:
                 return
             if self.reattach is None:
@@ -166,9 +167,10 @@ class Client:
         """Goes to a gateway that runs: another one, if what became of this one is in doubt."""
         node = self.machine.node
         if doubtful and node is not None:
-            self._left, self.bound = node.incarnation, 0
+            self._left[node.incarnation] = None
+            self.bound = 0
         await asyncio.sleep(0.05 + 0.5 * self.random.fraction())
-        others = [machine for machine in self.cluster.machines if machine.node is not None and (machine is not self.machine or not doubtful)]
+        others = [machine for machine in self.cluster.machines if machine.node is not None and machine.node.incarnation not in self._left]
         if others:
             self.machine = others[self.random.below(len(others))]
 

@@ -19,6 +19,7 @@ from sofs.coordination import Put, keys
 from sofs.errors import Exists, InvalidArgument, NotFound, NotSupported, SofsError, Unavailable
 from sofs.hosting import Hosted
 from sofs.operations.check import check_volumes
+from sofs.runtime.simulated_files import Latency
 from sofs.types import Level
 from sofs.volume.api import Binding, FenceGateway
 from sofs.volume.remote.routed import RoutedVolume
@@ -69,6 +70,8 @@ class Node:
         self.incarnation = int(assembly.incarnation)
         self.binding = Binding(self.incarnation, 1)
         self.disks = len([record for record in ports.files.list(DATA) if record.startswith("disk")])
+        self._told = _Told(self)
+        self._subscribed: dict[int, RoutedVolume] = {}
 
     def hosted(self, name: str) -> Hosted:
         return self.host.named(name)
@@ -81,6 +84,9 @@ class Node:
             raise Unavailable(str(error)) from None
         if volume is None:
             raise Unavailable(f"{name} is not served")
+        if volume.id not in self._subscribed:
+            self._subscribed[volume.id] = volume
+            volume.subscribe(self._told)
         return volume
 
     def serves(self, name: str) -> bool:
@@ -90,6 +96,21 @@ class Node:
         except SofsError:
             return False
         return hosted.where.local is not None and hosted.store is not None and hosted.store.log.serving()
+
+
+class _Told:
+    """`Upcalls` as gateways take them: one that has been shut out ends its process."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def fenced(self, gateway: int) -> None:
+        if gateway == self._node.incarnation:
+            self._node.ports.exit("shut out")
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        # Clients here hold no grants and watch nothing.
+        return lambda *arguments: None
 
 
 async def _start(ports: Ports, single: bool) -> Node:
@@ -237,6 +258,11 @@ class Cluster:
         for machine in self.machines:
             machine.line.up, machine.line.trouble, machine.line.restarts, machine.line.delay = True, 0.0, 0.0, 1e-3
             machine.files.crash_at = None
+            machine.files.faults.clear()
+            machine.files.latency = Latency(100e-6, 1e-3)
+            for other in self.machines:
+                self.world.network.heal(machine.name, other.name)
+                self.world.network.slow(machine.name, other.name, 1.0)
             machine.resume()
             if not machine.up:
                 machine.start()
@@ -249,6 +275,18 @@ class Cluster:
         while unserved := [name for name in self.volumes if not any(machine.node and machine.node.serves(name) for machine in self.machines)]:
             await asyncio.sleep(0.1)
             assert self.world.loop.time() < until, f"with all faults over, nobody serves {unserved[0]}"
+        until = self.world.loop.time() + 300
+        while lacking := self.lacking():
+            await asyncio.sleep(0.2)
+            assert self.world.loop.time() < until, f"with all faults over: {'; '.join(lacking)}"
+
+    def lacking(self) -> list[str]:
+        """What is not yet as it was: replicas, and disks that nodes do not see."""
+        lacking = [f"{name} has not all its replicas" for name in self.volumes if not self.whole(name)]
+        for machine in self.machines:
+            for pool in machine.node.host.pools.values() if machine.node else []:
+                lacking += [f"{machine.name}: disk {disk.path} of {disk.host} is {disk.state}" for disk in pool.disks() if disk.state != "healthy"]
+        return lacking
 
     async def check_volumes(self) -> None:
         """`sofs check`, reading all data, of every volume at whoever serves it."""
