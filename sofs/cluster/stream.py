@@ -54,6 +54,8 @@ CONNECT_S = 2.0
 """What one address has to answer in, greeting included."""
 SOONEST_S, PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.1, 2.0
 """Between two rounds over the addresses: when somebody calls; at first; after many failures."""
+TICK_S = 0.001
+"""A deadline that has just not come yet is looked at again so much later."""
 PING_S = 1.0
 SILENCE_S = 4.0
 NOTIFIED = 16 << 20
@@ -256,7 +258,8 @@ class Stream:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._clock.call_later(max(at - self._clock.monotonic(), 0), self._expire)
+        # Not less: of two clocks with different rates one may find that nothing is due just when the other's time has come, over and over.
+        self._timer = self._clock.call_later(max(at - self._clock.monotonic(), TICK_S), self._expire)
 
     def _expire(self) -> None:
         """Ends the calls whose time is over."""
