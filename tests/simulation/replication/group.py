@@ -118,14 +118,14 @@ class Group:
     async def _well(self) -> bool:
         configuration = await self.configuration()
         leader = [machine.node for machine in self.machines if machine.node is not None and machine.node.ready and machine.node.serves()]
-        return len(configuration.replicas) == len(self.machines) and len(leader) == 1 and leader[0].log.replica_ids == configuration.replicas
+        return len(configuration.replicas) == len(self.machines) and len(leader) == 1 and set(leader[0].log.replica_ids) == set(configuration.replicas)
 
     # Clients
 
     async def client(self) -> None:
         """Writes and reads, wherever it is answered, until it is cancelled."""
         random = self.world.random
-        pace = (0.002, 0.02, 0.2)[random.below(3)]
+        pace = (0.004, 0.02, 0.2)[random.below(3)]
         while True:
             await asyncio.sleep(random.fraction() * 2 * pace)
             machine = self.serving() or self.machines[random.below(len(self.machines))]
@@ -149,7 +149,7 @@ class Group:
         """Looks at who serves, at every moment as it were."""
         while True:
             self.check_one_serves()
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(0.01)
 
     def check_one_serves(self) -> None:
         self.judge.serve([machine.name for machine in self.machines if machine.node is not None and machine.node.serves()])
@@ -180,6 +180,7 @@ class Group:
         machine = self.serving()
         assert machine is not None and machine.node is not None
         leader: Member = machine.node
+        assert leader.log is not None
         # What is stable is known everywhere with the next beacon.
         await asyncio.sleep(2.0)
         stable, start = leader.log.stable, leader.log.start
@@ -264,6 +265,6 @@ async def _live(world: World, duration: float) -> Lived:
     return Lived(len(judge.committed), judge.lost, judge.leads, judge.broken_leads, faults.counts, world.loop.time(), world.digest)
 
 
-def live(seed: int, loud: bool = False, duration: float = 20.0) -> Lived:
+def live(seed: int, loud: bool = False, duration: float = 12.0) -> Lived:
     """Runs a seed. Raises AssertionError, or whatever escaped, with the last events as a note."""
     return run(seed, lambda world: _live(world, duration), loud)

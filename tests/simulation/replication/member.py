@@ -91,7 +91,6 @@ class Member:
         self._service = LogService(self._interconnect)
         self._interconnect.serve("status", self._asked_for_id)
         self._interconnect.serve("make", self._asked_to_make)
-        self._wake = asyncio.Event()
         self._joining: set[int] = set()
         self._making = False
 
@@ -155,11 +154,7 @@ class Member:
                 await self._step()
             except (SofsError, TimeoutError) as error:
                 self.note("step failed", type(error).__name__, str(error)[:100])
-            try:
-                await asyncio.wait_for(self._wake.wait(), _TICK_S)
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await self.ports.clock.sleep(_TICK_S)
 
     async def _step(self) -> None:
         if self.log is not None:
@@ -226,7 +221,6 @@ class Member:
             promised=promised,
         )
         follower.on_whole = partial(self._write_note, own.id)
-        follower.on_failure = lambda error: self._wake.set()
         self.own, self.follower = own, follower
         self._service.add(follower)
 
@@ -337,7 +331,6 @@ class Member:
         remotes = [self._remote(id) for id in configuration.replicas if id != own.id]
         clock = self.ports.clock
         self.log = ReplicatedLog(clock, own.machine, [lead.replica], configuration, self.change, lead.end, lead.stable, SETTINGS, remotes)
-        self.log.on_failure = lambda error: self._wake.set()
         # From here on it may serve, and answers no later than that.
         before = list(own.machine.entries)
         begun = asyncio.ensure_future(self.log.establish())
