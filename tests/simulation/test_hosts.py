@@ -76,7 +76,7 @@ def test_without_word_of_its_death_a_standby_waits_for_its_promise_to_run_out() 
 
 def test_a_coordinator_that_is_killed_and_starts_again_goes_on_by_itself() -> None:
     async def main(world: World, hosts: Hosts) -> None:
-        one, other = hosts.machines
+        one, _ = hosts.machines
         await hosts.in_sync(2)
         verifier = hosts.verifier()
         for _ in range(10):
