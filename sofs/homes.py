@@ -40,6 +40,8 @@ RELEASE_S, LOST_S = 15.0, 1.0
 TURN_S = 1.0
 """After so long the first in line adopts a group whose home is gone, then the next ..."""
 LOOK_S = 0.25
+AGAIN_S = 0.01
+"""Before a COMPOUND is offered to its home once more; each time twice as long, up to `LOOK_S`."""
 LARGE = 64 << 10
 """A payload of this size lies in a buffer of its own."""
 _HERE, _ELSEWHERE = b"\1", b"\0"
@@ -116,7 +118,7 @@ class Homes:
         return next((record.number for record in self._records.values() if record.id == id), self._own)
 
     async def ask(self, group: int, header: bytes, message: Buffer) -> Sequence[Buffer] | None:
-        until = self._clock.monotonic() + PATIENCE_S
+        until, pause = self._clock.monotonic() + PATIENCE_S, AGAIN_S
         while True:
             record = self._records.get(group)
             if record is None:
@@ -136,7 +138,8 @@ class Homes:
                 log.debug("nfs.home_not_reached", group=group, node=record.node, reason=str(error))
                 if self._clock.monotonic() > until:
                     raise Unavailable(f"the home of group {group} cannot be reached") from None
-            await self._clock.sleep(0.02)
+            await self._clock.sleep(pause)
+            pause = min(pause * 2, LOOK_S)
 
     def forget(self, groups: Iterable[int], connection: int) -> None:
         for node in {record.node for group in groups if (record := self._records.get(group)) is not None}:
@@ -238,18 +241,24 @@ class Homes:
                 raise Unavailable(f"group {record.number} is not here any more")
             await self._groups.release(record.number)
             wanted = GroupRecord(id=id, number=record.number, node=to, incarnation=incarnation, fences=record.fences)
-            if not await self._change(entry.revision, wanted):
+            done = False
+            try:
+                done = await self._change(entry.revision, wanted)
+            finally:
+                if not done:
+                    self._note(self._records[record.number], self._revisions[record.number])  # it is taken up again, if it is still to be here
+            if not done:
                 raise Unavailable(f"group {record.number} has not been handed over")
 
     async def _change(self, revision: int, wanted: GroupRecord) -> bool:
-        """Compare-and-set; whatever comes of it is taken note of, by a read that is repeated until it succeeds."""
+        """Compare-and-set. Whether it was done is found out, however long that takes, and taken note of. Raises `Unavailable`: it was not."""
         key = keys.group(wanted.id)
         try:
             result = await self._registry.store.transact([Condition(key, revision)], [Put(key, wanted.encode())])
             if result.done:
                 self._note(wanted, result.revision)
                 return True
-        except (OutcomeUnknown, Unavailable) as error:
+        except OutcomeUnknown as error:
             log.info("nfs.group_unknown", group=wanted.number, reason=str(error))
         while True:
             try:

@@ -30,8 +30,9 @@ OPEN = NfsOptions(clients=(Client(squash=Squash.NONE),))
 
 
 @asynccontextmanager
-async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: VolumeId = VOLUME) -> AsyncIterator[LocalVolume]:
-    """The volume in directory `path`, made if it is not there; closed cleanly at the end. Another `boot` means that the host has been down."""
+async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: VolumeId = VOLUME, gateway: int = 0) -> AsyncIterator[LocalVolume]:
+    """The volume in directory `path`, made if it is not there; closed cleanly at the end. Another `boot` means that the host has been down. `gateway` is the
+    incarnation of the process that serves it, where other nodes use it."""
     files, clock, random = SystemFiles(4), SystemClock(), SystemRandom()
     disk, places = str(path / "disk"), [Place(1, str(path / "log"))]
     settings = StoreSettings(log=LogSettings(segment_size=4 * MIB, capacity=64 * MIB))
@@ -57,7 +58,7 @@ async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: Vol
     if fresh:
         await make_volume(store, clock, random)
     data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=id, policy=parse_policy("simple")))
-    volume = LocalVolume(store, data, clock, id=id, name="v", lease_s=lease_s)
+    volume = LocalVolume(store, data, clock, id=id, name="v", lease_s=lease_s, gateway=gateway)
     volume.start()
     try:
         yield volume

@@ -1,18 +1,18 @@
 """Gateways of several nodes in the test's own event loop, over one real volume and one system volume on real files.
 
-Each node has both gateways, its own incarnation, its own connection to a shared coordination store, and the real interconnect over loopback sockets. The
-volumes are local to all of them, so that what is tested is the gateways' part: who is whose home, what is forwarded, who is fenced.
+Each node has both gateways, its own incarnation, its own membership in a cluster with a shared coordination store, and the real interconnect over loopback
+sockets. A node more, which never dies and has no gateways, coordinates the volumes: to all gateways they are elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateways.exports import Shares
+from gateways.exports import Share, Shares, SmbOptions
 from gateways.identity import Identities, domain_sid
 from gateways.nfs.gateway import NfsGateway
 from gateways.smb.gateway import SmbGateway
@@ -31,12 +31,16 @@ from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
 from sofs.types import VolumeId
+from sofs.volume.remote.routes import RoutedVolumes
 from sofs.volume.volume import LocalVolume
+from sofs.volume.where import Coordinator, Whereabouts
 from tests.served import VOLUME, volume_on
 from tests.served_both import SHARES
 from tests.served_smb import USERS
 
 SYSTEM = VolumeId(0x5151)
+COORDINATOR, INCARNATION = NodeId(90), Incarnation(1090)
+WIDE = Share("wide", 7, VOLUME, smb=SmbOptions(continuously_available=True, scaleout=True))
 
 
 @dataclass
@@ -48,6 +52,7 @@ class GatewayNode:
     interconnect: NetworkInterconnect
     membership: Membership
     homes: Homes
+    routes: RoutedVolumes
     nfs_gateway: NfsGateway
     smb_gateway: SmbGateway
     nfs: int = 0
@@ -78,6 +83,8 @@ class Nodes:
     path: Path
     nodes: list[GatewayNode] = field(default_factory=list)
     lease_s: float = 90
+    hidden: set[int] = field(default_factory=set)
+    """Nodes that no gateway reaches."""
     fenced: list[int] = field(default_factory=list)
     """Nodes that were told that they are shut out."""
 
@@ -85,20 +92,17 @@ class Nodes:
         loop, clock, random = asyncio.get_running_loop(), SystemClock(), SystemRandom()
         me = NodeId(number), Incarnation(incarnation or 1000 + number)
 
-        member = MemberRecord(id=number, name=f"n{number}", host=f"h{number}", addresses=())
-        await self.store.transact([], [Put(keys.member(number), member.encode())])
-        membership = Membership(self.store, clock, *me, "boot")
-        await membership.load()
-        interconnect = NetworkInterconnect(clock, random, SystemNetwork(), me, membership.addresses, admit=membership.admit)
-        port = await interconnect.listen("127.0.0.1", 0)
-        former = membership.running.get(me[0])
-        await membership.start(
-            f"n{number}", f"h{number}", [f"127.0.0.1:{port}"], former=None if former is None else Incarnation(former.incarnation)
-        )
+        self.hidden.discard(number)
+        membership, interconnect = await _member(self.store, me, hidden=self.hidden)
         processes = Processes(membership, interconnect)
         homes = Homes(Registry(self.store, random), processes, interconnect, clock)
-        shares = Shares(lambda id: self.volume if id == VOLUME else None)
-        shares.replace(SHARES)
+        routes = RoutedVolumes(interconnect, clock)
+        for volume in (self.volume, self.system):
+            where = Whereabouts(volume.id, volume.name)
+            routes.add(where)
+            where.moved(Coordinator(COORDINATOR, INCARNATION, 1))
+        shares = Shares(routes.get)
+        shares.replace([*SHARES, WIDE])
         users = Identities(domain_sid(b"tests of sofs"), USERS)
         neighbours = Neighbours(processes, interconnect)
         settings = SmbSettings(guid=bytes([number]) * 16)
@@ -108,10 +112,10 @@ class Nodes:
         neighbours.serve(smb)
         nfs = NfsGateway(
             shares, key=bytes(range(32)), incarnation=me[1], groups=lambda uid: (), loop=loop, clock=clock, random=random, users=users,
-            system=lambda: self.system, lease_s=self.lease_s, homes=homes,
+            system=lambda: routes.get(SYSTEM), lease_s=self.lease_s, homes=homes,
         )  # fmt: skip
         nfs.groups.on_fenced = lambda: self.fenced.append(number)
-        node = GatewayNode(me[0], me[1], interconnect, membership, homes, nfs, smb)
+        node = GatewayNode(me[0], me[1], interconnect, membership, homes, routes, nfs, smb)
         await homes.start(nfs)
         await node.home_of(node.group)
         node.nfs, node.smb = nfs.listen("127.0.0.1", 0), smb.listen("127.0.0.1", 0)
@@ -119,19 +123,27 @@ class Nodes:
         return node
 
     async def cut_off(self, node: GatewayNode) -> None:
-        """The others lose sight of the node, which goes on for its clients: as after a pause, or behind a broken cable."""
-        await node.interconnect.close()
+        """The other gateways lose sight of the node, which goes on for its clients and knows nothing of it: as after a pause, or behind a broken cable. Only
+        the volumes still hear it."""
+        self.hidden.add(node.number)
         await node.homes.stop()
         node.membership.on_fenced = lambda reason: None
         for task in node.membership._tasks:
             task.cancel()
         await self.store.transact([], [Delete(keys.node(node.number))])
 
+    async def finds_out(self, node: GatewayNode) -> None:
+        """Until its gateways know that they are shut out."""
+        async with asyncio.timeout(10):
+            while node.number not in self.fenced:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
     async def kill(self, node: GatewayNode) -> None:
         """The node's process ends without a word, and its supervisor says so."""
         await self.cut_off(node)
         record = DeadRecord(incarnation=node.incarnation, by="the test")
         await self.store.transact([], [Put(keys.dead(node.number), record.encode())])
+        await node.interconnect.close()
         # Its sessions must not be ended in an orderly way: their connections just break.
         await node.nfs_gateway.groups.stop()
         for gateway in (node.nfs_gateway, node.smb_gateway):
@@ -153,6 +165,27 @@ class Nodes:
         await node.interconnect.close()
 
 
+async def _member(
+    store: EmbeddedStore, me: tuple[NodeId, Incarnation], state: str = "active", hidden: Collection[int] = ()
+) -> tuple[Membership, NetworkInterconnect]:
+    """A process's part in the cluster; it does not see those that are `hidden`."""
+    number, clock, random = me[0], SystemClock(), SystemRandom()
+    member = MemberRecord(id=number, name=f"n{number}", host=f"h{number}", addresses=(), state=state)
+    await store.transact([], [Put(keys.member(number), member.encode())])
+    membership = Membership(store, clock, *me, "boot")
+    await membership.load()
+
+    def addresses(node: NodeId) -> list[tuple[str, int]]:
+        return [] if node in hidden else membership.addresses(node)
+
+    interconnect = NetworkInterconnect(clock, random, SystemNetwork(), me, addresses, admit=membership.admit)
+    port = await interconnect.listen("127.0.0.1", 0)
+    former = membership.running.get(me[0])
+    ended = None if former is None else Incarnation(former.incarnation)
+    await membership.start(f"n{number}", f"h{number}", [f"127.0.0.1:{port}"], former=ended)
+    return membership, interconnect
+
+
 @asynccontextmanager
 async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIterator[Nodes]:
     """So many nodes over the volumes in `path`."""
@@ -160,10 +193,18 @@ async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIter
     path.mkdir(exist_ok=True)
     async with AsyncExitStack() as stack:
         stack.callback(files.close)
-        volume = await stack.enter_async_context(volume_on(path / "volume", lease_s))
-        system = await stack.enter_async_context(volume_on(path / "system", lease_s, id=SYSTEM))
+        volume = await stack.enter_async_context(volume_on(path / "volume", lease_s, gateway=INCARNATION))
+        system = await stack.enter_async_context(volume_on(path / "system", lease_s, id=SYSTEM, gateway=INCARNATION))
         store = EmbeddedStore.open(files, SystemClock(), SystemRandom(), str(path / "store"))
         stack.push_async_callback(store.close)
+        membership, interconnect = await _member(store, (COORDINATOR, INCARNATION), "draining")
+        stack.push_async_callback(membership.close)
+        stack.push_async_callback(interconnect.close)
+        routes = RoutedVolumes(interconnect, SystemClock())
+        for each in (volume, system):
+            where = Whereabouts(each.id, each.name)
+            routes.add(where)
+            where.served(each)
         nodes = Nodes(volume, system, store, path, lease_s=lease_s)
         try:
             for number in range(1, count + 1):

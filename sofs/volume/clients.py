@@ -1,6 +1,7 @@
 """What gateways ask about their clients: all of a client's state, its end, records of their own, the slots of NFSv4.1 sessions, the end of a grace."""
 
 from sofs.errors import InvalidArgument
+from sofs.locks.recalls import recall_upcall
 from sofs.volume import keys
 from sofs.volume.api import (
     AnyToken,
@@ -16,6 +17,7 @@ from sofs.volume.api import (
     ListClients,
     ListRecords,
     ListSlots,
+    Recall,
     Records,
     Reply,
     Slots,
@@ -24,7 +26,8 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core
-from sofs.volume.openfile import StateKind
+from sofs.volume.disconnection import MOST_FORMER
+from sofs.volume.openfile import OpenFile, StateKind
 from sofs.volume.register import remember
 
 __all__ = [
@@ -45,8 +48,11 @@ _SESSION = 16
 
 
 def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Binding) -> ClientStates:
+    """Who asks for a client's states is its gateway from now on: what the client is to give back is asked of that one."""
     states: list[StateInfo] = []
     for opened in core.register.by_client.get(request.client, {}).values():
+        if opened.by != by and not opened.mandatory:
+            _rebind(core, opened, by)
         states.append(
             StateInfo(opened.id, opened.state, opened.sequence, opened.inode, opened.owner, opened.id, opened.access, opened.share)
         )
@@ -56,6 +62,18 @@ def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Bin
                     StateInfo(locks.id, StateKind.LOCKS, locks.sequence, locks.inode, locks.owner, locks.open, opened.access, opened.share)
                 )
     return ClientStates(core.gate, states)
+
+
+def _rebind(core: Core, opened: OpenFile, by: Binding) -> None:
+    former = [binding for binding in (*opened.former, opened.by) if binding != by]
+    opened.former, opened.by = tuple(former[-MOST_FORMER:]), by
+    core.kept.touch(opened)
+    state = core.locks.state(opened.inode)
+    grant = state.grant(opened.key)
+    if opened.state is StateKind.DELEGATION and grant is not None and grant.recalling:
+        recall = Recall(opened.inode, *recall_upcall(state, grant, grant, grant.told))
+        for gateway in core.upcalls:
+            gateway.recall(core.watching.volume, recall)
 
 
 def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Binding) -> Reply:

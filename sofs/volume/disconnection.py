@@ -27,7 +27,7 @@ __all__ = ["await_owner", "disconnect", "end_lost", "lose", "reconnect", "retain
 
 _AGAIN_S = 1.0
 """When there was no room to delete what the end of an open deletes."""
-_MOST_FORMER = 16
+MOST_FORMER = 16
 _SLICE = 64
 
 
@@ -129,7 +129,7 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
         opened.timer = None
     if opened.by != by:
         former = [binding for binding in (*opened.former, opened.by) if binding != by]
-        opened.former = tuple(former[-_MOST_FORMER:])
+        opened.former = tuple(former[-MOST_FORMER:])
         opened.by, left = by, opened.by.gateway
         if left != by.gateway:
             core.told_former(left, opened.id)

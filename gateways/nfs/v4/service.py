@@ -262,7 +262,11 @@ class Service:
 
     def note_volume(self, client: Client, id: VolumeId, then: Callable[[], Outcome]) -> Outcome:
         """The client is about to have state or tokens in a volume: that has to be known after a crash."""
-        verifier = client.noted[id] = self.volume(id).verifier
+        volume = self.volume(id)
+        verifier = client.noted[id] = volume.verifier
+        if not verifier:  # it is known once the volume has answered anything
+            del client.noted[id]
+            return Ask(volume, ListClient(client.key), lambda _: self.note_volume(client, id, then))
 
         def noted() -> Outcome:
             client.volumes[id] = verifier

@@ -189,7 +189,8 @@ class EndClient(Request):
 
 
 class ListClient(Request):
-    """All state of an NFSv4 client here, from which its gateway rebuilds its stateids after a restart. Answers `ClientStates`."""
+    """All state of an NFSv4 client here, from which its gateway rebuilds its stateids after a restart, or a new home does that takes the client over: it is
+    that gateway's from now on, and late requests of its former one about it are `Fenced`. Answers `ClientStates`."""
 
     client: bytes
 

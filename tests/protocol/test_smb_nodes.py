@@ -1,0 +1,345 @@
+"""SMB at several nodes: sessions that move, opens that are come back to elsewhere, gateways that are gone or only seem to be."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+from gateways.smb import contexts
+from gateways.smb.crypto import SigningAlgorithm
+from gateways.smb.header import FLAG_REPLAY, Command
+from gateways.smb.leases import LEVEL_BATCH, LEVEL_LEASE, LEVEL_NONE
+from gateways.smb.service import SmbService
+from gateways.smb.status import Status
+from sofs.errors import Fenced
+from sofs.locks import HANDLE, READ, WRITE
+from sofs.types import Level, OpenId
+from sofs.volume.api import Binding, ListOpens, OpenList
+from tests.protocol import smb_client as smb
+from tests.protocol.smb_client import Client, FileId
+from tests.served_nodes import GatewayNode, Nodes, run
+
+RH, RWH = READ | HANDLE, READ | WRITE | HANDLE
+GUID, KEY, ME = b"create".ljust(16, b"\0"), b"key".ljust(16, b"\0"), b"one client".ljust(16, b"\0")
+NOT_FOUND = Status.OBJECT_NAME_NOT_FOUND
+EXCLUSIVE_NOW = 0x12
+NOTIFY_ENUM_DIR = 0x10C
+
+
+async def at(node: GatewayNode, share: str = "safe", previous: int = 0, guid: bytes = ME, user: str = "alice", password: str = "secret") -> Client:
+    """A client with a session at the node, which takes the place of its `previous` one."""
+    client = Client(node.smb_gateway.service, guid)
+    assert (await client.negotiate()).status == 0
+    assert (await client.logon(user, password, previous)).status == 0
+    if client.sealer is not None:
+        client.sealer._session_id = client.session_id
+    assert (await client.connect(share)).status == 0
+    return client
+
+
+async def made(
+    client: Client, name: str, *extras: tuple[bytes, bytes], level: int = LEVEL_LEASE, flags: int = 0, status: int = 0, share: int = 7
+) -> tuple[FileId, smb.Granted]:
+    reply = await client.ask(Command.CREATE, smb.create(name, extras=contexts.encode(list(extras)), level=level, share=share), flags)
+    assert reply.status == status, hex(reply.status)
+    return (smb.file_id(reply), smb.granted(reply)) if not status else ((0, 0), smb.Granted(0, {}))
+
+
+def persistent() -> list[tuple[bytes, bytes]]:
+    return [smb.lease(KEY, RWH), smb.durable(GUID, 60_000, persistent=True)]
+
+
+def back_to(file: FileId) -> list[tuple[bytes, bytes]]:
+    return [smb.lease(KEY, RWH), smb.comes_back(file, GUID, persistent=True)]
+
+
+def service_of(node: GatewayNode) -> SmbService:
+    return node.smb_gateway.service
+
+
+def opens(nodes: Nodes) -> list[tuple[bytes, int]]:
+    """Names and gateways."""
+    found = nodes.volume.call(ListOpens(), None, Binding(9, 9))
+    assert isinstance(found, OpenList)
+    return sorted((each.name, each.gateway) for each in found.opens)
+
+
+# Sessions
+
+
+def test_a_session_id_says_which_gateway_has_it(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        for node in nodes.nodes:
+            client = await at(node)
+            assert client.session_id >> 32 == node.incarnation & 0xFFFFFFFF
+
+    run(tmp_path, scenario)
+
+
+def test_a_new_logon_ends_the_clients_former_session_at_another_node_first(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one, "data")
+        await client.open("f", share=0)
+        await at(two, "data", previous=client.session_id, user="bob", password="hidden")
+        assert service_of(one).sessions, "it is somebody else's"
+        beside = await at(two, "data", guid=b"2" * 16)
+        assert (await beside.ask(Command.CREATE, smb.create("f"))).status == Status.SHARING_VIOLATION
+        moved = await at(two, "data", previous=client.session_id)
+        assert not service_of(one).sessions
+        await moved.open("f", share=0)
+        late = await client.ask(Command.CREATE, smb.create("g"))
+        assert late.status == Status.USER_SESSION_DELETED
+
+    run(tmp_path, scenario)
+
+
+def test_a_session_of_another_node_cannot_be_joined(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        channel = Client(service_of(two), ME)
+        await channel.negotiate(signing=SigningAlgorithm.AES_GMAC)
+        assert (await channel.bind(client)).status == Status.USER_SESSION_DELETED
+        assert (await client.ask(Command.CREATE, smb.create("f"))).status == 0
+
+    run(tmp_path, scenario)
+
+
+def test_the_session_of_a_dead_node_ends_with_what_it_had(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one, "data")
+        await client.open("f", share=0)
+        await nodes.cut_off(one)
+        moved = await at(two, "data", previous=client.session_id)
+        await moved.open("f", share=0)
+        assert [gateway for _, gateway in opens(nodes)] == [two.incarnation]
+        await nodes.finds_out(one)  # it is not dead at all
+        assert client.link.closed_for
+
+    run(tmp_path, scenario)
+
+
+# Opens
+
+
+def test_a_persistent_open_is_come_back_to_at_another_node(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, told = await made(client, "x", *persistent())
+        assert told.lease == RWH and told.contexts[b"DH2Q"] == struct.pack("<II", 60_000, 2)
+        assert (await client.ask(Command.LOCK, smb.lock(file, (0, 10, EXCLUSIVE_NOW)))).status == 0
+        assert (await client.ask(Command.WRITE, smb.write(file, 0, b"before"))).status == 0
+        await nodes.kill(one)
+        moved = await at(two, previous=client.session_id)
+        again, told = await made(moved, "x", *back_to(file))
+        assert again[0] == file[0] and told.lease == RWH, "the same open, with its lease"
+        assert (await moved.ask(Command.WRITE, smb.write(again, 6, b" and after"))).status == 0
+        reply = await moved.ask(Command.READ, smb.read(again, 0, 100))
+        assert reply.message.endswith(b"before and after")
+        other = await at(two, guid=b"2" * 16)
+        number = other.request(Command.CREATE, smb.create("x"))
+        await moved.broken()
+        lease = await moved.ask(Command.OPLOCK_BREAK, smb.lease_break(KEY, RH))
+        assert lease.status == 0
+        second = smb.file_id(await other.final(number))
+        locked = await other.ask(Command.LOCK, smb.lock(second, (5, 1, EXCLUSIVE_NOW)))
+        assert locked.status == Status.LOCK_NOT_GRANTED, "its byte range came along"
+        assert opens(nodes)[0][1] == two.incarnation
+
+    run(tmp_path, scenario)
+
+
+def test_what_is_still_under_way_at_the_former_gateway_has_no_effect(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        assert (await client.ask(Command.WRITE, smb.write(file, 0, b"first "))).status == 0
+        session = service_of(one).sessions[client.session_id]
+        handle = next(iter(session.handles.values()))
+        await nodes.cut_off(one)
+        moved = await at(two, previous=client.session_id)
+        again, _ = await made(moved, "x", *back_to(file))
+        assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"second"))).status == 0
+        for binding in (session.binding, Binding(one.incarnation, 0)):
+            try:
+                nodes.volume.write(handle.id, 0, memoryview(b"LATE"), None, Level.STABLE, binding)
+            except Fenced:
+                continue
+            raise AssertionError("the former gateway is shut out")
+        assert (await moved.ask(Command.READ, smb.read(again, 0, 100))).message.endswith(b"second")
+
+    run(tmp_path, scenario)
+
+
+def test_an_open_whose_gateway_lives_is_not_taken_from_it(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        thief = await at(two)
+        await made(thief, "x", *back_to(file), status=NOT_FOUND)
+        assert (await client.ask(Command.WRITE, smb.write(file, 0, b"still mine"))).status == 0
+        assert nodes.fenced == []
+
+    run(tmp_path, scenario)
+
+
+def test_an_open_whose_gateway_is_gone_is_taken_over_though_nobody_has_noticed(tmp_path: Path) -> None:
+    """Without a former session to end: the volume believes the open to be connected, and the gateway that has it is fenced first."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        await nodes.cut_off(one)
+        moved = await at(two)
+        again, told = await made(moved, "x", *back_to(file))
+        assert again[0] == file[0] and told.lease == RWH
+        assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"mine"))).status == 0
+
+    run(tmp_path, scenario)
+
+
+def test_a_create_whose_reply_was_lost_with_its_node_is_repeated_at_another(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent(), share=0)
+        await nodes.kill(one)
+        moved = await at(two, previous=client.session_id)
+        again, told = await made(moved, "x", *persistent(), share=0, flags=FLAG_REPLAY)
+        assert again[0] == file[0] and told.lease == RWH, "it is answered with the open that the first one made"
+        assert len(opens(nodes)) == 1
+
+    run(tmp_path, scenario)
+
+
+def test_locks_that_are_repeated_at_another_node_are_taken_once(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        locking = bytearray(smb.lock(file, (0, 10, 0x11)))
+        struct.pack_into("<I", locking, 4, 3 << 4 | 1)  # LockSequenceIndex 3, LockSequenceNumber 1
+        assert (await client.ask(Command.LOCK, bytes(locking))).status == 0
+        await nodes.kill(one)
+        moved = await at(two, previous=client.session_id)
+        again, _ = await made(moved, "x", *back_to(file))
+        struct.pack_into("<QQ", locking, 8, *again)
+        assert (await moved.ask(Command.LOCK, bytes(locking))).status == 0
+        assert (await moved.ask(Command.LOCK, smb.lock(again, (0, 10, 4)))).status == 0
+        assert (await moved.ask(Command.LOCK, smb.lock(again, (0, 10, 4)))).status == Status.RANGE_NOT_LOCKED, "a shared lock counts"
+
+    run(tmp_path, scenario)
+
+
+def test_channel_sequences_go_on_where_the_client_has_them(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        await nodes.kill(one)
+        moved = await at(two, previous=client.session_id)
+        moved.sequence = 0x9000
+        again, _ = await made(moved, "x", *back_to(file))
+        assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"newer"))).status == 0
+        moved.sequence = 0x8FFF
+        assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"older"))).status == Status.FILE_NOT_AVAILABLE
+
+    run(tmp_path, scenario)
+
+
+def test_a_gateway_forgets_the_absent_client_that_has_gone_elsewhere(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one, "data")
+        file, _ = await made(client, "x", smb.durable(GUID, 60_000), level=LEVEL_BATCH)
+        client.core.closed("the test cut it")
+        assert service_of(one).durables.away(nodes.volume.id, opens_of(nodes)) is not None
+        moved = await at(two, "data")
+        await made(moved, "x", smb.comes_back(file, GUID), level=LEVEL_BATCH)
+        async with asyncio.timeout(10):
+            while service_of(one).durables.away(nodes.volume.id, opens_of(nodes)) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    run(tmp_path, scenario)
+
+
+def opens_of(nodes: Nodes) -> OpenId:
+    found = nodes.volume.call(ListOpens(), None, Binding(9, 9))
+    assert isinstance(found, OpenList) and len(found.opens) == 1
+    return found.opens[0].open
+
+
+def test_a_lease_is_broken_whose_holder_is_at_another_node(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        holder, other = await at(one), await at(two, guid=b"2" * 16)
+        await made(holder, "x", *persistent())
+        number = other.request(Command.CREATE, smb.create("x"))
+        await other.told(number)
+        (told,) = await holder.broken()
+        assert KEY in told
+        assert (await holder.ask(Command.OPLOCK_BREAK, smb.lease_break(KEY, RH))).status == 0
+        assert (await other.final(number)).status == 0
+
+    run(tmp_path, scenario)
+
+
+# Volumes that move under a gateway
+
+
+def test_a_watched_directory_is_to_be_looked_at_when_its_volume_has_moved(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, _ = nodes.nodes
+        watcher = await at(one, "data")
+        directory = await watcher.open("d", options=1, access=1)
+        number = watcher.request(Command.CHANGE_NOTIFY, smb.change_notify(directory))
+        await watcher.told(number)
+        nodes.volume.core.watching.forget(OpenId(directory[0]))  # the new coordinator knows nothing of it
+        service_of(one)._upcalls.resumed(nodes.volume.id)
+        assert (await watcher.final(number)).status == NOTIFY_ENUM_DIR
+        number = watcher.request(Command.CHANGE_NOTIFY, smb.change_notify(directory))
+        await watcher.told(number)
+        await watcher.open("d\\new", disposition=2)
+        assert smb.changes(await watcher.final(number)) == [(1, "new")], "it is watched again"
+
+    run(tmp_path, scenario)
+
+
+def test_a_scaleout_share_lets_clients_cache_reads_only(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, _ = nodes.nodes
+        client = await at(one, "wide")
+        reply = await client.connect("wide")
+        (capabilities,) = struct.unpack_from("<I", reply.body, 8)
+        assert capabilities == 0x10 | 0x20 | 0x40 | 0x80
+        _, told = await made(client, "x", *persistent())
+        assert told.lease == READ and told.contexts[b"DH2Q"] == struct.pack("<II", 60_000, 2), "persistent all the same"
+        _, told = await made(client, "y", level=LEVEL_BATCH)
+        assert told.level == 1
+        _, told = await made(client, "z", level=LEVEL_NONE)
+        assert told.level == LEVEL_NONE
+        reply = await client.connect("safe")
+        assert struct.unpack_from("<I", reply.body, 8) == (0x10 | 0x40 | 0x80,)
+
+    run(tmp_path, scenario)
+
+
+def test_opens_and_names_of_the_server_are_the_same_at_all_nodes_and_its_guid_is_not(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        guids = set()
+        for node in nodes.nodes:
+            client = Client(service_of(node), ME)
+            reply = await client.negotiate()
+            guids.add(bytes(reply.body[8:24]))
+        assert len(guids) == len(nodes.nodes)
+        assert {service_of(node).settings.name for node in nodes.nodes} == {"sofs"}
+        await asyncio.sleep(0)
+
+    run(tmp_path, scenario)
