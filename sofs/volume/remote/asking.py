@@ -1,9 +1,10 @@
 """Questions about one volume on their way to whichever node coordinates it, repeated until they are answered.
 
 All that is under way is kept in the order in which it was asked. When anything goes wrong (a connection breaks, the other node refuses, another one
-coordinates), a new *era* begins: everything without an answer is asked again, in order, and what is new stands behind it. A reply counts whichever era it
-belongs to; but that something was refused counts only if it has not been asked again since, for what is refused leaves no token, and may be carried
-out when it arrives once more. A question that changes something is never given up once it has been sent: it may have been carried out, and only the coordinator can tell.
+coordinates), a new *era* begins: everything without an answer is asked again, in order, and what is new stands behind it. A reply counts whichever
+era it belongs to; but that something was refused counts only if it has not been asked again since, for what is refused leaves no token, and may be
+carried out when it arrives once more. A question that changes something is never given up once it has been sent: it may have been carried out, and only
+the coordinator can tell.
 """
 
 import math
