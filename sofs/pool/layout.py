@@ -56,6 +56,12 @@ class Layout(Protocol):
     def write_revoked(self, data: bytes) -> None:
         """Replaces the list of revoked ids, atomically and durably."""
 
+    async def prepare_revoked(self, data: bytes) -> None:
+        """Writes a new list of revoked ids beside the one that counts; only one at a time."""
+
+    def place_revoked(self) -> None:
+        """Puts the one that was prepared in the other's place, atomically and durably."""
+
     def arena(self, number: int, slots: int) -> tuple[File, int]:
         """The arena's file and the offset in it where its slots begin; made, durably, if it does not exist."""
 
@@ -75,7 +81,7 @@ def open_layout(files: Files, path: str) -> Layout:
     return DirectoryLayout(files, path)
 
 
-_OURS = frozenset({"lock", "label", "label.new", "table", "table.new", "revoked", "revoked.new", "arenas", "lost+found"})
+_OURS = frozenset({"lock", "label", "label.new", "table", "table.new", "revoked", "revoked.new", "revoked.next", "arenas", "lost+found"})
 
 
 class DirectoryLayout:
@@ -108,7 +114,7 @@ class DirectoryLayout:
 
     def clear(self) -> None:
         # Without the label the rest is no disk any more, however far this gets.
-        for name in ("label", "label.new", "table", "table.new", "revoked", "revoked.new"):
+        for name in ("label", "label.new", "table", "table.new", "revoked", "revoked.new", "revoked.next"):
             self._remove(name)
         for number in self.arenas():
             self._remove(_arena_name(number))
@@ -126,6 +132,17 @@ class DirectoryLayout:
 
     def write_revoked(self, data: bytes) -> None:
         self._replace("revoked", data)
+
+    async def prepare_revoked(self, data: bytes) -> None:
+        file = self._make("revoked.next", data)
+        try:
+            await file.sync()
+        finally:
+            file.close()
+
+    def place_revoked(self) -> None:
+        self._files.rename(self._at("revoked.next"), self._at("revoked"))
+        self._files.sync_directory(self.path)
 
     def arena(self, number: int, slots: int) -> tuple[File, int]:
         path = self._at(_arena_name(number))
@@ -173,7 +190,17 @@ class DirectoryLayout:
             file.close()
 
     def _replace(self, name: str, data: bytes) -> None:
-        new = self._at(name + ".new")
+        file = self._make(name + ".new", data)
+        try:
+            file.sync_now()
+        finally:
+            file.close()
+        self._files.rename(self._at(name + ".new"), self._at(name))
+        self._files.sync_directory(self.path)
+
+    def _make(self, name: str, data: bytes) -> File:
+        """A file with these contents, not synced yet."""
+        new = self._at(name)
         try:
             file = self._files.open(new, create=True, exclusive=True)
         except Exists:
@@ -182,11 +209,10 @@ class DirectoryLayout:
             file = self._files.open(new, create=True, exclusive=True)
         try:
             file.write(0, [data])
-            file.sync_now()
-        finally:
+        except BaseException:
             file.close()
-        self._files.rename(new, self._at(name))
-        self._files.sync_directory(self.path)
+            raise
+        return file
 
     def _remove(self, name: str) -> None:
         try:

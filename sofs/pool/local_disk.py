@@ -49,7 +49,8 @@ __all__ = ["LocalDisk"]
 
 _CACHED = 2048
 """Fragments whose checksums are kept in memory, at least; twice as many at most (each up to 9 KiB)."""
-_SCAN = 512  # entries looked at in one go: about a millisecond
+_SCAN = 512  # entries looked at in one go: about a millisecond if all of them are wanted
+_BARREN = 64  # times as many of which none is wanted
 
 
 class _Place:
@@ -92,7 +93,10 @@ class LocalDisk:
         self._table_sync = GroupSync(table_file)
         self._slots = slots
         self.revoked = revoked
-        self._unsaved = False
+        self._revision = 0
+        self._saved = 0
+        """Of what `revoked` was, how much of it is durable."""
+        self._saving: asyncio.Task[None] | None = None
         self._seed = seed_of(label.id)
         self._arenas: dict[int, tuple[File, int]] = {}
         self._recent: dict[int, _Place] = {}
@@ -393,14 +397,31 @@ class LocalDisk:
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
         self._check_usable()
-        if self.revoked.add(volume, ids) or self._unsaved:
-            self.save_revoked()
+        if self.revoked.add(volume, ids):
+            self._revision += 1
+        wanted = self._revision
+        # When a node dies many volumes come at once: those who come while the list is being stored share the next time.
+        while self._saved < wanted:
+            if self._saving is None:
+                self._saving = asyncio.create_task(self._save())
+            await asyncio.shield(self._saving)
+
+    async def _save(self) -> None:
+        try:
+            revision = self._revision
+            await self._layout.prepare_revoked(self.revoked.encode(self._seed))
+            # It may have been stored in one go meanwhile, with more in it.
+            if self._saved < revision:
+                self._layout.place_revoked()
+                self._saved = revision
+        finally:
+            self._saving = None
 
     def save_revoked(self) -> None:
-        """Stores the revoked ids, durably. Raises `NoSpace`, `DiskFailed`."""
-        self._unsaved = True
+        """Stores the revoked ids, durably, while the loop waits. Raises `NoSpace`, `DiskFailed`."""
+        self._revision += 1
         self._layout.write_revoked(self.revoked.encode(self._seed))
-        self._unsaved = False
+        self._saved = self._revision
 
     def _refuse(self, id: ExtentId) -> None:
         self._check_usable()
@@ -470,8 +491,10 @@ class LocalDisk:
         for first in range(start, self._table.slots, _SCAN):
             if len(found) >= limit:
                 return found, first
-            found += [each for each in self.entries(first, first + _SCAN) if each[1].id.volume == volume and each[1].id.number in ids]
-            await asyncio.sleep(0)
+            there = list(self._table.of_volume(volume, first, first + _SCAN))
+            found += [each for each in there if each[1].id.number in ids]
+            if there or first // _SCAN % _BARREN == 0:
+                await asyncio.sleep(0)
         return found, 0
 
     def entries(self, start: int, stop: int) -> list[tuple[int, Entry]]:
@@ -509,6 +532,8 @@ class LocalDisk:
         if self._writing:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
+        if self._saving is not None:
+            await asyncio.wait([self._saving])
         await self._table_sync.close()
         self.release()
 

@@ -39,6 +39,7 @@ _ENTRY = struct.Struct("<BBBBBBHQQI")
 _CRC = struct.Struct("<I")
 ENTRY_SIZE = 32
 assert _ENTRY.size + _CRC.size == ENTRY_SIZE
+_VOLUME_AT = 8
 _FREE, _USED = 0xF0, 0xA1
 _FREE_HEAD = bytes([_FREE]).ljust(_ENTRY.size, b"\0")
 _PAGE_ENTRIES = 128
@@ -137,3 +138,16 @@ class SlotTable:
                     entry = decode_entry(data, slot, self._seed)
                     assert entry is not None, "two different free entries"
                     yield slot, entry
+
+    def of_volume(self, volume: VolumeId, start: int, stop: int) -> Iterator[tuple[int, Entry]]:
+        """The used entries from `start` up to `stop` that are a volume's. Costs next to nothing where it has none: every volume asks at its start."""
+        wanted = volume.to_bytes(8, "little")
+        image, end = self._image, stop * ENTRY_SIZE
+        at = image.find(wanted, start * ENTRY_SIZE, end)
+        while at >= 0:
+            if at % ENTRY_SIZE == _VOLUME_AT:
+                slot = at // ENTRY_SIZE
+                entry = self.get(slot)
+                if isinstance(entry, Entry):
+                    yield slot, entry
+            at = image.find(wanted, at + 1, end)

@@ -518,10 +518,10 @@ def test_a_full_file_system_is_no_failure_of_the_disk() -> None:
 def test_a_list_of_revoked_ids_that_finds_no_room_fails_no_disk() -> None:
     async def main(files: SimulatedFiles) -> None:
         rig = make_rig(files, files.random, "/data")
-        files.fail("write", "/data/d0/revoked.new", NoSpace)
+        files.fail("write", "/data/d0/revoked.next", NoSpace)
         await rig.pool.revoke(VOLUME, range(5))
         assert [status.state for status in rig.pool.disks()] == [State.HEALTHY, State.HEALTHY]
-        files.fail("write", "/data/d1/revoked.new", NoSpace)
+        files.fail("write", "/data/d1/revoked.next", NoSpace)
         with pytest.raises(NoSpace):
             await rig.pool.revoke(VOLUME, range(5, 10))
         with pytest.raises(Fenced):
@@ -535,6 +535,39 @@ def test_a_list_of_revoked_ids_that_finds_no_room_fails_no_disk() -> None:
             await again.pool.close()
 
     simulated(main)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_many_revocations_at_once_share_their_syncs_and_all_last(seed: int) -> None:
+    async def main(files: SimulatedFiles) -> None:
+        rig = make_rig(files, files.random, "/data", 1)
+        random = SimulatedRandom(seed)
+        disk = rig.disk(rig.specs[0].id)
+        done: list[int] = []
+
+        async def revoke(number: int) -> None:
+            await asyncio.sleep(0.004 * random.fraction())
+            if number % 10 == 3:
+                disk.save_revoked()  # as when another disk is opened again meanwhile
+            await disk.revoke(VOLUME, range(number * 10, number * 10 + 5))
+            done.append(number)
+
+        start = files.steps
+        tasks = [asyncio.ensure_future(revoke(number)) for number in range(50)]
+        if seed % 2:
+            await asyncio.gather(*tasks)
+            assert files.steps - start < 50 * 5 // 2
+        else:
+            await asyncio.sleep(0.002)
+        told = list(done)
+        after = Rig(files.after_power_loss(seed), files.random, rig.specs)
+        kept = after.disk(rig.specs[0].id).revoked
+        assert all(kept.covers(VOLUME, number * 10) for number in told) and told
+        assert not kept.covers(VOLUME, 7)
+        for task in tasks:
+            task.cancel()
+
+    simulate(lambda loop: main(SimulatedFiles(SimulatedRandom(seed), latency=Latency(sync=300e-6))))
 
 
 def test_extents_leave_room_for_the_logs_on_their_file_system() -> None:
