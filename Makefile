@@ -5,6 +5,7 @@
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
 # make soak SEEDS=N   whole clusters in simulation, with every fault
+# make failover ROUNDS=N  a cluster of real processes, killed, stopped, cut off and robbed of etcd under verifying writers (root)
 # make fuzz N=…       every decoder of bytes from a network or a disk
 # make explore        the property tests with examples that nobody has tried yet
 #
@@ -14,6 +15,7 @@
 SHELL = /bin/sh
 BIN = .venv/bin
 KILLS ?= 200
+ROUNDS ?= 10
 POINTS ?= 10000
 SEEDS ?= 1000
 N ?= 1000000
@@ -51,6 +53,9 @@ crash: .venv/dev-stamp .venv/test-packages-stamp
 
 soak: .venv/dev-stamp
 	@$(BIN)/python -m tests.simulation.cluster.soak --seeds $(SEEDS)
+
+failover: .venv/dev-stamp .venv/test-packages-stamp
+	@$(BIN)/python -m tests.failover --rounds $(ROUNDS) $(ARGS)
 
 fuzz: .venv/dev-stamp
 	@$(BIN)/python -m tests.protocol.fuzz --inputs $(N)

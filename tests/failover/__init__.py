@@ -1,0 +1,13 @@
+"""`make failover`: real nodes, a real etcd, real faults, under writers that verify.
+
+`laboratory` is a lab of four nodes and three members of etcd in network namespaces. `smb`, `nfs3` and `nfs4` are clients that reconnect and send
+again, as those of an operating system do (`retrying` is what they have in common); `writers` have them change files and keep a ledger of what was
+acknowledged. `faults` are what happens to the cluster meanwhile; `harness` puts rounds together, compares through another node and the other
+protocol, and reports.
+
+Time-outs of the clients: a request that has no answer for `REPLY_S` is sent again, over a new connection; after `GIVE_UP_S` it counts as an error.
+"""
+
+REPLY_S = 5.0
+CONNECT_S = 1.0
+GIVE_UP_S = 150.0

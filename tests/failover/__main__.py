@@ -1,0 +1,45 @@
+"""`python -m tests.failover --rounds N [--writers 4] [--nodes 4] [--only WORD] [--seed S] [--data DIR]`; as root."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.failover import GIVE_UP_S, REPLY_S
+from tests.failover.faults import FAULTS
+from tests.failover.harness import Harness, report
+from tests.failover.laboratory import Laboratory
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="of each fault")
+    parser.add_argument("--writers", type=int, default=4, help="for each protocol")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--data", type=Path, help="where the lab lives; kept")
+    arguments = parser.parse_args()
+    faults = [fault for fault in FAULTS if arguments.only in fault.name]
+    print(f"seed {arguments.seed}; a request is sent again after {REPLY_S:.0f} s, and given up after {GIVE_UP_S:.0f} s", flush=True)
+    with contextlib.ExitStack() as scratch:
+        data = arguments.data or Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="sofs-failover-"))) / "lab"
+        lab = Laboratory(data, arguments.nodes)
+        try:
+            lab.start()
+            lab.enter()
+            harness = Harness(lab, arguments.writers, arguments.seed)
+            score = asyncio.run(harness.run(faults, arguments.rounds))
+        finally:
+            lab.stop()
+    report(score, faults)
+    return 1 if score.lost or score.wrong or score.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What happens to the cluster: each fault begins, lasts, and is mended. All go by what the cluster says of itself at that moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tests.failover.laboratory import Laboratory
+
+PAUSED_S = 10.0
+CUT_S = 8.0
+ETCD_DOWN_S = 60.0
+DOWN_S = 2.0
+
+
+class Fault(NamedTuple):
+    name: str
+    happen: Callable[[Laboratory], Awaitable[None]]
+    target: str
+    """The pause that it may cause."""
+
+
+async def coordinator(lab: Laboratory) -> str:
+    """The node that coordinates the volume, as all others see it."""
+    for name in lab.names:
+        volume = await lab.volume(name)
+        if volume.coordinator:
+            return volume.coordinator
+    raise AssertionError("nobody coordinates the volume")
+
+
+async def roles(lab: Laboratory) -> tuple[str, list[str], list[str]]:
+    """The coordinator, the standbys, and the nodes that are only gateways."""
+    leads = await coordinator(lab)
+    having = {replica.node for replica in (await lab.volume(leads)).replicas}
+    return leads, [name for name in lab.names if name in having and name != leads], [name for name in lab.names if name not in having]
+
+
+async def _kill(lab: Laboratory, name: str) -> None:
+    await lab.do("kill", name)
+    await asyncio.sleep(DOWN_S)
+    await lab.do("restart", name)
+
+
+async def kill_coordinator(lab: Laboratory) -> None:
+    await _kill(lab, (await roles(lab))[0])
+
+
+async def kill_standby(lab: Laboratory) -> None:
+    await _kill(lab, (await roles(lab))[1][0])
+
+
+async def kill_gateway(lab: Laboratory) -> None:
+    _, standbys, gateways = await roles(lab)
+    await _kill(lab, (gateways or standbys)[-1])
+
+
+async def pause_coordinator(lab: Laboratory) -> None:
+    name = await coordinator(lab)
+    await lab.do("pause", name)
+    await asyncio.sleep(PAUSED_S)
+    await lab.do("resume", name)
+
+
+async def _cut(lab: Laboratory, *networks: str) -> None:
+    name = await coordinator(lab)
+    await lab.do("cut", name, *networks)
+    await asyncio.sleep(CUT_S)
+    await lab.do("heal", name, *networks)
+
+
+async def cut_coordinator(lab: Laboratory) -> None:
+    await _cut(lab)
+
+
+async def cut_coordinator_from_its_peers(lab: Laboratory) -> None:
+    await _cut(lab, "cluster")
+
+
+async def etcd_leader(lab: Laboratory) -> None:
+    cluster = await lab.cluster(lab.names[0])
+    leader = next(member.endpoint for member in cluster.store if member.state == "leader")
+    name = next(member["name"] for member in lab.about["etcd"] if member["address"] == leader)
+    await lab.do("etcd-kill", name)
+    await asyncio.sleep(DOWN_S)
+    await lab.do("etcd-restart", name)
+
+
+async def etcd_all(lab: Laboratory) -> None:
+    names = [member["name"] for member in lab.about["etcd"]]
+    for name in names:
+        await lab.do("etcd-kill", name)
+    await asyncio.sleep(ETCD_DOWN_S)
+    for name in names:
+        await lab.do("etcd-restart", name)
+
+
+async def lose_disk(lab: Laboratory) -> None:
+    name = await coordinator(lab)
+    await lab.do("lose-disk", name)
+    await asyncio.sleep(CUT_S)
+    await lab.do("return-disk", name)
+
+
+async def move(lab: Laboratory) -> None:
+    """A planned one, by draining: volumes, groups and addresses go."""
+    from sofs.admin import api
+
+    name = await coordinator(lab)
+    asked = lab.admin(next(each for each in lab.names if each != name), timeout=90)
+    await asyncio.to_thread(asked.post, "/members/drain", api.NodeName(name), api.Drained)
+    await asyncio.sleep(1)
+    await asyncio.to_thread(asked.post, "/members/undrain", api.NodeName(name), api.Drained)
+
+
+FAULTS = (
+    Fault("kill -9 of the coordinator", kill_coordinator, "1 s"),
+    Fault("kill -9 of a standby", kill_standby, "1 s"),
+    Fault("kill -9 of a gateway only", kill_gateway, "1 s"),
+    Fault("coordinator stopped for 10 s", pause_coordinator, "L + 1 s"),
+    Fault("coordinator cut off", cut_coordinator, "L + 1 s"),
+    Fault("coordinator cut off from its peers", cut_coordinator_from_its_peers, "L + 1 s"),
+    Fault("loss of the etcd leader", etcd_leader, "none"),
+    Fault("loss of all etcd for 60 s", etcd_all, "none"),
+    Fault("loss of the coordinator's disk", lose_disk, "L + 1 s"),
+    Fault("planned move", move, "1 s"),
+)

@@ -1,0 +1,104 @@
+"""Verifying writers: each changes the files of one directory over one protocol, keeps a ledger, and stands still when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.failover.retrying import Directory, Trouble
+from tests.interop.ledger import Change, Create, Ledger, Remove, Rename, Truncate, Write
+
+HELD = "held"
+"""A file that a writer keeps open and locked all the time, in a directory of its own so that the ledger does not see it."""
+REST_S = 0.02
+"""Between two changes: a writer is to be caught in the act, not to fill the machine."""
+
+
+@dataclass
+class Writer:
+    protocol: str
+    name: str
+    open: Callable[[], Directory]
+    ledger: Ledger
+    directory: Directory | None = None
+    errors: list[str] = field(default_factory=list)
+    durations: list[tuple[float, float]] = field(default_factory=list)
+    """Of each change: when it began, and how long it took."""
+    under_way: float | None = None
+    """Since when a change is."""
+
+    async def run(self, go: asyncio.Event, stop: asyncio.Event) -> None:
+        """Changes files whenever `go` is set."""
+        assert self.directory is not None
+        while not stop.is_set():
+            await go.wait()
+            if stop.is_set():
+                return
+            change = self.ledger.draw()
+            if isinstance(change, Rename) and change.old == change.new:
+                continue
+            await self._carry_out(change)
+            await asyncio.sleep(REST_S)
+
+    async def _carry_out(self, change: Change) -> None:
+        self.ledger.pending = change
+        self.under_way = began = time.monotonic()
+        trouble: Trouble | None = None
+        try:
+            await perform(change, self.directory)  # type: ignore[arg-type]
+        except Trouble as met:
+            trouble = met
+        finally:
+            self.durations.append((began, time.monotonic() - began))
+            self.under_way = None
+        if trouble is not None:
+            # What has become of it is seen when the directory is compared: it stays pending.
+            taken = time.monotonic() - began
+            self.errors.append(f"{self.protocol} {self.name}: {_brief(change)}, {taken:.1f} s after it began: {trouble}")
+            await self._begin_anew()
+            return
+        self.ledger.files = change.after(self.ledger.files)
+        self.ledger.pending = None
+        self.ledger.acknowledged += 1
+
+    async def _begin_anew(self) -> None:
+        """With another client; and the ledger waits for the comparison, since one change may have happened or not."""
+        assert self.directory is not None
+        await self.directory.close()
+        self.directory = self.open()
+        await self.directory.open()
+        while self.ledger.pending is not None:  # noqa: ASYNC110  # the comparison settles it, some seconds later
+            await asyncio.sleep(0.05)
+
+    @property
+    def resent(self) -> int:
+        return self.directory.resent if self.directory is not None else 0
+
+    def longest(self, since: float) -> float:
+        """The longest change that ended after this moment."""
+        return max((taken for began, taken in self.durations if began + taken >= since), default=0.0)
+
+
+async def perform(change: Change, at: Directory) -> None:
+    match change:
+        case Create(name):
+            await at.create(name)
+        case Write(name, offset, data):
+            await at.write(name, offset, data)
+        case Truncate(name, size):
+            await at.truncate(name, size)
+        case Rename(old, new):
+            await at.rename(old, new)
+        case Remove(name):
+            await at.remove(name)
+
+
+def _brief(change: Change) -> str:
+    return f"Write({change.name}, {change.offset}, {len(change.data)} bytes)" if isinstance(change, Write) else repr(change)
+
+
+def ledger(chance: random.Random) -> Ledger:
+    return Ledger(random.Random(chance.getrandbits(64)))
