@@ -16,17 +16,17 @@ import msgspec
 import structlog
 
 from sofs.errors import NotFound, SofsError, Unavailable
-from sofs.hosting.moving import hand_over, imbalance
+from sofs.hosting.moving import hand_over, imbalance, targets
 from sofs.hosting.part import Part
 from sofs.hosting.recovering import split_name
 from sofs.hosting.recruiting import readmit, recruit
 from sofs.hosting.services import HostingService
 from sofs.hosting.site import Site
 from sofs.pool.members import DiskStatus
-from sofs.pool.states import WRITABLE
-from sofs.records import VolumeRecord
+from sofs.pool.states import WRITABLE, State
+from sofs.records import ReplicaRecord, VolumeRecord
 from sofs.volume.rebuild import remove_replica
-from sofs.volume.recovery import Place
+from sofs.volume.recovery import Place, let_go
 
 __all__ = ["Redundancy", "choose_disk", "wanted_replicas"]
 
@@ -42,6 +42,7 @@ RETURN_S = 10.0
 BALANCE_S = 60.0
 """Between two moves for balance' sake."""
 SYSTEM_REPLICAS = 5
+LEAVING = frozenset({State.DRAINING, State.RETIRED})
 
 
 class Host(Protocol):
@@ -137,6 +138,7 @@ class Redundancy:
             if await self._take_back(part, refused) or await self._add(part):
                 continue
             return
+        await self._leave_disks(part)
         await self._forget_others(part)
 
     def _dismiss_evicted(self, part: Part) -> None:
@@ -183,15 +185,54 @@ class Redundancy:
             return False
         others = [replica for replica in hosted.record.replicas if replica.id not in store.log.replica_ids]
         counted = {replica.disk for replica in hosted.record.replicas if replica.id in store.log.replica_ids}
-        for replica in others:
-            node = part.node_of(replica.id)
-            if node not in (None, self._site.node) and self._since_away(replica.id) < RETURN_S:
-                return False
-        disk = choose_disk(pool.disks(), counted, by_host=hosted.policy.domain == "host" or hosted.is_system)
+        if any(self._may_return(part, replica) for replica in others):
+            return False
+        disk = choose_disk(pool.disks(), counted, by_host=by_host(part))
         if disk is None:
             return False
         await recruit(self._site, part, store, disk, self.stopping)
         return True
+
+    def _may_return(self, part: Part, replica: ReplicaRecord) -> bool:
+        """Whether a replica on another node has been away for so short a time that it is waited for."""
+        node = part.node_of(replica.id)
+        member = self._site.view.members.get(node or 0)
+        if node in (None, self._site.node) or (member is not None and member.state == "evicted"):
+            return False
+        return self._since_away(replica.id) < RETURN_S
+
+    # Disks that are being drained
+
+    async def _leave_disks(self, part: Part) -> None:
+        """Replaces a replica on a disk that is being drained. One step at a time: the next round goes on."""
+        store, pool = part.hosted.store, self._site.disks.all.get(part.hosted.record.pool)
+        if store is None or pool is None or not part.serving or self._stopping:
+            return
+        leaving = {disk.id for disk in pool.disks() if disk.state in LEAVING}
+        counted = [replica for replica in part.hosted.record.replicas if replica.id in store.log.replica_ids]
+        replica = next((each for each in counted if each.disk in leaving), None)
+        if replica is None:
+            return
+        if len(counted) <= self._wanted(part):
+            taken = {each.disk for each in counted if each is not replica}
+            disk = choose_disk(pool.disks(), taken, by_host=by_host(part))
+            if disk is None:
+                log.warning("redundancy.nowhere_else", volume=part.hosted.record.name, disk=f"{replica.disk:016x}")
+                return
+            await recruit(self._site, part, store, disk, self.stopping)
+        own = [opened for opened in store.opened if opened.place.id in store.checkpoints.records]
+        if [opened.place.id for opened in own] == [replica.id]:
+            # The coordinator's own copy goes last: it is somebody else's to leave out.
+            node = min(targets(self._site, part), default=None)
+            if node is not None:
+                await hand_over(self._site, part, node)
+            return
+        store.log.lose(replica.id, Unavailable("its disk is being drained"))
+        log.info("redundancy.left_disk", volume=part.hosted.record.name, disk=f"{replica.disk:016x}")
+        for opened in [opened for opened in own if opened.place.id == replica.id]:
+            await self._site.clock.sleep(1.0)  # what is under way there comes to its end
+            store.opened.remove(opened)
+            let_go(opened)
 
     async def _forget_others(self, part: Part) -> None:
         """Takes replicas out of the volume's record that are not needed any more."""
@@ -211,7 +252,7 @@ class Redundancy:
         for pool in self._site.disks.all.values():
             for disk in pool.disks():
                 logs = Path(disk.path) / "logs"
-                if not disk.own or disk.state not in WRITABLE or not files.exists(str(logs)):
+                if not disk.own or disk.state not in WRITABLE | LEAVING or not files.exists(str(logs)):
                     continue
                 for name in files.list(str(logs)):
                     await self._clean_one(name, logs)
@@ -265,7 +306,12 @@ def wanted_replicas(part: Part, disks: list[DiskStatus]) -> int:
     return wanted
 
 
-def choose_disk(disks: list[DiskStatus], taken: set[int], by_host: bool) -> DiskStatus | None:
+def by_host(part: Part) -> bool:
+    """Whether each replica must be on a host of its own."""
+    return part.hosted.policy.domain == "host" or part.hosted.is_system
+
+
+def choose_disk(disks: list[DiskStatus], taken: set[int], *, by_host: bool) -> DiskStatus | None:
     """The disk for one more replica: on a host without one if there is such, ssd before hdd, roomy before full; None if every usable one is taken."""
     hosts = {disk.host for disk in disks if disk.id in taken}
     usable = [

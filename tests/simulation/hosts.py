@@ -74,17 +74,29 @@ class Hosts:
     async def begin(self, policy: str = "mirror(2) across host") -> None:
         """Starts all, each with a disk, and makes the volume `v` at the first."""
         for machine in self.machines:
-            record = MemberRecord(id=machine.number + 1, name=machine.name, host=f"h{machine.number}", addresses=())
-            key = keys.member(record.id)
-            await self.world.store.transact([Condition(key, 0)], [Put(key, record.encode())])
-            machine.files.make_directory("/data")
-            machine.files.sync_directory("/")
-            machine.start()
-        for machine in self.machines:
-            await machine.until_ready()
-            await machine.ask(lambda node: node.host.add_disk("/data/disk", "ssd", "p", 128 << 20, False))
+            await self.join(machine)
         await asyncio.sleep(3)
         await self.machines[0].ask(lambda node: node.host.create_volume("v", "p", policy, False))
+
+    async def join(self, machine: Machine[HostNode]) -> None:
+        """Makes it a member, and starts it with a disk."""
+        await self._member(machine, "active")
+        machine.files.make_directory("/data")
+        machine.files.sync_directory("/")
+        machine.start()
+        await machine.until_ready()
+        await machine.ask(lambda node: node.host.add_disk("/data/disk", "ssd", "p", 128 << 20, False))
+
+    async def evict(self, machine: Machine[HostNode]) -> None:
+        """An operator says that it will not come back."""
+        machine.kill()
+        await self._member(machine, "evicted")
+
+    async def _member(self, machine: Machine[HostNode], state: str) -> None:
+        record = MemberRecord(id=machine.number + 1, name=machine.name, host=f"h{machine.number}", addresses=(), state=state)
+        key = keys.member(record.id)
+        entry = await self.world.store.get(key)
+        await self.world.store.transact([Condition(key, entry.revision if entry else 0)], [Put(key, record.encode())])
 
     async def reap(self, machine: Machine[HostNode], incarnation: int) -> None:
         """What its supervisor does when the process has ended."""

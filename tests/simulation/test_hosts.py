@@ -223,3 +223,47 @@ def test_the_logs_know_who_counts_when_the_store_is_lost_for_good() -> None:
             assert {id: each.volume for id, each in known.items()} == view.volumes
 
     cluster(2, main)
+
+
+def test_a_volume_made_on_one_node_gets_its_copies_when_others_join_and_they_move_when_one_leaves() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, *others = hosts.machines
+        await hosts.write()
+        for machine in others:
+            await hosts.join(machine)
+        await hosts.in_sync(2)
+        await hosts.write()
+        holders = hosts.holders()
+        (leaving,) = [machine for machine in others if machine.number in holders]
+        await hosts.evict(leaving)
+        await asyncio.sleep(2)
+        await hosts.in_sync(2, within=6)
+        assert leaving.number not in hosts.holders()
+        one.kill()
+        await hosts.served(by=next(machine for machine in others if machine is not leaving))
+        await hosts.verify()
+
+    async def whole(world: World) -> None:
+        hosts = Hosts(world, 3)
+        await hosts.join(hosts.machines[0])
+        await hosts.machines[0].ask(lambda node: node.host.create_volume("v", "p", "mirror(2) across host", True))
+        await main(world, hosts)
+
+    run(1, whole)
+
+
+def test_draining_the_disks_of_a_node_moves_what_it_coordinates_and_its_copies() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(2)
+        await hosts.write()
+        first = hosts.coordinator()
+        assert first is not None and first.node is not None
+        (disk,) = [disk.id for disk in first.node.host.pools["p"].disks() if disk.own]
+        await first.ask(lambda node: node.host.pools["p"].drain(disk))
+        writing = asyncio.create_task(busy(hosts, world, 60))
+        await asyncio.sleep(65)
+        assert first.number not in hosts.holders() and len(hosts.holders()) == 2
+        assert await writing < 1.0
+        await hosts.verify()
+
+    cluster(3, main)

@@ -263,3 +263,25 @@ def test_a_node_without_volumes_needs_none_of_its_own(tmp_path: Path) -> None:
             assert not host.volumes
 
     asyncio.run(scenario())
+
+
+def test_a_disk_that_is_drained_loses_its_copy_of_the_log_to_another_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        async with hosted_on(tmp_path) as host:
+            await host.add_disk(str(tmp_path / "disk2"), "ssd", "p", 2 << 30, False)
+            hosted = host.named("v")
+            note(hosted, b"kept")
+            disks = {disk.path: disk.id for disk in host.pools["p"].disks()}
+            leaving = disks[str(tmp_path / "disk0")]
+            await host.pools["p"].drain(leaving)
+            await host.redundancy.run_once()
+            assert {replica.disk for replica in hosted.record.replicas} == {disks[str(tmp_path / "disk1")], disks[str(tmp_path / "disk2")]}
+            assert hosted.state == ("serving", "")
+            await host.redundancy.run_once()
+            assert not list((tmp_path / "disk0" / "logs").glob(f"{hosted.record.id:016x}-*"))
+        shutil.move(tmp_path / "disk0", tmp_path / "away")
+        async with hosted_on(tmp_path) as host:
+            assert noted(host.named("v")) == b"kept" and host.named("v").state == ("serving", "")
+
+    asyncio.run(main())
