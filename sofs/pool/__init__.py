@@ -14,9 +14,47 @@ So after a crash at any moment every extent that a volume can name is whole, and
 orphan: whole too, but named by nobody, and found by its id with `orphans`. Ids are never reused, and a range of them is revoked before
 orphans are looked for, so that nothing is taken for an orphan that somebody is about to name.
 
+Over several nodes it is one pool all the same. Each node opens its own disks only, and serves them to the others (`service`); to a
+coordinator they look alike (`disk`). Slots are given out where the disk is, and nowhere else; scrubbing, probing and punching are done
+there, too. A disk of another node is in the state in which that node has it. While the node does not answer, its disks are *missing*: they
+are not read, new extents go elsewhere, and nothing is concluded from it until the grace time is over. Checksums travel beside the data and
+are compared where it is used.
+
+**A coordinator that has been deposed** may not know it, and what it has sent may arrive at any time: it was paused, or cut off together
+with some of the disks. Nothing here asks which configuration a message comes from, because none of them can do harm, if the volume keeps to
+four rules: (1) the batch that grants numbers is stable before the first of them is used, so no successor ever grants the same; (2) an
+extent is deleted only when the batch that freed it is stable on all replicas, so every successor has it; (3) only an extent that no batch
+names is abandoned; (4) numbers are looked for as orphans only below the lowest that may still be recorded, and after a sync of the log,
+which a deposed coordinator does not get. For then:
+
+- *A late write* has a number that its successor never grants. Before the successor's first collection has revoked it, it is an orphan, and
+  found; afterwards it is refused. The disk asks whether an id is revoked before the data is written and again, without a wait in between,
+  before the table entry is, and the collection looks into the table behind the revocation: a fragment is seen by it, or never written. A
+  disk that is away then hears of all revocations before anything else when it returns (`neighbours`), and is looked through once more
+  (`in_doubt`).
+- *A late deletion* names a slot and an id. The extent has been freed by a batch that the successor has as well, who deletes it, too:
+  whoever comes second finds nothing of that id. That the slot is another extent's by then does not matter: its id is another one, and ids
+  are never used twice.
+- *A late collection of orphans* deletes what lies below a limit and had no record when it was asked: the successor cannot have recorded it,
+  since it takes no number below its own first grant, and its log begins with all that was stable.
+- *A late mending* is refused unless the slot still has that id, and unless the pages match the checksums that were stored with the
+  fragment. An extent never changes, so what matches is right, however old. A header is written again from the table's entry and another
+  fragment's checksums, which are the same for all copies.
+- *A late revocation* covers numbers that its sender was granted, or somebody before it: nobody writes those any more but the sender.
+- *A late reading* finds the extent, or that it is gone.
+
+The same holds for a message whose answer was lost. A write that may have been made all the same is never repeated on that disk, so the
+extent goes to others, and what may lie there is a *stray*: a fragment of a known id in a place that the record does not name. It holds
+right bytes or fails its checksums; nobody reads it, and the collection finds it, as it compares fragments and not ids. When a node is
+evicted, its disks are lost at once, and if one of them is seen again, it is as a new one.
+
+What is not safe, and is nowhere done: to write an extent again under the id it had; to let a disk back in whose table is older than what it
+has acknowledged (a copy of a disk, a snapshot of its file system).
+
 In reading order: `extent` (the words), `scheme` and `policy` (how many fragments, and where), `label`, `table`, `fragment`, `revocations`
-(the formats, each told in its module), `layout` (the directory), `sync` (one for all who wait), `slots` (what is free), `disk` (what a disk can do), `opening`
-and `local_disk`, `states` and `members` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
+(the formats, each told in its module), `layout` (the directory), `sync` (one for all who wait), `slots` (what is free), `disk` (what a disk
+can do), `opening` and `local_disk`, `messages`, `service` and `remote_disk` (the same from another node), `states`, `members` and
+`neighbours` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence

@@ -9,6 +9,9 @@ the data may come back, so nobody forgets it. *Draining* and *retired* are the o
 draining disk is read but takes no new extents; once it holds none it is retired, and can be pulled. Draining does not hide
 trouble: a draining disk that cannot be read is failed.
 
+All of this is decided at the node that has the disk. The pools of other nodes take its word for it; as long as they do not hear it, or the
+disk has just failed to answer them, it is missing there, and suspect for a while when it was too slow.
+
 What may be done with a disk follows from its state alone: `READABLE` and `WRITABLE`.
 """
 

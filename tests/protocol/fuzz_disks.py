@@ -35,7 +35,10 @@ VOLUME = VolumeId(7)
 PAGES = 3
 DATA = bytes(range(256)) * 16 * PAGES
 SUMS = checksum([DATA])
-WILD: tuple[Any, ...] = (0, 1, -1, 4095, 4096, 1 << 20, (1 << 23) + 4096, 1 << 32, 1 << 39, (1 << 63) - 1, 1 << 63, "", b"", b"\xff" * 5, True, None, [], [1, 2])
+WILD: tuple[Any, ...] = (
+    *(0, 1, -1, 4095, 4096, 1 << 20, (1 << 23) + 4096, 1 << 32, 1 << 39, (1 << 63) - 1, 1 << 63),
+    *("", b"", b"\xff" * 5, True, None, [], [1, 2]),
+)
 
 
 class _Wires:

@@ -288,7 +288,10 @@ class World:
         raise Broken("not all nodes came back")
 
     def rot(self) -> None:
-        """A bit flips in some recorded extent, in one page or in all that may of one copy; which pages may rot depends on the node, so that there is always a good copy of each."""
+        """A bit flips in some recorded extent, in one page or in all that may of one copy.
+
+        Which may depends on the node, so that there is always a good copy of each.
+        """
         if not self.volume.recorded:
             return
         extent = list(self.volume.recorded.values())[self.random.below(len(self.volume.recorded))]
@@ -312,6 +315,8 @@ class World:
         end = nodes.clock.monotonic() + limit
         while nodes.clock.monotonic() < end:
             await asyncio.sleep(4 * random.fraction())
+            if self.broken:
+                raise Broken(self.broken[0])
             node = nodes[1 + random.below(3)]
             other = nodes[1 + (node.id + random.below(2)) % 3]
             chance = random.fraction()
@@ -387,6 +392,8 @@ class World:
         lacking: list[Copies | None] = []
         for _ in range(300):
             await asyncio.sleep(1)
+            if self.broken:
+                raise Broken(self.broken[0])
             pool = self.running()[0].pool
             lacking = [pool.relied_on(extent.at) for extent in self.volume.recorded.values()]
             if all(each is None or each.sure >= copies for each in lacking):
