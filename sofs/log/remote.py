@@ -98,6 +98,10 @@ class RemoteReplica:
         self._epoch = 0
         """Of the stream; answers to an earlier one say nothing."""
         self._asking = False
+        self._catching_up = False
+        """From the disk, and in the midst of it."""
+        self._priority = Priority.REPLICATION
+        """Of the stream."""
         self._on_way = self._messages = 0
         self._wanted = Lsn(0)
         """Up to here it has been asked to sync."""
@@ -137,30 +141,33 @@ class RemoteReplica:
             self._pump()
             return
         # Who does not count is not waited for: its buffers may be used anew before they are on their way.
-        self._post(pieces if self.counts else [b"".join(pieces)], after, size, sync, Priority.REPLICATION)
+        self._post(pieces if self.counts else [b"".join(pieces)], after, size, sync)
 
     def sync(self, upto: Lsn) -> None:
         """Asks it to have everything up to here on its disk."""
-        if self._log is None or not self._live or upto <= self._wanted:
-            return
-        self._wanted = upto
-        self._call(encode(Sync(self.id, self._log.version, upto)), (), 0, self._log.stable, Priority.REPLICATION, _SYNC_S)
+        if self._live and upto > self._wanted:
+            self._sync(upto)
 
-    def _post(self, pieces: Sequence[Buffer], end: Mark, size: int, sync: bool, priority: Priority) -> None:
+    def _sync(self, upto: Lsn) -> None:
+        assert self._log is not None
+        self._wanted = upto
+        self._call(encode(Sync(self.id, self._log.version, upto)), (), 0, self._log.stable, _SYNC_S)
+
+    def _post(self, pieces: Sequence[Buffer], end: Mark, size: int, sync: bool) -> None:
         log = self._log
         assert log is not None
         body = encode(Append(self.id, log.version, self._sent, log.stable, log.committed, log.start, sync))
         self._sent = end
         if sync:
             self._wanted = end.lsn
-        self._call(body, pieces, size, log.stable, priority, _SYNC_S if sync else self._settings.lease.promise_s)
+        self._call(body, pieces, size, log.stable, self._settings.lease.promise_s if self.counts and not sync else _SYNC_S)
 
-    def _call(self, body: bytes, pieces: Sequence[Buffer], size: int, stable: Lsn, priority: Priority, deadline_s: float) -> None:
+    def _call(self, body: bytes, pieces: Sequence[Buffer], size: int, stable: Lsn, deadline_s: float) -> None:
         at = self._last_sent = self._clock.boottime()
         self._on_way += size
         self._messages += 1
         then = partial(self._answered, self._epoch, at, size, stable)
-        self._peer.ask(SERVICE, body, pieces, then, priority=priority, deadline_s=deadline_s)
+        self._peer.ask(SERVICE, body, pieces, then, priority=self._priority, deadline_s=deadline_s)
 
     def _answered(self, epoch: int, at: float, size: int, stable: Lsn, answer: Outcome) -> None:
         if epoch != self._epoch or self._log is None:
@@ -220,7 +227,7 @@ class RemoteReplica:
 
     def _stop(self, reason: str) -> None:
         self._epoch += 1
-        self._live = self._asking = False
+        self._live = self._asking = self._catching_up = False
         self._on_way = self._messages = 0
         self.reason = reason
         # Whoever answers next may have lost what the one before had.
@@ -234,8 +241,9 @@ class RemoteReplica:
         if self._log is None or self._asking or self._live or self._pumping is not None:
             return
         self._asking = True
+        self._priority = Priority.REPLICATION
         self._sent = self._log.written
-        self._post((), self._sent, 0, False, Priority.REPLICATION)
+        self._post((), self._sent, 0, False)
 
     def _start_over(self, stable: Mark, end: Mark) -> None:
         """It has everything up to `stable` as all have it, and something up to `end`."""
@@ -243,8 +251,7 @@ class RemoteReplica:
         assert log is not None
         self._epoch += 1
         self._on_way = self._messages = 0
-        self._asking = False
-        self._live = False
+        self._asking = self._live = self._catching_up = False
         self._pump(stable, end)
 
     def _begin(self, sent: Mark) -> None:
@@ -287,27 +294,30 @@ class RemoteReplica:
         if candidates:
             self._sent = await self._common(candidates)
             self.needs = min(self.needs, self._sent.lsn)
-        priority = Priority.REPLICATION if self.counts else Priority.REBUILD
-        unsynced = 0
+        self._priority = Priority.REPLICATION if self.counts else Priority.REBUILD
+        self._catching_up = True
+        begun = asked = self._sent.lsn
         while epoch == self._epoch:
             behind = log.written.lsn - self._sent.lsn
             self.reason = f"it lacks {behind} bytes of the log" if behind else ""
-            if not self.counts and priority is Priority.REBUILD and behind <= _NEAR:
+            if self._priority is Priority.REBUILD and behind <= _NEAR:
                 # Two streams have no order between them: the one is to have ended before the other begins.
                 while self._messages and epoch == self._epoch:
                     await self._clock.sleep(self._settings.lease.retry_s / 10)
-                priority = Priority.REPLICATION
+                if epoch == self._epoch:
+                    self._priority = Priority.REPLICATION
             elif self._sent == log.written:
-                self._pumping, self._live = None, True
+                self._pumping, self._live, self._catching_up = None, True, False
                 return
-            elif self._on_way > _WINDOW // 2:
+            elif self._on_way > _WINDOW // 2 or self._sent.lsn - max(self.synced, begun) > 2 * _SYNC_EVERY:
                 await self._clock.sleep(self._settings.lease.retry_s / 20)
             else:
                 piece = await log.stretch(self._sent, _PIECE)
                 if epoch == self._epoch:
-                    unsynced += len(piece.data)
-                    self._post((piece.data,), piece.end, len(piece.data), unsynced >= _SYNC_EVERY, priority)
-                    unsynced %= _SYNC_EVERY
+                    self._post((piece.data,), piece.end, len(piece.data), False)
+                    if piece.end.lsn - asked >= _SYNC_EVERY:
+                        asked = piece.end.lsn
+                        self._sync(asked)
 
     async def _common(self, candidates: Sequence[Mark]) -> Mark:
         """The furthest candidate that is a place in this log too. Raises `ExtentGone` if this log begins behind all of them."""
@@ -340,10 +350,12 @@ class RemoteReplica:
             self._silent = 0.0
         self._last_tick = now
         self._timer("tick", step, self._tick)
-        if self._silent >= lease.silence_s:
-            log.lost(self, Unavailable(f"{self.place} has not answered for {lease.silence_s} s: {self.reason or 'no answer'}"))
-        elif self._live and now - self._last_sent >= lease.beacon_s - step / 2:
-            self._post((), self._sent, 0, False, Priority.REPLICATION)
+        # Nobody waits for a learner, and its records may queue behind much else that is rebuilt.
+        patience = lease.silence_s if self.counts else _SYNC_S
+        if self._silent >= patience:
+            log.lost(self, Unavailable(f"{self.place} has not answered for {patience} s: {self.reason or 'no answer'}"))
+        elif (self._live or self._catching_up) and now - self._last_sent >= lease.beacon_s - step / 2:
+            self._post((), self._sent, 0, False)
 
     def _timer(self, name: str, delay: float, call: "partial[None] | object") -> None:
         timer = self._timers.pop(name, None)

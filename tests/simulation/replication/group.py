@@ -66,6 +66,7 @@ class Group:
         self.world = world
         self.judge = Judge()
         self.volumes = ["log"]
+        self.disks = 1
         self.memory_lost = False
         self.machines: list[Machine[Any]] = [world.add(self._start) for _ in range(count)]
         for machine in self.machines:
