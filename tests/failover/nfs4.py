@@ -34,21 +34,36 @@ class Nfs4Directory:
         self.resent = 0
 
     async def open(self) -> None:
-        """EXCHANGE_ID and CREATE_SESSION are not sent again: a client begins while all is well."""
+        patience = Patience("EXCHANGE_ID and CREATE_SESSION")
+        while True:
+            try:
+                await self._begin()
+                break
+            except (Trouble, *LOST) as error:
+                # Nothing depends on what these have done: a client begins anew until it has a session.
+                await self.close()
+                self._turns.turn()
+                await patience.wait(0.2, error)
+        root = (await self._do(op.putrootfh(), op.lookup(self._share), op.getfh())).last
+        made = await self._compound([op.putfh(root), op.create(2, self._name, mode=0o777)])
+        if made.status not in (0, EXISTS):
+            raise Trouble(f"CREATE was answered {made.status}")
+        self._directory = (await self._do(op.putfh(root), op.lookup(self._name), op.getfh())).last
+
+    async def _begin(self) -> None:
+        """A client and a session of its own. Raises `Trouble`."""
         transport = await self._connected()
-        done = (await transport.compound([op.exchange_id(self._owner, os.urandom(8))], 1)).last
-        self._clientid = done.clientid
+        introduced = await transport.compound([op.exchange_id(self._owner, os.urandom(8))], 1)
+        if introduced.status:
+            raise Trouble(f"EXCHANGE_ID was answered {introduced.status}")
+        done = introduced.last
+        self._clientid, self._sequence = done.clientid, 0
         asked = op.create_session(self._clientid, done.sequence, PERSIST, op.ChannelAttributes(max_requests=1))
         result = await transport.compound([asked], 1)
         if result.status:
             raise Trouble(f"CREATE_SESSION was answered {result.status}")
         self._session = result.last.session
         await self._do(op.reclaim_complete())
-        root = (await self._do(op.putrootfh(), op.lookup(self._share), op.getfh())).last
-        made = await self._compound([op.putfh(root), op.create(2, self._name, mode=0o777)])
-        if made.status not in (0, EXISTS):
-            raise Trouble(f"CREATE was answered {made.status}")
-        self._directory = (await self._do(op.putfh(root), op.lookup(self._name), op.getfh())).last
 
     async def close(self) -> None:
         transport, self._transport = self._transport, None

@@ -4,8 +4,8 @@
     vips/<address>/holder    which incarnation of which node has it now (`records.HolderRecord`), under that node's lease
     keepers/<node id>        who takes addresses on (the same record), under the same lease
 
-`records` says what these hold. `placing` decides where each address belongs, from values to values; `Vips` in `manager` acts on it: it claims what nobody holds by
-compare-and-set, lets go of what belongs elsewhere, and keeps its lease. `lasting` counts how long what is held may be kept.
+`records` says what these hold. `placing` decides where each address belongs, from values to values; `Vips` in `manager` acts on it: it claims what
+nobody holds by compare-and-set, lets go of what belongs elsewhere, and keeps its lease. `lasting` counts how long what is held may be kept.
 
 What an address promises is that at most one node has it. A holder has the kernel keep it only as long as its lease surely lasts, so that a process
 which is stopped, or whose host is cut off, loses it by itself before anybody else may claim it. A holder that is known to be dead is not waited for: its

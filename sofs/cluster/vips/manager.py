@@ -423,6 +423,8 @@ class Vips:
     async def _take(self, record: VipRecord) -> None:
         """Is the holder: lets clients in there."""
         address = record.address
+        if not self._store_answers:
+            return
         if record.group:
             try:
                 async with asyncio.timeout(ADOPT_S):
