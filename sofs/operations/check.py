@@ -79,7 +79,10 @@ async def _check_one(host: Host, hosted: Hosted, data: bool, steps: _Steps) -> R
         volume = VolumeId(hosted.record.id)
         pool = host.pools[hosted.record.pool]
         view = RecordsView(copied)
-        return await check(view, store.keyspace, store.log, pool, volume, steps.pause, read_data=data)
+        return await check(
+            view, store.keyspace, store.log, pool, volume, steps.pause, read_data=data,
+            doubtful=lambda: hosted.data is not None and hosted.data.extents.doubtful,
+        )  # fmt: skip
     finally:
         copied.close()
         _remove(host.files, path)

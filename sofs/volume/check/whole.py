@@ -32,7 +32,7 @@ class Report(NamedTuple):
     """Pages of data that files have, shared ones counted each time."""
     extents: int
     orphans: int
-    """Extents on the disks that no record knows, in ranges that have not been collected yet: left by a crash, no discrepancy."""
+    """Extents on the disks that no record knows, and that have not been collected yet: left by a crash or an absent node, no discrepancy."""
     pages_read: int
 
 
@@ -45,7 +45,9 @@ class _Check:
         pool: Pool,
         volume: VolumeId,
         pause: Callable[[], Awaitable[None]],
+        doubtful: Callable[[], bool],
     ) -> None:
+        self._doubtful = doubtful
         self._view = view
         self._living = living
         self._log = log
@@ -108,7 +110,7 @@ class _Check:
                 for tag in (keys.EXTENT, keys.FREED)
             ):
                 continue  # made meanwhile
-            if any(number in numbers for numbers in granted):
+            if self._doubtful() or any(number in numbers for numbers in granted):
                 self.orphans += 1
             else:
                 self._note(f"extent {number}", "lies on a disk and is not recorded, though orphans there were collected")
@@ -211,9 +213,13 @@ async def check(
     volume: VolumeId,
     pause: Callable[[], Awaitable[None]],
     read_data: bool = False,
+    doubtful: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Checks a volume. `view` is what is checked (offline it is `living` itself, and `pause` must not let anybody change it)."""
-    work = _Check(view, living, log, pool, volume, pause)
+    """Checks a volume. `view` is what is checked (offline it is `living` itself, and `pause` must not let anybody change it).
+
+    `doubtful`: whether orphans may lie anywhere, and will be collected (`Extents.doubtful`).
+    """
+    work = _Check(view, living, log, pool, volume, pause, doubtful)
     await work.run(read_data)
     inodes = sum(1 for _ in view.walk(keys.INODE))
     return Report(
