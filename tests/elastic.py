@@ -50,6 +50,11 @@ class Member:
         self._process: asyncio.subprocess.Process | None = None
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def admin(self) -> AdminClient:
         return AdminClient(data=self.data, timeout=120)
 
