@@ -47,7 +47,7 @@ def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | No
     )
     membership.on_change(vips.look)
     membership.on_dead(lambda node, incarnation: vips.look())
-    host.view.on_change(lambda prefix: vips.look())
+    host.view.on_change(lambda *_: vips.look())
     return vips
 
 
