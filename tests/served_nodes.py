@@ -32,10 +32,11 @@ from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
 from sofs.types import VolumeId
 from sofs.volume.remote.routes import RoutedVolumes
+from sofs.volume.remote.watchman import Watchman
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Coordinator, Whereabouts
 from tests.served import VOLUME, volume_on
-from tests.served_both import SHARES
+from tests.served_both import SHARES, Node
 from tests.served_smb import USERS
 
 SYSTEM = VolumeId(0x5151)
@@ -57,6 +58,11 @@ class GatewayNode:
     smb_gateway: SmbGateway
     nfs: int = 0
     smb: int = 0
+
+    @property
+    def place(self) -> Node:
+        """Where clients find it."""
+        return Node(self.smb, self.nfs, self.smb_gateway)
 
     @property
     def group(self) -> int:
@@ -150,6 +156,9 @@ class Nodes:
             for connection in list(gateway.server.connections):
                 connection.close("killed")
         self.nodes.remove(node)
+        async with asyncio.timeout(20):  # the volume ends what it had, or lets it wait for its owners
+            while any(each.connected and each.mandatory and each.by.gateway == node.incarnation for each in self.volume.core.opens.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     async def stop(self, node: GatewayNode) -> None:
         """In an orderly way."""
@@ -205,6 +214,7 @@ async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIter
             where = Whereabouts(each.id, each.name)
             routes.add(where)
             where.served(each)
+        stack.push_async_callback(Watchman(membership, interconnect, SystemClock(), routes).close)
         nodes = Nodes(volume, system, store, path, lease_s=lease_s)
         try:
             for number in range(1, count + 1):

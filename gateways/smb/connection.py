@@ -65,7 +65,8 @@ HELD = 48 << 20
 """Bytes of requests and replies in progress beyond which a connection is not read from: credits alone would allow 512 MiB."""
 MAX_WAITING = 8192
 """Requests in progress beyond which none is taken that may wait for ever: such a one gives its credits back at once (MS-SMB2 3.3.4.2)."""
-PENDING_AFTER_S = 0.5
+PENDING_AFTER_S, PENDING_SOON_S = 0.5, 0.02
+"""When the client is told that a request takes longer; and one that waits for others, if its volume is at another node, where all takes a moment."""
 _FRAME = struct.Struct(">I")
 """The direct TCP header, MS-SMB2 2.1."""
 
@@ -340,10 +341,12 @@ class Connection:
         size = len(exchange.message) + (0 if exchange.rule.waits else exchange.charge << 16)
         self._in_progress[exchange.message_id] = exchange
         self._hold(exchange, size)
-        if exchange.rule.waits:
-            self._tell_pending(exchange)
-        else:
+        if not exchange.rule.waits:
             exchange.timer = self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
+        elif exchange.command != Command.CHANGE_NOTIFY and _is_elsewhere(exchange):
+            exchange.timer = self.service.clock.call_later(PENDING_SOON_S, partial(self._tell_pending, exchange))
+        else:
+            self._tell_pending(exchange)
         task.add_done_callback(partial(self._ready, exchange, size))
 
     def _ready(self, exchange: Exchange, size: int, task: "asyncio.Task[Any]") -> None:
@@ -518,3 +521,9 @@ class Connection:
             raise PeerError("a second SMB1 NEGOTIATE")
         reply = negotiate.answer_smb1(self, message)
         self.link.send([_FRAME.pack(len(reply)), reply])
+
+
+def _is_elsewhere(exchange: Exchange) -> bool:
+    """Whether another node serves the volume. Only a routed volume knows; any other is here."""
+    volume = exchange.tree.volume
+    return getattr(volume, "local", volume) is None

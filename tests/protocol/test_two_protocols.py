@@ -234,8 +234,8 @@ class Played:
 # SMB holds, NFS asks
 
 
-async def prepare_smb(node: Node, keep: str, played: Played, table: Table = SMB_TABLE) -> tuple[SmbHolder, NfsAsker]:
-    holder, asker = await SmbHolder.connect(node, keep), await NfsAsker.connect(node)
+async def prepare_smb(node: Node, keep: str, played: Played, table: Table = SMB_TABLE, asks_at: Node | None = None) -> tuple[SmbHolder, NfsAsker]:
+    holder, asker = await SmbHolder.connect(node, keep), await NfsAsker.connect(asks_at or node)
     for cell in table:
         await asker.make(cell)
 
@@ -315,8 +315,8 @@ async def smb_killed(path: Path, keep: str) -> Played:
 # NFS holds, SMB asks
 
 
-async def prepare_nfs(node: Node, played: Played) -> NfsHolder:
-    holder, maker = await NfsHolder.connect(node), await NfsAsker.connect(node)
+async def prepare_nfs(node: Node, played: Played, made_at: Node | None = None) -> NfsHolder:
+    holder, maker = await NfsHolder.connect(node), await NfsAsker.connect(made_at or node)
     for cell in NFS_TABLE:
         await maker.make(cell)
         await played.step(cell, lambda cell=cell: holder.hold(cell))  # type: ignore[misc]
@@ -324,9 +324,15 @@ async def prepare_nfs(node: Node, played: Played) -> NfsHolder:
     return holder
 
 
-async def meets_nfs(cell: Cell, holder: NfsHolder, asker: SmbAsker) -> str:
+def waited_for(cell: Cell) -> bool:
+    """Whether the holder has to give way, so that the asker is told PENDING before anything else."""
+    return NFS_TABLE[cell]["live"].startswith("PENDING")
+
+
+async def meets_nfs(cell: Cell, holder: NfsHolder, asker: SmbAsker, far: bool = False) -> str:
+    """Where the volume is `far`, PENDING is also told of what merely takes a while."""
     asking = asker.ask(cell)
-    first = await asking.first()
+    first = await asking.first() if waited_for(cell) or not far else await asking.last()
     if first != "PENDING":
         return first
     await holder.gives_way(cell)
@@ -352,13 +358,13 @@ async def still_there(cell: Cell, holder: NfsHolder) -> str:
     return await holder.takes_up(cell)
 
 
-async def ask_and_come_back(node: Node, holder: NfsHolder, played: Played) -> None:
+async def ask_and_come_back(node: Node, holder: NfsHolder, played: Played, far: bool = False) -> None:
     """The asker comes while the holder is silent; then the holder comes back, and gives way where that was waited for."""
     asker = await SmbAsker.connect(node)
     waiting = {}
     for cell in NFS_TABLE:
         asking = waiting[cell] = asker.ask(cell)
-        await played.step(cell, asking.first)
+        await played.step(cell, asking.first if waited_for(cell) or not far else asking.last)
     await holder.returns(node)
     for cell, asking in waiting.items():
 
