@@ -1,6 +1,6 @@
 """Three machines with one log, its clients, and one seed's life of them.
 
-Faults are those of whole clusters (`tests.simulation.cluster.faults`), as far as they make sense here; `Group` is to them what a `Cluster` is.
+`Group` is to faults what a `Cluster` is to those of whole clusters.
 """
 
 import asyncio
@@ -15,34 +15,15 @@ from sofs.log.replica import LocalReplica
 from sofs.log.replicated import BEGINNING
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.types import Level
-from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.machine import Gone, Machine, Ports
 from tests.simulation.cluster.world import World, run
+from tests.simulation.replication.faults import GroupFaults
 from tests.simulation.replication.judge import LOG_ID, SEGMENT, Judge, chain
 from tests.simulation.replication.machine import store_checkpoint
 from tests.simulation.replication.member import CONFIGURATION, DEAD, Member, decode_configuration
 
 __all__ = ["Group", "Lived", "live"]
 
-FAULTS = (
-    "cut-off",
-    "cut-pair",
-    "disk-hiccup",
-    "disk-slow",
-    "flapping",
-    "kill",
-    "kill-all",
-    "kill-at-step",
-    "lose-connections",
-    "move",
-    "one-way",
-    "pause",
-    "power-loss",
-    "power-loss-of-all",
-    "slow-wire",
-    "store-outage",
-    "store-trouble",
-)
 _WELL_S = 120.0
 """Virtual seconds within which everything is in order again when all faults are over."""
 
@@ -66,7 +47,6 @@ class Group:
         self.world = world
         self.judge = Judge()
         self.volumes = ["log"]
-        self.disks = 1
         self.memory_lost = False
         self.machines: list[Machine[Any]] = [world.add(self._start) for _ in range(count)]
         for machine in self.machines:
@@ -110,7 +90,7 @@ class Group:
 
     async def made_up(self) -> None:
         """Completes when every machine's replica counts again."""
-        while not await self._well():  # noqa: ASYNC110
+        while not self.judge.gone and not await self._well():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
     async def move(self, volume: str, asked: Machine[Any], target: Machine[Any]) -> None:
@@ -246,7 +226,7 @@ async def _live(world: World, duration: float) -> Lived:
     await group.begin(count if random.chance(0.8) else count - 1)
     working = [asyncio.ensure_future(group.client()) for _ in range(1 + random.below(3))]
     watching = asyncio.ensure_future(group.watch())
-    faults = Faults(group, FAULTS)  # type: ignore[arg-type]
+    faults = GroupFaults(group)
     striking = asyncio.ensure_future(faults.strike())
     done, _ = await asyncio.wait([*working, watching, striking], timeout=duration * (0.5 + random.fraction()), return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
@@ -260,7 +240,8 @@ async def _live(world: World, duration: float) -> Lived:
     for task in working:
         task.cancel()
     await asyncio.wait(working)
-    await group.check_end()
+    if not group.judge.gone:
+        await group.check_end()
     watching.cancel()
     judge = group.judge
     return Lived(len(judge.committed), judge.lost, judge.leads, judge.broken_leads, faults.counts, world.loop.time(), world.digest)

@@ -35,6 +35,8 @@ class Judge:
         """Committed, not stable, and gone with the memory of all replicas that answered."""
         self.checksums: dict[tuple[int, int], int] = {}
         self.leads = self.broken_leads = 0
+        self.gone = False
+        """The disk of the last replica has failed: there is nothing left to hold anybody to."""
 
     def told(self, number: int, lsn: Lsn, level: Level) -> None:
         """A client has been answered."""

@@ -268,8 +268,10 @@ class Member:
         assert self.log is not None and self.own is not None
         failure, own = self.log.failure, self.own
         self.note("drops", own.id, str(failure)[:100])
+        sole = self.log.replica_ids == (own.id,)
         await self.log.close()
         if not isinstance(failure, Fenced):
+            self.judge.gone |= sole
             self._discard("its disk has failed")
         else:
             self._let_go()

@@ -1,0 +1,67 @@
+"""What goes wrong with one log's machines: the faults of whole clusters, and those of disks in a form of their own."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from sofs.errors import DiskFailed
+from tests.simulation.cluster import faults as whole
+
+if TYPE_CHECKING:
+    from tests.simulation.replication.group import Group
+
+__all__ = ["NAMES", "GroupFaults"]
+
+
+class GroupFaults(whole.Faults):
+    """The faults of one run. What costs a replica or its memory comes alone, and waits until that has been made up for."""
+
+    def __init__(self, group: "Group") -> None:
+        super().__init__(group, NAMES)  # type: ignore[arg-type]
+        self.group = group
+
+    async def _one(self, name: str) -> None:
+        fault = OWN.get(name) or whole.FAULTS[name]
+        if name not in COSTLY:
+            self._note(name)
+            await fault(self)
+        elif not self.costly.locked():
+            async with self.costly:
+                self._note(name)
+                await fault(self)
+                await self.group.made_up()
+
+
+async def disk_hiccup(faults: whole.Faults) -> None:
+    """One operation of a disk fails, unless it has become the only one."""
+    assert isinstance(faults, GroupFaults)
+    machine = faults.important()
+    operation = ("sync", "sync", "write", "commit", "allocate", "read")[faults.random.below(6)]
+    machine.files.fail(operation, "/data", DiskFailed, after=faults.random.below(60), times=1)
+    for _ in range(40):
+        await faults.some_time(0.1)
+        if len((await faults.group.configuration()).replicas) == 1:
+            break
+    machine.files.faults.clear()
+
+
+OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup}
+COSTLY = {"disk-hiccup", "power-loss", "power-loss-of-all"}
+NAMES = (
+    "cut-off",
+    "cut-pair",
+    "disk-hiccup",
+    "disk-slow",
+    "flapping",
+    "kill",
+    "kill-all",
+    "kill-at-step",
+    "lose-connections",
+    "move",
+    "one-way",
+    "pause",
+    "power-loss",
+    "power-loss-of-all",
+    "slow-wire",
+    "store-outage",
+    "store-trouble",
+)
