@@ -173,6 +173,12 @@ class VolumeConfig:
     log_limit_mib: int = _setting(
         1024, "How far a log may grow before writers wait for destaging.", low=64, high=1 << 20
     )
+    missing_grace_s: float = _setting(
+        600.0, "How long a disk may be missing before what lies on it is copied elsewhere.", low=0, high=1 << 30
+    )
+    moving_mib_s: int = _setting(
+        200, "How much a volume may copy in a second for that, and to balance disks.", low=1, high=1 << 20
+    )
 
 
 @dataclass

@@ -81,7 +81,8 @@ def serve(site: Site, hosted: Hosted, store: Store) -> LocalVolume:
     pool = site.disks.all.get(record.pool)
     if pool is None:
         raise Unavailable(f"its pool {record.pool} is not in the records")
-    settings = DataSettings(volume=VolumeId(record.id), policy=hosted.policy)
+    rate = site.config.volume.moving_mib_s * MIB
+    settings = DataSettings(volume=VolumeId(record.id), policy=hosted.policy, moving_rate=rate)
     data = Data(store.keyspace, store.log, pool, site.clock, settings)
     volume = LocalVolume(
         store,
