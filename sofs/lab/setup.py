@@ -23,7 +23,7 @@ DISK = "ssd0"
 DISKS_SHARE = 0.5
 """What all disks together may take of the free space."""
 JOIN_S = 60.0
-KNOWN_S = 15.0
+KNOWN_S = 60.0
 """Until a node knows what disks the others have."""
 
 
