@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,15 @@ class Host:
     def __post_init__(self) -> None:
         self.view = View(self.registry)
         self.disks = Pools(
-            self.name, self.data_dir, self.registry, self.view, self.files, self.clock, self.random, self.interconnect
+            self.name,
+            self.data_dir,
+            self.registry,
+            self.view,
+            self.files,
+            self.clock,
+            self.random,
+            self.interconnect,
+            self.config.volume.missing_grace_s,
         )
         logs = None if self.interconnect is None else LogService(self.interconnect)
         self.site = Site(
@@ -103,6 +111,7 @@ class Host:
         self.redundancy = Redundancy(self, self._service)
         if self.interconnect is not None:  # alone, nothing comes back so soon
             self.site.lacking = self.redundancy.wake
+        self._system: Whereabouts | None = None
         self._pools_changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 
@@ -131,7 +140,7 @@ class Host:
             self._following = begin(self._follow_pools(), "following disks")
             for part in self.parts.values():
                 part.start()
-            self._changed(keys.VOLUMES)  # what came while they were opened
+            self._changed(keys.VOLUMES, tuple(self.view.volumes))  # what came while they were opened
         self.redundancy.start()
 
     async def close(self) -> None:
@@ -167,6 +176,8 @@ class Host:
     def _add(self, part: Part) -> Part:
         id = VolumeId(part.hosted.record.id)
         self.parts[id] = part
+        if part.hosted.is_system:
+            self._system = part.hosted.where
         part.hosted.find = lambda: (self.routes or self.volume)(id)
         if self.on_volume is not None:
             self.on_volume(part.hosted.where)
@@ -176,19 +187,31 @@ class Host:
         if self.on_failure is not None:
             self.on_failure(volume)
 
-    def _changed(self, prefix: str) -> None:
+    def _changed(self, prefix: str, ids: Collection[int]) -> None:
         """The coordination store says something new."""
         if prefix == keys.VOLUMES:
-            self._take_records()
+            self._take_records(ids)
         if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
             self._pools_changed.set()
             self.site.lacking()
-        for part in self.parts.values():
-            part.wake()
+        for id, part in self.parts.items():
+            if self._concerns(prefix, ids, id, part):
+                part.wake()
 
-    def _take_records(self) -> None:
-        for id, record in self.view.volumes.items():
-            part = self.parts.get(id)
+    def _concerns(self, prefix: str, ids: Collection[int], id: int, part: Part) -> bool:
+        """Whether a change may be news for a volume: there may be thousands."""
+        if prefix == keys.VOLUMES:
+            return id in ids
+        if prefix == keys.DEAD:
+            configuration = part.configuration
+            return configuration is not None and configuration.coordinator in ids
+        return prefix != keys.NODES
+
+    def _take_records(self, ids: Collection[int]) -> None:
+        for id in ids:
+            record, part = self.view.volumes.get(id), self.parts.get(id)
+            if record is None:
+                continue
             if part is not None:
                 part.hosted.record = record
             elif self.interconnect is not None and id in self.view.configurations and id not in self.site.making:
@@ -231,7 +254,7 @@ class Host:
     @property
     def system_where(self) -> Whereabouts | None:
         """Where the system volume is served, once there is one."""
-        return next((part.hosted.where for part in self.parts.values() if part.hosted.is_system), None)
+        return self._system
 
     def system(self) -> LocalVolume | None:
         """The system volume, if it is served here."""

@@ -67,6 +67,8 @@ class Part:
         self._retry: dict[int, float] = {}
         self._acted = 0
         """The newest version in which this node, named as coordinator, has begun to write."""
+        self._failed_copies: set[int] = set()
+        """Replicas here whose disk failed while this node coordinated: it is yet to leave the volume to others."""
         self._noted: tuple[VolumeRecord, ConfigurationRecord] | None = None
         """What the volume served here has been given of its own records."""
         self._patience: float | None = None
@@ -155,6 +157,8 @@ class Part:
             return await self._open_here(await self._site.registry.configuration(self.hosted.record.id))
         if store is not None and store.log.failure is not None:
             await self._leave(store.log.failure)
+        if self._failed_copies:
+            await self._vacate(self._failed_copies)
         if not self.serving:
             await self._keep_standbys()
         configuration = self.configuration
@@ -176,9 +180,8 @@ class Part:
         if not self.serving:
             self.hosted.reason = self._standing_by(configuration)
         self.reason = ""
-        if self._retry:
-            return REOPEN_S
-        return max(decision.until - facts.now, 0.01) if decision.until else None
+        until = max(decision.until - facts.now, 0.01) if decision.until else None
+        return min(REOPEN_S, until or REOPEN_S) if self._retry else until
 
     def _note(self, store: Store, configuration: ConfigurationRecord) -> None:
         """Has the volume keep who counts in its own records, for `sofs cluster recover`."""
@@ -481,15 +484,17 @@ class Part:
         if isinstance(error, DiskFailed):
             for place in places:
                 note(site.files, place, BROKEN)
-            await self._vacate({place.id for place in places})
+            self._failed_copies = {place.id for place in places}
 
     async def _vacate(self, own: set[int]) -> None:
-        """Lays the office down: with its disk failed, this node leaves the volume to the others that have all of it."""
+        """Lays the office down: with its disk failed, this node leaves the volume to the others that have all of it. Raises `Unavailable`."""
         configuration = await self._site.registry.configuration(self.hosted.record.id)
         here = (configuration.coordinator, configuration.incarnation) == (self._site.node, self._site.incarnation)
         others = tuple(id for id in configuration.replicas if id not in own)
         if here and others:
-            await changer(self._site, self.hosted.record.id)(Configuration(configuration.version + 1, others))
+            with suppress(Fenced):  # one of them was faster
+                await changer(self._site, self.hosted.record.id)(Configuration(configuration.version + 1, others))
+        self._failed_copies = set()
 
 
 def _fitness(standby: Standby) -> tuple[bool, bool, int, int, int]:

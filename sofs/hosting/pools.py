@@ -17,7 +17,7 @@ from sofs.coordination import keys
 from sofs.errors import InvalidArgument, SofsError
 from sofs.hosting.view import View
 from sofs.pool.label import Label
-from sofs.pool.local_pool import LocalPool
+from sofs.pool.local_pool import GRACE_S, LocalPool
 from sofs.pool.members import DiskSpec, DiskStatus
 from sofs.pool.opening import make_disk, open_disk
 from sofs.pool.service import DiskService
@@ -49,6 +49,8 @@ class Pools:
     clock: Clock
     random: Random
     interconnect: Interconnect | None = None
+    grace_s: float = GRACE_S
+    """How long a disk may be missing before what lies on it is copied elsewhere."""
     all: dict[str, LocalPool] = field(default_factory=dict)
     upkeep: list[Upkeep] = field(default_factory=list)
     _noting: asyncio.Task[None] | None = None
@@ -80,7 +82,13 @@ class Pools:
 
     def _pool(self, name: str) -> LocalPool:
         pool = self.all[name] = LocalPool(
-            name, self.files, self.random, self._report, clock=self.clock, interconnect=self.interconnect
+            name,
+            self.files,
+            self.random,
+            self._report,
+            clock=self.clock,
+            interconnect=self.interconnect,
+            grace_s=self.grace_s,
         )
         return pool
 
@@ -190,9 +198,10 @@ class Pools:
     def places(self, record: VolumeRecord) -> list[Place]:
         """Where the replicas of a volume's log lie on this node's disks: beside their arenas."""
         pool = self.all.get(record.pool)
-        paths = {status.id: status.path for status in pool.disks() if status.own} if pool else {}
+        if pool is None:
+            return []
+        own = [replica for replica in record.replicas if pool.members.is_own(DiskId(replica.disk))]
         return [
-            Place(replica.id, f"{paths[DiskId(replica.disk)]}/logs/{record.id:016x}-{replica.id:016x}")
-            for replica in record.replicas
-            if DiskId(replica.disk) in paths
+            Place(each.id, f"{pool.members.get(DiskId(each.disk)).spec.path}/logs/{record.id:016x}-{each.id:016x}")
+            for each in own
         ]

@@ -7,7 +7,7 @@ only ever moves forward here, whatever arrives late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 import structlog
@@ -50,11 +50,11 @@ class View:
         self.disks: dict[int, DiskRecord] = {}
         self.volumes: dict[int, VolumeRecord] = {}
         self.configurations: dict[int, ConfigurationRecord] = {}
-        self._calls: list[Callable[[str], None]] = []
+        self._calls: list[Callable[[str, Collection[int]], None]] = []
         self._watching: list[asyncio.Task[None]] = []
 
-    def on_change(self, call: Callable[[str], None]) -> None:
-        """Has `call` run after each change, with the prefix of `sofs.coordination.keys` that it lies below."""
+    def on_change(self, call: Callable[[str, Collection[int]], None]) -> None:
+        """Has `call` run after each change, with the prefix of `sofs.coordination.keys` that it lies below, and the ids that it is about."""
         self._calls.append(call)
 
     async def open(self) -> None:
@@ -84,7 +84,7 @@ class View:
         known = self.configurations.get(volume)
         if known is None or configuration.version > known.version:
             self.configurations[volume] = configuration
-            self._tell(keys.VOLUMES)
+            self._tell(keys.VOLUMES, (volume,))
 
     def _take(self, prefix: str, seen: Seen) -> None:
         removed: Iterable[str] = seen.removed
@@ -99,11 +99,12 @@ class View:
             except ConfigError as error:
                 # Of a newer release, perhaps: it must not keep the others from being seen.
                 log.error("record.not_understood", key=entry.key, reason=str(error))
-        self._tell(prefix)
+        changed = [*removed, *(entry.key for entry in seen.entries)]
+        self._tell(prefix, set() if prefix == keys.POOLS else {keys.id_of(key) for key in changed})
 
-    def _tell(self, prefix: str) -> None:
+    def _tell(self, prefix: str, ids: Collection[int]) -> None:
         for call in tuple(self._calls):
-            call(prefix)
+            call(prefix, ids)
 
     def _keys(self, prefix: str) -> list[str]:
         if prefix == keys.POOLS:
