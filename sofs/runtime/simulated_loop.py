@@ -231,6 +231,8 @@ class SimulatedClock:
         self._loop = loop
         self._start = start
         self._rate = 1.0 + drift
+        # As a real timer, one must not go off before this clock says that its time has come, whatever floating-point numbers make of the rate.
+        self._late = 1e-9 if drift else 0.0
         self._uptime = uptime
 
     def now(self) -> Time:
@@ -243,7 +245,7 @@ class SimulatedClock:
         return self.monotonic()
 
     def call_later(self, delay: float, call: Callable[[], object]) -> Timer:
-        return self._loop.call_later(delay / self._rate, call)
+        return self._loop.call_later(delay / self._rate + self._late, call)
 
     def call_soon(self, call: Callable[[], object]) -> None:
         self._loop.call_soon(call)
@@ -252,7 +254,7 @@ class SimulatedClock:
         """Nothing is hurried: a round of this loop costs no time."""
 
     async def sleep(self, delay: float) -> None:
-        await asyncio.sleep(delay / self._rate)
+        await asyncio.sleep(delay / self._rate + self._late if delay > 0 else 0)
 
     def jump(self, seconds: float) -> None:
         """Sets the wall clock forward or back."""

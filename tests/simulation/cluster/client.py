@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sofs.errors import Delayed, Fenced, Grace, SofsError, Unavailable
+from sofs.errors import Delayed, Fenced, Grace, NoSpace, SofsError, Unavailable
 from sofs.types import Inode, Level
 from sofs.volume.api import (
     AnyToken,
@@ -124,7 +124,7 @@ class Client:
             except (Gone, TimeoutError, Fenced) as error:
                 self.note("lost", what, type(error).__name__, self.machine.name)
                 await self._move(doubtful=not isinstance(error, Gone))
-            except (Delayed, Unavailable, Grace) as error:
+            except (Delayed, Unavailable, Grace, NoSpace) as error:
                 self.note("refused", what, type(error).__name__, str(error)[:60])
                 await asyncio.sleep((1.0 if isinstance(error, Grace) else 0.1) * (1 + self.random.fraction()))
             self.resent += 1

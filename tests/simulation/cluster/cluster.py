@@ -24,7 +24,8 @@ from sofs.types import Level
 from sofs.volume.api import Binding, FenceGateway
 from sofs.volume.remote.routed import RoutedVolume
 from tests.simulation.cluster.answers import done, sent
-from tests.simulation.cluster.machine import Machine, Ports
+from tests.simulation.cluster.machine import DATA, Machine, Ports
+from tests.simulation.cluster.replicas import Replicas
 from tests.simulation.cluster.world import World
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["DATA", "Cluster", "Node", "small"]
 
 KIB, MIB = 1 << 10, 1 << 20
-DATA = "/data"
 DISK_MIB = 96
 LEASE_S = 5.0
 PORT = 4700
@@ -69,7 +69,6 @@ class Node:
         self.host = assembly.host
         self.incarnation = int(assembly.incarnation)
         self.binding = Binding(self.incarnation, 1)
-        self.disks = len([record for record in ports.files.list(DATA) if record.startswith("disk")])
         self._told = _Told(self)
         self._subscribed: dict[int, RoutedVolume] = {}
 
@@ -134,6 +133,8 @@ class Cluster:
         self.single = nodes == 1
         self.machines: list[Machine[Node]] = [world.add(partial(_start, single=self.single)) for _ in range(nodes)]
         self.volumes: list[str] = []
+        self.disks = 1
+        """Of each machine."""
         self.lost = 0
         """Acknowledged and not stable, and gone with the memory of all replicas."""
         self.memory_lost = False
@@ -143,11 +144,14 @@ class Cluster:
         self.verifiers: dict[str, int] = {}
         """Of each volume, as clients were told last."""
         self.answers = 0
+        self.disks_lost = 0
+        self.replicas = Replicas(self.machines)
         self.fenced: dict[int, None] = {}
         """Gateway incarnations that have been shut out of all volumes."""
 
     async def begin(self, volumes: int, disks: int, policy: str) -> None:
         """Starts all machines, and makes disks and volumes."""
+        self.disks = disks
         if not self.single:
             await self.world.store.transact([], [Put(keys.CLUSTER, ClusterRecord(id=CLUSTER).encode())])
         for machine in self.machines:
@@ -285,8 +289,19 @@ class Cluster:
         lacking = [f"{name} has not all its replicas" for name in self.volumes if not self.whole(name)]
         for machine in self.machines:
             for pool in machine.node.host.pools.values() if machine.node else []:
-                lacking += [f"{machine.name}: disk {disk.path} of {disk.host} is {disk.state}" for disk in pool.disks() if disk.state != "healthy"]
+                away = [disk for disk in pool.disks() if disk.state not in ("healthy", "failed")]
+                lacking += [f"{machine.name}: disk {disk.path} of {disk.host} is {disk.state}" for disk in away]
         return lacking
+
+    def check_logs(self) -> None:
+        """All replicas that count have the same, as far as it is stable."""
+        for name in self.volumes:
+            for machine in self.machines:
+                if machine.node is not None and machine.node.serves(name):
+                    hosted = machine.node.hosted(name)
+                    assert hosted.store is not None
+                    log = hosted.store.log
+                    self.replicas.converged(hosted.record.id, log.replica_ids, log.start, log.stable)
 
     async def check_volumes(self) -> None:
         """`sofs check`, reading all data, of every volume at whoever serves it."""

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from sofs.errors import DiskFailed, NoSpace, SofsError
 from sofs.runtime.simulated_files import Latency
-from tests.simulation.cluster.cluster import DATA, Cluster, Node
-from tests.simulation.cluster.machine import Gone, Machine
+from tests.simulation.cluster.cluster import Cluster, Node
+from tests.simulation.cluster.machine import DATA, Gone, Machine
 
 __all__ = ["FAULTS", "Faults"]
 
@@ -43,7 +43,7 @@ class Faults:
 
     async def _one(self, name: str) -> None:
         if name in COSTLY:
-            if self.costly.locked():
+            if self.costly.locked() or (name in DISKS and not self._spare_disk()):
                 return
             async with self.costly:
                 self._note(name)
@@ -53,6 +53,11 @@ class Faults:
         else:
             self._note(name)
             await FAULTS[name](self)
+
+    def _spare_disk(self) -> bool:
+        """One more host may do without its disk: a failed one stays so until somebody replaces it."""
+        self.cluster.disks_lost += 1
+        return self.cluster.single or self.cluster.disks_lost <= len(self.cluster.machines) - 2
 
     def _note(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
@@ -152,7 +157,7 @@ async def power_loss_of_all(faults: Faults) -> None:
 async def disk_loss(faults: Faults) -> None:
     """Nothing of one disk can be read or written any more, for a while."""
     machine = faults.important()
-    path = f"{DATA}/disk{faults.random.below(machine.node.disks if machine.node else 1)}"
+    path = f"{DATA}/disk{faults.random.below(faults.cluster.disks)}"
     for operation in ("read", "write", "sync", "allocate", "open", "name", "commit"):
         machine.files.fail(operation, path, DiskFailed)
     await faults.some_time(8.0)
@@ -163,7 +168,7 @@ async def disk_hiccup(faults: Faults) -> None:
     """One operation fails."""
     machine = faults.important()
     operation = ("sync", "write", "commit", "allocate", "read")[faults.random.below(5)]
-    path = f"{DATA}/disk{faults.random.below(machine.node.disks if machine.node else 1)}"
+    path = f"{DATA}/disk{faults.random.below(faults.cluster.disks)}"
     machine.files.fail(operation, path, DiskFailed, after=faults.random.below(50), times=1)
     await faults.some_time(5.0)
     machine.files.faults.clear()
@@ -307,4 +312,5 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
     "store-outage": store_outage,
     "store-trouble": store_trouble,
 }
+DISKS = {"disk-hiccup", "disk-loss", "rot"}
 COSTLY = {"disk-hiccup", "disk-loss", "power-loss", "power-loss-of-all", "rot"}

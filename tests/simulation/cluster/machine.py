@@ -19,11 +19,13 @@ from tests.simulation.cluster.channel import Channel, Line
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
-__all__ = ["DRIFT", "Gone", "Machine", "Ports"]
+__all__ = ["DATA", "DRIFT", "Gone", "Machine", "Ports"]
 
 N = TypeVar("N")
 T = TypeVar("T")
 
+DATA = "/data"
+"""A node's data directory, with its disks in it."""
 DRIFT = 0.005
 """A clock's rate is off by at most so much, so that two of them drift apart by at most 1 %."""
 

@@ -5,13 +5,14 @@
 - When all is well again, the replicas of the configuration hold the same records up to what is stable.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sofs.errors import SofsError
 from sofs.log.reading import SegmentReader
 from sofs.log.replica import FIRST, LocalReplica, SegmentHeader
 from sofs.runtime.simulated_files import SimulatedFiles
-from tests.simulation.cluster.cluster import DATA, Cluster
+from tests.simulation.cluster.machine import DATA, Machine
 
 __all__ = ["Records", "Replicas", "records_of"]
 
@@ -28,13 +29,13 @@ class _Place(NamedTuple):
 class Replicas:
     """What has been seen of one cluster's logs so far."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, machines: Sequence[Machine[Any]]) -> None:
+        self.machines = machines
         self.known: dict[int, Records] = {}
 
     def look(self) -> None:
         """Compares what is there now with all that was seen. Raises AssertionError."""
-        for machine in self.cluster.machines:
+        for machine in self.machines:
             for place in _places(machine.files):
                 known = self.known.setdefault(place.volume, {})
                 for (version, lsn), checksum in records_of(machine.files, place.path).items():
@@ -46,7 +47,7 @@ class Replicas:
     def converged(self, volume: int, replicas: tuple[int, ...], start: int, stable: int) -> None:
         """The replicas that count hold the same from `start` to `stable`. Raises AssertionError."""
         found: dict[int, dict[int, int]] = {}
-        for machine in self.cluster.machines:
+        for machine in self.machines:
             for place in _places(machine.files):
                 if place.volume == volume and place.replica in replicas:
                     rows = records_of(machine.files, place.path)

@@ -56,6 +56,7 @@ async def _live(world: World, shape: Shape) -> Outcome:
     faults = Faults(cluster, shape.faults)
     striking = asyncio.ensure_future(faults.strike())
     await _while_well(shape.duration * (0.5 + random.fraction()), [*working, striking])
+    cluster.replicas.look()
     striking.cancel()
     await asyncio.wait([striking])
     faults.stop()
@@ -73,6 +74,8 @@ async def _live(world: World, shape: Shape) -> Outcome:
         for client in workload.clients[:2]:
             await workload.verify(client)
     await cluster.check_volumes()
+    cluster.replicas.look()
+    cluster.check_logs()
     return Outcome(
         cluster.answers,
         sum(workload.operations for workload in workloads),
