@@ -125,7 +125,7 @@ class Pool(Protocol):
 
     def room(self, policy: Policy, volume: VolumeId) -> Usage:
         """The same as data of this policy can use it: what its copies cost is taken off, what no second disk matches, and from
-        what is free what the other volumes have claimed.
+        what is free what the other volumes have claimed, here and at the nodes that answer.
         """
 
     def claim(self, volume: VolumeId, size: int) -> None:

@@ -464,9 +464,16 @@ class LocalPool:
         return Usage(total, free)
 
     def room(self, policy: Policy, volume: VolumeId) -> Usage:
-        claimed = sum(size for other, size in self._claims.items() if other != volume)
+        claimed = self.claimed - self._claims.get(volume, 0)
+        if self._neighbours is not None:
+            claimed += self._neighbours.claimed
         free = policy.usable(self.members.candidates()) - -(-claimed // policy.scheme.width)
         return Usage(policy.usable(self.members.capacities()), max(0, free))
+
+    @property
+    def claimed(self) -> int:
+        """What all volumes that are served here have claimed."""
+        return sum(self._claims.values())
 
     def claim(self, volume: VolumeId, size: int) -> None:
         self._claims[volume] = size

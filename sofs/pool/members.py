@@ -78,6 +78,8 @@ class Member:
     """The operator wants it emptied: that outlasts its being missing or failed."""
     since: float = 0.0
     """When it went missing, on the monotonic clock."""
+    well: bool = True
+    """It could be relied on until then."""
     distrusted_until: float = 0.0
 
 
@@ -167,6 +169,7 @@ class Members:
         disk = RemoteDisk(self._interconnect.peer(NodeId(spec.node)), self._clock, spec.id, spec.path)
         state = State.RETIRED if spec.state is State.RETIRED else State.MISSING
         member = self._members[spec.id] = Member(spec, state, "its node has not been heard yet", disk, since=self._clock.monotonic())
+        member.well = spec.state in (State.HEALTHY, State.MISSING)
         if spec.lost:
             self._condemn(member)
 
@@ -206,7 +209,7 @@ class Members:
         if member is None or member.state is State.HEALTHY:
             return member is not None
         now = self._clock.monotonic()
-        return (member.state is State.MISSING and now - member.since < grace) or (
+        return (member.state is State.MISSING and member.well and now - member.since < grace) or (
             member.state is State.SUSPECT and now < member.distrusted_until
         )
 
@@ -396,6 +399,7 @@ class Members:
         self.changes += 1
         if new is State.MISSING:
             member.since = self._clock.monotonic()
+            member.well = old is State.HEALTHY or (old is State.SUSPECT and member.since < member.distrusted_until)
         if new in READABLE and old not in READABLE:
             self.returns += 1
             for waiter in self._waiters:

@@ -162,6 +162,8 @@ class Told(msgspec.Struct, array_like=True):
 
 class Heard(msgspec.Struct, array_like=True):
     disks: list[Told]
+    claimed: int = 0
+    """Bytes of all disks that the volumes served there will still need for what they have promised."""
 
 
 class Got(msgspec.Struct, array_like=True):

@@ -36,7 +36,13 @@ class Neighbours:
         self._watched: set[int] = set()
         self._breaks: dict[int, int] = {}
         self._asking: dict[int, asyncio.Task[None]] = {}
+        self._claims: dict[int, int] = {}
         self._closed = False
+
+    @property
+    def claimed(self) -> int:
+        """What the volumes of the nodes that answer have claimed."""
+        return sum(self._claims.values())
 
     def _nodes(self) -> list[int]:
         return sorted({member.spec.node for member in self._members if self._members.of_node(member.spec.node)})
@@ -65,10 +71,12 @@ class Neighbours:
         peer = self._interconnect.peer(NodeId(node))
         try:
             answer = await peer.call(SERVICE, encode(Hear(self._members.pool)), deadline_s=HEAR_S)
-            heard = {told.disk: told for told in decode_answer(answer.body, Heard).disks}
+            said = decode_answer(answer.body, Heard)
+            heard = {told.disk: told for told in said.disks}
         except (SofsError, PeerError) as error:
             self._lost(node, f"its node does not answer: {error}")
             return
+        self._claims[node] = said.claimed
         for member in self._members.of_node(node):
             told = heard.get(member.spec.id)
             if told is None:
@@ -103,6 +111,8 @@ class Neighbours:
             self._lost(node, "there is no connection to its node")
 
     def _lost(self, node: int, reason: str) -> None:
+        # Its volumes will be served elsewhere, and claim there.
+        self._claims.pop(node, None)
         for member in self._members.of_node(node):
             self._lost_one(member, reason)
 

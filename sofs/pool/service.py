@@ -73,7 +73,7 @@ class DiskService:
         if pool is None:
             raise NotFound(f"there is no pool {request.pool} at this node")
         own = [told(pool.members, member) for member in pool.members if pool.members.is_own(member.spec.id)]
-        return Answer(messages.encode(messages.Heard(own)))
+        return Answer(messages.encode(messages.Heard(own, pool.claimed)))
 
     # What does not change the disk
 

@@ -133,6 +133,7 @@ class Data:
             self._service.cancel()
             await asyncio.gather(self._service, return_exceptions=True)
             self._service = None
+        self.space.release()
 
 
 def _ended(service: "asyncio.Task[None]") -> None:

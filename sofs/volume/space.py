@@ -62,6 +62,10 @@ class Space:
         """Tells the pool's other volumes what is spoken for."""
         self._pool.claim(self._volume, (self._owed() + self._balance) * PAGE * self._policy.scheme.width)
 
+    def release(self) -> None:
+        """Claims nothing any more: the volume is served elsewhere from now on, or nowhere."""
+        self._pool.claim(self._volume, 0)
+
     def begin(self, pages: int) -> None:
         """Pages are on their way into an extent: neither in the log nor yet taken from the pool."""
         self._under_way += pages

@@ -8,7 +8,7 @@ import pytest
 from sofs.errors import ExtentGone, Fenced, InvalidArgument, NoSpace, Unavailable
 from sofs.pool import parse_policy
 from sofs.pool.remote_disk import RemoteDisk
-from sofs.pool.states import State
+from sofs.pool.states import Event, State
 from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import PAGE
 from tests.unit.pool.nodes import ACROSS, Node, Nodes
@@ -117,6 +117,22 @@ def test_a_node_that_stays_away_is_not_relied_on_any_more() -> None:
         assert cluster[1].pool.attainable(parse_policy("mirror(3) across host")) == 2
 
     nodes(test, grace_s=60)
+
+
+def test_a_disk_that_was_being_drained_or_had_failed_is_not_relied_on_when_its_node_goes_away() -> None:
+    async def test(cluster: Nodes) -> None:
+        at = await cluster.write(cluster[1], 1, policy=parse_policy("mirror(3) across host"))
+        await cluster.run(cluster[1], cluster[1].pool.drain(cluster.specs[2].id))
+        failed = cluster[2].pool.members
+        failed.happened(failed.get(cluster.specs[1].id), Event.WRITE_ERROR, "worn out")
+        await asyncio.sleep(3)
+        assert cluster[1].pool.relied_on(at) == (2, 1)
+        cluster.kill(cluster[2])
+        cluster.kill(cluster[3])
+        await asyncio.sleep(6)
+        assert cluster[1].pool.relied_on(at) == (1, 1)
+
+    nodes(test)
 
 
 def test_an_evicted_nodes_disks_are_lost_at_once() -> None:
@@ -330,6 +346,23 @@ def test_a_disk_of_another_node_is_drained_and_retires_when_it_is_empty() -> Non
         with pytest.raises(InvalidArgument):
             await cluster.run(cluster[2], cluster[2].pool.members.reopen(cluster.specs[0].id))
         assert await cluster.run(cluster[3], cluster[3].pool.drain(leaving, False)) is State.HEALTHY
+
+    nodes(test)
+
+
+def test_what_volumes_of_other_nodes_have_claimed_is_not_free() -> None:
+    async def test(cluster: Nodes) -> None:
+        pools = [node.pool for node in cluster.all]
+        free = pools[0].room(ACROSS, VOLUME).free
+        pools[1].claim(VOLUME + 1, 20 * MIB)  # type: ignore[arg-type]
+        pools[2].claim(VOLUME + 2, 4 * MIB)  # type: ignore[arg-type]
+        pools[0].claim(VOLUME, 100 * MIB)
+        await asyncio.sleep(3)
+        assert pools[0].room(ACROSS, VOLUME).free == free - 12 * MIB
+        assert pools[1].room(ACROSS, VOLUME + 1).free == free - 52 * MIB  # type: ignore[arg-type]
+        pools[1].claim(VOLUME + 1, 0)  # type: ignore[arg-type]
+        await asyncio.sleep(3)
+        assert pools[0].room(ACROSS, VOLUME).free == free - 2 * MIB
 
     nodes(test)
 
