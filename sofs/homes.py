@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec import structs
 
 from gateways.nfs.v4.groups import Groups
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.coordination import Condition, OutcomeUnknown, Put, Seen, keys
-from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
+from sofs.errors import ConfigError, Fenced, NotFound, SofsError, Unavailable
 from sofs.processes import Processes
 from sofs.records import GroupRecord, Registry
 from sofs.runtime.ports import Buffer, Clock
@@ -42,6 +43,7 @@ TURN_S = 1.0
 LOOK_S = 0.25
 AGAIN_S = 0.01
 """Before a COMPOUND is offered to its home once more; each time twice as long, up to `LOOK_S`."""
+MOST_FORMER = 16
 LARGE = 64 << 10
 """A payload of this size lies in a buffer of its own."""
 _HERE, _ELSEWHERE = b"\1", b"\0"
@@ -191,12 +193,11 @@ class Homes:
                     self._note(record, entry.revision)
                     return
                 node, incarnation = self._processes.me
+                self._check_shut_out(record, incarnation)
                 if not self._processes.gone(NodeId(record.node), record.incarnation) and await self._lets_go(record, lost):
                     continue
-                fences = tuple(dict.fromkeys((*record.fences, record.incarnation)))
-                wanted = GroupRecord(id=id, number=record.number, node=node, incarnation=incarnation, fences=fences)
                 log.warning("nfs.group_adopted", group=record.number, former=record.node)
-                await self._change(entry.revision, wanted)
+                await self._change(entry.revision, _moved(record, node, incarnation, record.incarnation))
 
     async def _lets_go(self, record: GroupRecord, lost: bool) -> bool:
         """Asks the home to hand the group over; false if that is beyond asking. Raises `SofsError`."""
@@ -239,11 +240,12 @@ class Homes:
                 return
             if not self._is_mine(record):
                 raise Unavailable(f"group {record.number} is not here any more")
+            if incarnation in (*record.fences, *record.former):
+                raise Fenced(f"that process of node {to:016x} was shut out as a former home of group {record.number}")
             await self._groups.release(record.number)
-            wanted = GroupRecord(id=id, number=record.number, node=to, incarnation=incarnation, fences=record.fences)
             done = False
             try:
-                done = await self._change(entry.revision, wanted)
+                done = await self._change(entry.revision, _moved(record, to, incarnation))
             finally:
                 if not done:
                     self._note(self._records[record.number], self._revisions[record.number])  # it is taken up again, if it is still to be here
@@ -270,6 +272,12 @@ class Homes:
                 self._note(GroupRecord.decode(entry.value), entry.revision)
             return entry is not None and entry.value == wanted.encode()
 
+    def _check_shut_out(self, record: GroupRecord, incarnation: int) -> None:
+        """Raises `Fenced` where this process was a home of the group that others have shut out: it has to be started again."""
+        if incarnation in (*record.fences, *record.former):
+            self._groups.on_fenced()
+            raise Fenced(f"this process was shut out as a former home of group {record.number}")
+
     async def _make(self, node: int) -> None:
         number = await self._registry.next_number("groups")
         record = GroupRecord(id=node, number=number, node=node, incarnation=self._interconnect.incarnation)
@@ -281,6 +289,8 @@ class Homes:
         while not self._stopping:
             try:
                 await self.adopt(node)
+                return
+            except Fenced:
                 return
             except SofsError as error:
                 log.info("nfs.group_not_home", reason=str(error) or type(error).__name__)
@@ -302,8 +312,8 @@ class Homes:
             if record.fences and service is not None and service.all_shut:
                 entry = await self._registry.store.get(keys.group(record.id))
                 if entry is not None and entry.value == record.encode():
-                    fenced = GroupRecord(id=record.id, number=record.number, node=record.node, incarnation=record.incarnation)
-                    await self._change(entry.revision, fenced)
+                    former = tuple(dict.fromkeys((*record.former, *record.fences)))[-MOST_FORMER:]
+                    await self._change(entry.revision, structs.replace(record, fences=(), former=former))
             return
         if self._stopping or not self._processes.gone(NodeId(record.node), record.incarnation):
             self._since.pop(record.number, None)
@@ -358,8 +368,12 @@ class Homes:
             return  # what a watch tells late
         self._records[record.number], self._revisions[record.number] = record, revision
         if self._is_mine(record):
-            self._groups.take(record.number, record.fences)
+            self._groups.take(record.number, record.fences, record.tenure)
         elif self._groups.has(record.number):
-            task = asyncio.get_running_loop().create_task(self._groups.give_up(record.number))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._groups.give_up(record.number)
+
+
+def _moved(record: GroupRecord, node: int, incarnation: int, *shut_out: int) -> GroupRecord:
+    """With another home; the former one is shut out if it is named."""
+    fences = tuple(dict.fromkeys((*record.fences, *shut_out)))
+    return structs.replace(record, node=node, incarnation=incarnation, fences=fences, tenure=record.tenure + 1)

@@ -47,6 +47,10 @@ class GroupRecord(Record, frozen=True, kw_only=True):
     """Of the home's process."""
     fences: tuple[int, ...] = ()
     """Incarnations of former homes that did not hand it over: each is to be fenced wherever the group's clients have anything."""
+    former: tuple[int, ...] = ()
+    """Those of which that is done, the newest last. They cannot be its home any more."""
+    tenure: int = 0
+    """Grows with each new home: what a home knew in an earlier tenure is worth nothing in a later one."""
 
 
 class DiskRecord(Record, frozen=True, kw_only=True):

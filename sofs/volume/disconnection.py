@@ -116,7 +116,7 @@ def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> 
 
 def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened | Bound:
     opened = core.opens.get(request.open)
-    elsewhere = opened is not None and opened.by.gateway != by.gateway
+    elsewhere = opened is not None and opened.by != by
     if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile and not elsewhere):
         raise NotFound(f"nobody can come back to open {request.open}")
     fits = (opened.keep.user, opened.lease) == (request.user, request.key)

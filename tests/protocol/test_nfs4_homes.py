@@ -475,3 +475,57 @@ def test_grace_is_over_only_when_the_clients_of_all_groups_have_reclaimed(tmp_pa
             await client.transport.close()
 
     run(tmp_path, scenario)
+
+
+def test_a_former_home_that_was_shut_out_does_not_get_its_group_back(tmp_path: Path) -> None:
+    """Only a process that begins anew does; what this one remembers of its clients is of before."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        await open_file(client, await client.root(), "f")
+        await nodes.cut_off(one)
+        await two.homes.adopt(one.number, lost=True)
+        await two.home_of(group_of(client.session))
+        nodes.hidden.discard(one.number)
+        with pytest.raises(Fenced):
+            await two.homes._hand_over(one.number, one.number, one.incarnation)
+        nodes.fenced.clear()
+        with pytest.raises(Fenced):
+            await one.homes.adopt(one.number)
+        assert (await record(nodes, one.number)).node == two.number
+        await nodes.finds_out(one)
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_home_that_gets_its_group_back_forgets_what_it_knew_before(tmp_path: Path) -> None:
+    """Though it has not heard that another node had the group in between."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            before = one.nfs_gateway.groups.here[one.group]
+            deaf = {task for task in one.homes._tasks if "_follow" in repr(task)}
+            for task in deaf:
+                task.cancel()
+            group, tenure = one.group, (await record(nodes, one.number)).tenure
+            await one.homes.hand_over(one.number, two.number)
+            await two.home_of(group)
+            one.nfs_gateway.groups.keep(before)  # as if it did not know
+            await goes_to(client, two)
+            for number in range(1, 4):
+                assert (await send(client, request(client, 15, number, op.putfh(root), op.create(DIRECTORY, f"d{number}", mode=0o755)))).status == 0
+            await two.homes.hand_over(one.number, one.number)
+            assert (await record(nodes, one.number)).tenure == tenure + 2
+            one.homes._see(await one.homes._listing())
+            async with asyncio.timeout(10):
+                while one.nfs_gateway.groups.here.get(group) in (None, before):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            await goes_to(client, one)
+            fourth = request(client, 15, 4, op.putfh(root), op.create(DIRECTORY, "d4", mode=0o755))
+            assert (await send(client, fourth)).status == 0, "the slot goes on where it is"
+
+    run(tmp_path, scenario)

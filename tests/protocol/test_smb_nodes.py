@@ -15,7 +15,7 @@ from gateways.smb.status import Status
 from sofs.errors import Fenced
 from sofs.locks import HANDLE, READ, WRITE
 from sofs.types import Level, OpenId
-from sofs.volume.api import Binding, ListOpens, OpenList
+from sofs.volume.api import Binding, ListOpens, Opened, OpenList, Reconnect, Reply
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
 from tests.served_nodes import GatewayNode, Nodes, run
@@ -234,6 +234,32 @@ def test_locks_that_are_repeated_at_another_node_are_taken_once(tmp_path: Path) 
         assert (await moved.ask(Command.LOCK, bytes(locking))).status == 0
         assert (await moved.ask(Command.LOCK, smb.lock(again, (0, 10, 4)))).status == 0
         assert (await moved.ask(Command.LOCK, smb.lock(again, (0, 10, 4)))).status == Status.RANGE_NOT_LOCKED, "a shared lock counts"
+
+    run(tmp_path, scenario)
+
+
+def test_an_open_is_given_to_its_client_though_the_answer_to_an_earlier_session_was_lost(tmp_path: Path) -> None:
+    """The volume has bound it to that session; nobody at the gateway has it."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        await nodes.kill(one)
+        impatient = await at(two, previous=client.session_id)
+        session = service_of(two).sessions[impatient.session_id]
+        owner = session.caller.sids[0].encode()
+        asked = Reconnect(session.caller, OpenId(file[0]), GUID, ME, owner, ME + KEY)
+        route = two.routes.get(nodes.volume.id)
+        assert route is not None
+        answer = route.call(asked, None, session.binding)
+        assert isinstance(answer if isinstance(answer, Reply) else await answer, Opened)
+        beside = await at(two)
+        await made(beside, "x", *back_to(file), status=NOT_FOUND)  # its session is still there
+        moved = await at(two, previous=impatient.session_id)
+        again, told = await made(moved, "x", *back_to(file))
+        assert again[0] == file[0] and told.lease == RWH
+        assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"mine"))).status == 0
 
     run(tmp_path, scenario)
 

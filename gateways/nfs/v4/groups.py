@@ -20,7 +20,7 @@ from gateways.nfs.rpc import Call, RpcConnection
 from gateways.nfs.v4.clients import FIRST_GROUP
 from gateways.nfs.v4.forwarding import RemoteConnection, pack_header, read_header
 from gateways.nfs.v4.service import Service
-from sofs.errors import NotFound, SofsError, Unavailable
+from sofs.errors import Fenced, NotFound, SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Inode, OpenId, VolumeId
@@ -83,6 +83,8 @@ class Groups:
         self._nobody = make(self.hear, 0, ()) if homes is not None else None
         """Answers what names no group there is."""
         self._coming: dict[int, asyncio.Task[None]] = {}
+        self._tenures: dict[int, int] = {}
+        """Of those that are here or coming."""
         self._turn: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.barriers: dict[VolumeId, asyncio.Future[None]] = {}
@@ -214,10 +216,14 @@ class Groups:
 
     # Homes come and go
 
-    def take(self, group: int, fences: Sequence[int]) -> None:
-        """This node is the home of the group from now on; the gateway incarnations of its former homes are shut out first where it has anything to do."""
-        if group in self.here or group in self._coming:
-            return
+    def take(self, group: int, fences: Sequence[int], tenure: int = 0) -> None:
+        """This node is the home of the group from now on; the gateway incarnations of its former homes are shut out first where it has anything to do. What
+        this node knows from an earlier `tenure` is forgotten: the group has had another home in between."""
+        if self.has(group):
+            if self._tenures[group] == tenure:
+                return
+            self.give_up(group)
+        self._tenures[group] = tenure
         if fences:
             for id, volume in self._volumes().items():
                 self._shut(id, volume, fences)
@@ -231,13 +237,16 @@ class Groups:
                     await service.load()
                     break
                 except SofsError as error:
+                    if isinstance(error, Fenced):
+                        self.on_fenced()
                     log.warning("nfs4.group_not_loaded", group=group, reason=str(error) or type(error).__name__)
                     await service.stop()
                     await self._clock.sleep(AGAIN_S)
             self.here[group] = service
             self._begin(self._settle(service))
         finally:
-            self._coming.pop(group, None)
+            if self._coming.get(group) is asyncio.current_task():
+                del self._coming[group]
             self._changed()
 
     async def _settle(self, service: Service) -> None:
@@ -295,8 +304,8 @@ class Groups:
     def has(self, group: int) -> bool:
         return group in self.here or group in self._coming
 
-    async def give_up(self, group: int) -> None:
-        """Another node is the home, without having asked."""
+    def give_up(self, group: int) -> None:
+        """Another node is, or was, the home, without having asked."""
         coming = self._coming.pop(group, None)
         if coming is not None:
             coming.cancel()
@@ -304,7 +313,7 @@ class Groups:
         self._changed()
         if service is not None:
             log.warning("nfs4.group_lost", group=group)
-            await service.stop()
+            self._begin(service.stop())
 
     def described(self) -> dict[bytes, tuple[str, str]]:
         """Each client's protocol and address, for operators."""

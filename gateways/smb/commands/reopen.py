@@ -15,7 +15,7 @@ from gateways.smb.leases import LEVEL_LEASE
 from gateways.smb.names import Path
 from gateways.smb.status import Failure, Status
 from sofs.errors import AccessDenied, InvalidArgument, NotFound
-from sofs.volume.api import Action, Bound, Found, GetAttributes, Opened, Reconnect
+from sofs.volume.api import Action, Bound, Found, GetAttributes, Opened, Reconnect, Volume
 
 if TYPE_CHECKING:
     from gateways.smb.commands.create import Asked
@@ -78,17 +78,28 @@ async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
     try:
         opened: Opened | Bound = await exchange.call(request, volume)
         if isinstance(opened, Bound):
-            # Its gateway may be gone without the volume having been told. A living one still has the client's session, and the client to give that up.
-            if not await exchange.connection.service.neighbours.shut_out(opened.gateway, volume, exchange.session.binding):
-                raise NotFound(f"open {to.open} is connected to another node")
+            await _free(exchange, opened, request, volume)
             opened = await exchange.call(request, volume)
         if isinstance(opened, Bound):
-            raise NotFound(f"open {to.open} is connected to another node")
+            raise NotFound(f"open {to.open} is connected already")
     except (NotFound, AccessDenied, InvalidArgument) as error:
         failure = Failure(Status.OBJECT_NAME_NOT_FOUND)
         failure.gate = error.gate
         raise failure from None
     return opened
+
+
+async def _free(exchange: Exchange, bound: Bound, request: Reconnect, volume: Volume) -> None:
+    """The volume believes the open to be connected. Its gateway may be gone without anybody having noticed; or it is this one, and the session that had asked
+    for it is gone, to which the volume's answer did not come in time. Raises `NotFound` where somebody has it: that client is to give up its session first."""
+    service = exchange.connection.service
+    if bound.gateway == service.gateway:
+        request.volatile = bound.session not in service.sessions
+        if request.volatile:
+            return
+    elif await service.neighbours.shut_out(bound.gateway, volume, exchange.session.binding):
+        return
+    raise NotFound(f"open {request.open} is connected already")
 
 
 # Asking again

@@ -167,8 +167,8 @@ class Reconnect(Request):
 
 
 class Bound(Reply):
-    """What `Reconnect` answers if everything fits but that the open is still connected, through another gateway. That may be gone without anybody having
-    noticed: who is sure of it fences it (`FenceGateway`) and asks again."""
+    """What `Reconnect` answers if everything fits but that the open is still connected, through another gateway or session. That may be gone without anybody
+    having noticed: who is sure of it fences the gateway (`FenceGateway`), or takes the open from its own gateway's session that is no more (`volatile`)."""
 
     gateway: int
     session: int
