@@ -36,6 +36,8 @@ DISK_GIB = 6.0
 SETTLE_S = 10.0
 IDLE_S = 8.0
 POLICIES = {1: "simple", 2: "mirror(2) across host", 3: "mirror(3) across host"}
+FORWARDED = "2-elsewhere"
+"""The volume of two copies to which the client comes by another node."""
 PEERS = {
     ("smb", "random write 4 KiB"): "Gluster 1,067-1,082",
     ("nfs", "random write 4 KiB"): "Gluster 622-663",
@@ -85,9 +87,9 @@ class Cluster:
         await sofs("pool", "create", "bench", "--data", first.data)
         for node in self.nodes:
             await sofs("disk", "add", "--data", node.data, node.data / "disks" / "bench", "--pool", "bench", "--size-gib", DISK_GIB)
-        for copies, policy in POLICIES.items():
-            await sofs("volume", "create", f"v{copies}", "--data", first.data, "--pool", "bench", "--policy", policy)
-            first.admin.post("/shares", api.Share(name=f"s{copies}", volume=f"v{copies}", squash="none"), api.Share)
+        for name, policy in [*((str(copies), policy) for copies, policy in POLICIES.items()), (FORWARDED, POLICIES[2])]:
+            await sofs("volume", "create", f"v{name}", "--data", first.data, "--pool", "bench", "--policy", policy)
+            first.admin.post("/shares", api.Share(name=f"s{name}", volume=f"v{name}", squash="none"), api.Share)
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -104,10 +106,10 @@ class Cluster:
         sent = re.findall(r"^grpc_server_msg_received_total\{.*\} (\S+)$", text, re.MULTILINE)
         return int(sum(map(float, sent)))
 
-    def files(self, protocol: str, copies: int, node: Member) -> NfsFiles | SmbFiles:
+    def files(self, protocol: str, name: str, node: Member) -> NfsFiles | SmbFiles:
         if protocol == "smb":
-            return SmbFiles(node.address, self.smb, USER, PASSWORD, f"s{copies}", "smb", Protection.SIGNED)
-        return NfsFiles(node.address, self.nfs, self.nfs, f"/s{copies}")
+            return SmbFiles(node.address, self.smb, USER, PASSWORD, f"s{name}", "smb", Protection.SIGNED)
+        return NfsFiles(node.address, self.nfs, self.nfs, f"/s{name}")
 
 
 class Bench:
@@ -130,7 +132,7 @@ class Bench:
 
     def share(self, protocol: str, copies: int, forwarded: bool) -> None:
         node = self._cluster.nodes[1 if forwarded else 0]
-        scene = Scene(self._cluster.files(protocol, copies, node), SIZE, 0)
+        scene = Scene(self._cluster.files(protocol, FORWARDED if forwarded else str(copies), node), SIZE, 0)
         self._drive(scene, prepare(scene), 1, 300.0)
         self._settle()
         for row in ROWS:
@@ -225,6 +227,7 @@ async def measure(directory: Path, seconds: float, protocols: list[str], copies:
         bench.report()
     finally:
         cluster.stop()
+        await asyncio.sleep(0.5)  # the loop takes notice of the processes' ends
 
 
 if __name__ == "__main__":
