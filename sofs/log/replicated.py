@@ -493,16 +493,25 @@ class ReplicatedLog(Copies):
                 done.set_exception(Unavailable(f"the volume's log has failed: {error}"))
 
     async def close(self) -> None:
-        """Makes everything stable, notes that, and ends. The replicas' files stay open for their owner to close."""
+        """Makes everything stable, notes that, and ends. The replicas' files stay open for their owner to close.
+
+        With copies on other nodes it gives up after L: they, or the coordination store, may be out of reach for long.
+        """
         if self.failure is None and self.end > FIRST:
-            await self.sync()
-            self.note_stable()
-            await self.sync()
+            try:
+                await asyncio.wait_for(self._sync_and_note(), self._settings.lease.promise_s if self.remotes.counted else None)
+            except TimeoutError:
+                self._logger.warning("log_closed_unstable", stable=self.stable, end=self.end)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.failure = self.failure or Unavailable("the volume has been closed")
         self._silence()
+
+    async def _sync_and_note(self) -> None:
+        await self.sync()
+        self.note_stable()
+        await self.sync()
 
 
 def _first_intact(readers: list[SegmentReader], lsn: int) -> Record | None:

@@ -49,6 +49,7 @@ class Group:
         self.volumes = ["log"]
         self.memory_lost = False
         self.machines: list[Machine[Any]] = [world.add(self._start) for _ in range(count)]
+        self.judge.machines = self.machines
         for machine in self.machines:
             machine.ended = self._look
         self.written = 0

@@ -3,18 +3,22 @@
 - What a client was told is committed is there, in its place, at every later coordinator; unless one took over whose memory was broken since no
   other answered: then all that is stable must still be there.
 - What was told to be stable is there for ever.
+- In the moment of telling, every replica of the coordinator's configuration has the record: in its page cache, or on its disk.
 - At no moment do two processes serve.
 - A record has the same bytes wherever it is: one checksum for each (version, position), over the whole run and all disks, also of what was cut off later.
 - In the end all replicas hold the same, and so do their machines.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sofs.errors import SofsError
 from sofs.log.reading import SegmentReader
+from sofs.log.record import HEADER
 from sofs.log.replica import FIRST, LocalReplica
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.types import Level, Lsn
+from tests.simulation.cluster.machine import Machine
 from tests.simulation.replication.machine import Entry
 
 __all__ = ["LOG_ID", "SEGMENT", "Judge", "chain"]
@@ -27,8 +31,7 @@ class Judge:
     """Of one run."""
 
     def __init__(self) -> None:
-        self.places: dict[int, Lsn] = {}
-        """Where each number was told to be."""
+        self.machines: list[Machine[Any]] = []
         self.committed: dict[int, Lsn] = {}
         self.stable: dict[int, Lsn] = {}
         self.lost = 0
@@ -38,11 +41,26 @@ class Judge:
         self.gone = False
         """The disk of the last replica has failed: there is nothing left to hold anybody to."""
 
-    def told(self, number: int, lsn: Lsn, level: Level) -> None:
-        """A client has been answered."""
+    def told(self, number: int, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
+        """A client has been answered by a coordinator whose configuration names these replicas."""
+        self._all_have(lsn, level, replicas)
         self.committed[number] = lsn
         if level is Level.STABLE:
             self.stable[number] = lsn
+
+    def _all_have(self, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
+        """Every replica whose host's memory is unbroken has the record in its page cache; every one has what is stable on its disk."""
+        found: dict[int, bytes] = {}
+        for id in replicas:
+            machine = self.machines[id // 1000 - 1]
+            segment, note = f"/data/{id}/log/{lsn // SEGMENT:016x}", f"/data/{id}/note"
+            if not (machine.files.exists(segment) and machine.files.exists(note)):
+                continue  # lost or trimmed since
+            stable = level is Level.STABLE
+            if not stable and (not machine.powered or _content(machine.files, note, False, 0, 100) != machine.boot):
+                continue
+            found[id] = _content(machine.files, segment, stable, lsn % SEGMENT, HEADER)
+        assert len(set(found.values())) <= 1, f"the record at {lsn} was told to be {level.name}, and is not the same in {sorted(found)}"
 
     def observed(self, entries: Iterable[Entry], asked: dict[int, Lsn]) -> None:
         """A client has been shown the state; `asked` is what had been committed when it asked."""
@@ -74,6 +92,13 @@ class Judge:
             for (version, lsn), checksum in chain(files, path).items():
                 before = self.checksums.setdefault((version, lsn), checksum)
                 assert before == checksum, f"{path}: the record at {lsn} of version {version} has other bytes than were seen before"
+
+
+def _content(files: SimulatedFiles, path: str, durable: bool, offset: int, length: int) -> bytes:
+    """Bytes of a file in the page cache, or on the disk."""
+    content, data = files._content(path), bytearray(length)
+    count = (content.durable if durable else content.seen).read(offset, memoryview(data))
+    return bytes(data[:count])
 
 
 def _logs(files: SimulatedFiles) -> list[str]:

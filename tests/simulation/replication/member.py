@@ -474,7 +474,7 @@ class Member:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answer() -> None:
-            self.judge.told(number, lsn, level)
+            self.judge.told(number, lsn, level, log.replica_ids)
             if not done.done():
                 done.set_result(None)
 

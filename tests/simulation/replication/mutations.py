@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import msgspec
+
 from sofs.log.configuration import LeaseSettings, Mark
 from sofs.log.copies import Copies
 from sofs.log.follower import Follower
@@ -155,9 +157,8 @@ def acknowledge_what_is_not_known_to_be_common() -> AbstractContextManager[None]
     former = Follower._ack
 
     def ack(self: Follower, outcome: int) -> Ack:
-        if outcome == Result.DONE:
-            self._common = self.end.lsn
-        return former(self, outcome)
+        answer = former(self, outcome)
+        return msgspec.structs.replace(answer, common=self.end.lsn, synced=self._syncing.synced) if outcome == Result.DONE else answer
 
     return _patched(Follower, "_ack", ack)
 

@@ -1,0 +1,408 @@
+"""A log with copies on other nodes: what is acknowledged when, who is left out, the lease, learners, handing over."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from sofs.cluster import NodeId
+from sofs.errors import DiskFailed, Fenced, NotFound, Unavailable
+from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
+from sofs.log.follower import Follower
+from sofs.log.remote import RemoteReplica
+from sofs.log.replica import FIRST, LocalReplica
+from sofs.log.replicated import ReplicatedLog
+from sofs.log.service import LogService
+from sofs.runtime.simulated_files import Latency, SimulatedFiles
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.types import Level, Lsn
+from tests.simulation.cluster_net import SimulatedCluster
+from tests.unit.log.support import Machine
+
+SEGMENT = 16 << 10
+SETTINGS = LogSettings(SEGMENT, 16 * SEGMENT, sync_interval_s=1.0)
+L = SETTINGS.lease.promise_s
+
+
+class Numbers(Machine):
+    def truncate(self, to: Lsn) -> None:
+        self.applied.clear()
+
+
+class Rig:
+    """Node 1 coordinates; replica N lies on node N."""
+
+    def __init__(self, cluster: SimulatedCluster, loop: SimulatedLoop) -> None:
+        self.cluster = cluster
+        self.clock = SimulatedClock(loop)
+        self.files = {number: SimulatedFiles(SimulatedRandom(number), latency=Latency(1e-4, 2e-3)) for number in (1, 2, 3)}
+        self.replicas: dict[int, LocalReplica] = {}
+        self.machines = {number: Numbers() for number in (1, 2, 3)}
+        self.services = {number: LogService(cluster[number]) for number in (1, 2, 3)}
+        self.followers: dict[int, Follower] = {}
+        self.configuration = Configuration(1, (1, 2, 3), coordinator=1)
+        self.changes: list[Configuration] = []
+        self.away = False
+        for number, files in self.files.items():
+            files.make_directory("/log")
+            self.replicas[number] = LocalReplica(files, "/log", 77, number, SEGMENT)
+            self.replicas[number].prepare(0)
+
+    def follow(self, number: int, end: Mark = BEGINNING, checkpoint: Mark = BEGINNING, whole: bool = True) -> Follower:
+        follower = self.followers[number] = Follower(
+            self.clock,
+            self.replicas[number],
+            self.machines[number],
+            configuration=self.configuration,
+            end=end,
+            stable=end,
+            tail=(),
+            checkpoint=checkpoint,
+            whole=whole,
+            settings=SETTINGS,
+            read_configuration=self.read,
+        )
+        self.services[number].add(follower)
+        return follower
+
+    def remote(self, number: int) -> RemoteReplica:
+        return RemoteReplica(self.cluster[1].peer(NodeId(number)), self.clock, number, f"node {number}", SETTINGS)
+
+    def lead(self, *others: int) -> ReplicatedLog:
+        self.remotes = {number: self.remote(number) for number in others}
+        self.configuration = self.configuration._replace(replicas=(1, *others))
+        arguments = self.clock, self.machines[1], [self.replicas[1]], self.configuration, self.change, BEGINNING, FIRST, SETTINGS
+        self.log = ReplicatedLog(*arguments, list(self.remotes.values()))
+        return self.log
+
+    async def read(self) -> Configuration:
+        await self.clock.sleep(0.001)
+        return self.configuration
+
+    async def change(self, wanted: Configuration) -> None:
+        await self.clock.sleep(0.01)
+        if self.away:
+            raise Unavailable("the store does not answer")
+        if wanted.version != self.configuration.version + 1:
+            raise Fenced("somebody else changed the configuration")
+        self.configuration = wanted
+        self.changes.append(wanted)
+
+    def told(self, lsn: Lsn, level: Level = Level.COMMITTED) -> list[float]:
+        """When the gate opens."""
+        heard: list[float] = []
+        self.log.when(lsn, level, lambda: heard.append(self.clock.monotonic()))
+        return heard
+
+    async def reach(self, lsn: Lsn, level: Level = Level.COMMITTED) -> None:
+        heard = self.told(lsn, level)
+        while not heard:
+            await self.clock.sleep(1e-3)
+
+    def cut(self, number: int) -> None:
+        self.cluster.part(1, number)
+
+    def heal(self, number: int) -> None:
+        self.cluster.heal(1, number)
+
+
+def run(main: Callable[[Rig], Coroutine[Any, Any, None]], standbys: tuple[int, ...] = (2, 3)) -> None:
+    async def start(loop: SimulatedLoop) -> None:
+        cluster = await SimulatedCluster.start(loop, 3)
+        rig = Rig(cluster, loop)
+        for number in standbys:
+            rig.follow(number)
+        rig.lead(*standbys)
+        if standbys:
+            await rig.log.establish()
+        await main(rig)
+        await rig.log.close()
+        for follower in rig.followers.values():
+            follower.close()
+        await cluster.close()
+
+    simulate(start)
+
+
+def test_what_all_have_is_committed_and_what_all_have_synced_is_stable() -> None:
+    async def main(rig: Rig) -> None:
+        lsn = rig.log.append(b"a", [b"payload"])
+        committed, stable = rig.told(lsn), rig.told(lsn, Level.STABLE)
+        await rig.clock.sleep(0)
+        assert not committed, "no answer can have come yet"
+        await rig.reach(lsn, Level.STABLE)
+        assert committed[0] <= stable[0]
+        for number in (2, 3):
+            assert rig.machines[number].operations == rig.machines[1].operations == [b"a"]
+            assert rig.followers[number].status.synced >= rig.log.stable
+        assert rig.log.replicas == 3 and rig.log.serving()
+
+    run(main)
+
+
+def test_records_of_several_ticks_are_on_their_way_at_once() -> None:
+    async def main(rig: Rig) -> None:
+        lsns = []
+        for number in range(50):
+            lsns.append(rig.log.append(b"%d" % number))
+            await asyncio.sleep(0)
+        assert rig.log.committed <= lsns[0]
+        begun = rig.clock.monotonic()
+        await rig.reach(lsns[-1])
+        assert rig.clock.monotonic() - begun < 0.01, "fifty round trips take longer"
+        assert rig.machines[2].operations == [b"%d" % number for number in range(50)]
+
+    run(main)
+
+
+def test_who_does_not_answer_for_a_second_is_left_out_before_anything_more_is_acknowledged() -> None:
+    async def main(rig: Rig) -> None:
+        rig.cut(3)
+        begun = rig.clock.monotonic()
+        told = rig.told(rig.log.append(b"a"))
+        while not told:
+            await rig.clock.sleep(0.01)
+            assert not told or rig.configuration.replicas == (1, 2)
+        assert 0.7 < told[0] - begun < 1.6
+        assert rig.log.replica_ids == (1, 2) and rig.log.version == 2
+        await rig.reach(rig.log.append(b"b"), Level.STABLE)
+        assert rig.followers[2].version == 2, "the other one has learned of it"
+
+    run(main)
+
+
+def test_while_the_store_is_away_nobody_is_left_out_and_nothing_is_served_once_promises_have_run_out() -> None:
+    async def main(rig: Rig) -> None:
+        rig.away = True
+        rig.cut(3)
+        told = rig.told(rig.log.append(b"a"))
+        await rig.clock.sleep(2.0)
+        assert rig.log.serving() and not told
+        await rig.clock.sleep(L)
+        read = rig.told(Lsn(0))
+        assert not rig.log.serving() and not told and not read
+        rig.away = False
+        await rig.clock.sleep(1.0)
+        assert told and read and rig.log.serving()
+
+    run(main)
+
+
+def test_a_connection_that_is_had_back_in_time_costs_nobody_its_place() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(30):
+            told = rig.told(rig.log.append(b"%d" % number))
+            if number % 5 == 0:
+                rig.cluster.lose(1, 2)
+            while not told:
+                await rig.clock.sleep(0.001)
+        assert not rig.changes
+        assert rig.machines[2].operations == rig.machines[3].operations == [b"%d" % number for number in range(30)]
+
+    run(main)
+
+
+def test_idle_standbys_are_beaconed_and_promise_on() -> None:
+    async def main(rig: Rig) -> None:
+        for _ in range(200):
+            await rig.clock.sleep(0.1)
+            assert rig.log.serving()
+            for number in (2, 3):
+                assert rig.followers[number].promised_until >= rig.remotes[number].promised_until + 0.009
+        assert not rig.changes
+
+    run(main)
+
+
+def test_a_failed_disk_elsewhere_is_left_out_at_once() -> None:
+    async def main(rig: Rig) -> None:
+        rig.files[3].fail("sync", "/log", DiskFailed, times=1)
+        begun = rig.clock.monotonic()
+        await rig.reach(rig.log.append(b"a"), Level.STABLE)
+        assert rig.clock.monotonic() - begun < 0.5 and rig.log.replica_ids == (1, 2)
+
+    run(main)
+
+
+def test_a_failed_disk_here_ends_the_log_and_records_nothing() -> None:
+    async def main(rig: Rig) -> None:
+        failures: list[Exception] = []
+        rig.log.on_failure = failures.append
+        rig.files[1].fail("sync", "/log", DiskFailed, times=1)
+        told = rig.told(rig.log.append(b"a"), Level.STABLE)
+        await rig.clock.sleep(2)
+        assert isinstance(failures[0], DiskFailed) and not told and not rig.changes and not rig.log.serving()
+
+    run(main)
+
+
+def test_whoever_obeys_a_newer_configuration_ends_the_log() -> None:
+    async def main(rig: Rig) -> None:
+        rig.configuration = Configuration(5, (2, 3), coordinator=2)
+        rig.followers[3].adopt(rig.configuration)
+        told = rig.told(rig.log.append(b"a"))
+        await rig.clock.sleep(2)
+        assert isinstance(rig.log.failure, Fenced) and not told and not rig.changes
+        with pytest.raises(Unavailable):
+            rig.log.append(b"b")
+
+    run(main)
+
+
+def test_a_learner_is_caught_up_and_counts_once_it_lacks_nothing() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(40):
+            rig.log.append(b"%d" % number, [bytes(1000)])
+            await rig.clock.sleep(0)
+        await rig.log.sync()
+        rig.follow(2, whole=False)
+        remote = rig.remote(2)
+        rig.log.join(remote)
+        joining = asyncio.ensure_future(rig.log.promote(remote))
+        for number in range(40, 80):
+            await rig.reach(rig.log.append(b"%d" % number))
+        await joining
+        assert rig.configuration.replicas == (1, 2) and rig.followers[2].whole
+        assert rig.followers[2].status.synced >= rig.log.stable
+        await rig.reach(rig.log.append(b"80"), Level.STABLE)
+        assert rig.machines[2].operations == [b"%d" % number for number in range(81)]
+
+    run(main, standbys=())
+
+
+def test_a_learner_whose_last_position_is_no_longer_in_the_log_has_to_be_made_anew() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(60):
+            rig.log.append(b"%d" % number, [bytes(1000)])
+        await rig.log.sync()
+        rig.log.trim(rig.log.end)
+        rig.log.append(b"60")
+        rig.follow(2, whole=False)
+        remote = rig.remote(2)
+        rig.log.join(remote)
+        with pytest.raises(Unavailable):
+            await rig.log.promote(remote)
+        assert remote.uncovered and rig.log.serving()
+
+        hold, origin = await rig.log.hold()
+        checkpoint = rig.log.mark
+        rig.services[2].remove(2)
+        rig.replicas[2].trim(1 << 40)
+        for number in range(61, 100):
+            rig.log.append(b"%d" % number, [bytes(1000)])
+        await rig.log.sync()
+        rig.log.trim(rig.log.end)
+        assert rig.log.start <= origin.lsn, "it is held"
+        rig.follow(2, end=origin, checkpoint=checkpoint, whole=False)
+        remote = rig.remote(2)
+        rig.log.join(remote)
+        hold.release()
+        await rig.log.promote(remote)
+        assert rig.machines[2].operations == [b"%d" % number for number in range(61, 100)]
+        data = bytearray(1000)
+        waiting = rig.log.read(rig.machines[1].applied[-1][2], memoryview(data), 1)
+        assert waiting is not None
+        await waiting
+        assert data == bytes(1000)
+
+    run(main, standbys=())
+
+
+def test_nobody_holds_up_the_logs_space_for_long() -> None:
+    async def main(rig: Rig) -> None:
+        hold, _ = await rig.log.hold()
+        for number in range(100):
+            rig.log.append(b"%d" % number, [bytes(1000)])
+            await rig.log.sync()
+            rig.log.trim(rig.log.end)
+        assert hold.broken and rig.log.start > 5 * SEGMENT
+
+    run(main, standbys=())
+
+
+def test_other_copies_can_be_read_and_mended() -> None:
+    async def main(rig: Rig) -> None:
+        rig.log.append(b"a", [b"payload!" * 100])
+        await rig.log.sync()
+        address = rig.machines[1].applied[0][2]
+        rig.files[3].flip("/log/0000000000000000", address + 5)
+        found = []
+        for replica in range(3):
+            data = bytearray(800)
+            waiting = rig.log.read(address, memoryview(data), replica)
+            if waiting is not None:
+                await waiting
+            found.append(bytes(data) == b"payload!" * 100)
+        assert found == [True, True, False]
+        rig.log.rewrite(address, b"payload!" * 100, 2)
+        await rig.clock.sleep(0.1)
+        data = bytearray(800)
+        rig.replicas[3].read_now(address, memoryview(data))
+        assert data == b"payload!" * 100
+
+    run(main)
+
+
+def test_a_handed_over_log_is_stable_everywhere_and_serves_no_more() -> None:
+    async def main(rig: Rig) -> None:
+        adopted: list[Configuration] = []
+        rig.followers[2].on_adopted = adopted.append
+        told = rig.told(rig.log.append(b"a"), Level.STABLE)
+        await rig.log.hand_over(Configuration(0, (), coordinator=2, incarnation=22))
+        assert told, "what was asked before is answered"
+        assert not rig.log.serving() and isinstance(rig.log.failure, Fenced)
+        assert rig.configuration == Configuration(2, (1, 2, 3), coordinator=2, incarnation=22)
+        follower = rig.followers[2]
+        follower.adopt(rig.configuration)
+        assert follower.stand(proof=True) and follower.status.synced == follower.end.lsn
+
+    run(main)
+
+
+def test_a_standby_takes_over_with_its_own_log_and_the_others_are_brought_to_it() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(5):
+            await rig.reach(rig.log.append(b"%d" % number))
+        # Node 3 gets what node 2 does not, and nobody is told of it; then the coordinator is gone.
+        rig.cut(2)
+        rig.away = True
+        rig.log.append(b"only at 3")
+        await rig.clock.sleep(0.1)
+        assert rig.machines[3].operations[-1] == b"only at 3"
+        rig.cut(3)
+        await rig.clock.sleep(L + 1)
+        assert not rig.log.serving()
+
+        follower = rig.followers[2]
+        assert follower.stand()
+        wanted = rig.configuration._replace(version=2, replicas=(2, 3), coordinator=2)
+        rig.away = False
+        await rig.change(wanted)
+        lead = follower.retire()
+        rig.services[2].remove(2)
+        remote = RemoteReplica(rig.cluster[2].peer(NodeId(3)), rig.clock, 3, "node 3", SETTINGS)
+        log = ReplicatedLog(rig.clock, rig.machines[2], [lead.replica], wanted, rig.change, lead.end, lead.stable, SETTINGS, [remote])
+        assert not log.serving()
+        await log.establish()
+        assert log.serving() and log.replica_ids == (2, 3)
+        log.append(b"after")
+        await log.sync()
+        while not rig.followers[3].settled:
+            await rig.clock.sleep(0.001)
+        assert rig.machines[3].operations == rig.machines[2].operations == [*(b"%d" % number for number in range(5)), b"after"]
+        await log.close()
+        with pytest.raises(Unavailable, match="somebody else changed"):
+            await rig.log.sync()
+
+    run(main)
+
+
+def test_what_nobody_follows_with_is_not_found() -> None:
+    async def main(rig: Rig) -> None:
+        with pytest.raises(NotFound):
+            await rig.services[1].status(NodeId(2), 99)
+        status = await rig.services[1].status(NodeId(2), 2)
+        assert (status.version, status.end) == (1, rig.followers[2].end) and status.whole
+
+    run(main)
