@@ -368,6 +368,30 @@ def test_a_half_done_compound_goes_on_at_the_new_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
+def test_a_freed_stateid_is_freed_once_though_its_home_dies_before_the_answer(tmp_path: Path, late: bool) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            file, state = await open_file(client, root, "f")
+            locking = op.lock(op.WRITE_LT, 0, 10, state, b"owner", clientid=client.clientid)
+            locks = (await client.done(op.putfh(file), locking)).last
+            locks = (await client.done(op.putfh(file), op.locku(op.WRITE_LT, 0, 10, locks))).last
+            freeing = request(client, 15, 1, op.putfh(file), op.free_stateid(locks), op.getfh(), cache=late)
+            assert (await send(client, freeing)).status == 0
+            await nodes.kill(one)
+            await goes_to(client, two)
+            again = await send(client, freeing)
+            if late:
+                assert again.status == 0 and again.last == file
+            else:
+                assert Status(again.status) is Status.RETRY_UNCACHED_REP
+            assert await status(client, op.free_stateid(locks)) is Status.BAD_STATEID
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("late", [False, True])
 def test_a_delegation_is_recalled_by_the_new_home(tmp_path: Path, late: bool) -> None:
     """Also when the recall came before its holder did."""
 

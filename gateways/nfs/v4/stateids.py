@@ -13,7 +13,7 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from sofs import locks
 from sofs.types import Inode, OpenId, VolumeId
-from sofs.volume.api import Access, ShareMode, StateInfo, Target
+from sofs.volume.api import Access, ShareMode, StateInfo, Target, Volume
 
 if TYPE_CHECKING:
     from gateways.nfs.handles import Place
@@ -38,6 +38,7 @@ __all__ = [
     "restore",
     "share_bits",
     "target",
+    "volume_of",
 ]
 
 OPEN, LOCKS, DELEGATION = 1, 2, 3
@@ -97,6 +98,15 @@ def _prefix(volume: VolumeId) -> bytes:
 
 def other_of(volume: VolumeId, id: OpenId) -> bytes:
     return _prefix(volume) + id.to_bytes(8)
+
+
+def volume_of(c: "Compound", other: bytes) -> Volume:
+    """The volume that a stateid of the client's is of. Raises `Failure`, `Unavailable`."""
+    assert c.session is not None
+    for id in c.session.client.volumes:
+        if _prefix(id) == other[:4]:
+            return c.service.volume(id)
+    raise Failure(Status.BAD_STATEID)
 
 
 def share_bits(access: int) -> int:

@@ -135,6 +135,9 @@ def _status(held: Held | None, stateid: Stateid) -> Status:
 def free_stateid(c: Compound, args: StateidArgs) -> Outcome:
     """Locks of an owner that holds none any more, and delegations that were taken away."""
     client, stateid = client_of(c), stateids.resolve(c, args.stateid)
+    if c.resumed is not None:  # it was carried out before a crash: only the volume has yet to be told apart
+        volume = stateids.volume_of(c, stateid.other)
+        return Ask(volume, FreeState(OpenId(0)), lambda _: b"", changes=True)
     held = client.states.get(stateid.other)
     if held is None:
         raise Failure(Status.BAD_STATEID)
@@ -150,4 +153,4 @@ def free_stateid(c: Compound, args: StateidArgs) -> Outcome:
         client.states.pop(held.other, None)
         return b""
 
-    return Ask(c.service.volume(held.volume), FreeState(held.id), answer)
+    return Ask(c.service.volume(held.volume), FreeState(held.id), answer, changes=True)

@@ -56,7 +56,7 @@ STATE_OPERATIONS: dict[int, Operation] = {
     42: Operation("EXCHANGE_ID", exchange.ExchangeArgs, exchange.exchange_id, first=ONLY),
     43: Operation("CREATE_SESSION", sessions.CreateSessionArgs, sessions.create_session, first=ONLY),
     44: Operation("DESTROY_SESSION", sessions.DestroySessionArgs, sessions.destroy_session, first=ONLY),
-    45: Operation("FREE_STATEID", states.StateidArgs, states.free_stateid),
+    45: Operation("FREE_STATEID", states.StateidArgs, states.free_stateid, records=True),
     46: _without("GET_DIR_DELEGATION"),
     47: _without("GETDEVICEINFO"),
     48: _without("GETDEVICELIST"),
