@@ -3,14 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from sofs.coordination import Put, keys
 from sofs.locks import ranges
 from sofs.locks.manager import LockManager
+from sofs.log.configuration import Mark
+from sofs.log.follower import Follower
+from sofs.log.remotes import Remotes
 from sofs.log.replicated import ReplicatedLog
+from sofs.records import ConfigurationRecord, Registry
 from sofs.types import Level, Lsn
-from sofs.volume import recovery
+from sofs.volume import recovery, standby
 from sofs.volume.checkpoint import Checkpoints
 from sofs.volume.extents import Extents
+from sofs.volume.gateways import Gateways
 from sofs.volume.tokens import Tokens
+from tests.simulation.cluster.layers import ACROSS
 from tests.simulation.cluster.scenario import Shape
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -50,16 +57,6 @@ def _trims_more(original: Any) -> Any:
     return lambda self, below: original(self, Lsn(min(below + 2 * self._size, self.end)))
 
 
-def _committed_at_once(original: Any) -> Any:
-    def when(self: ReplicatedLog, lsn: Lsn, level: Level, then: Callable[[], None]) -> None:
-        if level is Level.COMMITTED:
-            then()
-        else:
-            original(self, lsn, level, then)
-
-    return when
-
-
 class _Hasty:
     """A log that claims to be stable as far as anybody asks."""
 
@@ -96,16 +93,91 @@ def _grants_the_first(original: Any) -> Any:
     return _grant
 
 
+def _kills(*workloads: str, more: tuple[str, ...] = ()) -> Shape:
+    return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=("kill", *more), workloads=workloads)
+
+
+def _partitions(*workloads: str) -> Shape:
+    faults = ("cut-off", "cut-pair", "kill", "one-way", "pause")
+    return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=faults, workloads=workloads)
+
+
+def _powers(*workloads: str) -> Shape:
+    return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=("kill", "power-loss-of-all"), workloads=workloads)
+
+
+def _obeys_everybody(original: Any) -> Any:
+    def _refusal(self: Follower, version: int) -> Any:
+        return original(self, max(version, self.version))
+
+    return _refusal
+
+
+def _says_all_is_synced(original: Any) -> Any:
+    def _ack(self: Follower, outcome: int) -> Any:
+        ack = original(self, outcome)
+        return ack._replace(synced=ack.common)
+
+    return _ack
+
+
+def _serves_for_ever(original: Any) -> Any:
+    return lambda self: self.failure is None
+
+
+def _stands_at_once(original: Any) -> Any:
+    return lambda self, proof=False, broken=False: original(self, True, broken)
+
+
+def _takes_any_memory(original: Any) -> Any:
+    return lambda self, proof=False, broken=False: original(self, proof, True)
+
+
+def _cuts_the_log_only(original: Any) -> Any:
+    def _cut(self: Follower, to: Mark) -> None:
+        applied, self._applied = self._applied, self.checkpoint
+        original(self, to)
+        self._applied = applied if applied.lsn <= to.lsn else to
+
+    return _cut
+
+
+def _needs_nothing(original: Any) -> Any:
+    async def _lacks_nothing(self: ReplicatedLog, remote: Any) -> None:
+        pass
+
+    return _lacks_nothing
+
+
+def _unconditionally(original: Any) -> Any:
+    async def change_configuration(self: Registry, volume: int, wanted: ConfigurationRecord) -> None:
+        await self.store.transact([], [Put(keys.configuration(volume), wanted.encode())])
+
+    return change_configuration
+
+
 MUTATIONS: dict[str, Mutation] = {
     "acknowledge stable before it is synced": Mutation(_power("names", "trees"), [(ReplicatedLog, "when", _stable_when_committed)]),
     "believe that memory survived a power loss": Mutation(_power("slots", "appends"), [(recovery, "is_unbroken", _always(True))]),
     "checkpoint what is not stable": Mutation(_power("trees", "names"), [(Checkpoints, "_checkpoint", _hasty_checkpoint)]),
-    "acknowledge before it is written": Mutation(
-        Shape(faults=("kill-at-step",), workloads=("appends", "slots")), [(ReplicatedLog, "when", _committed_at_once)]
-    ),
     "forget byte ranges with the process": Mutation(_kill("locks"), [(LockManager, "restore", _without_ranges)]),
     "give a lock that is held": Mutation(_kill("locks"), [(ranges, "blocker", _always(None))]),
     "use an extent's number again": Mutation(_kill("trees"), [(Extents, "_grant", _grants_the_first)]),
+    "acknowledge before the last replica has it": Mutation(
+        _kills("appends", "slots"), [(Remotes, "committed", lambda original: lambda self, local: local)]
+    ),
+    "acknowledge stable before the last replica has synced": Mutation(_powers("names", "trees"), [(Follower, "_ack", _says_all_is_synced)]),
+    "count a replica that lacks something": Mutation(_kills("appends", "trees"), [(ReplicatedLog, "_lacks_nothing", _needs_nothing)]),
+    "count a replica whose memory is broken": Mutation(_powers("appends", "slots"), [(standby, "is_unbroken", _always(True))]),
+    "change a configuration unconditionally": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)]),
+    "forget the token of a forwarded request": Mutation(_kills("appends"), [(Tokens, "forwarded", _always(None))]),
+    "let a gateway that was shut out go on": Mutation(_partitions("slots", "appends"), [(Gateways, "check", _always(None))]),
+    "promise nothing": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))]),
+    "serve after the promise": Mutation(_partitions("appends", "ring"), [(ReplicatedLog, "serving", _serves_for_ever)]),
+    "skip the fence": Mutation(_partitions("appends", "names"), [(Follower, "_refusal", _obeys_everybody)]),
+    "take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "stand", _stands_at_once)]),
+    "take over with any memory": Mutation(_powers("appends", "names"), [(Follower, "stand", _takes_any_memory)]),
+    "truncate the log and not the machine": Mutation(_kills("appends", "names"), [(Follower, "_cut", _cuts_the_log_only)]),
     "change the verifier at every start": Mutation(
         _kill("slots"), [(recovery, "next_incarnation", lambda original: lambda former, boot, unbroken, random: original(None, boot, False, random))]
     ),

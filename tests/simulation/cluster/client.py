@@ -29,7 +29,7 @@ from tests.simulation.cluster.machine import Gone, Machine
 if TYPE_CHECKING:
     from tests.simulation.cluster.cluster import Cluster, Node
 
-__all__ = ["SUPER", "Answer", "Client", "stateless"]
+__all__ = ["SUPER", "Answer", "Client", "Unknown", "stateless"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
@@ -40,6 +40,10 @@ _PATIENCE_S = 300.0
 """A request that has no answer for so long, through whatever gateway, never gets one: no fault lasts that long."""
 
 Send = Callable[[Volume, Binding], Reply | Awaitable[Reply]]
+
+
+class Unknown(Exception):
+    """A request that was sent once has not been answered: it may have been carried out, or may yet be, at most once."""
 
 
 class Answer:
@@ -93,8 +97,13 @@ class Client:
         """Sends the request until there is an answer. Raises what the volume refuses it with."""
         return await self.send(lambda volume, by: volume.call(request, token, by), level, type(request).__name__)
 
-    async def write(self, target: Target, offset: int, data: bytes, token: AnyToken, level: Level) -> Answer:
-        answer = await self.send(lambda volume, by: volume.write(target, offset, memoryview(data), token, level, by), level, "write")
+    async def write(self, target: Target, offset: int, data: bytes, token: AnyToken | None, level: Level) -> Answer:
+        """Without a token it is sent once, as SMB's are: raises `Unknown` if no answer comes."""
+
+        def ask(volume: Volume, by: Binding) -> Reply | Awaitable[Reply]:
+            return volume.write(target, offset, memoryview(data), token, level, by)
+
+        answer = await self.send(ask, level, "write", again=token is not None)
         assert cast(Written, answer.reply).count == len(data)
         return answer
 
@@ -114,18 +123,24 @@ class Client:
         answer = await self.send(ask, Level.COMMITTED, "read")
         return bytes(buffer), answer
 
-    async def send(self, ask: Send, level: Level, what: str) -> Answer:
+    async def send(self, ask: Send, level: Level, what: str, again: bool = True) -> Answer:
         begun = self.world.loop.time()
         while True:
+            sent = False
             try:
                 await self._attach()
+                sent = True
                 async with asyncio.timeout(self.patience):
                     return await self.machine.ask(lambda node: self._once(node, ask, level, begun))
             except (Gone, TimeoutError, Fenced) as error:
                 self.note("lost", what, type(error).__name__, self.machine.name)
                 await self._move(doubtful=not isinstance(error, Gone))
+                if sent and not again:
+                    raise Unknown from None
             except (Delayed, Unavailable, Grace, NoSpace) as error:
                 self.note("refused", what, type(error).__name__, str(error)[:60])
+                if sent and not again:
+                    raise Unknown from None
                 await asyncio.sleep((1.0 if isinstance(error, Grace) else 0.1) * (1 + self.random.fraction()))
             self.resent += 1
             waited = self.world.loop.time() - begun

@@ -192,7 +192,7 @@ async def disk_slow(faults: Faults) -> None:
 async def rot(faults: Faults) -> None:
     """A bit flips somewhere on one machine."""
     machine = faults.any()
-    paths = machine.written(DATA)
+    paths = [path for path in machine.written(DATA) if "/log/" in path or "/arenas/" in path]
     if paths:
         path = paths[faults.random.below(len(paths))]
         pages = machine.files.written(path)

@@ -7,6 +7,7 @@ it is `make soak`'s business.
 """
 
 import argparse
+import inspect
 import sys
 import time
 from collections.abc import Iterator
@@ -37,23 +38,25 @@ class Caught(NamedTuple):
 def broken(mutation: Mutation) -> Iterator[None]:
     with ExitStack() as stack:
         for place, name, make in mutation.changes:
-            original = place.__dict__[name]
+            original = inspect.getattr_static(place, name)
             changed: Any = make(original.__func__ if isinstance(original, staticmethod | classmethod) else original)
             stack.enter_context(patch.object(place, name, changed))
         yield
 
 
 def hunt(name: str, most: int) -> Caught:
-    """Runs seeds until one catches the mutation."""
+    """Runs seeds until one catches the mutation. Raises what that seed finds wrong without it."""
     mutation = MUTATIONS[name]
     begun = time.perf_counter()
-    with broken(mutation):
-        for seed in range(1, most + 1):
-            try:
+    for seed in range(1, most + 1):
+        try:
+            with broken(mutation):
                 run_seed(seed, mutation.shape)
-            except Exception as error:
-                how = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                return Caught(name, seed, how, time.perf_counter() - begun)
+        except Exception as error:
+            how = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            # It is the mutation that was caught only if nothing is wrong without it.
+            run_seed(seed, mutation.shape)
+            return Caught(name, seed, how, time.perf_counter() - begun)
     return Caught(name, most, "", time.perf_counter() - begun)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from sofs.types import Inode, Level
-from tests.simulation.cluster.client import Client, stateless
+from tests.simulation.cluster.client import Client, Unknown, stateless
 from tests.simulation.cluster.workloads.base import Workload
 
 __all__ = ["Appends"]
@@ -48,7 +48,13 @@ class Appends(Workload):
         name = (self.clients.index(client), self.numbers[client.name])
         level = Level.STABLE if self.random.chance(0.4) else Level.COMMITTED
         self.sent[name] = self.world.loop.time()
-        answer = await client.write(stateless(self.file), -1, _record(name), client.token(), level)
+        # Some clients cannot repeat anything; then what happens on the way must not either.
+        token = None if self.random.chance(0.4) else client.token()
+        try:
+            answer = await client.write(stateless(self.file), -1, _record(name), token, level)
+        except Unknown:
+            client.note("does not know about", name)
+            return
         self.told[name] = _Told(answer.at, answer.verifier, level)
         client.note("appended", name, level, f"{answer.verifier:x}")
 

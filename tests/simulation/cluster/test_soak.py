@@ -1,0 +1,20 @@
+"""Whole clusters in simulation, some seeds of each layer. More, and a replay of one: `python -m tests.simulation.cluster.soak`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.cluster.layers import LAYERS
+
+SECONDS = 8.0
+"""No seed is begun after so long, so that a busy machine runs fewer of them."""
+
+
+@pytest.mark.parametrize("layer", sorted(LAYERS))
+def test_no_fault_breaks_a_promise(layer: str) -> None:
+    command = [sys.executable, "-m", "tests.simulation.cluster.soak", "--layer", layer, "--seeds", "40", "--jobs", "1", "--seconds", str(SECONDS)]
+    # A process of its own, so that a failure can be replayed: see there.
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.endswith(" seeds, 0 violations\n") and not run.stdout.endswith("soak: 0 seeds, 0 violations\n")
