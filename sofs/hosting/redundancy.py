@@ -8,6 +8,7 @@ former replicas is removed by the node that has the disk. The same service moves
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -187,7 +188,7 @@ class Redundancy:
         counted = {replica.disk for replica in hosted.record.replicas if replica.id in store.log.replica_ids}
         if any(self._may_return(part, replica) for replica in others):
             return False
-        disk = choose_disk(pool.disks(), counted, by_host=by_host(part))
+        disk = choose_disk(pool.disks(), counted, self._logs(counted), by_host=by_host(part))
         if disk is None:
             return False
         await recruit(self._site, part, store, disk, self.stopping)
@@ -200,6 +201,15 @@ class Redundancy:
         if node in (None, self._site.node) or (member is not None and member.state == "evicted"):
             return False
         return self._since_away(replica.id) < RETURN_S
+
+    def _logs(self, taken: set[int]) -> dict[int, tuple[int, int]]:
+        """Of each disk: how many volumes have a replica there and one on a disk that is taken, and how many have one there at all."""
+        together: Counter[int] = Counter()
+        alone: Counter[int] = Counter()
+        for record in self._site.view.volumes.values():
+            disks = {replica.disk for replica in record.replicas}
+            (together if disks & taken else alone).update(disks)
+        return {disk: (together[disk], together[disk] + alone[disk]) for disk in together.keys() | alone.keys()}
 
     # Disks that are being drained
 
@@ -215,7 +225,7 @@ class Redundancy:
             return
         if len(counted) <= self._wanted(part):
             taken = {each.disk for each in counted if each is not replica}
-            disk = choose_disk(pool.disks(), taken, by_host=by_host(part))
+            disk = choose_disk(pool.disks(), taken, self._logs(taken), by_host=by_host(part))
             if disk is None:
                 log.warning("redundancy.nowhere_else", volume=part.hosted.record.name, disk=f"{replica.disk:016x}")
                 return
@@ -311,15 +321,19 @@ def by_host(part: Part) -> bool:
     return part.hosted.policy.domain == "host" or part.hosted.is_system
 
 
-def choose_disk(disks: list[DiskStatus], taken: set[int], *, by_host: bool) -> DiskStatus | None:
-    """The disk for one more replica: on a host without one if there is such, ssd before hdd, roomy before full; None if every usable one is taken."""
+def choose_disk(disks: list[DiskStatus], taken: set[int], logs: Mapping[int, tuple[int, int]], *, by_host: bool) -> DiskStatus | None:
+    """The disk for one more replica: on a host without one if there is such, ssd before hdd, with few logs before many (`logs`; what one node
+    coordinates has its standbys on many others, so that all of them share what it leaves), roomy before full; None if every usable one is taken.
+    """
     hosts = {disk.host for disk in disks if disk.id in taken}
     usable = [
         disk
         for disk in disks
         if disk.state in WRITABLE and disk.id not in taken and not (by_host and disk.host in hosts)
     ]
-    return min(usable, key=lambda disk: (disk.host in hosts, disk.tier != "ssd", -disk.usage.free), default=None)
+    return min(
+        usable, key=lambda disk: (disk.host in hosts, disk.tier != "ssd", logs.get(disk.id, (0, 0)), -disk.usage.free), default=None
+    )
 
 
 def only(record: VolumeRecord, replicas: tuple[int, ...]) -> VolumeRecord:
