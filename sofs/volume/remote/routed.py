@@ -44,6 +44,8 @@ class RoutedVolume:
         self._upcalls: list[Upcalls] = []
         self._pasts: WeakValueDictionary[int, RoutedPast] = WeakValueDictionary()
         self._local: LocalVolume | None = None
+        self._handed_over: LocalVolume | None = None
+        """It was well when it ceased to be served here: what it has not answered was not carried out, or is as if it had not been."""
         self._attended: LocalVolume | None = None
         """Whose upcalls are heard."""
         self._served = False
@@ -167,8 +169,11 @@ class RoutedVolume:
         local, former = self._where.local, self._local
         if local is not former:
             self._go_local(None)
-        if former is not None and local is not former and former.failed:
-            self._lost(self)
+        if former is not None and local is not former:
+            if former.failed:
+                self._lost(self)
+            else:
+                self._handed_over = former
         if local is not None:
             self._attend(local)
             if self._asker is None or not self._asker.busy:
@@ -241,7 +246,7 @@ class RoutedVolume:
         except Unavailable:
             if self._stays(local):
                 raise
-        if local.failed:
+        if local.failed and local is not self._handed_over:
             # It may have been carried out, and its client's connection is being closed.
             await asyncio.get_running_loop().create_future()
         return await again()

@@ -46,6 +46,7 @@ LARGEST = 16 << 20
 """Bytes of data in one question or answer: the interconnect's limit."""
 _KEPT = 64 << 10
 """A payload from this size on is the handler's to keep; what is smaller is copied."""
+_FAREWELL_S = 30.0
 _LONG = 512 << 10
 """An answer that is longer than this goes as payload: bodies end at 1 MiB."""
 
@@ -397,8 +398,10 @@ class Seat:
             if place[0] == gateway and execution.task is not None:
                 execution.task.cancel()
         subscriber = self._subscribers.pop(gateway, None)
-        if subscriber is not None and subscriber.subscribed:
+        if subscriber is not None:
             subscriber.tell(FencedOff(gateway))
+            # It may be dead indeed, and then never hears of it.
+            self._clock.call_later(_FAREWELL_S, subscriber.close)
 
 
 def _raising(error: SofsError) -> Make:

@@ -467,3 +467,31 @@ def test_what_is_told_to_have_failed_has_no_effect_later(delay: float) -> None:
         assert (rig.names() == {b"a"}) == isinstance(outcome, NotFound)
 
     run(scenario)
+
+
+def test_what_waits_is_asked_elsewhere_though_the_volume_has_ended_before_it_can_say_so() -> None:
+    async def scenario(rig: FarRig) -> None:
+        holder = rig.smb(b"f")
+        rig.lock(holder.open, 0, 10)
+        near = rig.between.near
+        mine: Any = near.call(rig.smb_request(b"f"), None, OWN)
+        waiting = asyncio.ensure_future(_asked(near.call(Lock(mine.open, 0, 10, True, wait=True), None, OWN)))
+        await asyncio.sleep(0.1)
+        former = rig.local
+        rig.between.where[0].served(None)
+        former.keep_all()
+        await rig.store.log.sync()
+        failing, rig.store.log.failure = rig.store.log.failure, Fenced("handed over")
+        await asyncio.sleep(0.1)
+        rig.store.log.failure = failing
+        await former.close()
+        await rig.pool.close()
+        await rig.open()
+        rig.local = LocalVolume(rig.store, rig.data, rig.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=lambda gateway: False)
+        rig.between.serve(rig.local)
+        await asyncio.sleep(0.5)
+        assert not waiting.done() and rig.between.lost == []
+        rig.unlock(holder.open, 0, 10)
+        await waiting
+
+    run(scenario)
