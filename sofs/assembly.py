@@ -19,6 +19,7 @@ import structlog
 from gateways.identity import Identities, domain_sid
 from sofs.cluster import Incarnation
 from sofs.cluster.founding import cluster_of
+from sofs.cluster.guard import GuardedStore
 from sofs.cluster.interconnect import NetworkInterconnect
 from sofs.cluster.membership import FEATURES, Membership, endpoint
 from sofs.cluster.own import OwnIdentity, load_or_make
@@ -104,7 +105,7 @@ class Assembly:
         self.on_fenced(reason)
 
     async def _open(self) -> None:
-        ports, store, data = self.ports, self.store, self.config.node.data_dir
+        ports, data = self.ports, self.config.node.data_dir
         self.own = load_or_make(ports.files, ports.random, data)
         self.incarnation = Incarnation(ports.random.number(62) or 1)
         self.claim = claim(ports.files, data, self.own.node, self.incarnation)
@@ -113,7 +114,7 @@ class Assembly:
             await self._open_cluster(ports.network)
         else:
             await self._check_single()
-        self.registry = Registry(store, ports.random)
+        self.registry = Registry(self.store, ports.random)
         self.identities = Identities(domain_sid(await self.registry.secret("domain", 12)), await self.registry.users())
         self.host = self._host()
         routes = self.routes = RoutedVolumes(self.interconnect, ports.clock)
@@ -187,6 +188,7 @@ class Assembly:
     async def _open_cluster(self, network: Network) -> None:
         ports, own = self.ports, self.own
         cluster = await cluster_of(self.store)
+        self.store = await GuardedStore.open(self.store)
         if own.cluster != cluster.id:
             raise ConfigError(
                 f"this node belongs to {'cluster ' + own.cluster if own.cluster else 'no cluster'}, this etcd to cluster {cluster.id}; "

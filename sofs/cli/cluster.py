@@ -1,7 +1,7 @@
 """`sofs cluster …`: how a cluster begins, grows, shrinks and is.
 
-`init`, `join`, `leave` and `recover` change a node that does not run: its data directory, its configuration file and the records in etcd. `token` and
-`evict` need only etcd, as the node's configuration names it. `status` asks a running node.
+`init`, `join` and `leave` change a node that does not run: its data directory, its configuration file and the records in etcd. `token`, `evict` and
+`recover` need only etcd, as the node's configuration names it. `status` asks a running node.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ def recover(
     ] = None,
     json: Json = False,
 ) -> None:
-    """After the loss of etcd with all its data: put the records back, as this stopped node knows them.
+    """After the loss of etcd with all its data: put the records back, as this node knows them.
 
-    Run it on every node before any of them starts; each adds what it knows better.
+    Run it on every node; each adds what it knows better. Nodes that run may go on doing so, if etcd is where it was; none may be started before all are done.
     """
     from sofs.cli.enrolment import recover_cluster
 
@@ -133,7 +133,7 @@ def recover(
         show.as_json(done)
     else:
         typer.echo(f"cluster {done.cluster}: {done.restored} records restored, {done.raised} configurations raised, {done.kept} were there already")
-        typer.echo("Run this on every other node, too, before you start the first.")
+        typer.echo("Run this on every other node, too, before you start any that does not run.")
 
 
 @cluster.command("status")

@@ -52,6 +52,10 @@ class Recovered(Struct):
     kept: int
 
 
+class _Runs(Busy):
+    """The node is running."""
+
+
 class Place:
     """A data directory with its configuration file."""
 
@@ -71,7 +75,7 @@ class Place:
         try:
             lock = self.files.lock(str(self.data / running.FILE))
         except Unavailable:
-            raise Busy(f"a node runs on {self.data}; stop it first") from None
+            raise _Runs(f"a node runs on {self.data}; stop it first") from None
         try:
             yield load_or_make(self.files, self.random, str(self.data))
         finally:
@@ -337,15 +341,24 @@ def recover_cluster(data: Path, etcd: Sequence[str]) -> Recovered:
     place.use_etcd(etcd, None)
 
     async def work() -> Recovered:
-        with place.held() as own:
-            copy = read_copy(place.files, str(data))
-            _learn_from_logs(place, copy, own)
-            async with place.store() as store:
-                outcome = await restore(store, copy)
-                await authority_of(store)
+        copy = read_copy(place.files, str(data))
+        try:
+            with place.held() as own:
+                _learn_from_logs(place, copy, own)
+                return await put_back(own, copy)
+        except _Runs:
+            # Its copy is as new as anything that it knows, and nobody need notice.
             if etcd:
-                place.write_config()
-            return Recovered(own.cluster, *outcome)
+                raise
+            return await put_back(place.own, copy)
+
+    async def put_back(own: OwnIdentity, copy: dict[str, bytes]) -> Recovered:
+        async with place.store() as store:
+            outcome = await restore(store, copy)
+            await authority_of(store)
+        if etcd:
+            place.write_config()
+        return Recovered(own.cluster, *outcome)
 
     return _run(work)
 

@@ -24,7 +24,7 @@ from sofs.runtime.ports import Clock, Files
 __all__ = ["FILE", "RecordsCopy", "Restored", "older", "read_copy", "restore"]
 
 FILE = "records.copy"
-SETTLE_S = 1.0
+SETTLE_S = 0.3
 """Changes come in bursts."""
 TRIES = 8
 BATCH = 64

@@ -177,6 +177,10 @@ class EtcdStore:
                     yield None, 0
                 if answer.compact_revision or answer.canceled:
                     return
+                if answer.created and answer.header.revision < after:
+                    # It has lost its data, or was restored from a copy: its revisions up to there are other ones.
+                    yield None, 0
+                    return
                 for seen in self._seen(answer.events):
                     after = seen.revision
                     yield seen, after
@@ -213,6 +217,10 @@ class EtcdStore:
                         if isinstance(error, rpc.AioRpcError) and not _passing(error):
                             raise _meaning(error) from error
                         self.fail_over(channel)
+                    except asyncio.CancelledError:
+                        # Nobody has waited so long for a member that is well: whoever asks next asks another.
+                        self.fail_over(channel)
+                        raise
                     await asyncio.sleep(_RETRY_AFTER)
         except TimeoutError as error:
             raise Unavailable("etcd does not answer") from error

@@ -1,6 +1,7 @@
 """A real etcd of Debian's, on free ports of the loopback, for one test."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,6 +62,12 @@ class EtcdServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def lose(self) -> None:
+        """Starts again without its data."""
+        self.stop()
+        shutil.rmtree(self._directory / "data")
+        self.start()
 
     def freeze(self) -> None:
         """Lets it take connections and requests, and answer nothing."""

@@ -77,6 +77,14 @@ def test_a_quickstart_nodes_data_joins_a_cluster_and_survives_the_loss_of_etcd(t
             smbclient(two, f"get letter {back}.two")
             assert Path(f"{back}.two").read_text() == "dear reader\n"
             assert "says that it runs" in refused("cluster", "evict", "two", "--data", one.data)
+            # etcd is lost with all its data while both run: clients notice nothing, and the records come back.
+            etcd.lose()
+            smbclient(two, f"get letter {back}.lost; put {letter} lost")
+            assert "lost its records" in refused("share", "create", "further", "--volume", "default", "--data", two.data)
+            assert sofs("cluster", "recover", "--data", one.data)["restored"] > 5
+            assert sofs("cluster", "recover", "--data", two.data)["restored"] == 0
+            sofs("share", "create", "further", "--volume", "default", "--data", two.data)
+            smbclient(one, f"get lost {back}.found")
             two.kill()
             sofs("cluster", "evict", "two", "--force", "--data", one.data)
             assert "evicted" in start_refused(two)

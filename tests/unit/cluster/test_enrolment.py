@@ -173,7 +173,7 @@ def test_commands_wait_for_no_running_node(tmp_path: Path, etcd: Etcd) -> None:
     data = tmp_path / "one"
     init(data, etcd)
     lock = SystemFiles().lock(str(data / "incarnation"))
-    for command in (lambda: init(data, etcd), lambda: enrolment.leave_cluster(data), lambda: enrolment.recover_cluster(data, [])):
+    for command in (lambda: init(data, etcd), lambda: enrolment.leave_cluster(data), lambda: enrolment.recover_cluster(data, ["127.0.0.1:1"])):
         with pytest.raises(Busy, match="stop it first"):
             command()
     enrolment.make_token(data, False, 60)  # needs no stop
