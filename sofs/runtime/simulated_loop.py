@@ -68,11 +68,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop. Use `simulate` unless a test has to step over several runs on one clock."""
 
     _ready: "deque[asyncio.Handle]"
-    _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._cancelled = 0
+        """Timers since they were last swept out."""
         self.numbers = count(1)
         self.callbacks = 0
         """How many have been run: what two runs of one seed must have in common."""
@@ -119,20 +121,33 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             task.process.tasks.add(task)
         return task
 
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        # Numbered, so that timers of one moment go off in the order in which they were set.
+        heapq.heappush(self._timers, (when, next(self.numbers), timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self._cancelled += 1
+        if self._cancelled > max(_CANCELLED, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
     def _run_once(self) -> None:
         """One round: what is ready, after the clock has been moved on to the next timer if nothing is."""
-        ready, scheduled = self._ready, self._scheduled
-        self._sweep()
+        ready, timers = self._ready, self._timers
         if not ready:
             if self._stopping:  # type: ignore[attr-defined]
                 return
-            if not scheduled:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if not timers:
                 raise Deadlock("nothing is scheduled")
-            self._now = max(self._now, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._now:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False  # type: ignore[attr-defined]
-            ready.append(timer)
+            if timers[0][0] > self._now:
+                self._now = timers[0][0]
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle.cancelled():
@@ -154,19 +169,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             process.end()
         finally:
             self.running = None
-
-    def _sweep(self) -> None:
-        """Throws out cancelled timers: those that come next, and all when there are many."""
-        scheduled = self._scheduled
-        if self._timer_cancelled_count > max(_CANCELLED, len(scheduled) // 2):  # type: ignore[has-type]
-            for timer in scheduled:
-                timer._scheduled = not timer.cancelled()  # type: ignore[attr-defined]
-            scheduled[:] = [timer for timer in scheduled if not timer.cancelled()]
-            heapq.heapify(scheduled)
-            self._timer_cancelled_count = 0
-        while scheduled and scheduled[0].cancelled():
-            self._timer_cancelled_count -= 1
-            heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
@@ -204,7 +206,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 # Its `finally` blocks may try to wait or to write; neither has any effect any more.
                 pass
         self._ready.clear()
-        self._scheduled.clear()
+        self._timers.clear()
 
 
 def _is_dead(task: "asyncio.Task[Any]") -> bool:

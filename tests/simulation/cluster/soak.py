@@ -5,6 +5,7 @@ hashing of strings is pinned, because the order of sets depends on it.
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -55,6 +56,9 @@ def _one(job: tuple[str, int]) -> Result:
 
 def quiet() -> None:
     listen()
+    # What has been imported need not be looked at after each seed.
+    gc.collect()
+    gc.freeze()
     # A crash throws tasks away where they stand, whatever they have to say to that.
     sys.unraisablehook = lambda hook: None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
