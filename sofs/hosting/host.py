@@ -194,18 +194,17 @@ class Host:
         if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
             self._pools_changed.set()
             self.site.lacking()
-        for id, part in self.parts.items():
-            if self._concerns(prefix, ids, id, part):
-                part.wake()
+        for part in self._concerned(prefix, ids):
+            part.wake()
 
-    def _concerns(self, prefix: str, ids: Collection[int], id: int, part: Part) -> bool:
-        """Whether a change may be news for a volume: there may be thousands."""
+    def _concerned(self, prefix: str, ids: Collection[int]) -> list[Part]:
+        """The volumes for which a change may be news: there may be thousands."""
         if prefix == keys.VOLUMES:
-            return id in ids
+            return [self.parts[id] for id in ids if id in self.parts]
         if prefix == keys.DEAD:
-            configuration = part.configuration
-            return configuration is not None and configuration.coordinator in ids
-        return prefix != keys.NODES
+            led = {id for id, configuration in self.view.configurations.items() if configuration.coordinator in ids}
+            return [part for id, part in self.parts.items() if id in led]
+        return [] if prefix == keys.NODES else list(self.parts.values())
 
     def _take_records(self, ids: Collection[int]) -> None:
         for id in ids:
