@@ -29,7 +29,7 @@ What is the same
 - Update: the coordinator gives each record its place and sends it to all replicas of the configuration; a record that all have is committed.
   Messages carry the version; a replica refuses those of an older one (`Follower._refusal`).
 - Failure of a secondary: the coordinator leaves it out by compare-and-set, and acknowledges nothing from before that until it is recorded
-  (`Copies.lost`, `_leave_out`).
+  (`Copies.lost`, `_leave_out`; until then it is still waited for, so its answers do no harm).
 - Failure of the primary: any replica of the configuration may propose itself, and the configuration manager lets one of them win. The winner's log
   is the truth: the others are extended, or cut off where they differ (the paper's reconciliation). All that was committed is in the winner's log,
   since it was on every replica; what else is there becomes committed.
@@ -61,7 +61,7 @@ One coordinator serves. At no instant of true time do two processes answer. Coor
     replicas in v are unexpired, each counted from before its question was sent and for L less 1 %. A replica R stands for v + 1 only when, on its
     clock, L has passed since the last question it took; clocks drift by at most 1 % against each other, so C has stopped. From `stand` on R takes
     nothing, hence promises nothing, until it knows what became of its compare-and-set: a promise given after the look at the clock would undo it.
-    Whose promise C needs is the union of the configuration in force and any that may be (`Remotes.need`, `only`): a replica that is being added may
+    Whose promise C needs is the union of the configuration in force and any that may be (`Remotes.need`, `recorded`): a replica that is being added may
     count, and so take over, from the moment the compare-and-set is sent; one that is being removed, until it is known to have happened. With a
     record under `dead/` for C's incarnation C does not run, and no promise to it is needed any more. C's own node, started again, has promised
     nobody anything, and holds C's lock.

@@ -1,9 +1,12 @@
 """Which copies of a log count, and how that changes.
 
-A copy that fails, be it a write, a sync or an answer that does not come, is never tried again: after a failed sync a disk may lose what it says it has. It
+A copy whose write or sync fails is never tried again: after a failed sync a disk may lose what it says it has. It
 is left out of the configuration, and until that is recorded by compare-and-set nothing is acknowledged: were this process
 superseded meanwhile, the new coordinator could be missing it. When the last copy here fails the log has failed: it takes nothing more and
 never calls whoever still waits.
+
+A copy on another node that does not answer is left out, too. Until that is recorded it is still waited for, as one that may count:
+so what it acknowledges after all is acknowledged, however long the coordination store is away.
 
 A copy is added once it lacks nothing. What that is must not change while it is found out: acknowledging pauses from before the last look until
 the outcome of the compare-and-set is known.
@@ -61,7 +64,9 @@ class Copies:
         self._change = change
         self._in_force = configuration
         self._changing = False
-        """Nothing is acknowledged: who counts is being changed."""
+        """Who counts is being changed."""
+        self._frozen = False
+        """Nothing is acknowledged until that is done."""
         self._recording = False
         """The outcome of a compare-and-set is not known."""
         self._memory_broken = False
@@ -130,6 +135,7 @@ class Copies:
             self._replicas.remove(replica)
             if self.on_lost is not None:
                 self.on_lost(replica.id)
+        self._frozen = True
         self._leave_out()
 
     def lost(self, remote: RemoteReplica, error: SofsError) -> None:
@@ -137,11 +143,15 @@ class Copies:
         if self.failure is not None or (remote not in self.remotes.counted and remote not in self.remotes.learning):
             return
         self._logger.error("replica_lost", replica=f"{remote.id:x}", at=remote.place, error=str(error))
-        learner = remote in self.remotes.learning
-        (self.remotes.learning if learner else self.remotes.counted).remove(remote)
-        remote.detach()
+        counted = remote in self.remotes.counted
+        if counted:
+            self.remotes.leave(remote)
+        else:
+            self.remotes.learning.remove(remote)
+        if not counted or not isinstance(error, Unavailable):
+            remote.detach()
         remote.reason = str(error)
-        if not learner:
+        if counted:
             if self.on_lost is not None:
                 self.on_lost(remote.id)
             self._leave_out()
@@ -186,14 +196,14 @@ class Copies:
             self._recording = False
         self.version = configuration.version
         self._in_force = configuration
-        self.remotes.only(configuration.replicas)
+        self.remotes.recorded(configuration.replicas)
 
     def _settled(self) -> None:
         """The configuration in force is known: acknowledges again."""
         self._logger.warning("configuration_changed", version=self.version, replicas=self.replicas)
-        self._changing = False
+        self._changing = self._frozen = False
         self._write()
-        if not self._changing:
+        if not self._frozen:
             self._commit()
 
     def _wanted(self) -> Configuration:
@@ -260,14 +270,14 @@ class Copies:
         self._check_alive()
         self._check_joining(replica)
         # Nothing is acknowledged until it is known which configuration is in force.
-        self._changing = True
+        self._changing = self._frozen = True
         if isinstance(replica, RemoteReplica):
             # From the moment in which it may count it may also take over.
             self.remotes.need(replica)
             try:
                 await self._lacks_nothing(replica)
             except SofsError:
-                self.remotes.only(self._in_force.replicas)
+                self.remotes.recorded(self._in_force.replicas)
                 await self._go_on()
                 raise
         wanted = self._in_force._replace(version=self.version + 1, replicas=(*self.replica_ids, replica.id))
@@ -322,7 +332,7 @@ class Copies:
         while self._changing and self.failure is None:
             await self._clock.sleep(2 * _LOOK_S)
         self._check_alive()
-        self._changing = True
+        self._changing = self._frozen = True
         self.remotes.close()
         wanted = configuration._replace(version=self.version + 1, replicas=self.replica_ids)
         try:

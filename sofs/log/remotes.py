@@ -34,6 +34,8 @@ class Remotes:
     def __init__(self) -> None:
         self.counted: list[RemoteReplica] = []
         self.learning: list[RemoteReplica] = []
+        self.leaving: list[RemoteReplica] = []
+        """Left out, without that being recorded yet: they may count, and are waited for."""
         self.holds: list[Hold] = []
         self.lease_until = math.inf
         """By CLOCK_BOOTTIME: no other node serves before. For ever without remote copies."""
@@ -43,26 +45,37 @@ class Remotes:
     def __iter__(self) -> Iterator[RemoteReplica]:
         yield from self.counted
         yield from self.learning
+        yield from self.leaving
 
     def committed(self, local: Lsn) -> Lsn:
         for remote in self.counted:
             if remote.acknowledged < local:
                 local = remote.acknowledged
+        for remote in self.leaving:
+            if remote.acknowledged < local:
+                local = remote.acknowledged
         return local
 
     def synced(self, local: Lsn) -> Lsn:
-        for remote in self.counted:
+        for remote in (*self.counted, *self.leaving):
             if remote.synced < local:
                 local = remote.synced
         return local
+
+    def leave(self, remote: RemoteReplica) -> None:
+        self.counted.remove(remote)
+        self.leaving.append(remote)
 
     def need(self, remote: RemoteReplica) -> None:
         """From now on this one's promise is needed."""
         self._leasing[remote.id] = remote
         self.renew()
 
-    def only(self, replicas: Sequence[int]) -> None:
-        """The configuration in force is known: nobody else's promises are needed."""
+    def recorded(self, replicas: Sequence[int]) -> None:
+        """The configuration in force is known: nobody else is waited for, and nobody else's promises are needed."""
+        for remote in [remote for remote in self.leaving if remote.id not in replicas]:
+            self.leaving.remove(remote)
+            remote.detach()
         self._leasing = {id: remote for id, remote in self._leasing.items() if id in replicas}
         self.renew()
 

@@ -195,7 +195,7 @@ class ReplicatedLog(Copies):
             # Our own bug: nothing may be acknowledged any more.
             self._fail(Unavailable(f"the log's own work failed: {error!r}"))
             raise
-        if not self._changing:
+        if not self._frozen:
             self._commit()
         if self._segment_end - self.end < self._size // 2:
             try:
@@ -215,7 +215,7 @@ class ReplicatedLog(Copies):
                 self._lose(replica, error)
         if self.failure is None:
             self._written = self.end
-            if self.remotes.counted or self.remotes.learning:
+            if self.remotes.counted or self.remotes.learning or self.remotes.leaving:
                 self._send(runs)
 
     def _send(self, runs: list[tuple[Lsn, list[Buffer]]]) -> None:
@@ -243,7 +243,7 @@ class ReplicatedLog(Copies):
 
     def _advance(self) -> None:
         """Acknowledges what all copies have, if the lease is valid."""
-        if self._changing or self.failure is not None:
+        if self._frozen or self.failure is not None:
             return
         committed, synced, allowed = self._written, self._synced, None
         remotes = self.remotes
@@ -344,7 +344,7 @@ class ReplicatedLog(Copies):
         while True:
             await self._sync_due.wait()
             self._sync_due.clear()
-            if self._changing or self.failure is not None:
+            if self._frozen or self.failure is not None:
                 continue
             target = self._written
             if target > self._asked:
@@ -457,10 +457,10 @@ class ReplicatedLog(Copies):
     # Space
 
     def trim(self, below: Lsn) -> None:
-        if self.remotes.counted or self.remotes.learning or self.remotes.holds:
+        if self.remotes.counted or self.remotes.learning or self.remotes.leaving or self.remotes.holds:
             below, greedy = self.remotes.keep(below, self.capacity // 2)
             for remote in greedy:
-                self.lost(remote, Unavailable(f"{remote.place} has held up the log's space for too long"))
+                self.lost(remote, NoSpace(f"{remote.place} has held up the log's space for too long"))
         index = below // self._size
         if index * self._size <= self.start:
             return

@@ -93,8 +93,8 @@ def go_on_while_a_lost_copy_still_counts() -> AbstractContextManager[None]:
 
     def leave_out(self: Copies) -> None:
         former(self)
-        self._changing = False
-        self.remotes.only(self.replica_ids)
+        self._frozen = False
+        self.remotes.recorded(self.replica_ids)
         self._commit()
 
     return _patched(Copies, "_leave_out", leave_out)

@@ -189,6 +189,25 @@ def test_while_the_store_is_away_nobody_is_left_out_and_nothing_is_served_once_p
     run(main)
 
 
+def test_what_answers_again_is_waited_for_although_it_is_being_left_out() -> None:
+    async def main(rig: Rig) -> None:
+        rig.away = True
+        rig.cut(3)
+        told = rig.told(rig.log.append(b"a"), Level.STABLE)
+        await rig.clock.sleep(L + 2)
+        assert not rig.log.serving() and not told
+        rig.heal(3)
+        await rig.clock.sleep(6)
+        assert rig.log.serving() and told and rig.machines[3].operations == [b"a"]
+        await rig.reach(rig.log.append(b"b"), Level.STABLE)
+        assert rig.machines[3].operations == [b"a", b"b"] and not rig.changes
+        rig.away = False
+        await rig.clock.sleep(1)
+        assert rig.log.replica_ids == (1, 2) and rig.log.serving()
+
+    run(main)
+
+
 def test_a_connection_that_is_had_back_in_time_costs_nobody_its_place() -> None:
     async def main(rig: Rig) -> None:
         for number in range(30):
