@@ -200,7 +200,8 @@ async def leave(store: Store, node: NodeId, held: Sequence[str]) -> None:
         raise Busy(f"the node still has {', '.join(held)}; drain it first (`sofs node drain`), then remove its disks")
     if not any(member.id != node and member.state == ACTIVE for member in members):
         raise Busy("it is the last node of the cluster")
-    changes = [Delete(key) for key in (keys.member(node), keys.node(node), keys.dead(node), keys.group(node))]
+    # Its group of NFS clients has another home by now, and lives on.
+    changes = [Delete(key) for key in (keys.member(node), keys.node(node), keys.dead(node))]
     await _change(store, [], changes, f"node {node:016x}")
 
 

@@ -50,6 +50,7 @@ class NetworkInterconnect:
         self._links: dict[ServingLink, Connection] = {}
         self._callers: dict[tuple[int, int], ServingLink] = {}
         self._listeners: list[Listener] = []
+        self._looked = clock.monotonic()
         self._timer = clock.call_later(LOOK_S, self._look)
         self._closed = False
 
@@ -148,7 +149,10 @@ class NetworkInterconnect:
             del self._callers[(link.hello.node, link.hello.priority)]
 
     def _look(self) -> None:
+        now = self._clock.monotonic()
+        paused = now - self._looked > 2 * LOOK_S  # then what came meanwhile is still to be read
+        self._looked = now
         for link in list(self._links):
-            if self._clock.monotonic() - link.heard > SILENT_S:
+            if now - link.heard > SILENT_S and not paused:
                 link.end("nothing was heard for long")
         self._timer = self._clock.call_later(LOOK_S, self._look)

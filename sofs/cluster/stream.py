@@ -165,6 +165,8 @@ class Stream:
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._pinger: Timer | None = None
+        self._looked = 0.0
+        """When `_look` was called last."""
         self._closed = ""
 
     @property
@@ -393,6 +395,7 @@ class Stream:
         if link.closed_for:
             raise Unavailable(link.closed_for)
         self._link = link
+        self._looked = self._clock.monotonic()
         self._pinger = self._clock.call_later(PING_S, self._look)
         log.info("cluster.connected", node=f"{self._node:016x}", priority=self._priority.name, address=f"{host}:{port}")
         self._changed(welcome)
@@ -404,7 +407,12 @@ class Stream:
         link = self._link
         if link is None:
             return
-        silent = self._clock.monotonic() - link.heard
+        now = self._clock.monotonic()
+        if now - self._looked > 2 * PING_S:
+            # This process did not run, or hardly: what the peer has said meanwhile is still to be read.
+            link.heard = max(link.heard, now - PING_S)
+        self._looked = now
+        silent = now - link.heard
         if silent >= SILENCE_S:
             link.end(f"nothing was heard for {silent:.0f} s")
             return

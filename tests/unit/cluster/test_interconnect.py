@@ -550,3 +550,24 @@ def test_who_is_evicted_is_disconnected_both_ways() -> None:
             await cluster[1].peer(THREE).call("echo", b"")
 
     on_cluster(main, 3)
+
+
+def test_a_node_that_did_not_run_for_a_while_gives_nobody_up_for_that() -> None:
+    """Its clock says that nothing was heard for long; but it was itself that did not listen."""
+
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster[2].serve("echo", echo)
+        peer = cluster[1].peer(TWO)
+        await peer.call("echo", b"")
+        changes: list[bool] = []
+        peer.on_change(changes.append)
+        for _ in range(5):
+            for number in (1, 2):
+                cluster[number]._clock._uptime += 100.0  # type: ignore[attr-defined]
+            await asyncio.sleep(30)
+        assert peer.connected and not changes
+        cluster.part(1, 2)
+        await asyncio.sleep(10)
+        assert not peer.connected
+
+    on_cluster(main)

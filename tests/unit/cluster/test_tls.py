@@ -13,14 +13,18 @@ import uvloop
 
 from sofs.cluster import Answer, Asked, NodeId
 from sofs.cluster.authority import Authority, expires, name_of, node_of
+from sofs.cluster.founding import found
+from sofs.cluster.renewal import renew_if_due
 from sofs.errors import ConfigError, Unavailable
 from sofs.runtime.ports import Connection
+from sofs.runtime.simulated_loop import SimulatedLoop, simulate
 from sofs.runtime.system_clock import SystemClock
 from sofs.runtime.system_network import SystemNetwork
 from sofs.runtime.system_tls import Tls
 from sofs.types import Time
 from tests.contracts.test_network import Recorder
 from tests.simulation.cluster_net import on_loopback
+from tests.unit.cluster.test_membership import Rig, as_is, member
 
 CLUSTER = "00c1a57e"
 NOW = SystemClock().now()
@@ -159,3 +163,21 @@ def test_private_keys_are_their_owners_only(tmp_path: Path, authority: Authority
     assert (tmp_path / "1/tls").stat().st_mode & 0o777 == 0o700
     with pytest.raises(ConfigError, match="sofs cluster join"):
         Tls.open(tmp_path)
+
+
+def test_a_certificate_is_renewed_when_a_third_of_its_time_is_left(tmp_path: Path) -> None:
+    async def main(rig: Rig) -> None:
+        authority = await found(rig.store, member(1), CLUSTER, NOW, [], as_is)
+        fresh = credentials(tmp_path / "fresh", authority, 1, now=Time(NOW - YEAR // 2))
+        assert not await renew_if_due(rig.store, fresh, CLUSTER, NodeId(1), NOW)
+        old = credentials(tmp_path / "old", authority, 1, now=Time(NOW - YEAR * 3 // 4))
+        before = old.certificate
+        assert await renew_if_due(rig.store, old, CLUSTER, NodeId(1), NOW)
+        assert old.certificate != before and expires(old.certificate) > expires(before) + 200 * 86_400
+        assert not await renew_if_due(rig.store, old, CLUSTER, NodeId(1), NOW)
+        Tls.open(tmp_path / "old")
+
+    async def scene(loop: SimulatedLoop) -> None:
+        await main(Rig(loop))
+
+    simulate(scene)
