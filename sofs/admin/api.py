@@ -94,6 +94,8 @@ class Share(Struct):
     """Whom NFS turns into the anonymous user: root, all or none."""
     continuously_available: bool = False
     """SMB: what changes data or names is answered only once it is stable."""
+    scaleout: bool = False
+    """SMB: such a share that clients take for one of a Scale-Out File Server, and cache reads of only."""
     access_based_enumeration: bool = False
     """SMB: listings leave out what their reader may not read."""
 

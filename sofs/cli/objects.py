@@ -153,6 +153,9 @@ def share_create(
     continuously_available: Annotated[
         bool, typer.Option("--continuously-available", help="SMB: answer changes only once they are stable.")
     ] = False,
+    scaleout: Annotated[
+        bool, typer.Option("--scaleout", help="SMB, with --continuously-available: clients take it for a Scale-Out File Server's, and cache reads only.")
+    ] = False,
     access_based: Annotated[
         bool, typer.Option("--access-based", help="SMB: listings leave out what their reader may not read.")
     ] = False,
@@ -170,6 +173,7 @@ def share_create(
         privileged_port=privileged_port,
         squash=squash,
         continuously_available=continuously_available,
+        scaleout=scaleout,
         access_based_enumeration=access_based,
     )
     made = on.client.post("/shares", request, api.Share)

@@ -206,6 +206,7 @@ class NodeOperations:
                 enabled="smb" in request.protocols,
                 encrypt=request.encrypt,
                 continuously_available=request.continuously_available,
+                scaleout=request.scaleout,
                 access_based_enumeration=request.access_based_enumeration,
             ),
             nfs=NfsOptions(
@@ -309,6 +310,7 @@ def _shown(share: Share, volume: str) -> api.Share:
         privileged_port=share.nfs.require_privileged_port,
         squash=str(share.nfs.clients[0].squash) if share.nfs.clients else "root",
         continuously_available=share.smb.continuously_available,
+        scaleout=share.smb.scaleout,
         access_based_enumeration=share.smb.access_based_enumeration,
     )
 
