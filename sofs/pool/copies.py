@@ -117,8 +117,12 @@ def _stretches(pages: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def worst(troubles: Sequence[Trouble]) -> SofsError:
-    """What to raise when no copy had a page: `Damaged` if one could be read, else `DiskFailed`, else `ExtentGone`, else `Unavailable`."""
-    for kind in (Damaged, DiskFailed, ExtentGone):
+    """What to raise when no copy had a page: `ExtentGone` if one says so, else `Damaged` if one could be read, else `DiskFailed`, else `Unavailable`.
+
+    Whoever reads an extent that is just being deleted finds some copies gone and the others in whatever condition they were; that is
+    no damage, and a look at the map will tell.
+    """
+    for kind in (ExtentGone, Damaged, DiskFailed):
         for trouble in troubles:
             if isinstance(trouble.error, kind):
                 return trouble.error

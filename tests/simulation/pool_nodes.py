@@ -232,11 +232,24 @@ class World:
         """A collection over all disks was made below this number: what was never recorded will never be on a disk again."""
         self.coordinator: Coordinator | None = None
 
+    async def visit(self, node: Node) -> None:
+        """Somebody reads who is not the coordinator."""
+        if not self.volume.recorded:
+            return
+        number = list(self.volume.recorded)[self.random.below(len(self.volume.recorded))]
+        extent = self.volume.recorded[number]
+        try:
+            await self.read(node, extent, number, 0, extent.at.length)
+        except SofsError as error:
+            self.met[type(error).__name__] += 1
+
     async def watch(self) -> None:
-        """Looks for writes that were made after they were revoked, and collected."""
+        """Looks for writes that were made after they were revoked, and collected; and has others read."""
         while not self.broken:
             closed = self.closed
             await asyncio.sleep(0.5)
+            for node in self.running():
+                self.begin(node, self.visit(node))
             for disk, entries in self.nodes.used().items():
                 for slot, entry in entries.items():
                     if entry.id.number < closed and entry.id.number not in self.volume.ever:

@@ -214,6 +214,20 @@ def test_damage_without_a_good_copy_names_disk_extent_and_page(host: Host) -> No
     host.run(main())
 
 
+def test_an_extent_that_is_half_deleted_is_gone_and_not_damaged(host: Host) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root)
+        at = await rig.write(1)
+        rig.spoil(*rig.page_at(at, 0, 3))
+        forget_checksums(rig)
+        await rig.disk(at.fragments[1].disk).delete(at.fragments[1].slot, at.id)
+        with pytest.raises(ExtentGone):
+            await rig.read(at, 0, 16 * PAGE)
+        await rig.pool.close()
+
+    host.run(main())
+
+
 def test_a_fragment_of_another_extent_never_passes(host: Host) -> None:
     """What another disk or slot held, whole and sealed, copied over a fragment: a misdirected write."""
 
