@@ -137,12 +137,12 @@ class Doors:
         if self._homes is not None and self._config.nfs.enabled:
             await self._homes.hand_over(group, to)
 
-    async def hand_over_all(self, candidates: Sequence[int] = ()) -> None:
+    async def hand_over_all(self, candidates: Sequence[int] = (), ends: bool = False) -> None:
         """Hands all groups over that are here, to the candidates or whoever runs, before this node drains or stops. Does what it can."""
         if self._homes is not None and self._config.nfs.enabled:
             try:
                 async with asyncio.timeout(HAND_OVER_S):
-                    await self._homes.hand_over_all(candidates)
+                    await self._homes.hand_over_all(candidates, ends)
             except TimeoutError:
                 log.warning("nfs.groups_not_handed_over", reason=f"it took more than {HAND_OVER_S:.0f} s")
 
@@ -211,7 +211,7 @@ class Doors:
         if self._portmapper is not None:
             await self._portmapper.stop()
         if not self._fenced:
-            await self.hand_over_all()
+            await self.hand_over_all(ends=True)
         await asyncio.gather(self._smb.stop(), self._nfs.stop())
         if self._homes is not None:
             await self._homes.stop()

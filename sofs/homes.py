@@ -217,9 +217,10 @@ class Homes:
             raise Unavailable(f"node {to:016x} does not run")
         await self._hand_over(id, NodeId(to), incarnation)
 
-    async def hand_over_all(self, candidates: Sequence[int] = ()) -> None:
-        """Hands over all that are here, in turn to those who run; what cannot be handed over is left to be adopted. For an orderly end."""
-        self._stopping = True
+    async def hand_over_all(self, candidates: Sequence[int] = (), ends: bool = False) -> None:
+        """Hands over all that are here, in turn to the candidates or those who run; what cannot be handed over is left to be adopted. For a node that is
+        drained, or `ends`."""
+        self._stopping = ends
         others = [node for node in candidates or self._processes.candidates() if node != self._interconnect.node]
         mine = [record for record in self._records.values() if self._is_mine(record)]
         for place, record in enumerate(mine):
@@ -285,16 +286,25 @@ class Homes:
         self._see(await self._listing())
 
     async def _come_home(self, node: int) -> None:
-        """This node's own group lives here, if whoever has it lets it go."""
+        """This node's own group lives here, if whoever has it lets it go: when the node starts, and when it is no longer drained."""
+        wanted = True
         while not self._stopping:
-            try:
-                await self.adopt(node)
-                return
-            except Fenced:
-                return
-            except SofsError as error:
-                log.info("nfs.group_not_home", reason=str(error) or type(error).__name__)
-                await self._clock.sleep(TURN_S)
+            if not self._takes_part:
+                wanted = True
+            elif wanted:
+                try:
+                    await self.adopt(node)
+                    wanted = False
+                except Fenced:
+                    return
+                except SofsError as error:
+                    log.info("nfs.group_not_home", reason=str(error) or type(error).__name__)
+            await self._clock.sleep(TURN_S)
+
+    @property
+    def _takes_part(self) -> bool:
+        """It is neither drained nor about to end."""
+        return not self._stopping and self._interconnect.node in self._processes.candidates()
 
     async def _tend(self) -> None:
         """Adopts groups whose homes are gone when it is this node's turn, and takes note of fences that are done."""
@@ -315,7 +325,7 @@ class Homes:
                     former = tuple(dict.fromkeys((*record.former, *record.fences)))[-MOST_FORMER:]
                     await self._change(entry.revision, structs.replace(record, fences=(), former=former))
             return
-        if self._stopping or not self._processes.gone(NodeId(record.node), record.incarnation):
+        if not self._takes_part or not self._processes.gone(NodeId(record.node), record.incarnation):
             self._since.pop(record.number, None)
             return
         now = self._clock.monotonic()
@@ -367,6 +377,7 @@ class Homes:
         if revision < self._revisions.get(record.number, 0):
             return  # what a watch tells late
         self._records[record.number], self._revisions[record.number] = record, revision
+        self._groups.look_again()
         if self._is_mine(record):
             self._groups.take(record.number, record.fences, record.tenure)
         elif self._groups.has(record.number):

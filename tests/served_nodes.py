@@ -162,7 +162,7 @@ class Nodes:
 
     async def stop(self, node: GatewayNode) -> None:
         """In an orderly way."""
-        await node.homes.hand_over_all()
+        await node.homes.hand_over_all(ends=True)
         await self.end(node)
         self.nodes.remove(node)
 

@@ -752,3 +752,21 @@ def test_exchange_id_knows_its_cases(tmp_path: Path) -> None:
             await transport.close()
 
     asyncio.run(scenario())
+
+
+def test_nobodys_lease_runs_out_while_the_server_itself_stood_still(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with server_with(tmp_path) as (server, client, root):
+            await open_file(client, root, "f")
+            service = server.gateway.groups.only
+            assert service is not None
+            known = service.clients.numbered[client.clientid]
+            known.renewed -= 300
+            service._due -= 300  # it should have looked long ago
+            service._look()
+            assert client.clientid in service.clients.numbered
+            known.renewed -= 300
+            service._look()
+            assert client.clientid not in service.clients.numbered
+
+    asyncio.run(scenario())

@@ -189,7 +189,8 @@ class Groups:
             self._turn = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._turn], timeout=AGAIN_S)
 
-    def _changed(self) -> None:
+    def look_again(self) -> None:
+        """A group has come or gone, or has another home: who waits for it goes on."""
         turn, self._turn = self._turn, None
         if turn is not None:
             turn.set_result(None)
@@ -247,7 +248,7 @@ class Groups:
         finally:
             if self._coming.get(group) is asyncio.current_task():
                 del self._coming[group]
-            self._changed()
+            self.look_again()
 
     async def _settle(self, service: Service) -> None:
         while self.here.get(service.group) is service:
@@ -299,7 +300,7 @@ class Groups:
 
     def keep(self, service: Service) -> None:
         self.here[service.group] = service
-        self._changed()
+        self.look_again()
 
     def has(self, group: int) -> bool:
         return group in self.here or group in self._coming
@@ -310,7 +311,7 @@ class Groups:
         if coming is not None:
             coming.cancel()
         service = self.here.pop(group, None)
-        self._changed()
+        self.look_again()
         if service is not None:
             log.warning("nfs4.group_lost", group=group)
             self._begin(service.stop())

@@ -49,6 +49,7 @@ __all__ = ["LEASE_S", "Service"]
 log = structlog.get_logger("nfs")
 
 LEASE_S = 90
+STOOD_STILL_S = 2.0
 WRITERS = 10_000
 """Write delegations before those are dropped that have gone."""
 CB_PATH_DOWN, RECALLABLE_REVOKED, RECLAIM_NEEDED, CB_PATH_DOWN_SESSION, BACKCHANNEL_FAULT = 0x1, 0x40, 0x100, 0x200, 0x400
@@ -123,6 +124,8 @@ class Service:
         self._recording = 0
         """Changes of records that are under way."""
         self._settled = False
+        self._due = 0.0
+        """When leases are to be looked at next, by the clock that also runs while the host sleeps."""
 
     # Start and end
 
@@ -476,10 +479,16 @@ class Service:
         return forget(volumes)
 
     def _look_later(self) -> None:
-        self._timer = self.clock.call_later(max(self.lease_s / 6, 0.05), self._look)
+        after = max(self.lease_s / 6, 0.05)
+        self._due = self.clock.boottime() + after
+        self._timer = self.clock.call_later(after, self._look)
 
     def _look(self) -> None:
-        """Ends clients whose lease has run out (8.3)."""
+        """Ends clients whose lease has run out (8.3). Who could not be heard, because this process stood still, has not been silent."""
+        late = self.clock.boottime() - self._due
+        if late > STOOD_STILL_S:
+            for client in self.clients.numbered.values():
+                client.renewed += late
         limit = self.clock.boottime() - self.lease_s
         for client in tuple(self.clients.numbered.values()):
             if client.renewed < limit and not client.waiting:
