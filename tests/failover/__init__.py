@@ -8,6 +8,6 @@ protocol, and reports.
 Time-outs of the clients: a request that has no answer for `REPLY_S` is sent again, over a new connection; after `GIVE_UP_S` it counts as an error.
 """
 
-REPLY_S = 5.0
+REPLY_S = 2.0
 CONNECT_S = 1.0
 GIVE_UP_S = 150.0

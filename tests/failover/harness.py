@@ -127,8 +127,10 @@ class Harness:
         go.clear()
         await self._quiet(at)
         await self._whole(at)
+        slowest = max(self.writers, key=lambda writer: writer.longest(since))
         for writer in self.writers:
             score.pauses.setdefault(fault.name, []).append(writer.longest(since))
+        for writer in self.writers:
             writer.durations.clear()
         again = sum(writer.resent for writer in self.writers) - resent
         score.resent += max(0, again)
@@ -138,7 +140,8 @@ class Harness:
         await self._compare(at)
         worst = max(score.pauses[fault.name][-len(self.writers) :])
         print(
-            f"{at}: longest pause {worst:.2f} s, {again} requests sent again; {score.lost} lost, {score.wrong} wrong, {score.errors} errors so far",
+            f"{at}: longest pause {worst:.2f} s ({slowest.protocol}), {again} requests sent again; "
+            f"{score.lost} lost, {score.wrong} wrong, {score.errors} errors so far",
             flush=True,
         )
 

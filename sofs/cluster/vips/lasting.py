@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 __all__ = ["DRIFT", "PROMISE_S", "Lasting", "Promises"]
 
-PROMISE_S = 4.0
+PROMISE_S = 5.0
 """What a node promises to others while the store is down."""
 DRIFT = 0.01
 """By how much two clocks may differ in speed."""

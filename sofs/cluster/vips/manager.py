@@ -22,7 +22,7 @@ __all__ = ["Addresses", "Doorkeeper", "Facts", "Vips"]
 
 log = structlog.get_logger("vips")
 
-LEASE_S = 4.0
+LEASE_S = 6.0
 """So long after it was heard of last a node that is not known to be dead keeps its addresses to itself."""
 KEEP_EVERY_S = 1.0
 ANSWER_S = 1.0
@@ -114,6 +114,8 @@ class Vips:
         """Of the lease; each has its own."""
         self._former = Lasting()
         """Of the lease before, which has ended: what was held with it is not held any longer by the next."""
+        self._heard: dict[int, int] = {}
+        """The process of each node that told last of its start."""
         self._renewed: set[str] = set()
         """What is held with the lease."""
         self._given: dict[str, int] = {}
@@ -153,7 +155,7 @@ class Vips:
     async def open(self) -> None:
         """Raises `Unavailable`."""
         self._interconnect.serve(PROMISE, self._promise)
-        self._interconnect.serve(HELLO, lambda asked: Answer(b""))
+        self._interconnect.serve(HELLO, self._hello)
         for prefix, take_in in ((keys.VIPS, self._take_in), (keys.KEEPERS, self._take_in_keepers)):
             listing = await self._store.range(prefix)
             take_in(Seen(listing.revision, listing.entries, complete=True))
@@ -304,8 +306,12 @@ class Vips:
     def _has_newer(self, id: int, incarnation: int) -> bool:
         """Whether another process of this node has been heard of than this one, which has ended."""
         keeper = self._keepers.get(id)
-        newer = self._interconnect.peer(NodeId(id)).incarnation not in (0, incarnation)
-        return newer or (keeper is not None and keeper.incarnation != incarnation)
+        seen = (self._interconnect.peer(NodeId(id)).incarnation, self._heard.get(id, 0), 0 if keeper is None else keeper.incarnation)
+        return any(each not in (0, incarnation) for each in seen)
+
+    def _hello(self, asked: Asked) -> Answer:
+        self._heard[asked.node] = asked.incarnation
+        return Answer(b"")
 
     async def _ask(self, before: float, id: int) -> None:
         try:
@@ -357,6 +363,11 @@ class Vips:
         """Whether this node's record lasts as long as its lease: not if that is another by now, nor if the record was to be deleted."""
         found = self.holders[address]
         return self._lease is not None and found.lease == self._lease.id and found.revision != self._given.get(address)
+
+    def _may_take(self, address: str) -> bool:
+        """Whether what is known suffices to let clients in there: what others have promised is only for what is held already."""
+        lasting = self._lasting.left(self._clock.boottime()) > 0
+        return lasting and self._store_answers and self.holder(address) == self._me and self._counts(address)
 
     def _plan(self) -> dict[str, int]:
         facts = self._facts()
@@ -423,7 +434,7 @@ class Vips:
     async def _take(self, record: VipRecord) -> None:
         """Is the holder: lets clients in there."""
         address = record.address
-        if not self._store_answers:
+        if not self._may_take(address):
             return
         if record.group:
             try:
@@ -432,9 +443,9 @@ class Vips:
             except (SofsError, TimeoutError) as error:
                 # SMB clients need not wait for it, and the first NFS request has it tried again.
                 log.warning("vip.group_not_adopted", address=address, reason=str(error) or type(error).__name__)
+        if not self._may_take(address):
+            return  # it took too long: the next look begins anew
         left = self._lasting.left(self._clock.boottime())
-        if not left or not self._store_answers or self.holder(address) != self._me or not self._counts(address):
-            return  # what others have promised is for what is held; the next look begins anew
         interface = "" if _is_own(address) else record.interface or self._addresses.interface(address)
         if interface is None:
             raise Unavailable(f"no interface of this node has a network in which {address} lies; name one: sofs vip add --interface")
@@ -488,12 +499,13 @@ class Vips:
     def _drop(self, address: str) -> None:
         interface = self._held.pop(address)
         self._renewed.discard(address)
+        # Connections first: without the address their ends could not be told, and clients would wait for answers that never come.
+        self._doors.leave(address)
         if interface:
             try:
                 self._addresses.remove(address, interface)
             except Unavailable as error:
                 log.warning("vip.not_removed", address=address, reason=str(error))
-        self._doors.leave(address)
         self._note_held()
 
     def _note_held(self) -> None:

@@ -190,7 +190,7 @@ def homes(*addresses: str) -> list[VipRecord]:
 def test_each_node_takes_its_own_address_adopts_its_group_and_announces_it() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 9)
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 12)
             await asyncio.sleep(2)
             assert w.kernels[2].announced == [B] * 3 and w.doors[2].adopted == [2]
             assert w.vips[1].group_of(C) == 3 and w.vips[1].group_of("10.0.0.9") is None
@@ -201,7 +201,7 @@ def test_each_node_takes_its_own_address_adopts_its_group_and_announces_it() -> 
 def test_the_address_of_a_reaped_process_is_elsewhere_at_once() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             await w.crash(1, reaped=True)
             assert await w.until(lambda: w.where(A) in (2, 3), 5) < 0.5
             assert 1 in w.doors[w.where(A)].adopted
@@ -212,9 +212,9 @@ def test_the_address_of_a_reaped_process_is_elsewhere_at_once() -> None:
 def test_the_address_of_a_node_that_is_only_silent_moves_when_its_lease_has_ended() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             await w.crash(1, reaped=False)
-            assert 2 < await w.until(lambda: w.where(A) in (2, 3), 8) < 6
+            assert 4 < await w.until(lambda: w.where(A) in (2, 3), 12) < 8
 
     run(test)
 
@@ -222,7 +222,7 @@ def test_the_address_of_a_node_that_is_only_silent_moves_when_its_lease_has_ende
 def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             await w.crash(1, reaped=True)
             await w.until(lambda: w.where(A) in (2, 3), 5)
             there = w.where(A)
@@ -236,11 +236,11 @@ def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
 def test_a_node_cut_off_from_everybody_has_lost_its_address_before_another_takes_it() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             w.lines[1].up = False
             w.net.part(1, 2)
             w.net.part(1, 3)
-            await w.until(lambda: w.where(A) in (2, 3), 10)
+            await w.until(lambda: w.where(A) in (2, 3), 14)
             assert not w.doors[1].listening
 
     run(test)
@@ -249,9 +249,9 @@ def test_a_node_cut_off_from_everybody_has_lost_its_address_before_another_takes
 def test_a_node_that_alone_has_lost_the_store_gives_its_address_up() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             w.lines[1].up = False
-            await w.until(lambda: w.where(A) in (2, 3), 10)
+            await w.until(lambda: w.where(A) in (2, 3), 14)
 
     run(test)
 
@@ -259,7 +259,7 @@ def test_a_node_that_alone_has_lost_the_store_gives_its_address_up() -> None:
 def test_while_the_store_is_down_for_everybody_every_address_stays_where_it_is() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 9)
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 12)
             for line in w.lines.values():
                 line.up = False
             for _ in range(600):
@@ -277,11 +277,11 @@ def test_while_the_store_is_down_for_everybody_every_address_stays_where_it_is()
 def test_with_the_store_down_a_node_whose_peer_does_not_answer_lets_its_address_lapse() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             for line in w.lines.values():
                 line.up = False
             w.net.part(1, 3)
-            await w.until(lambda: w.where(A) == 0, 10)
+            await w.until(lambda: w.where(A) == 0, 14)
 
     run(test)
 
@@ -289,7 +289,7 @@ def test_with_the_store_down_a_node_whose_peer_does_not_answer_lets_its_address_
 def test_a_leaving_node_hands_its_group_over_and_has_nothing_left() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             await w.vips[1].leave()
             assert not w.kernels[1].until and not w.doors[1].listening and not w.vips[1].held
             assert await w.until(lambda: w.where(A) in (2, 3), 5) < 1
@@ -304,7 +304,7 @@ def test_an_address_follows_its_volume() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, VipRecord(address=A, volume=77)) as w:
             w.coordinators[77] = 2
-            await w.until(lambda: w.where(A) == 2, 9)
+            await w.until(lambda: w.where(A) == 2, 12)
             w.coordinators[77] = 3
             assert await w.until(lambda: w.where(A) == 3, 5) < 2.5
 
@@ -314,7 +314,7 @@ def test_an_address_follows_its_volume() -> None:
 def test_an_address_that_is_taken_out_of_service_is_gone_everywhere() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A)) as w:
-            await w.until(lambda: w.where(A) == 1, 9)
+            await w.until(lambda: w.where(A) == 1, 12)
             await w.store.transact([], [Delete(keys.vip(A))])
             await w.until(lambda: not w.kernels[1].until, 3)
             assert not w.doors[1].listening
@@ -322,7 +322,7 @@ def test_an_address_that_is_taken_out_of_service_is_gone_everywhere() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_no_two_nodes_ever_have_the_same_address_whatever_happens(seed: int) -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C), seed=seed) as w:
