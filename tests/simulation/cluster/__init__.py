@@ -1,12 +1,14 @@
 """Whole clusters in one process: independent workloads, faults and checkers over the production code, under virtual time.
 
-A seed decides everything: how many nodes, which volumes, who works on them, what goes wrong and when. Nodes are what `sofsd` runs below its gateways
-(`sofs.assembly`): membership, interconnect, hosting, pools over the disks of all nodes, replicated volumes, routes to them. Clients stand where the gateways do:
-they hold a `RoutedVolume` at some node, repeat requests with their tokens at another one, and have a gateway that they left shut out.
+A seed decides everything: how many nodes, which volumes, who works on them, what goes wrong and when. Nodes are what `sofsd` runs
+below its gateways (`sofs.assembly`): membership, interconnect, hosting, pools over the disks of all nodes, replicated volumes, routes to
+them. Clients stand where the gateways do: they hold a `RoutedVolume` at some node, repeat requests with their tokens at another one, and
+have a gateway that they left shut out.
 
-In reading order: `trace` (what happened), `channel` (the coordination store as a node reaches it), `machine` (one host: clock, disks, process, wires),
-`world` (all of them), `cluster` (what a node is, and what is checked all the time), `client`, `workloads`, `faults`, `replicas`, `scenario` (one seed), `layers` (the
-shapes that seeds choose from), `soak` (many seeds), `broken` and `mutations` (the proof that all this can fail).
+In reading order: `trace` (what happened), `channel` (the coordination store as a node reaches it), `machine` (one host: clock, disks,
+process, wires), `world` (all of them), `cluster` (what a node is, and what is checked all the time), `client`, `workloads`, `faults`,
+`replicas`, `scenario` (one seed), `layers` (the shapes that seeds choose from), `soak` (many seeds), `broken` and `mutations` (the proof
+that all this can fail).
 
 Which invariant of DESIGN.md section 10 is checked where:
 
