@@ -71,7 +71,7 @@ class Host:
     parts: dict[int, Part] = field(default_factory=dict)
     """By the volume's id, whatever this node is for it."""
     on_failure: Callable[[LocalVolume], None] | None = None
-    """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
+    """Called once for a volume of a single node that fails: requests that it was asked may never be answered."""
     on_volume: Callable[[Whereabouts], None] | None = None
     """Called for each volume that there is, once it is known."""
 

@@ -455,11 +455,12 @@ class Part:
         self._site.lacking()
 
     def _log_failed(self, error: SofsError) -> None:
-        log.error("volume.failed", volume=self.hosted.record.name, reason=str(error))
         volume = self.hosted.volume
         if self._site.interconnect is not None:
+            log.warning("volume.left", volume=self.hosted.record.name, reason=str(error))
             self.hosted.where.served(None)
-        if volume is not None:
+        elif volume is not None:
+            log.error("volume.failed", volume=self.hosted.record.name, reason=str(error))
             self._site.failed(volume)
         self.wake()
 

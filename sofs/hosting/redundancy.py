@@ -120,6 +120,8 @@ class Redundancy:
                 await self._provide(part)
             except SofsError as error:
                 log.warning("redundancy.failed", volume=part.hosted.record.name, reason=str(error))
+                # Perhaps the other node has only not heard of the volume yet.
+                self._site.clock.call_later(SOON_S, self._wake.set)
             except Exception:
                 # A bug must not end the service, nor keep the other volumes from theirs.
                 log.exception("redundancy.broken", volume=part.hosted.record.name)

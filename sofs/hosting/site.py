@@ -38,7 +38,9 @@ class Site:
     """None: a single node with the embedded store."""
     logs: LogService | None = None
     failed: Callable[[LocalVolume], None] = lambda volume: None
-    """Called once for a volume that stops being served by itself: requests that it was asked may never be answered."""
+    """Called once for a volume of a single node that fails: requests that it was asked may never be answered. In a cluster `Whereabouts` says that it is
+    served here no more, and whoever routes requests knows what to do about them.
+    """
 
     lacking: Callable[[], None] = lambda: None
     """Called when a volume that is served here may have fewer replicas than it should."""

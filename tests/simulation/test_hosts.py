@@ -96,6 +96,10 @@ def test_a_volume_moves_by_hand_with_a_short_pause() -> None:
         one, other = hosts.machines
         await hosts.in_sync(2)
         verifier = hosts.verifier()
+        given_up: list[object] = []
+        for machine in hosts.machines:
+            assert machine.node is not None
+            machine.node.host.on_failure = given_up.append
         for target in (other, one, other):
             for _ in range(10):
                 await hosts.write()
@@ -108,6 +112,7 @@ def test_a_volume_moves_by_hand_with_a_short_pause() -> None:
             await hosts.in_sync(2, within=1.5)
             await hosts.verify()
         assert hosts.verifier() == verifier
+        assert not given_up, "no connection is closed for a planned move"
 
     cluster(2, main)
 
@@ -267,3 +272,16 @@ def test_draining_the_disks_of_a_node_moves_what_it_coordinates_and_its_copies()
         await hosts.verify()
 
     cluster(3, main)
+
+
+def test_volumes_spread_over_the_nodes_that_can_coordinate_them() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        for number in range(3):
+            await one.ask(lambda node, name=f"w{number}": node.host.create_volume(name, "p", "mirror(2) across host", False))  # type: ignore[misc]
+        await asyncio.sleep(5 * 60)
+        for machine in (one, other):
+            assert machine.node is not None
+            assert sum(part.serving for part in machine.node.host.parts.values()) == 2
+
+    cluster(2, main)
