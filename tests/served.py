@@ -30,9 +30,18 @@ OPEN = NfsOptions(clients=(Client(squash=Squash.NONE),))
 
 
 @asynccontextmanager
-async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: VolumeId = VOLUME, gateway: int = 0) -> AsyncIterator[LocalVolume]:
+async def volume_on(
+    path: Path,
+    lease_s: float = 90,
+    boot: bytes = b"b",
+    id: VolumeId = VOLUME,
+    gateway: int = 0,
+    ended: Callable[[int], bool] | None = None,
+    crashes: Callable[[], bool] = lambda: False,
+) -> AsyncIterator[LocalVolume]:
     """The volume in directory `path`, made if it is not there; closed cleanly at the end. Another `boot` means that the host has been down. `gateway` is the
-    incarnation of the process that serves it, where other nodes use it."""
+    incarnation of the process that serves it, where other nodes use it, and `ended` says whose gateways are gone; `crashes` whether it is to end as if its
+    process had been killed."""
     files, clock, random = SystemFiles(4), SystemClock(), SystemRandom()
     disk, places = str(path / "disk"), [Place(1, str(path / "log"))]
     settings = StoreSettings(log=LogSettings(segment_size=4 * MIB, capacity=64 * MIB))
@@ -58,12 +67,12 @@ async def volume_on(path: Path, lease_s: float = 90, boot: bytes = b"b", id: Vol
     if fresh:
         await make_volume(store, clock, random)
     data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=id, policy=parse_policy("simple")))
-    volume = LocalVolume(store, data, clock, id=id, name="v", lease_s=lease_s, gateway=gateway)
+    volume = LocalVolume(store, data, clock, id=id, name="v", lease_s=lease_s, gateway=gateway, ended=ended)
     volume.start()
     try:
         yield volume
     finally:
-        await volume.close()
+        await (volume.abandon() if crashes() else volume.close())
         await pool.close()
         files.close()
 

@@ -1,7 +1,7 @@
 """Gateways of several nodes in the test's own event loop, over one real volume and one system volume on real files.
 
 Each node has both gateways, its own incarnation, its own membership in a cluster with a shared coordination store, and the real interconnect over loopback
-sockets. A node more, which never dies and has no gateways, coordinates the volumes: to all gateways they are elsewhere.
+sockets. A node more, which has no gateways, coordinates the volumes: to all gateways they are elsewhere. It can die; then another takes its place.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.served_both import SHARES, Node
 from tests.served_smb import USERS
 
 SYSTEM = VolumeId(0x5151)
-COORDINATOR, INCARNATION = NodeId(90), Incarnation(1090)
+COORDINATOR = 90
 WIDE = Share("wide", 7, VOLUME, smb=SmbOptions(continuously_available=True, scaleout=True))
 
 
@@ -54,6 +54,7 @@ class GatewayNode:
     membership: Membership
     homes: Homes
     routes: RoutedVolumes
+    whereabouts: list[Whereabouts]
     nfs_gateway: NfsGateway
     smb_gateway: SmbGateway
     nfs: int = 0
@@ -83,8 +84,7 @@ class GatewayNode:
 class Nodes:
     """All of them, and what they share. Node `n` is `nodes[n - 1]`."""
 
-    volume: LocalVolume
-    system: LocalVolume
+    served: Served
     store: EmbeddedStore
     path: Path
     nodes: list[GatewayNode] = field(default_factory=list)
@@ -93,6 +93,21 @@ class Nodes:
     """Nodes that no gateway reaches."""
     fenced: list[int] = field(default_factory=list)
     """Nodes that were told that they are shut out."""
+
+    @property
+    def volume(self) -> LocalVolume:
+        return self.served.volumes[VOLUME]
+
+    @property
+    def system(self) -> LocalVolume:
+        return self.served.volumes[SYSTEM]
+
+    async def fail_over(self) -> None:
+        """The process that serves the volumes is killed, and another one takes over. The gateways know of it once it has happened."""
+        await self.served.kill()
+        for node in self.nodes:
+            for where in node.whereabouts:
+                where.moved(self.served.at)
 
     async def start(self, number: int, incarnation: int = 0) -> GatewayNode:
         loop, clock, random = asyncio.get_running_loop(), SystemClock(), SystemRandom()
@@ -103,10 +118,10 @@ class Nodes:
         processes = Processes(membership, interconnect)
         homes = Homes(Registry(self.store, random), processes, interconnect, clock)
         routes = RoutedVolumes(interconnect, clock)
-        for volume in (self.volume, self.system):
-            where = Whereabouts(volume.id, volume.name)
+        whereabouts = [Whereabouts(volume.id, volume.name) for volume in (self.volume, self.system)]
+        for where in whereabouts:
             routes.add(where)
-            where.moved(Coordinator(COORDINATOR, INCARNATION, 1))
+            where.moved(self.served.at)
         shares = Shares(routes.get)
         shares.replace([*SHARES, WIDE])
         users = Identities(domain_sid(b"tests of sofs"), USERS)
@@ -121,7 +136,7 @@ class Nodes:
             system=lambda: routes.get(SYSTEM), lease_s=self.lease_s, homes=homes,
         )  # fmt: skip
         nfs.groups.on_fenced = lambda: self.fenced.append(number)
-        node = GatewayNode(me[0], me[1], interconnect, membership, homes, routes, nfs, smb)
+        node = GatewayNode(me[0], me[1], interconnect, membership, homes, routes, whereabouts, nfs, smb)
         await homes.start(nfs)
         await node.home_of(node.group)
         node.nfs, node.smb = nfs.listen("127.0.0.1", 0), smb.listen("127.0.0.1", 0)
@@ -195,6 +210,46 @@ async def _member(
     return membership, interconnect
 
 
+class Served:
+    """The process that serves the volumes: a member of the cluster without gateways, which can die."""
+
+    def __init__(self, path: Path, store: EmbeddedStore, lease_s: float) -> None:
+        self._path, self._store, self._lease_s = path, store, lease_s
+        self.at = Coordinator(NodeId(COORDINATOR), Incarnation(1000 + COORDINATOR), 1)
+        self.volumes: dict[int, LocalVolume] = {}
+        self._stack = AsyncExitStack()
+        self._killed = False
+
+    async def begin(self) -> None:
+        stack, clock = self._stack, SystemClock()
+        membership, interconnect = await _member(self._store, (self.at.node, self.at.incarnation), "draining")
+        routes = RoutedVolumes(interconnect, clock)
+        for id, name in ((VOLUME, "volume"), (SYSTEM, "system")):
+            opening = volume_on(
+                self._path / name, self._lease_s, id=id, gateway=self.at.incarnation, crashes=lambda: self._killed,
+                ended=lambda gateway: gateway in membership.dead.values(),
+            )  # fmt: skip
+            volume = self.volumes[id] = await stack.enter_async_context(opening)
+            where = Whereabouts(volume.id, volume.name)
+            routes.add(where)
+            where.served(volume)
+            stack.callback(where.served, None)
+        stack.push_async_callback(membership.close)
+        stack.push_async_callback(interconnect.close)
+        stack.push_async_callback(Watchman(membership, interconnect, clock, routes).close)
+
+    async def end(self) -> None:
+        await self._stack.aclose()
+
+    async def kill(self) -> None:
+        """Nothing more is written or answered; another process takes over what it left."""
+        self._killed = True
+        await self.end()
+        self._killed, self._stack = False, AsyncExitStack()
+        self.at = Coordinator(NodeId(self.at.node + 1), Incarnation(self.at.incarnation + 1), self.at.version + 1)
+        await self.begin()
+
+
 @asynccontextmanager
 async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIterator[Nodes]:
     """So many nodes over the volumes in `path`."""
@@ -202,20 +257,12 @@ async def nodes_on(path: Path, count: int = 2, lease_s: float = 90) -> AsyncIter
     path.mkdir(exist_ok=True)
     async with AsyncExitStack() as stack:
         stack.callback(files.close)
-        volume = await stack.enter_async_context(volume_on(path / "volume", lease_s, gateway=INCARNATION))
-        system = await stack.enter_async_context(volume_on(path / "system", lease_s, id=SYSTEM, gateway=INCARNATION))
         store = EmbeddedStore.open(files, SystemClock(), SystemRandom(), str(path / "store"))
         stack.push_async_callback(store.close)
-        membership, interconnect = await _member(store, (COORDINATOR, INCARNATION), "draining")
-        stack.push_async_callback(membership.close)
-        stack.push_async_callback(interconnect.close)
-        routes = RoutedVolumes(interconnect, SystemClock())
-        for each in (volume, system):
-            where = Whereabouts(each.id, each.name)
-            routes.add(where)
-            where.served(each)
-        stack.push_async_callback(Watchman(membership, interconnect, SystemClock(), routes).close)
-        nodes = Nodes(volume, system, store, path, lease_s=lease_s)
+        served = Served(path, store, lease_s)
+        await served.begin()
+        stack.push_async_callback(served.end)
+        nodes = Nodes(served, store, path, lease_s=lease_s)
         try:
             for number in range(1, count + 1):
                 await nodes.start(number)

@@ -553,3 +553,42 @@ def test_a_home_that_gets_its_group_back_forgets_what_it_knew_before(tmp_path: P
             assert (await send(client, fourth)).status == 0, "the slot goes on where it is"
 
     run(tmp_path, scenario)
+
+
+def test_a_volumes_failover_shows_nowhere(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client, await Nfs4Client.connect(two.nfs) as other:
+            root = await client.root()
+            file, state = await open_file(client, root, "f", deny=op.WRITE)
+            unstable = (await client.done(op.putfh(file), op.write(state, 0, b"not synced yet", 0))).last
+            asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
+            first = await send(client, asked)
+            going = asyncio.create_task(client.done(op.putfh(root), op.create(DIRECTORY, "meanwhile", mode=0o755)))
+            await nodes.fail_over()
+            await going
+            assert await send(client, asked) == first
+            assert (await client.done(op.putfh(file), op.commit())).last == unstable.verifier, "nothing was lost"
+            assert (await other.done(op.putfh(file), op.read(ANONYMOUS, 0, 100))).last[1] == b"not synced yet"
+            assert await status(other, op.putfh(root), op.open_("f", op.WRITE, clientid=other.clientid)) is Status.SHARE_DENIED
+            assert await names_in(other, root) == [b"d", b"f", b"meanwhile"]
+
+    run(tmp_path, scenario)
+
+
+def test_a_retransmission_of_version_3_at_another_node_is_answered_once(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        first, second = await RpcClient.connect(one.nfs), await RpcClient.connect(two.nfs)
+        root = await first.mount("/data")
+        making = m.MakeDirectoryArgs(m.DirectoryName(root, b"d"), m.NewAttributes(mode=0o755))
+        made = await first.nfs("MKDIR", making, xid=77)
+        assert made.status == 0
+        await nodes.kill(one)
+        again = await second.nfs("MKDIR", making, xid=77)
+        assert (again.status, again.value.object) == (0, made.value.object)
+        assert (await second.nfs("MKDIR", making, xid=78)).status == 17, "EXIST"
+        for client in (first, second):
+            await client.close()
+
+    run(tmp_path, scenario)

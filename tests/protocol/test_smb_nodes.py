@@ -327,13 +327,54 @@ def test_a_watched_directory_is_to_be_looked_at_when_its_volume_has_moved(tmp_pa
         directory = await watcher.open("d", options=1, access=1)
         number = watcher.request(Command.CHANGE_NOTIFY, smb.change_notify(directory))
         await watcher.told(number)
-        nodes.volume.core.watching.forget(OpenId(directory[0]))  # the new coordinator knows nothing of it
-        service_of(one)._upcalls.resumed(nodes.volume.id)
+        await nodes.fail_over()
         assert (await watcher.final(number)).status == NOTIFY_ENUM_DIR
         number = watcher.request(Command.CHANGE_NOTIFY, smb.change_notify(directory))
         await watcher.told(number)
         await watcher.open("d\\new", disposition=2)
         assert smb.changes(await watcher.final(number)) == [(1, "new")], "it is watched again"
+
+    run(tmp_path, scenario)
+
+
+def test_opens_leases_and_locks_stay_when_their_volume_gets_another_coordinator(tmp_path: Path) -> None:
+    """Also of an open that is not kept: its connection has not ended."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        holder, other = await at(one, "data"), await at(two, "data", guid=b"2" * 16)
+        plain = await holder.open("plain", share=0)
+        assert (await holder.ask(Command.WRITE, smb.write(plain, 0, b"before"))).status == 0
+        file, told = await made(holder, "x", smb.lease(KEY, RWH))
+        assert told.lease == RWH
+        assert (await holder.ask(Command.LOCK, smb.lock(file, (0, 10, EXCLUSIVE_NOW)))).status == 0
+        await nodes.fail_over()
+        assert (await holder.ask(Command.READ, smb.read(plain, 0, 100))).message.endswith(b"before")
+        assert (await holder.ask(Command.WRITE, smb.write(plain, 6, b" and after"))).status == 0
+        assert (await other.ask(Command.CREATE, smb.create("plain"))).status == Status.SHARING_VIOLATION
+        number = other.request(Command.CREATE, smb.create("x"))
+        (told_of,) = await holder.broken()
+        assert KEY in told_of
+        assert (await holder.ask(Command.OPLOCK_BREAK, smb.lease_break(KEY, RH))).status == 0
+        second = smb.file_id(await other.final(number))
+        assert (await other.ask(Command.LOCK, smb.lock(second, (5, 1, EXCLUSIVE_NOW)))).status == Status.LOCK_NOT_GRANTED
+        assert (await holder.ask(Command.CLOSE, smb.close(plain))).status == 0
+        assert (await other.ask(Command.CREATE, smb.create("plain"))).status == 0
+
+    run(tmp_path, scenario)
+
+
+def test_requests_wait_while_nobody_serves_the_volume(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, _ = nodes.nodes
+        client = await at(one)
+        files = [await client.open(f"f{place}") for place in range(8)]
+        going = [client.request(Command.WRITE, smb.write(file, 0, b"written once")) for file in files]
+        making = client.request(Command.CREATE, smb.create("new", disposition=2))
+        await nodes.fail_over()
+        assert [(await client.final(number)).status for number in (*going, making)] == [0] * 9
+        for file in files:
+            assert (await client.ask(Command.READ, smb.read(file, 0, 100))).message.endswith(b"written once")
 
     run(tmp_path, scenario)
 

@@ -1,7 +1,7 @@
 """One file, two protocols, at two gateways: the cross-protocol matrix with the holder at one node, the asker at another, the volume at a third.
 
 The tables are those of one node (`test_two_protocols`): that there are several changes nothing about what anybody is told. Whoever comes back does so at the
-asker's node, also where nothing has happened to his own; in the last state of each side the holder's node was killed in between.
+asker's node, also where nothing has happened to his own. In some states the holder's node is killed in between, in others the volume's coordinator.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ from tests.served_nodes import Nodes, nodes_on
 Play = Callable[[Nodes, Played], Awaitable[None]]
 
 
-async def smb_live(nodes: Nodes, played: Played) -> None:
-    one, two = (node.place for node in nodes.nodes)
-    holder, asker = await prepare_smb(one, "", played, asks_at=two)
-    for cell in SMB_TABLE:
-        await played.step(cell, lambda cell=cell: asked_of_a_live_one(cell, holder, asker))  # type: ignore[misc]
-    holder.goes()
-    await asker.close()
+def smb_live(failover: bool) -> Play:
+    async def play(nodes: Nodes, played: Played) -> None:
+        one, two = (node.place for node in nodes.nodes)
+        holder, asker = await prepare_smb(one, "", played, asks_at=two)
+        if failover:
+            await nodes.fail_over()
+        for cell in SMB_TABLE:
+            await played.step(cell, lambda cell=cell: asked_of_a_live_one(cell, holder, asker))  # type: ignore[misc]
+        holder.goes()
+        await asker.close()
+
+    return play
 
 
-def smb_away(keep: str, killed: bool) -> Play:
+def smb_away(keep: str, killed: bool, failover: bool = False) -> Play:
     async def play(nodes: Nodes, played: Played) -> None:
         one, two = nodes.nodes
         holder, asker = await prepare_smb(one.place, keep, played, asks_at=two.place)
@@ -49,6 +54,8 @@ def smb_away(keep: str, killed: bool) -> Play:
         else:
             holder.goes()
             await one.place.settled()
+        if failover:
+            await nodes.fail_over()
         for cell in SMB_TABLE:
             await played.step(cell, lambda cell=cell: asker.ask(cell))  # type: ignore[misc]
         await holder.returns(two.place)
@@ -60,14 +67,19 @@ def smb_away(keep: str, killed: bool) -> Play:
     return play
 
 
-async def nfs_live(nodes: Nodes, played: Played) -> None:
-    one, two = (node.place for node in nodes.nodes)
-    holder, asker = await prepare_nfs(one, played, made_at=two), await SmbAsker.connect(two)
-    for cell in NFS_TABLE:
-        await played.step(cell, lambda cell=cell: meets_nfs(cell, holder, asker, far=True))  # type: ignore[misc]
-        await played.step(cell, lambda cell=cell: still_there(cell, holder))  # type: ignore[misc]
-    asker.client.cut()
-    await holder.goes()
+def nfs_live(failover: bool) -> Play:
+    async def play(nodes: Nodes, played: Played) -> None:
+        one, two = (node.place for node in nodes.nodes)
+        holder, asker = await prepare_nfs(one, played, made_at=two), await SmbAsker.connect(two)
+        if failover:
+            await nodes.fail_over()
+        for cell in NFS_TABLE:
+            await played.step(cell, lambda cell=cell: meets_nfs(cell, holder, asker, far=True))  # type: ignore[misc]
+            await played.step(cell, lambda cell=cell: still_there(cell, holder))  # type: ignore[misc]
+        asker.client.cut()
+        await holder.goes()
+
+    return play
 
 
 def nfs_away(killed: bool) -> Play:
@@ -100,12 +112,15 @@ def differences(table: Table, column: str, played: Played) -> list[str]:
 
 
 STATES: list[tuple[str, Table, str, Play]] = [
-    ("smb live", SMB_TABLE, "live", smb_live),
+    ("smb live", SMB_TABLE, "live", smb_live(failover=False)),
+    ("smb live, coordinator killed", SMB_TABLE, "live", smb_live(failover=True)),
     ("smb durable, back at another node", SMB_TABLE, "durable", smb_away("durable", killed=False)),
     ("smb persistent, back at another node", SMB_TABLE, "persistent", smb_away("persistent", killed=False)),
     ("smb durable, node killed", SMB_TABLE, "durable", smb_away("durable", killed=True)),
+    ("smb persistent, coordinator killed", SMB_TABLE, "persistent", smb_away("persistent", killed=False, failover=True)),
     ("smb persistent, node killed", SMB_TABLE, "persistent", smb_away("persistent", killed=True)),
-    ("nfs live", NFS_TABLE, "live", nfs_live),
+    ("nfs live", NFS_TABLE, "live", nfs_live(failover=False)),
+    ("nfs live, coordinator killed", NFS_TABLE, "live", nfs_live(failover=True)),
     ("nfs silent, back at another node", NFS_TABLE, "live", nfs_away(killed=False)),
     ("nfs node killed", NFS_TABLE, "live", nfs_away(killed=True)),
 ]
