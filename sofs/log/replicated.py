@@ -381,8 +381,9 @@ class ReplicatedLog(Copies):
         """From now on `replica` is written to and synced with the others; gives the position from which on it has everything.
 
         It counts once `promote` has succeeded. Before that, everything kept below that position must have been copied to it and synced; a copy on
-        another node gets that by itself (`hold` keeps what it needs until this call). Raises `NoSpace`, `DiskFailed`.
+        another node gets that by itself (`hold` keeps what it needs until this call). Raises `NoSpace`, `DiskFailed`, `Unavailable`.
         """
+        self._check_alive()
         self._write()
         if isinstance(replica, RemoteReplica):
             self.written = self.mark
@@ -398,8 +399,9 @@ class ReplicatedLog(Copies):
     async def hold(self) -> tuple[Hold, Mark]:
         """Keeps everything that the log has now, for a learner that is to be made; and the mark that its log is to begin at.
 
-        To be released once that has joined. Raises `Damaged`, `DiskFailed`.
+        To be released once that has joined. Raises `Damaged`, `DiskFailed`, `Unavailable`.
         """
+        self._check_alive()
         self._write()
         replica = self._replicas[0]
         assert isinstance(replica, LocalReplica)

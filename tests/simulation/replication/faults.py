@@ -17,6 +17,8 @@ class GroupFaults(whole.Faults):
 
     def __init__(self, group: "Group") -> None:
         super().__init__(group, NAMES)  # type: ignore[arg-type]
+        if "kill-coordinator" not in self.names and self.random.chance(0.5):
+            self.names.append("kill-coordinator")
         self.group = group
 
     async def _one(self, name: str) -> None:
@@ -44,7 +46,18 @@ async def disk_hiccup(faults: whole.Faults) -> None:
     machine.files.faults.clear()
 
 
-OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup}
+async def kill_coordinator(faults: whole.Faults) -> None:
+    """While it has much on its way, if it does; its supervisor may say so."""
+    assert isinstance(faults, GroupFaults)
+    machine = faults.group.serving()
+    if machine is not None:
+        machine.kill()
+        if faults.random.chance(0.5):
+            await faults.group.reaped(machine)
+        await faults.restart(machine, 1.0)
+
+
+OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup, "kill-coordinator": kill_coordinator}
 COSTLY = {"disk-hiccup", "power-loss", "power-loss-of-all"}
 NAMES = (
     "cut-off",
@@ -55,6 +68,7 @@ NAMES = (
     "kill",
     "kill-all",
     "kill-at-step",
+    "kill-coordinator",
     "lose-connections",
     "move",
     "one-way",

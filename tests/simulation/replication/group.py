@@ -107,7 +107,7 @@ class Group:
     async def client(self) -> None:
         """Writes and reads, wherever it is answered, until it is cancelled."""
         random = self.world.random
-        pace = (0.004, 0.02, 0.2)[random.below(3)]
+        pace = (0.004, 0.02, 0.1)[random.below(3)]
         while True:
             await asyncio.sleep(random.fraction() * 2 * pace)
             machine = self.serving() or self.machines[random.below(len(self.machines))]
@@ -117,12 +117,22 @@ class Group:
                     asked = dict(self.judge.committed)
                     await asyncio.wait_for(machine.ask(lambda member, asked=asked: member.show(asked)), 5.0)  # type: ignore[misc]
                     continue
-                self.written += 1
-                number, payload = self.written, random.bytes(random.below((20, 300, 5000)[random.below(3)]))
-                work = machine.ask(lambda member, n=number, p=payload, v=level: member.write(n, p, v))  # type: ignore[misc]
-                await asyncio.wait_for(work, 5.0)
+                works = [asyncio.ensure_future(self._write(machine, level)) for _ in range(1 + random.below(8) * random.below(2))]
+                await asyncio.wait(works, timeout=5.0)
+                for work in works:
+                    work.cancel()
             except (SofsError, Gone, TimeoutError):
                 await asyncio.sleep(0.05)
+
+    async def _write(self, machine: Machine[Any], level: Level) -> None:
+        random = self.world.random
+        await asyncio.sleep(random.fraction() * 0.002)
+        self.written += 1
+        number, payload = self.written, random.bytes(random.below((20, 300, 5000)[random.below(3)]))
+        try:
+            await machine.ask(lambda member: member.write(number, payload, level))
+        except (SofsError, Gone):
+            await asyncio.sleep(0.05)
 
     def serving(self) -> Machine[Any] | None:
         return next((machine for machine in self.machines if machine.node is not None and machine.node.serves()), None)
@@ -137,6 +147,12 @@ class Group:
         self.judge.serve([machine.name for machine in self.machines if machine.node is not None and machine.node.serves()])
 
     # The end
+
+    def stretch_wires(self) -> None:
+        """Some copies are nearer than others: when a coordinator dies, what they have differs."""
+        for number, one in enumerate(self.machines):
+            for other in self.machines[:number]:
+                self.world.network.slow(one.name, other.name, (1.0, 20.0, 200.0)[self.world.random.below(3)])
 
     def settle(self) -> None:
         for machine in self.machines:
@@ -225,6 +241,8 @@ async def _live(world: World, duration: float) -> Lived:
     count = 3 if random.chance(0.8) else 2
     group = Group(world, count)
     await group.begin(count if random.chance(0.8) else count - 1)
+    if random.chance(0.6):
+        group.stretch_wires()
     working = [asyncio.ensure_future(group.client()) for _ in range(1 + random.below(3))]
     watching = asyncio.ensure_future(group.watch())
     faults = GroupFaults(group)

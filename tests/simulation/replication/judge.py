@@ -43,12 +43,12 @@ class Judge:
 
     def told(self, number: int, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
         """A client has been answered by a coordinator whose configuration names these replicas."""
-        self._all_have(lsn, level, replicas)
+        self.all_have(lsn, level, replicas)
         self.committed[number] = lsn
         if level is Level.STABLE:
             self.stable[number] = lsn
 
-    def _all_have(self, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
+    def all_have(self, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
         """Every replica whose host's memory is unbroken has the record in its page cache; every one has what is stable on its disk."""
         found: dict[int, bytes] = {}
         for id in replicas:

@@ -19,6 +19,8 @@ from sofs.errors import Damaged, ExtentGone, Fenced, SofsError, Unavailable
 from sofs.log.configuration import Configuration, LeaseSettings, LogSettings, Mark
 from sofs.log.follower import Follower
 from sofs.log.messages import Status
+from sofs.log.reading import next_segment
+from sofs.log.record import HEADER
 from sofs.log.recovery import recover
 from sofs.log.remote import RemoteReplica
 from sofs.log.replica import LocalReplica
@@ -35,7 +37,7 @@ __all__ = ["CONFIGURATION", "SETTINGS", "Member", "decode_configuration", "node_
 CONFIGURATION = "configuration"
 DEAD = "dead/"
 PORT = 4700
-SETTINGS = LogSettings(SEGMENT, 24 * SEGMENT, sync_interval_s=0.3, lease=LeaseSettings(promise_s=3.0))
+SETTINGS = LogSettings(SEGMENT, 24 * SEGMENT, sync_interval_s=0.3, lease=LeaseSettings(promise_s=1.2, silence_s=0.4))
 _TICK_S = 0.05
 
 
@@ -336,14 +338,15 @@ class Member:
         # From here on it may serve, and answers no later than that.
         before = list(own.machine.entries)
         begun = asyncio.ensure_future(self.log.establish())
-        begun.add_done_callback(partial(self._established, self.log, before, broken))
+        begun.add_done_callback(partial(self._established, self.log, _next(lead.end.lsn), before, broken))
         if broken:
             begun.add_done_callback(lambda begun: None if begun.exception() else self._write_note(own.id))
 
-    def _established(self, log: ReplicatedLog, entries: list[Entry], broken: bool, begun: "asyncio.Future[None]") -> None:
+    def _established(self, log: ReplicatedLog, first: Lsn, entries: list[Entry], broken: bool, begun: "asyncio.Future[None]") -> None:
         if begun.exception() is None and self.log is log:
             self.note("serves", log.version, log.replica_ids)
             self.judge.begins(self.ports.address, entries, broken)
+            self.judge.all_have(first, Level.STABLE, log.replica_ids)
             self.ready = True
 
     def _remote(self, id: int) -> RemoteReplica:
@@ -529,6 +532,12 @@ class Member:
         if not peer.connected:
             raise Unavailable("it is not there")
         await log.hand_over(Configuration(0, (), False, number, peer.incarnation))
+
+
+def _next(end: int) -> Lsn:
+    """Where a record without operations is written that follows."""
+    fits = end % SEGMENT and end % SEGMENT + HEADER <= SEGMENT
+    return Lsn(end if fits else next_segment(end, SEGMENT))
 
 
 def _remove(ports: Ports, path: str) -> None:

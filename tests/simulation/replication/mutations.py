@@ -54,11 +54,11 @@ def serve_after_the_promise() -> AbstractContextManager[None]:
 
 
 def count_promises_from_their_arrival() -> AbstractContextManager[None]:
-    """A coordinator counts a promise from when its answer came, plus what the drift could be."""
+    """A coordinator counts a promise from when its answer came."""
     former = RemoteReplica._heard
 
     def heard(self: RemoteReplica, ack: Ack, at: float, stable: Lsn) -> None:
-        former(self, ack, self._clock.boottime() + self._settings.lease.promise_s * self._settings.lease.drift, stable)
+        former(self, ack, self._clock.boottime(), stable)
 
     return _patched(RemoteReplica, "_heard", heard)
 

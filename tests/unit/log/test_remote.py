@@ -256,6 +256,17 @@ def test_a_failed_disk_here_ends_the_log_and_records_nothing() -> None:
     run(main)
 
 
+def test_nobody_joins_a_log_that_has_failed() -> None:
+    async def main(rig: Rig) -> None:
+        await rig.log.close()
+        with pytest.raises(Unavailable):
+            rig.log.join(rig.remote(2))
+        with pytest.raises(Unavailable):
+            await rig.log.hold()
+
+    run(main)
+
+
 def test_whoever_obeys_a_newer_configuration_ends_the_log() -> None:
     async def main(rig: Rig) -> None:
         rig.configuration = Configuration(5, (2, 3), coordinator=2)
