@@ -45,7 +45,7 @@ class Neighbours:
         return sum(self._claims.values())
 
     def _nodes(self) -> list[int]:
-        return sorted({member.spec.node for member in self._members if self._members.of_node(member.spec.node)})
+        return sorted({member.spec.node for member in self._members if not self._members.owns(member.spec) and not member.spec.lost})
 
     async def run_once(self) -> None:
         """Asks every node that has disks of the pool."""
