@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from sofs.pool.members import DiskStatus
 from sofs.pool.states import WRITABLE, State
 from sofs.records import ReplicaRecord, VolumeRecord
 from sofs.volume.rebuild import remove_replica
-from sofs.volume.recovery import Place, let_go
+from sofs.volume.recovery import Place, Store, let_go
 
 __all__ = ["Redundancy", "choose_disk", "wanted_replicas"]
 
@@ -43,6 +43,8 @@ RETURN_S = 10.0
 BALANCE_S = 60.0
 """Between two moves for balance' sake."""
 SYSTEM_REPLICAS = 5
+RECRUITS = 4
+"""New replicas that are made at once for the volumes of one node; each is a copy of much."""
 LEAVING = frozenset({State.DRAINING, State.RETIRED})
 
 
@@ -65,10 +67,13 @@ class Redundancy:
         self._stopping = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._providing: dict[int, asyncio.Task[None]] = {}
+        self._recruiting = asyncio.Semaphore(RECRUITS)
         self._busy: dict[int, asyncio.Lock] = {}
         self._away: dict[int, float] = {}
         """Since when a replica has been away, by the monotonic clock."""
-        self._cleaned = self._balanced = self._site.clock.monotonic()
+        self._balanced = self._site.clock.monotonic()
+        self._cleaned = self._balanced - INTERVAL_S
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -82,7 +87,7 @@ class Redundancy:
         self._stopping = True
         self._wake.set()
         if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.gather(self._task, *self._providing.values(), return_exceptions=True)
 
     def stopping(self) -> bool:
         return self._stopping
@@ -96,21 +101,32 @@ class Redundancy:
             self._wake.clear()
             if self.stopping():
                 break
-            await self.run_once()
-            if self._site.interconnect is not None:
-                await self._balance()
+            # Nobody waits for one whose copy takes an hour.
+            self._begin([part for part in self._host.parts.values() if part.serving])
+            await self._upkeep()
             pause = SOON_S if any(self._lacks(part) for part in self._host.parts.values()) else INTERVAL_S
+
+    def _begin(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            id = part.hosted.record.id
+            if id not in self._providing:
+                task = self._providing[id] = asyncio.create_task(self.provide(part))
+                task.add_done_callback(lambda task, id=id: self._providing.pop(id))  # type: ignore[misc]
+
+    async def _upkeep(self) -> None:
+        now = self._site.clock.monotonic()
+        if now - self._cleaned >= INTERVAL_S:
+            self._cleaned = now
+            await self._clean()
+        if self._site.interconnect is not None:
+            await self._balance()
 
     async def run_once(self) -> None:
         """Gives every volume that is served here and lacks a replica one more, as far as there are disks for it, and removes what is left of former
         ones.
         """
-        parts = [part for part in self._host.parts.values() if part.serving]
-        await asyncio.gather(*[self.provide(part) for part in parts])
-        try:
-            await self._clean()
-        except SofsError as error:
-            log.warning("redundancy.not_cleaned", reason=str(error))
+        await asyncio.gather(*[self.provide(part) for part in self._host.parts.values() if part.serving])
+        await self._clean()
 
     async def provide(self, part: Part) -> None:
         """Gives one volume what it lacks."""
@@ -193,8 +209,13 @@ class Redundancy:
         disk = choose_disk(pool.disks(), counted, self._logs(counted), by_host=by_host(part))
         if disk is None:
             return False
-        await recruit(self._site, part, store, disk, self.stopping)
+        await self._recruit(part, store, disk)
         return True
+
+    async def _recruit(self, part: Part, store: Store, disk: DiskStatus) -> None:
+        async with self._recruiting:
+            if part.hosted.store is store and not self._stopping:
+                await recruit(self._site, part, store, disk, self.stopping)
 
     def _may_return(self, part: Part, replica: ReplicaRecord) -> bool:
         """Whether a replica on another node has been away for so short a time that it is waited for."""
@@ -231,7 +252,7 @@ class Redundancy:
             if disk is None:
                 log.warning("redundancy.nowhere_else", volume=part.hosted.record.name, disk=f"{replica.disk:016x}")
                 return
-            await recruit(self._site, part, store, disk, self.stopping)
+            await self._recruit(part, store, disk)
         own = [opened for opened in store.opened if opened.place.id in store.checkpoints.records]
         if [opened.place.id for opened in own] == [replica.id]:
             # The coordinator's own copy goes last: it is somebody else's to leave out.
@@ -260,6 +281,12 @@ class Redundancy:
 
     async def _clean(self) -> None:
         """Removes what former replicas have left on this node's disks."""
+        try:
+            await self._clean_disks()
+        except SofsError as error:
+            log.warning("redundancy.not_cleaned", reason=str(error))
+
+    async def _clean_disks(self) -> None:
         files = self._site.files
         for pool in self._site.disks.all.values():
             for disk in pool.disks():
