@@ -187,7 +187,10 @@ class Seat:
 
     def stop(self, refusal: Callable[[], Answer]) -> None:
         """The volume is not served here any more: what was not answered is refused."""
+        if self._refusal is not None:
+            return
         self._refusal = refusal
+        self._core.upcalls.remove(self)
         for subscriber in self._subscribers.values():
             subscriber.close()
         for execution in list(self._running.values()):

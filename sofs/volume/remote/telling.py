@@ -38,10 +38,7 @@ class Subscriber:
         """0: it has not subscribed."""
         self._scheduled = False
         self._again: Timer | None = None
-
-    @property
-    def subscribed(self) -> bool:
-        return bool(self._node)
+        self._closed = False
 
     def attach(self, node: NodeId, subscription: int) -> None:
         """The gateway subscribes: it hears everything that it may have missed, and what comes."""
@@ -52,6 +49,8 @@ class Subscriber:
         self._soon()
 
     def tell(self, upcall: Upcall) -> None:
+        if self._closed:
+            return
         self._queue.append(upcall)
         if len(self._queue) > _MOST_NOTICED and isinstance(upcall, Noticed):
             self._compress()
@@ -59,6 +58,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Nothing more is told."""
+        self._closed = True
         self._node = NodeId(0)
         self._queue.clear()
         if self._again is not None:
