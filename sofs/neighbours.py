@@ -1,4 +1,8 @@
-"""How the SMB gateways of a cluster deal with each other: sessions that end elsewhere, and gateways that are gone (`gateways.smb.neighbours`)."""
+"""How the SMB gateways of a cluster deal with each other: sessions that end elsewhere, and gateways that are gone (`gateways.smb.neighbours`).
+
+A client that has come to another node than the one where its session was has had a reason. So a gateway that does not answer for a few seconds when it is
+asked about such a session counts as gone: it is fenced, which is safe, and if it lives after all it finds out and begins anew.
+"""
 
 import asyncio
 import struct
@@ -10,6 +14,7 @@ import structlog
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.errors import SofsError
 from sofs.processes import Processes
+from sofs.runtime.ports import Clock
 from sofs.volume.api import Binding, FenceGateway, Reply, Volume
 
 __all__ = ["Neighbours"]
@@ -20,6 +25,9 @@ PREVIOUS = "smb.previous"
 """The interconnect's service."""
 PATIENCE_S = 3.0
 """What a logon waits for the end of its client's former session."""
+AGAIN_S = 0.25
+NO_SESSION = 0
+"""To ask for the end of this one is only to ask whether anybody is there."""
 _SESSION = struct.Struct(">Q")
 
 
@@ -32,9 +40,10 @@ class Gateway(Protocol):
 class Neighbours:
     """The others, as one node's SMB gateway knows them."""
 
-    def __init__(self, processes: Processes, interconnect: Interconnect) -> None:
+    def __init__(self, processes: Processes, interconnect: Interconnect, clock: Clock) -> None:
         self._processes = processes
         self._interconnect = interconnect
+        self._clock = clock
         self._fencing: set[asyncio.Task[None]] = set()
 
     def serve(self, gateway: Gateway) -> None:
@@ -52,15 +61,24 @@ class Neighbours:
         if found is None or found == self._processes.me:
             return
         node, incarnation = found
-        if not self._processes.gone(node, incarnation):
-            body = _SESSION.pack(number) + user.encode("utf-8", "surrogatepass")
-            try:
-                await self._interconnect.peer(NodeId(node)).call(PREVIOUS, body, deadline_s=PATIENCE_S)
-                return
-            except SofsError as error:
-                log.info("previous_session_not_ended", node=node, reason=str(error) or type(error).__name__)
-        if self._processes.gone(node, incarnation):
+        body = _SESSION.pack(number) + user.encode("utf-8", "surrogatepass")
+        if not await self._answers(node, incarnation, body):
             await self._fence_all(incarnation, volumes, by)
+
+    async def _answers(self, node: NodeId, incarnation: int, body: bytes) -> bool:
+        """Whether the gateway has done what it was asked, within `PATIENCE_S`. One that is known to have ended is not asked."""
+        until = self._clock.monotonic() + PATIENCE_S
+        while not self._processes.gone(node, incarnation):
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                return False
+            try:
+                await self._interconnect.peer(node).call(PREVIOUS, body, deadline_s=left)
+                return True
+            except SofsError as error:
+                log.info("gateway_does_not_answer", node=node, reason=str(error) or type(error).__name__)
+                await self._clock.sleep(AGAIN_S)
+        return False
 
     async def _fence_all(self, gateway: int, volumes: Iterable[Volume], by: Binding) -> None:
         """What takes longer goes on behind the logon: whoever comes back to an open has it fenced there once more."""
@@ -80,7 +98,7 @@ class Neighbours:
     async def shut_out(self, gateway: int, volume: Volume, by: Binding) -> bool:
         node = self._processes.where(gateway)
         # Of whom nobody has heard since this process began, and who is not in the store, is gone.
-        if node is not None and not self._processes.gone(node, gateway):
+        if node is not None and await self._answers(node, gateway, _SESSION.pack(NO_SESSION)):
             return False
         await _ask(volume, gateway, by)
         return True

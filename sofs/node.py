@@ -245,7 +245,7 @@ def _neighbourhood(assembly: Assembly) -> tuple[Homes | None, Neighbours | None]
     if membership is None or interconnect is None:
         return None, None
     processes = Processes(membership, interconnect)
-    return Homes(assembly.registry, processes, interconnect, assembly.ports.clock), Neighbours(processes, interconnect)
+    return Homes(assembly.registry, processes, interconnect, assembly.ports.clock), Neighbours(processes, interconnect, assembly.ports.clock)
 
 
 async def _watch(store: Store, prefix: str, refresh: Callable[[], Awaitable[None]]) -> None:

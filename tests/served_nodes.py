@@ -125,7 +125,7 @@ class Nodes:
         shares = Shares(routes.get)
         shares.replace([*SHARES, WIDE])
         users = Identities(domain_sid(b"tests of sofs"), USERS)
-        neighbours = Neighbours(processes, interconnect)
+        neighbours = Neighbours(processes, interconnect, clock)
         settings = SmbSettings(guid=bytes([number]) * 16)
         smb = SmbGateway(
             settings, shares, users, clock, random, me[1], loop, neighbours=neighbours, on_fenced=lambda: self.fenced.append(number)

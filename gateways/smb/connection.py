@@ -342,7 +342,8 @@ class Connection:
         self._in_progress[exchange.message_id] = exchange
         self._hold(exchange, size)
         if not exchange.rule.waits:
-            exchange.timer = self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
+            if exchange.command != Command.SESSION_SETUP:  # a client does not expect that while it logs on
+                exchange.timer = self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
         elif exchange.command != Command.CHANGE_NOTIFY and _is_elsewhere(exchange):
             exchange.timer = self.service.clock.call_later(PENDING_SOON_S, partial(self._tell_pending, exchange))
         else:

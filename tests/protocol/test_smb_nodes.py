@@ -12,6 +12,7 @@ from gateways.smb.header import FLAG_REPLAY, Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_LEASE, LEVEL_NONE
 from gateways.smb.service import SmbService
 from gateways.smb.status import Status
+from sofs.cluster import NodeId
 from sofs.errors import Fenced
 from sofs.locks import HANDLE, READ, WRITE
 from sofs.types import Level, OpenId
@@ -201,6 +202,23 @@ def test_an_open_whose_gateway_is_gone_is_taken_over_though_nobody_has_noticed(t
         again, told = await made(moved, "x", *back_to(file))
         assert again[0] == file[0] and told.lease == RWH
         assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"mine"))).status == 0
+
+    run(tmp_path, scenario)
+
+
+def test_an_open_whose_gateway_does_not_answer_is_taken_over_before_anybody_knows_whether_it_lives(tmp_path: Path) -> None:
+    """As far as the store says its process runs."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent())
+        nodes.hidden.add(one.number)
+        assert NodeId(one.number) in two.membership.running
+        moved = await at(two)
+        again, _ = await made(moved, "x", *back_to(file))
+        assert again[0] == file[0]
+        await nodes.finds_out(one)
 
     run(tmp_path, scenario)
 
