@@ -32,6 +32,7 @@ from sofs.supervision import RESTART
 
 log = structlog.get_logger("sofs.service")
 
+FENCED_CLOSE_S = 5.0
 SWITCH_INTERVAL_S = 0.0001
 """A thread that runs Python holds the loop up at most this long (measured: 5 ms with the default)."""
 
@@ -156,9 +157,22 @@ async def serve(config: Config, path: Path | None, ready: Callable[[Node], Await
     finally:
         if watch:
             watch.close()
-        await node.close()
+        if not fenced:
+            await node.close()
     if fenced:
+        await _close_fenced(node)
         raise Fenced(fenced[0])
+
+
+async def _close_fenced(node: Node) -> None:
+    """The cluster goes on without this process: what it cannot give back in order is not waited for."""
+    try:
+        async with asyncio.timeout(FENCED_CLOSE_S):
+            await node.close()
+    except (SofsError, TimeoutError) as error:
+        log.warning("node.not_closed", reason=str(error) or type(error).__name__)
+    except Exception:
+        log.exception("node.not_closed")
 
 
 def run(config: Config, path: Path | None, ready: Callable[[Node], Awaitable[None]]) -> None:

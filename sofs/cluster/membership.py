@@ -295,6 +295,7 @@ class Membership:
         """Raises `Unavailable`."""
         if self._lease is None:
             self._lease = await self._store.lease(LEASE_S)
+        lease = self._lease  # who keeps it may find meanwhile that it has ended
         key = keys.node(self.node)
         for _ in range(TRIES):
             entry = await self._store.get(key)
@@ -304,7 +305,7 @@ class Membership:
                 return
             try:
                 condition = Condition(key, entry.revision if entry else 0)
-                done = await self._store.transact([condition], [Put(key, self._own.encode(), self._lease.id)])
+                done = await self._store.transact([condition], [Put(key, self._own.encode(), lease.id)])
                 if done.done:
                     self._announced, self._said = True, done.revision
                     return

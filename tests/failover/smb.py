@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -41,6 +43,7 @@ EXCLUSIVE_AT_ONCE, SHARED_AT_ONCE, UNLOCK = 0x12, 0x11, 0x4
 ALL, READ_ONLY = 0x1F01FF, 0x120089
 RENAME, DISPOSITION, END_OF_FILE = 10, 13, 20
 CHUNK = 64 << 10
+HISTORY = 16
 
 OK, NO_MORE_FILES, NOT_FOUND, COLLISION = 0, 0x80000006, 0xC0000034, 0xC0000035
 END, LOCK_REFUSED = 0xC0000011, 0xC0000055
@@ -76,6 +79,8 @@ class SmbDirectory:
         """The SessionId of the session before."""
         self._sessions = 0
         self._held: Open | None = None
+        self._history: deque[str] = deque(maxlen=HISTORY)
+        """What was sent and answered last, for whoever has to explain an error."""
         self.resent = 0
 
     async def open(self) -> None:
@@ -116,11 +121,14 @@ class SmbDirectory:
 
     async def _ask(self, client: SocketClient, command: int, body: bytes, flags: int = 0) -> Reply:
         charge = max(1, -(-len(body) // 65536))
+        what = f"{time.monotonic():.2f} {self._turns.address} {Command(command).name}{' again' if flags else ''} {client.sequence}"
+        self._history.append(f"{what}: no answer")
         number = client.request(command, body, flags, charge)
         try:
             reply = await asyncio.wait_for(client.final(number), REPLY_S)
         except AssertionError as error:  # what the client makes of a connection that has ended
             raise ConnectionError(str(error)) from None
+        self._history[-1] = f"{what}: {reply.status:#x}"
         if reply.status in SESSION_GONE:
             raise SessionGone(hex(reply.status))
         return reply
@@ -135,7 +143,7 @@ class SmbDirectory:
             if reply.status == OK:
                 break
             if reply.status not in LATER:
-                raise NotThere(f"reconnecting {open.name} was answered {reply.status:#x}")
+                raise NotThere(f"reconnecting {open.name} was answered {reply.status:#x}: {'; '.join(self._history)}")
             await patience.wait(0.2, hex(reply.status))
         open.file = file_id(reply)
         open.session = self._sessions
@@ -163,7 +171,7 @@ class SmbDirectory:
                 await patience.wait(0.2, hex(reply.status))
                 continue
             if reply.status != OK:
-                raise Trouble(f"CREATE {name} was answered {reply.status:#x} (replay: {bool(replay)})")
+                raise Trouble(f"CREATE {name} was answered {reply.status:#x}: {'; '.join(self._history)}")
             return Open(name, guid, file_id(reply), 0, self._sessions)
 
     async def _on(self, open: Open, command: int, body: Callable[[FileId], bytes], accepted: Sequence[int] = (OK,)) -> Reply:
@@ -188,7 +196,7 @@ class SmbDirectory:
                 await patience.wait(0.2, hex(reply.status))
                 continue
             if reply.status not in accepted:
-                raise Trouble(f"{what} was answered {reply.status:#x} (replay: {bool(replay)})")
+                raise Trouble(f"{what} was answered {reply.status:#x}: {'; '.join(self._history)}")
             return reply
 
     async def _close(self, open: Open) -> None:
