@@ -21,6 +21,7 @@ LAYERS: dict[str, Callable[[int, bool], Outcome]] = {
             nodes=(2, 4), policies=ACROSS, disks=1, faults=("cut-off", "cut-pair", "flapping", "kill", "lose-connections", "one-way", "pause", "slow-wire")
         )
     ),
+    "forwarding": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("flapping", "lose-connections", "move", "slow-wire"))),
     "store": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("kill", "move", "pause", "store-outage", "store-trouble"))),
     "kill": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("kill",))),
     "node": _layer(Shape(faults=("kill", "kill-all", "kill-at-step", "pause", "power-loss-of-all"))),
