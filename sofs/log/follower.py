@@ -261,7 +261,7 @@ class Follower:
         runs.append((first.header.lsn, [payload[first.start : records[-1].end]]))
         self._check_checkpoint(records)
         for lsn, _ in runs:
-            self.replica.prepare(lsn // self._size)
+            self._prepare(lsn // self._size)
         self._write(runs)
         for record in records:
             self._tail.append((record.header.lsn, record.mark))
@@ -271,9 +271,17 @@ class Follower:
         self.end = records[-1].mark
         if self._size - self.end.lsn % self._size < self._size // 2:
             try:
-                self.replica.prepare(self.end.lsn // self._size + 1)
+                self._prepare(self.end.lsn // self._size + 1)
             except NoSpace:
                 pass  # Who needs it is told.
+
+    def _prepare(self, index: int) -> None:
+        try:
+            self.replica.prepare(index)
+        except NoSpace:
+            raise  # nothing was written, and there may be space again
+        except SofsError as error:
+            raise self._fail(error) from None
 
     def _check_checkpoint(self, records: Sequence[Found]) -> None:
         """A learner's log must lead to the checkpoint that it was given. Raises `Damaged`."""
@@ -311,7 +319,10 @@ class Follower:
                 self.on_whole()
         unneeded = min(message.start, self.checkpoint.lsn, self._base.lsn) // self._size
         if unneeded:
-            self.replica.trim(unneeded)
+            try:
+                self.replica.trim(unneeded)
+            except SofsError as error:
+                raise self._fail(error) from None
 
     # The machine catches up
 

@@ -1,5 +1,6 @@
 """Reading a log back, record by record: for recovery and for destaging."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from sofs.errors import Damaged, ExtentGone
@@ -8,7 +9,7 @@ from sofs.log.record import HEADER, Header, decode, payload_sum
 from sofs.log.replica import FIRST, Replica
 from sofs.types import PAGE
 
-__all__ = ["Found", "SegmentReader", "next_segment", "parse"]
+__all__ = ["Found", "SegmentReader", "next_segment", "parse", "walk"]
 
 
 class Found(NamedTuple):
@@ -33,7 +34,11 @@ def parse(data: memoryview, after: Mark, segment_size: int) -> list[Found]:
 
     Raises `Damaged`: then none of them may be used.
     """
-    found: list[Found] = []
+    return list(walk(data, after, segment_size))
+
+
+def walk(data: memoryview, after: Mark, segment_size: int) -> Iterator[Found]:
+    """The same, one by one: those before the one that is damaged may be used."""
     at, size = 0, len(data)
     while at < size:
         lsn = int.from_bytes(data[at + 8 : at + 16], "little")
@@ -50,9 +55,8 @@ def parse(data: memoryview, after: Mark, segment_size: int) -> list[Found]:
             if payload_sum([data[first : first + header.length]]) != header.payload_sum:
                 raise Damaged(f"the payload of the record at position {lsn} does not match its checksum")
         after = Mark(header.end, header.checksum, header.version)
-        found.append(Found(header, operations, at, end, after))
+        yield Found(header, operations, at, end, after)
         at = end
-    return found
 
 
 class SegmentReader:

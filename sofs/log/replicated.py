@@ -17,17 +17,17 @@ from contextlib import contextmanager
 
 from crc32c import crc32c
 
-from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
+from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, NotFound, SofsError, Unavailable
 from sofs.log import Machine, Record
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.copies import Copies
 from sofs.log.gates import Gates
 from sofs.log.reading import SegmentReader, next_segment
-from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
+from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, decode, encode, page_sums
 from sofs.log.remote import RemoteReplica
 from sofs.log.remotes import Hold
 from sofs.log.replica import FIRST, LocalReplica, Replica
-from sofs.log.stretch import Stretch, origin, read_stretch
+from sofs.log.stretch import Stretch, fetch_record, origin, read_stretch
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
 
@@ -268,9 +268,25 @@ class ReplicatedLog(Copies):
         remote.attach(self, counts)
 
     def stretch(self, after: Mark, length: int) -> "asyncio.Future[Stretch]":
-        replica = self._replicas[0]
-        assert isinstance(replica, LocalReplica)
-        return asyncio.ensure_future(read_stretch(replica, after, self.written.lsn, length))
+        return asyncio.ensure_future(self._stretch(after, length))
+
+    async def _stretch(self, after: Mark, length: int, mended: bool = False) -> Stretch:
+        """From whichever copy here has it; what all of them lack or have damaged is fetched from another node first."""
+        wrong: SofsError | None = None
+        for replica in tuple(self._replicas):
+            assert isinstance(replica, LocalReplica)
+            try:
+                return await read_stretch(replica, after, self.written.lsn, length)
+            except DiskFailed as error:
+                self._lose(replica, error)
+                wrong = Unavailable(str(error))
+            except Damaged as error:
+                wrong = error
+        for lsn in (after.lsn, next_segment(after.lsn, self._size)):
+            if isinstance(wrong, Damaged) and not mended and await self.mend(Lsn(lsn), after.checksum):
+                return await self._stretch(after, length, mended=True)
+        assert wrong is not None
+        raise wrong
 
     def moved(self, remote: RemoteReplica) -> None:
         self.remotes.renew()
@@ -442,8 +458,26 @@ class ReplicatedLog(Copies):
         except SofsError as error:
             self._lose(where, error)
 
+    async def mend(self, lsn: Lsn, previous: int | None = None) -> bool:
+        """Fetches the record at a position from another node and puts it back here; False if none has one that is intact.
+
+        `previous` is the checksum of the record before, if that is known: the record has to follow it.
+        """
+        for remote in tuple(self.remotes.counted):
+            try:
+                data = memoryview(await fetch_record(remote, lsn, self._size))
+                header, _ = decode(data, lsn)
+            except (Damaged, ExtentGone, Unavailable, NotFound, DiskFailed):
+                continue
+            if (previous is not None and header.previous != previous) or lsn >= self.stable:
+                continue
+            for number in range(len(self._replicas)):
+                self.rewrite(lsn, data, number)
+            return self.failure is None
+        return False
+
     def scan(self, start: Lsn, end: Lsn) -> Iterator[Record]:
-        """Committed records from `start` (where one begins) up to `end`. Raises `Damaged`, naming file and offset."""
+        """Committed records from `start` (where one begins) up to `end`. Raises `Damaged`, naming file and offset; `mend` may help."""
         readers = [SegmentReader(replica, _SCAN) for replica in self._replicas]
         at = start
         end = min(end, self.committed)

@@ -1,16 +1,24 @@
 """Reading stretches of whole records from a log that is being written, to send them to another node."""
 
 from collections.abc import Awaitable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sofs.errors import Damaged, ExtentGone
 from sofs.log.configuration import Mark
-from sofs.log.reading import next_segment, parse
+from sofs.log.reading import Found, next_segment, parse, walk
 from sofs.log.record import HEADER, MAGIC, aligned
 from sofs.log.replica import LocalReplica
 from sofs.types import PAGE, Lsn
 
-__all__ = ["Stretch", "origin", "read_stretch"]
+__all__ = ["Stretch", "fetch_record", "origin", "read_stretch"]
+
+
+class Readable(Protocol):
+    """A copy, here or elsewhere."""
+
+    place: str
+
+    def read(self, address: int, into: memoryview) -> Awaitable[None] | None: ...
 
 
 class Stretch(NamedTuple):
@@ -37,8 +45,21 @@ async def read_stretch(replica: LocalReplica, after: Mark, end: Lsn, length: int
             gone = gone or error
             continue  # the place may be the very end of what was trimmed
         if data and int.from_bytes(data[28:32], "little") == after.checksum:
-            return Stretch(data, parse(data, after, size)[-1].mark)
+            return _intact(data, after, size)
     raise gone or Damaged(f"{replica.where(after.lsn)}: no record follows here that fits")
+
+
+def _intact(data: memoryview, after: Mark, size: int) -> Stretch:
+    """The records up to the first that is damaged. Raises `Damaged` if that is the first of all."""
+    last: Found | None = None
+    try:
+        for found in walk(data, after, size):
+            last = found
+    except Damaged:
+        if last is None:
+            raise
+    assert last is not None
+    return Stretch(data[: last.end], last.mark)
 
 
 async def _records_at(replica: LocalReplica, lsn: int, end: Lsn, length: int) -> memoryview:
@@ -64,11 +85,28 @@ async def origin(replica: LocalReplica, start: Lsn, end: Mark) -> Mark:
     return Mark(start, int.from_bytes(head[28:32], "little"), 0)
 
 
-async def _bytes(replica: LocalReplica, lsn: int, length: int) -> memoryview:
-    data = memoryview(bytearray(length))
-    waiting: Awaitable[None] | None = replica.read(lsn, data)
+async def fetch_record(replica: Readable, lsn: Lsn, segment_size: int) -> bytearray:
+    """The record at a position as a copy has it, verified. Raises `Damaged`, and whatever reading there raises."""
+    head = memoryview(bytearray(HEADER))
+    await _read(replica, lsn, head)
+    length = _length(head, lsn)
+    if length is None or lsn % segment_size + length > segment_size:
+        raise Damaged(f"{replica.place}: no record begins at {lsn}")
+    data = bytearray(length)
+    await _read(replica, lsn, memoryview(data))
+    parse(memoryview(data), Mark(lsn, int.from_bytes(data[28:32], "little"), 0), segment_size)
+    return data
+
+
+async def _read(replica: Readable, lsn: int, into: memoryview) -> None:
+    waiting = replica.read(lsn, into)
     if waiting is not None:
         await waiting
+
+
+async def _bytes(replica: LocalReplica, lsn: int, length: int) -> memoryview:
+    data = memoryview(bytearray(length))
+    await _read(replica, lsn, data)
     return data
 
 

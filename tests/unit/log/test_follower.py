@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import Damaged, DiskFailed, Unavailable
+from sofs.errors import Damaged, DiskFailed, NoSpace, Unavailable
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.follower import Follower
 from sofs.log.messages import Ack, Append, Result, Sync
@@ -310,6 +310,24 @@ def test_a_failed_write_or_sync_ends_it() -> None:
         with pytest.raises(DiskFailed):
             rig.send(*author.write(b"b"))
         assert len(failures) == 1 and not rig.follower.stand(proof=True)
+
+    run(main)
+
+
+def test_a_segment_that_cannot_be_made_ends_it_unless_there_is_no_space() -> None:
+    async def main(rig: Rig) -> None:
+        author = Author()
+        fault = rig.files.fail("allocate", "/log", NoSpace)
+        first = author.write(b"a")
+        with pytest.raises(NoSpace):
+            rig.send(*first)
+        assert rig.follower.failure is None
+        rig.files.faults.remove(fault)
+        assert rig.send(*first).outcome == Result.DONE
+        rig.files.fail("allocate", "/log", DiskFailed)
+        with pytest.raises(DiskFailed):
+            rig.send(*author.write(b"b", payload=bytes(12_000)))
+        assert isinstance(rig.follower.failure, DiskFailed)
 
     run(main)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sofs.cluster import NodeId
-from sofs.errors import DiskFailed, Fenced, NotFound, Unavailable
+from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, Unavailable
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.follower import Follower
 from sofs.log.remote import RemoteReplica
@@ -372,6 +372,37 @@ def test_other_copies_can_be_read_and_mended() -> None:
         assert data == b"payload!" * 100
 
     run(main)
+
+
+def test_a_record_that_is_damaged_here_is_fetched_from_another_node() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(10):
+            rig.log.append(b"%d" % number, [b"payload!" * 10])
+        await rig.log.sync()
+        damaged = rig.machines[1].applied[4][0]
+        rig.files[1].flip("/log/0000000000000000", damaged + 20)
+        with pytest.raises(Damaged):
+            list(rig.log.scan(FIRST, rig.log.stable))
+        assert not await rig.log.mend(damaged, previous=1), "one that does not follow the record before is none"
+        assert await rig.log.mend(damaged)
+        assert len([record for record in rig.log.scan(FIRST, rig.log.stable) if record.operations]) == 10
+
+    run(main)
+
+
+def test_a_learner_is_caught_up_although_a_record_is_damaged_here() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(10):
+            rig.log.append(b"%d" % number, [b"payload!" * 10])
+        await rig.log.sync()
+        rig.files[1].flip("/log/0000000000000000", rig.machines[1].applied[4][0] + 20)
+        rig.follow(3, whole=False)
+        remote = rig.remote(3)
+        rig.log.join(remote)
+        await rig.log.promote(remote)
+        assert rig.machines[3].operations == rig.machines[1].operations and rig.log.replicas == 3
+
+    run(main, standbys=(2,))
 
 
 def test_a_handed_over_log_is_stable_everywhere_and_serves_no_more() -> None:
