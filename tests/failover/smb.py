@@ -107,6 +107,9 @@ class SmbDirectory:
                 _good(await client.negotiate(), "NEGOTIATE")
                 _good(await client.logon(self._user, self._password, previous=self._former), "SESSION_SETUP")
                 _good(await client.connect(self._share), "TREE_CONNECT")
+        except AssertionError as error:  # what the client makes of a connection that has ended
+            client.cut()
+            raise ConnectionError(str(error)) from None
         except BaseException:
             client.cut()
             raise
