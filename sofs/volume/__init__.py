@@ -30,7 +30,8 @@ Opens and locks (the rules between them are `sofs.locks`')
   `closing` ends it. `locking`, `granting`: byte ranges and rights to cache; `sharing` asks the engine on behalf of others' requests; `upcalls` passes on
   what it has to say.
 - Opens that outlive their connection: `kept` (records follow memory), `kept_records` (their form), `restoring` (memory follows records), `disconnection`
-  (SMB's away and back), `clients` (what gateways ask of a client as a whole). `gateways`: those of other processes, and which are shut out; `fencing` does that.
+  (SMB's away and back), `clients` (what gateways ask of a client as a whole). `gateways`: those of other processes, and which are shut out;
+  `fencing` does that.
 
 Data
 - `io`: the requests; `data`: what they call when all has been asked. `reader`, `writer`, `pages`, `ranges`, `clones`: the coordinator's side.
@@ -38,7 +39,8 @@ Data
   `maps`, `owning`, `origins`, `thaw`: clones of whole files.
 
 Space
-- `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact`, `protect` and `balance`, which move it (`moving`).
+- `space`, `settings`, `extents`: who may still write, and where data lies. `cleaning` drives `destage`, `compact`, `protect` and `balance`, which
+  move it (`moving`).
 
 Beside all that
 - `snapshots`, `quotas`, `remote` (the volume from another node): packages with chapters of their own. `check`: whether all of it is true.

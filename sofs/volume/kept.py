@@ -1,9 +1,9 @@
 """The records of opens that outlive their connection, or their coordinator, follow what is held in memory.
 
-An open of the coordinator's own gateways that does not outlive its connection costs no record, and neither do its ranges and grants. Whatever changes about a file with kept opens makes it
-*dirty*, and the next batch of the request that changed it brings its records in line (`Core.put`); what no request's batch took along is committed by
-itself, at the latest at the end of the loop's tick. A recall is not recorded: after a restart the holder has what it had, until
-somebody is in its way again. `kept_records` says how the records look.
+An open of the coordinator's own gateways that does not outlive its connection costs no record, and neither do its ranges and grants. Whatever changes
+about a file with kept opens makes it *dirty*, and the next batch of the request that changed it brings its records in line (`Core.put`); what no
+request's batch took along is committed by itself, at the latest at the end of the loop's tick. A recall is not recorded: after a restart the holder has
+what it had, until somebody is in its way again. `kept_records` says how the records look.
 
 A file may have thousands of kept opens: only those that were touched are looked at, and of grants and ranges those that are not as they were.
 """
