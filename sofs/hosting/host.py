@@ -131,6 +131,8 @@ class Host:
         await self.disks.open()
         for record in sorted(self.view.volumes.values(), key=lambda volume: volume.name):
             part = self._add(Part(self.site, Hosted.of(record)))
+            if self.interconnect is not None:
+                continue  # a takeover may have to wait for others, or for the store: this node does not
             await part.step()
             if part.reason:
                 log.error("volume.failed", volume=record.name, reason=part.reason)
