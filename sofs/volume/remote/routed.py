@@ -11,7 +11,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from sofs.cluster import Interconnect, NodeId
-from sofs.errors import Fenced, ReadOnly, Unavailable
+from sofs.errors import Fenced, ReadOnly, SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
@@ -73,7 +73,7 @@ class RoutedVolume:
             return self._elsewhere().call(request, token, by)
         try:
             reply = local.call(request, token, by)
-        except Unavailable:
+        except SofsError:
             if self._stays(local):
                 raise
             return self._elsewhere().call(request, token, by)
@@ -87,7 +87,7 @@ class RoutedVolume:
             return self._elsewhere().read(target, offset, into, by)
         try:
             got = local.read(target, offset, into, by)
-        except Unavailable:
+        except SofsError:
             if self._stays(local):
                 raise
             return self._elsewhere().read(target, offset, into, by)
@@ -103,7 +103,7 @@ class RoutedVolume:
             return self._elsewhere().write(target, offset, data, token, level, by)
         try:
             done = local.write(target, offset, data, token, level, by)
-        except Unavailable:
+        except SofsError:
             if self._stays(local):
                 raise
             return self._elsewhere().write(target, offset, data, token, level, by)
@@ -243,8 +243,8 @@ class RoutedVolume:
     async def _follow(self, local: LocalVolume, waiting: Awaitable[R], again: Callable[[], Awaitable[R]]) -> R:
         try:
             return await waiting
-        except Unavailable:
-            if self._stays(local):
+        except SofsError as error:
+            if self._stays(local) or (local is self._handed_over and not isinstance(error, Unavailable)):
                 raise
         if local.failed and local is not self._handed_over:
             # It may have been carried out, and its client's connection is being closed.

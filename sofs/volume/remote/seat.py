@@ -271,6 +271,9 @@ class Seat:
         return self._when(reply.gate, level, lambda: self._answer(reply))
 
     def _fail(self, error: SofsError) -> Given:
+        if self.local.failed:
+            raise Unavailable("the volume's log has failed")  # whatever else it says, another coordinator will know better
+
         def make() -> Answer:
             raise error
 
@@ -324,7 +327,8 @@ class Seat:
         except asyncio.CancelledError:
             gate, level, make = Lsn(0), Level.COMMITTED, _raising(Cancelled("the request was taken back"))
         except SofsError as error:
-            gate, level, make = error.gate, Level.COMMITTED, _raising(error)
+            gate, level = error.gate, Level.COMMITTED
+            make = _raising(Unavailable("the volume's log has failed") if self.local.failed else error)
         except Exception:
             structlog.get_logger(component="volume").exception("forwarded_request_failed")
             gate, level, make = Lsn(0), Level.COMMITTED, _raising(Unavailable("an error of the node's own; its log has the details"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import Closed, Exists, Fenced, LockConflict, NotFound, SharingViolation
+from sofs.errors import Closed, DiskFailed, Exists, Fenced, LockConflict, NotFound, SharingViolation
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import ROOT, Level, VolumeId
@@ -493,5 +493,33 @@ def test_what_waits_is_asked_elsewhere_though_the_volume_has_ended_before_it_can
         rig.unlock(holder.open, 0, 10)
         async with asyncio.timeout(5):
             await waiting
+
+    run(scenario)
+
+
+def test_a_coordinator_whose_log_has_failed_tells_nobody_of_its_disk() -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f")
+        rig.store.log.failure = DiskFailed("the log's disk is gone")
+        near, far = rig.between.near, rig.between.far
+        asked = [
+            asyncio.ensure_future(_asked(near.call(Lookup(SUPER, ROOT, (b"f",)), None, OWN))),
+            asyncio.ensure_future(_asked(far.call(Lookup(SUPER, ROOT, (b"f",)), None, SMB))),
+            asyncio.ensure_future(_asked(far.read(opened.open, 0, memoryview(bytearray(10)), SMB))),
+            asyncio.ensure_future(_asked(far.write(opened.open, 0, memoryview(b"late"), None, Level.COMMITTED, SMB))),
+        ]
+        await asyncio.sleep(0.1)
+        assert not any(each.done() for each in asked)
+        former = rig.local
+        rig.between.where[0].served(None)
+        assert rig.between.lost == [near]
+        await former.abandon()
+        await rig.pool.close()
+        await rig.open()
+        rig.local = LocalVolume(rig.store, rig.data, rig.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=lambda gateway: False)
+        rig.between.serve(rig.local)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*asked)
+        assert await rig.content(opened.open) == b"late"
 
     run(scenario)
