@@ -111,10 +111,19 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+from sofs.errors import Damaged
 from sofs.runtime.ports import Buffer
 from sofs.types import Level, Lsn
 
-__all__ = ["Log", "Machine", "Record"]
+__all__ = ["DamagedRecord", "Log", "Machine", "Record"]
+
+
+class DamagedRecord(Damaged):
+    """No copy of the log on this node has an intact record where one begins."""
+
+    def __init__(self, message: str, lsn: Lsn) -> None:
+        super().__init__(message)
+        self.lsn = lsn
 
 
 class Machine(Protocol):
@@ -201,8 +210,11 @@ class Log(Protocol):
     def scan(self, start: Lsn, end: Lsn) -> Iterator[Record]:
         """Committed records from `start` (where one begins) up to `end`, heads and operations only. Not to be used on across a `trim`.
 
-        Raises `Damaged`.
+        Raises `DamagedRecord`; `mend` may help.
         """
+
+    def mend(self, lsn: Lsn) -> Awaitable[bool]:
+        """Fetches the record at a position from another node and puts it back here; False if none has one that is intact."""
 
     def reach(self, lsn: Lsn) -> Awaitable[None]:
         """Completes when the record at `lsn` is stable, for work that is not answered through gates. Raises `Unavailable` when the log fails

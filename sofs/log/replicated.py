@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, NotFound, SofsError, Unavailable
-from sofs.log import Machine, Record
+from sofs.log import DamagedRecord, Machine, Record
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.copies import Copies
 from sofs.log.gates import Gates
@@ -282,9 +282,8 @@ class ReplicatedLog(Copies):
                 wrong = Unavailable(str(error))
             except Damaged as error:
                 wrong = error
-        for lsn in (after.lsn, next_segment(after.lsn, self._size)):
-            if isinstance(wrong, Damaged) and not mended and await self.mend(Lsn(lsn), after.checksum):
-                return await self._stretch(after, length, mended=True)
+        if isinstance(wrong, Damaged) and not mended and await self.mend(after.lsn, after.checksum):
+            return await self._stretch(after, length, mended=True)
         assert wrong is not None
         raise wrong
 
@@ -459,25 +458,25 @@ class ReplicatedLog(Copies):
             self._lose(where, error)
 
     async def mend(self, lsn: Lsn, previous: int | None = None) -> bool:
-        """Fetches the record at a position from another node and puts it back here; False if none has one that is intact.
+        """Fetches the record at a position, or else the one that the next segment begins with, from another node, and puts it back here.
 
-        `previous` is the checksum of the record before, if that is known: the record has to follow it.
+        False if nobody has one that is intact, stable, and follows the record before, if that one's checksum (`previous`) is known.
         """
-        for remote in tuple(self.remotes.counted):
-            try:
-                data = memoryview(await fetch_record(remote, lsn, self._size))
-                header, _ = decode(data, lsn)
-            except (Damaged, ExtentGone, Unavailable, NotFound, DiskFailed):
-                continue
-            if (previous is not None and header.previous != previous) or lsn >= self.stable:
-                continue
-            for number in range(len(self._replicas)):
-                self.rewrite(lsn, data, number)
-            return self.failure is None
+        for at in (lsn, Lsn(next_segment(lsn, self._size))):
+            for remote in tuple(self.remotes.counted):
+                try:
+                    data = memoryview(await fetch_record(remote, at, self._size))
+                    header, _ = decode(data, at)
+                except (Damaged, ExtentGone, Unavailable, NotFound, DiskFailed):
+                    continue
+                if (previous is None or header.previous == previous) and header.end <= self.stable:
+                    for number in range(len(self._replicas)):
+                        self.rewrite(at, data, number)
+                    return self.failure is None
         return False
 
     def scan(self, start: Lsn, end: Lsn) -> Iterator[Record]:
-        """Committed records from `start` (where one begins) up to `end`. Raises `Damaged`, naming file and offset; `mend` may help."""
+        """Committed records from `start` (where one begins) up to `end`. Raises `DamagedRecord`, naming file and offset."""
         readers = [SegmentReader(replica, _SCAN) for replica in self._replicas]
         at = start
         end = min(end, self.committed)
@@ -486,7 +485,7 @@ class ReplicatedLog(Copies):
             if record is None and (following := next_segment(at, self._size)) < end:
                 record = _first_intact(readers, following)
             if record is None:
-                raise Damaged(f"{self._replicas[0].where(at)}: no copy of the log has an intact record here")
+                raise DamagedRecord(f"{self._replicas[0].where(at)}: no copy of the log here has an intact record", at)
             yield record
             at = record.next
 

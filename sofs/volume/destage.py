@@ -17,7 +17,7 @@ import structlog
 from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, NoSpace
-from sofs.log import Log
+from sofs.log import DamagedRecord, Log
 from sofs.pool import Placement, Policy
 from sofs.types import PAGE, Lsn
 from sofs.volume import leaves, mapping, windows
@@ -130,7 +130,12 @@ class Destager:
 
     async def _step(self, size: int) -> int:
         start = self.destaged
-        found = await self._collect(start, size // PAGE)
+        try:
+            found = await self._collect(start, size // PAGE)
+        except DamagedRecord as error:
+            if not await self._log.mend(error.lsn):
+                raise
+            found = await self._collect(start, size // PAGE)
         if found.end <= start:
             return 0
         written: list[_Extent] = []

@@ -144,7 +144,12 @@ class Group:
             await asyncio.sleep(0.01)
 
     def check_one_serves(self) -> None:
-        self.judge.serve([machine.name for machine in self.machines if machine.node is not None and machine.node.serves()])
+        serving = [machine for machine in self.machines if machine.node is not None and machine.node.serves()]
+        self.judge.serve([machine.name for machine in serving])
+        member: Member | None = serving[0].node if serving else None
+        if member is not None and member.ready and member.log is not None:
+            for lsn in self.judge.recent:
+                self.judge.all_have(lsn, Level.COMMITTED, member.log.replica_ids)
 
     # The end
 

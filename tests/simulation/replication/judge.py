@@ -3,12 +3,13 @@
 - What a client was told is committed is there, in its place, at every later coordinator; unless one took over whose memory was broken since no
   other answered: then all that is stable must still be there.
 - What was told to be stable is there for ever.
-- In the moment of telling, every replica of the coordinator's configuration has the record: in its page cache, or on its disk.
+- In the moment of telling, and for ever after, every replica of the coordinator's configuration has the record: in its page cache, or on its disk.
 - At no moment do two processes serve.
 - A record has the same bytes wherever it is: one checksum for each (version, position), over the whole run and all disks, also of what was cut off later.
 - In the end all replicas hold the same, and so do their machines.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ class Judge:
     """Of one run."""
 
     def __init__(self) -> None:
+        self.recent: deque[Lsn] = deque(maxlen=6)
+        """What was told last."""
         self.machines: list[Machine[Any]] = []
         self.committed: dict[int, Lsn] = {}
         self.stable: dict[int, Lsn] = {}
@@ -45,6 +48,7 @@ class Judge:
         """A client has been answered by a coordinator whose configuration names these replicas."""
         self.all_have(lsn, level, replicas)
         self.committed[number] = lsn
+        self.recent.append(lsn)
         if level is Level.STABLE:
             self.stable[number] = lsn
 
@@ -80,6 +84,8 @@ class Judge:
         missing = {number for number, lsn in self.committed.items() if has.get(number) != lsn}
         assert not missing or broken, f"{sorted(missing)[:5]} were committed ({[self.committed[n] for n in sorted(missing)[:5]]}), {who} lacks them"
         self.lost += len(missing)
+        if missing:
+            self.recent.clear()
         for number in missing:
             del self.committed[number]
 

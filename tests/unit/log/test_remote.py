@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sofs.cluster import NodeId
-from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, Unavailable
+from sofs.errors import DiskFailed, Fenced, NotFound, Unavailable
+from sofs.log import DamagedRecord
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.follower import Follower
 from sofs.log.remote import RemoteReplica
@@ -381,8 +382,9 @@ def test_a_record_that_is_damaged_here_is_fetched_from_another_node() -> None:
         await rig.log.sync()
         damaged = rig.machines[1].applied[4][0]
         rig.files[1].flip("/log/0000000000000000", damaged + 20)
-        with pytest.raises(Damaged):
+        with pytest.raises(DamagedRecord) as found:
             list(rig.log.scan(FIRST, rig.log.stable))
+        assert found.value.lsn == damaged
         assert not await rig.log.mend(damaged, previous=1), "one that does not follow the record before is none"
         assert await rig.log.mend(damaged)
         assert len([record for record in rig.log.scan(FIRST, rig.log.stable) if record.operations]) == 10
