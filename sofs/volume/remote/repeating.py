@@ -28,4 +28,6 @@ def opposite(request: Request, reply: Reply) -> Request | None:
     if isinstance(request, api.Open) and isinstance(reply, api.Opened) and reply.sequence == 1:
         # An open that was there before (sequence 0), or has grown, is not this request's alone.
         return api.Close(reply.open)
+    if isinstance(request, api.Reconnect) and isinstance(reply, api.Opened):
+        return api.Disconnect(reply.open)
     return None

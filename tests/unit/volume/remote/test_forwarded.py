@@ -21,6 +21,7 @@ from sofs.volume.api import (
     Lookup,
     MakeSnapshot,
     Open,
+    Reconnect,
     Remove,
     Stateless,
     Token,
@@ -521,5 +522,27 @@ def test_a_coordinator_whose_log_has_failed_tells_nobody_of_its_disk() -> None:
         async with asyncio.timeout(5):
             await asyncio.gather(*asked)
         assert await rig.content(opened.open) == b"late"
+
+    run(scenario)
+
+
+def test_who_gives_up_coming_back_to_an_open_leaves_it_waiting_for_others() -> None:
+    """A client that has no answer from one node tries the next one: what it asked the first one for must not keep it out."""
+
+    async def scenario(rig: FarRig) -> None:
+        held = rig.smb(b"f", rights=RH, key=b"k", keep=Keep(60_000, persistent=True))
+        rig.disconnect(held)
+        far = rig.between.far
+        request = Reconnect(SUPER, held.open, b"", b"client of k", b"", b"k")
+        rig.between.where[0].served(None)
+        asked = asyncio.ensure_future(far.call(request, None, Binding(GATEWAY, 3)))
+        await asyncio.sleep(0.5)
+        rig.between.where[0].served(rig.local)
+        while not rig.local.core.opens[held.open].connected:  # noqa: ASYNC110
+            await asyncio.sleep(1e-5)
+        asked.cancel()
+        await asyncio.sleep(0.1)
+        assert not rig.local.core.opens[held.open].connected
+        assert rig.reconnect(held, b"k").open == held.open
 
     run(scenario)
