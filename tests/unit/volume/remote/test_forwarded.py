@@ -11,6 +11,7 @@ from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import ROOT, Level, VolumeId
 from sofs.volume.api import (
+    Access,
     Acknowledge,
     Binding,
     Close,
@@ -544,5 +545,27 @@ def test_who_gives_up_coming_back_to_an_open_leaves_it_waiting_for_others() -> N
         await asyncio.sleep(0.1)
         assert not rig.local.core.opens[held.open].connected
         assert rig.reconnect(held, b"k").open == held.open
+
+    run(scenario)
+
+
+def test_a_move_takes_the_locks_and_leases_of_the_coordinators_own_clients_along() -> None:
+    async def scenario(rig: FarRig) -> None:
+        near = rig.between.near
+        mine: Any = near.call(rig.smb_request(b"f", RWH, key=b"k"), None, OWN)
+        near.call(Lock(mine.open, 0, 10, True), None, OWN)
+        doomed: Any = near.call(rig.smb_request(b"doomed", delete_on_close=True, access=READS | int(Access.DELETE)), None, OWN)
+        await reopened(rig)
+        grant = rig.local.core.locks.state(mine.attributes.inode).grant(b"k")
+        assert grant is not None and grant.rights == RWH
+        waiting = asyncio.ensure_future(rig.between.far.call(rig.smb_request(b"f"), None, SMB))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        await _asked(near.call(Acknowledge(mine.attributes.inode, b"k", RH), None, OWN))
+        other: Any = await waiting
+        with pytest.raises(LockConflict):
+            rig.lock(other.open, 5, 1)
+        await _asked(near.call(Close(doomed.open), None, OWN))
+        assert b"doomed" not in rig.names()
 
     run(scenario)
