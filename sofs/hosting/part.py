@@ -21,7 +21,7 @@ from sofs.hosting.opening import as_configuration, changer, reader, serve, store
 from sofs.hosting.recovering import note_configuration
 from sofs.hosting.roles import Candidate, Facts, Role, Step, decide, may_lead
 from sofs.hosting.site import Site
-from sofs.log.configuration import Configuration, LogSettings
+from sofs.log.configuration import Configuration, LeaseSettings, LogSettings
 from sofs.log.remote import RemoteReplica
 from sofs.records import ConfigurationRecord, VolumeRecord
 from sofs.volume.data import APPLIERS
@@ -43,6 +43,7 @@ RETRY_S = 0.25
 """After a transition that failed."""
 REOPEN_S = 2.0
 """Between two attempts to open a replica that is in use, or whose disk is not there yet."""
+PROMISE_S = LeaseSettings().promise_s
 PATIENCE_S = 15.0
 """For so long a replica with broken memory waits for others to say what they have. Whatever was stable, it has itself."""
 
@@ -65,6 +66,8 @@ class Part:
         """Held during a transition."""
         self._site = site
         self._retry: dict[int, float] = {}
+        self._seen = (0, 0.0)
+        """The configuration that was seen last, and since when."""
         self._acted = 0
         """The newest version in which this node, named as coordinator, has begun to write."""
         self._failed_copies: set[int] = set()
@@ -200,16 +203,22 @@ class Part:
     def _facts(self, configuration: ConfigurationRecord | None) -> Facts:
         site, store = self._site, self.hosted.store
         named = () if configuration is None else configuration.replicas
+        now = site.clock.boottime()
+        if configuration is not None and configuration.version != self._seen[0]:
+            self._seen = configuration.version, now
         promises = [each.follower.promised_until for each in self.standbys.values() if each.id in named]
+        # Whoever has just been put in force has promised nothing yet, and is to have the time to say so: else two standbys whose promises run out
+        # at the same moment would depose one another in turn.
+        news = self._seen[1] + PROMISE_S
         return Facts(
             node=site.node,
             incarnation=site.incarnation,
             configuration=configuration,
             mine=tuple(self.mine),
-            promised_until=max(promises, default=site.clock.boottime() + 3600.0),
+            promised_until=max(*promises, news) if promises else now + 3600.0,
             dead=0 if configuration is None else site.view.dead.get(configuration.coordinator, 0),
             serving=store.log.version if self.serving and store is not None else 0,
-            now=site.clock.boottime(),
+            now=now,
         )
 
     # Following
@@ -288,6 +297,10 @@ class Part:
             return await self._open_here(configuration)
         lead = max(named, key=_fitness, default=None)
         if lead is None:
+            if configuration.coordinator == facts.node and any(other.unbroken for other in (await self._ask(configuration))[0]):
+                # Somebody who has everything can serve it. Without that, what is here may be needed yet.
+                await self._vacate(set(facts.mine))
+                return RETRY_S
             wrong = "; ".join(self.problems.values())
             raise Unavailable(f"no replica of its log here can be used: {wrong or 'their disks are missing'}")
         if not lead.follower.settled:
@@ -482,7 +495,8 @@ class Part:
             await volume.abandon(last)
         else:
             await store.abandon()
-        if isinstance(error, DiskFailed):
+        if not isinstance(error, Fenced | Unavailable):
+            # Its own disk has failed, or is gone.
             for place in places:
                 note(site.files, place, BROKEN)
             self._failed_copies = {place.id for place in places}
@@ -490,7 +504,7 @@ class Part:
     async def _vacate(self, own: set[int]) -> None:
         """Lays the office down: with its disk failed, this node leaves the volume to the others that have all of it. Raises `Unavailable`."""
         configuration = await self._site.registry.configuration(self.hosted.record.id)
-        here = (configuration.coordinator, configuration.incarnation) == (self._site.node, self._site.incarnation)
+        here = configuration.coordinator == self._site.node
         others = tuple(id for id in configuration.replicas if id not in own)
         if here and others:
             with suppress(Fenced):  # one of them was faster

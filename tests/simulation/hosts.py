@@ -152,6 +152,12 @@ class Hosts:
         assert volume is not None
         return volume.verifier
 
+    def version(self) -> int:
+        """Of the volume's configuration."""
+        machine = self.coordinator()
+        assert machine is not None and machine.node is not None, self.why()
+        return machine.node.host.named("v").opened_store().log.version
+
     def holders(self) -> set[int]:
         """Numbers of the machines with a copy of the log that counts."""
         machine = self.coordinator()

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
+from sofs.errors import NotFound
 from sofs.hosting.recovering import known_in_logs
 from sofs.types import Level
 from tests.simulation.cluster.world import World, run
@@ -283,5 +286,52 @@ def test_volumes_spread_over_the_nodes_that_can_coordinate_them() -> None:
         for machine in (one, other):
             assert machine.node is not None
             assert sum(part.serving for part in machine.node.host.parts.values()) == 2
+
+    cluster(2, main)
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_two_standbys_whose_promises_run_out_together_do_not_depose_one_another(seed: int) -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(3)
+        await hosts.write()
+        first = hosts.coordinator()
+        assert first is not None
+        before = hosts.version()
+        first.lose_power()
+        await hosts.served(within=6)
+        await asyncio.sleep(3)
+        assert len(hosts.holders()) == 2, "the other standby stays"
+        assert hosts.version() == before + 1, "one takeover"
+        await hosts.verify()
+
+    cluster(3, main, seed, policy="mirror(3) across host")
+
+
+def test_a_coordinator_whose_disk_is_gone_leaves_the_volume_to_the_others_at_once() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        for operation in ("write", "sync", "open", "read", "name", "allocate"):
+            one.files.fail(operation, "/data/disk", NotFound)
+        writing = asyncio.create_task(hosts.write())
+        assert await hosts.served(by=other) < 1.0
+        await writing
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_node_that_starts_without_its_disk_leaves_what_it_coordinated_to_the_others() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        one.kill()
+        one.files.fail("open", "/data/disk", NotFound)
+        one.start()
+        assert await hosts.served(by=other) < 2.0
+        await hosts.verify()
 
     cluster(2, main)
