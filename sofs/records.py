@@ -211,6 +211,7 @@ class Registry:
         """
         key, value = keys.configuration(volume), wanted.encode()
         entry = await self.store.get(key)
+        sent = False
         while entry is None or entry.value != value:  # else an earlier attempt, whose outcome was not known, has done it
             version = ConfigurationRecord.decode(entry.value).version if entry else 0
             if wanted.version != version + 1:
@@ -222,7 +223,11 @@ class Registry:
                 if (await self.store.transact([condition], [Put(key, value)])).done:
                     return
             except OutcomeUnknown:
-                pass
+                sent = True
+            except Unavailable:
+                if not sent:
+                    raise
+                await self._pause()  # this one was not sent, but the one before may yet be made
             entry = await self._get_surely(key)
 
     async def _get_surely(self, key: str) -> Entry | None:

@@ -10,7 +10,7 @@ import pytest
 
 from sofs.coordination import Change, Condition, OutcomeUnknown, Store, Transacted, keys
 from sofs.coordination.embedded import EmbeddedStore
-from sofs.errors import ConfigError, Exists, Fenced, NotFound
+from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
 from sofs.records import ConfigurationRecord, PoolRecord, Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
@@ -109,6 +109,38 @@ def test_a_configuration_follows_the_one_before_or_is_fenced(tmp_path: Path) -> 
                 await records.change_configuration(7, late)
         assert await records.configuration(7) == ConfigurationRecord(version=2, replicas=(1,))
         assert await records.volumes() == [], "a configuration is no volume"
+
+    with_store(tmp_path, work)
+
+
+class Late:
+    """A store that does not say what became of the first change, and makes it when a second one could not be sent."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._first: tuple[Sequence[Condition], Sequence[Change]] | None = None
+        self.asked = 0
+        self.get = store.get
+        self.range = store.range
+
+    async def transact(self, conditions: Sequence[Condition], changes: Sequence[Change]) -> Transacted:
+        self.asked += 1
+        if self.asked == 1:
+            self._first = conditions, changes
+            raise OutcomeUnknown("no answer")
+        if self.asked == 2:
+            assert self._first is not None
+            await self._store.transact(*self._first)
+            raise Unavailable("no member can be reached")
+        return await self._store.transact(conditions, changes)
+
+
+def test_a_change_that_may_have_been_sent_is_settled_although_it_cannot_be_sent_again(tmp_path: Path) -> None:
+    async def work(store: EmbeddedStore) -> None:
+        wanted = ConfigurationRecord(version=1, replicas=(1, 2))
+        records = registry(Late(store))
+        await records.change_configuration(7, wanted)
+        assert await records.configuration(7) == wanted
 
     with_store(tmp_path, work)
 
