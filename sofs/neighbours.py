@@ -11,11 +11,12 @@ from typing import Protocol
 
 import structlog
 
+from gateways.smb.neighbours import Held
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.errors import SofsError
 from sofs.processes import Processes
 from sofs.runtime.ports import Clock
-from sofs.volume.api import Binding, FenceGateway, Reply, Volume
+from sofs.volume.api import Binding, Bound, FenceGateway, Reply, Volume
 
 __all__ = ["Neighbours"]
 
@@ -26,15 +27,14 @@ PREVIOUS = "smb.previous"
 PATIENCE_S = 3.0
 """What a logon waits for the end of its client's former session."""
 AGAIN_S = 0.25
-NO_SESSION = 0
-"""To ask for the end of this one is only to ask whether anybody is there."""
-_SESSION = struct.Struct(">Q")
+_SESSION = struct.Struct(">Q")  # its user's name follows; nobody's ends no session
+_THERE = b"\1"
 
 
 class Gateway(Protocol):
     """`gateways.smb.gateway.SmbGateway`, as far as others ask something of it."""
 
-    def end_session(self, number: int, user: str) -> None: ...
+    def end_session(self, number: int, user: str) -> bool: ...
 
 
 class Neighbours:
@@ -51,8 +51,8 @@ class Neighbours:
 
         def end(asked: Asked) -> Answer:
             (number,) = _SESSION.unpack_from(asked.body)
-            gateway.end_session(number, bytes(asked.body[_SESSION.size :]).decode("utf-8", "surrogatepass"))
-            return Answer(b"")
+            there = gateway.end_session(number, bytes(asked.body[_SESSION.size :]).decode("utf-8", "surrogatepass"))
+            return Answer(_THERE if there else b"")
 
         self._interconnect.serve(PREVIOUS, end)
 
@@ -62,23 +62,22 @@ class Neighbours:
             return
         node, incarnation = found
         body = _SESSION.pack(number) + user.encode("utf-8", "surrogatepass")
-        if not await self._answers(node, incarnation, body):
+        if await self._ask(node, incarnation, body) is None:
             await self._fence_all(incarnation, volumes, by)
 
-    async def _answers(self, node: NodeId, incarnation: int, body: bytes) -> bool:
-        """Whether the gateway has done what it was asked, within `PATIENCE_S`. One that is known to have ended is not asked."""
+    async def _ask(self, node: NodeId, incarnation: int, body: bytes) -> bytes | None:
+        """What the gateway answers; None if it does not within `PATIENCE_S`. One that is known to have ended is not asked."""
         until = self._clock.monotonic() + PATIENCE_S
         while not self._processes.gone(node, incarnation):
             left = until - self._clock.monotonic()
             if left <= 0:
-                return False
+                return None
             try:
-                await self._interconnect.peer(node).call(PREVIOUS, body, deadline_s=left)
-                return True
+                return bytes((await self._interconnect.peer(node).call(PREVIOUS, body, deadline_s=left)).body)
             except SofsError as error:
                 log.info("gateway_does_not_answer", node=node, reason=str(error) or type(error).__name__)
                 await self._clock.sleep(AGAIN_S)
-        return False
+        return None
 
     async def _fence_all(self, gateway: int, volumes: Iterable[Volume], by: Binding) -> None:
         """What takes longer goes on behind the logon: whoever comes back to an open has it fenced there once more."""
@@ -91,20 +90,21 @@ class Neighbours:
 
     async def _fence(self, gateway: int, volume: Volume, by: Binding) -> None:
         try:
-            await _ask(volume, gateway, by)
+            await _shut_out(volume, gateway, by)
         except SofsError as error:
             log.info("gateway_not_fenced", gateway=gateway, volume=volume.name, reason=str(error) or type(error).__name__)
 
-    async def shut_out(self, gateway: int, volume: Volume, by: Binding) -> bool:
-        node = self._processes.where(gateway)
+    async def has(self, bound: Bound, volume: Volume, by: Binding) -> Held:
+        node = self._processes.where(bound.gateway)
         # Of whom nobody has heard since this process began, and who is not in the store, is gone.
-        if node is not None and await self._answers(node, gateway, _SESSION.pack(NO_SESSION)):
-            return False
-        await _ask(volume, gateway, by)
-        return True
+        answer = None if node is None else await self._ask(node, bound.gateway, _SESSION.pack(bound.session))
+        if answer is not None:
+            return Held.IN_USE if answer == _THERE else Held.FREE
+        await _shut_out(volume, bound.gateway, by)
+        return Held.FENCED
 
 
-async def _ask(volume: Volume, gateway: int, by: Binding) -> None:
+async def _shut_out(volume: Volume, gateway: int, by: Binding) -> None:
     log.warning("gateway_fenced", gateway=gateway, volume=volume.name)
     reply = volume.call(FenceGateway(gateway), None, by)
     if not isinstance(reply, Reply):

@@ -43,9 +43,10 @@ class SmbGateway:
         """To be called when the users have been replaced."""
         self.service.refresh_users()
 
-    def end_session(self, number: int, user: str) -> None:
-        """Ends the session of this number, if it is that user's: its client has logged on at another node."""
+    def end_session(self, number: int, user: str) -> bool:
+        """Ends the session of this number, if it is that user's: its client has logged on at another node. Whether it is still there."""
         self.service.end_previous(number, user)
+        return number in self.service.sessions
 
     def give_up(self, volume: Volume) -> None:
         """To be called when the volume has failed for good: who is connected to it is disconnected."""

@@ -1,9 +1,21 @@
 """What the SMB gateway asks of other nodes. A node that is alone has none."""
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import Protocol
 
-from sofs.volume.api import Binding, Volume
+from sofs.volume.api import Binding, Bound, Volume
+
+
+class Held(Enum):
+    """What has become of an open's session at another gateway."""
+
+    IN_USE = 1
+    """It is there."""
+    FREE = 2
+    """The gateway lives, and has no such session any more: what it knew of the open is lost, as when its answer did not come in time."""
+    FENCED = 3
+    """The gateway was gone, and has been fenced."""
 
 
 class Neighbours(Protocol):
@@ -13,8 +25,9 @@ class Neighbours(Protocol):
         """Ends a session of that user which is another gateway's (MS-SMB2 3.3.5.5.3). If that gateway is gone it is shut out of the volumes instead.
         Does what can be done within a few seconds."""
 
-    async def shut_out(self, gateway: int, volume: Volume, by: Binding) -> bool:
-        """Fences a gateway incarnation at the volume, if it is gone; false if it lives. Raises `SofsError`."""
+    async def has(self, bound: Bound, volume: Volume, by: Binding) -> Held:
+        """Whether an open still belongs to the session of another gateway that it is bound to. A gateway that is gone is fenced at the volume.
+        Raises `SofsError`."""
 
 
 class Alone:
@@ -23,5 +36,5 @@ class Alone:
     async def end_session(self, number: int, user: str, volumes: Iterable[Volume], by: Binding) -> None:
         """Nobody has it."""
 
-    async def shut_out(self, gateway: int, volume: Volume, by: Binding) -> bool:
-        return False
+    async def has(self, bound: Bound, volume: Volume, by: Binding) -> Held:
+        return Held.IN_USE

@@ -6,6 +6,8 @@ import asyncio
 import struct
 from pathlib import Path
 
+import pytest
+
 from gateways.smb import contexts
 from gateways.smb.crypto import SigningAlgorithm
 from gateways.smb.header import FLAG_REPLAY, Command
@@ -256,11 +258,12 @@ def test_locks_that_are_repeated_at_another_node_are_taken_once(tmp_path: Path) 
     run(tmp_path, scenario)
 
 
-def test_an_open_is_given_to_its_client_though_the_answer_to_an_earlier_session_was_lost(tmp_path: Path) -> None:
-    """The volume has bound it to that session; nobody at the gateway has it."""
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_open_is_given_to_its_client_though_the_answer_to_an_earlier_session_was_lost(tmp_path: Path, elsewhere: bool) -> None:
+    """The volume has bound it to that session; nobody at that one's gateway has it. The client comes back there, or at yet another node."""
 
     async def scenario(nodes: Nodes) -> None:
-        one, two = nodes.nodes
+        one, two, three = nodes.nodes
         client = await at(one)
         file, _ = await made(client, "x", *persistent())
         await nodes.kill(one)
@@ -274,12 +277,12 @@ def test_an_open_is_given_to_its_client_though_the_answer_to_an_earlier_session_
         assert isinstance(answer if isinstance(answer, Reply) else await answer, Opened)
         beside = await at(two)
         await made(beside, "x", *back_to(file), status=NOT_FOUND)  # its session is still there
-        moved = await at(two, previous=impatient.session_id)
+        moved = await at(three if elsewhere else two, previous=impatient.session_id)
         again, told = await made(moved, "x", *back_to(file))
         assert again[0] == file[0] and told.lease == RWH
         assert (await moved.ask(Command.WRITE, smb.write(again, 0, b"mine"))).status == 0
 
-    run(tmp_path, scenario)
+    run(tmp_path, scenario, count=3)
 
 
 def test_channel_sequences_go_on_where_the_client_has_them(tmp_path: Path) -> None:

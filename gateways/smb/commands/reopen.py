@@ -13,6 +13,7 @@ from gateways.smb.header import FLAG_REPLAY
 from gateways.smb.info.attributes import as_opened
 from gateways.smb.leases import LEVEL_LEASE
 from gateways.smb.names import Path
+from gateways.smb.neighbours import Held
 from gateways.smb.status import Failure, Status
 from sofs.errors import AccessDenied, InvalidArgument, NotFound
 from sofs.volume.api import Action, Bound, Found, GetAttributes, Opened, Reconnect, Volume
@@ -90,16 +91,16 @@ async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
 
 
 async def _free(exchange: Exchange, bound: Bound, request: Reconnect, volume: Volume) -> None:
-    """The volume believes the open to be connected. Its gateway may be gone without anybody having noticed; or it is this one, and the session that had asked
-    for it is gone, to which the volume's answer did not come in time. Raises `NotFound` where somebody has it: that client is to give up its session first."""
+    """The volume believes the open to be connected. Its gateway may be gone without anybody having noticed; or the session is gone that had come back to it
+    before, and to which the volume's answer did not come in time. Raises `NotFound` where somebody has it: that client is to give up its session first."""
     service = exchange.connection.service
     if bound.gateway == service.gateway:
-        request.volatile = bound.session not in service.sessions
-        if request.volatile:
-            return
-    elif await service.neighbours.shut_out(bound.gateway, volume, exchange.session.binding):
-        return
-    raise NotFound(f"open {request.open} is connected already")
+        held = Held.IN_USE if bound.session in service.sessions else Held.FREE
+    else:
+        held = await service.neighbours.has(bound, volume, exchange.session.binding)
+    if held is Held.IN_USE:
+        raise NotFound(f"open {request.open} is connected already")
+    request.volatile = held is Held.FREE
 
 
 # Asking again
