@@ -69,10 +69,12 @@ def check_grace(core: Core, request: Open | Lock) -> None:
 def answer_again(core: Core, request: Open) -> Opened | None:
     """The answer to an open with the same CreateGuid, if it has been carried out."""
     known = core.register.by_guid.get((request.client, request.guid)) if request.guid and not request.anew else None
-    if known is None or known.caller.uid != request.caller.uid or (request.away and known.connected):
+    if known is None or known.caller.uid != request.caller.uid:
         return None
     if not request.away:
         return known.answer if known.caller == request.caller else None
+    if known.connected and known.by.gateway == core.by.gateway:
+        return None
     # A restart has forgotten the answer; whoever takes the open over is told all there is to know.
     action = Action.OPENED if known.answer is None else known.answer.action
     attributes = core.attributes(known.inode)

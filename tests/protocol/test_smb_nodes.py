@@ -239,6 +239,23 @@ def test_a_create_whose_reply_was_lost_with_its_node_is_repeated_at_another(tmp_
     run(tmp_path, scenario)
 
 
+def test_a_create_whose_reply_was_lost_is_repeated_at_another_node_though_its_own_one_lives(tmp_path: Path) -> None:
+    """The session is gone, and its gateway had not heard yet that it has the open."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await at(one)
+        file, _ = await made(client, "x", *persistent(), share=0)
+        session = service_of(one).sessions[client.session_id]
+        session.handles.clear()
+        moved = await at(two, previous=client.session_id)
+        again, told = await made(moved, "x", *persistent(), share=0, flags=FLAG_REPLAY)
+        assert again[0] == file[0] and told.lease == RWH
+        assert len(opens(nodes)) == 1 and nodes.fenced == []
+
+    run(tmp_path, scenario)
+
+
 def test_locks_that_are_repeated_at_another_node_are_taken_once(tmp_path: Path) -> None:
     async def scenario(nodes: Nodes) -> None:
         one, two = nodes.nodes

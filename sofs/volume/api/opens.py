@@ -79,8 +79,8 @@ class Open(Request):
     reclaim: bool = False
     """The client had this open before the volume's records were lost (CLAIM_PREVIOUS); only in grace, else `NoGrace`."""
     away: bool = False
-    """Only an open whose client is away is answered for its `guid`: this gateway knows by itself what it has answered to others (MS-SMB2's
-    Open.IsReplayEligible)."""
+    """Only an open whose client is away, or that is another gateway's, is answered for its `guid`: this gateway knows by itself what it has answered to others
+    (MS-SMB2's Open.IsReplayEligible)."""
     anew: bool = False
     """Not answered for its `guid` at all: its client says that it is no repetition."""
 
