@@ -52,15 +52,20 @@ async def hand_over(site: Site, part: Part, node: int) -> None:
     hosted, store = part.hosted, part.hosted.store
     if store is None or not part.serving:
         raise Unavailable(f"volume {hosted.record.name} is not served by this node")
-    if node not in targets(site, part):
+    replica = targets(site, part).get(node)
+    if replica is None:
         raise InvalidArgument(f"node {node:016x} has no copy of volume {hosted.record.name} that is in step, or is not active")
     began = site.clock.monotonic()
+    # Once it has begun it waits for the store, and so do all clients: not if that is away already.
+    await site.registry.configuration(hosted.record.id)
     await store.checkpoints.run_once()
     assert site.interconnect is not None
     incarnation = site.interconnect.peer(NodeId(node)).incarnation
     if not incarnation:
         raise Unavailable(f"node {node:016x} is not connected")
     async with part.turn:
+        # While the store is away, or this node is cut off from it, the volume could not be handed over, only be stopped.
+        await site.registry.configuration(hosted.record.id)
         volume = hosted.volume
         if volume is None or hosted.store is not store or not part.serving:
             raise Unavailable(f"volume {hosted.record.name} is not served by this node any more")
@@ -74,13 +79,17 @@ async def hand_over(site: Site, part: Part, node: int) -> None:
             raise
 
         async def last() -> None:
-            # The log notes version and replicas itself; this says who is next.
-            await store.log.hand_over(Configuration(0, (), False, node, incarnation))
+            # The log notes version and replicas itself; this says who is next, and which copy must count.
+            await store.log.hand_over(Configuration(0, (replica,), False, node, incarnation))
 
         try:
             await part.leave(Fenced("handed over"), last)
-        except Fenced:
-            raise Unavailable(f"volume {hosted.record.name} was taken over meanwhile") from None
+        except SofsError as error:
+            # What was not acknowledged yet never is.
+            site.failed(volume)
+            if isinstance(error, Fenced):
+                raise Unavailable(f"volume {hosted.record.name} was taken over meanwhile") from None
+            raise
     log.info(
         "volume.handed_over",
         volume=hosted.record.name,

@@ -421,6 +421,7 @@ class Part:
         store.checkpoints.others = lambda: [remote.checkpointed for remote in store.log.remotes]
         store.checkpoints.ask_others = partial(ask_checkpoints, site, hosted, store)
         store.log.on_failure = self._log_failed
+        store.log.look = partial(site.registry.configuration, hosted.record.id)
         store.log.on_lost = partial(self._replica_lost, store)
         self.role, self.reason, self._patience, self._noted = Role.COORDINATOR, "", None, None
         self.wake()
@@ -479,14 +480,20 @@ class Part:
 
     async def leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
         """Stops serving on purpose; `last` is done when nothing is appended any more. To be called within `turn`."""
-        await self._leave(error, last)
-        self.wake()
+        try:
+            await self._leave(error, last)
+        finally:
+            self.wake()
 
     async def _leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
         """Stops serving without writing anything; on a single node the failed volume stays, and says why."""
         site, hosted, store = self._site, self.hosted, self.hosted.store
         if site.interconnect is None or store is None:
             return
+        if last is None:
+            # Deposed: what has not been answered never is, and whoever asks for the volume here must see that.
+            store.log.abandon(error)
+        self._acted = max(self._acted, store.log.version)  # a change of this log's may yet be made: who counts is settled anew before anything is written
         volume, hosted.volume, hosted.store, hosted.data = hosted.volume, None, None, None
         hosted.where.served(None)
         hosted.reason = str(error)

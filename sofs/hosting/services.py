@@ -57,6 +57,7 @@ class Volumes(Protocol):
 class Making(NamedTuple):
     """A replica that is being made."""
 
+    volume: int
     place: Place
     records: Records
     settings: StoreSettings
@@ -115,7 +116,10 @@ class HostingService:
         place = part.mine.get(message.replica)
         if place is None:
             raise NotFound(f"no record names replica {message.replica:016x} on a disk of this node")
-        await self._forget(message.replica)
+        for id, earlier in list(self._making.items()):
+            if earlier.volume == message.volume:  # whoever began with that has given it up
+                self._forget(id)
+                part.making.discard(id)
         part.making.add(message.replica)
         settings = store_settings(site, [place], part.hosted.is_system)
         files = site.files
@@ -127,7 +131,7 @@ class HostingService:
         logs = Path(place.path).parent
         for path in (place.path, str(logs), str(logs.parent)):
             files.sync_directory(path)
-        self._making[message.replica] = Making(place, records, settings)
+        self._making[message.replica] = Making(message.volume, place, records, settings)
         return _DONE
 
     async def _put(self, message: PutRecords, slice: list[tuple[bytes, bytes]]) -> Answer:
@@ -140,7 +144,7 @@ class HostingService:
         assert isinstance(message, Follow)
         part, site = self._part(message.volume), self._site
         making = self._found(message.replica)
-        await self._forget(message.replica)
+        self._forget(message.replica)
         configuration = await site.registry.configuration(message.volume)
         standby = await open_standby(
             site.files,
@@ -164,7 +168,7 @@ class HostingService:
             raise NotFound(f"replica {replica:016x} is not being made here")
         return making
 
-    async def _forget(self, replica: int) -> None:
+    def _forget(self, replica: int) -> None:
         making = self._making.pop(replica, None)
         if making is not None:
             making.records.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import NotFound
+from sofs.errors import NotFound, Unavailable
 from sofs.hosting.recovering import known_in_logs
 from sofs.types import Level
 from tests.simulation.cluster.world import World, run
@@ -332,6 +332,28 @@ def test_a_node_that_starts_without_its_disk_leaves_what_it_coordinated_to_the_o
         one.files.fail("open", "/data/disk", NotFound)
         one.start()
         assert await hosts.served(by=other) < 2.0
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_nothing_is_moved_while_the_store_is_away_and_a_node_stops_all_the_same() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await asyncio.sleep(2)
+        for machine in hosts.machines:
+            machine.line.up = False
+        with pytest.raises(Unavailable):
+            await one.ask(lambda node: node.host.move("v", "n1"))
+        await hosts.write(within=1)
+        began = world.loop.time()
+        await one.ask(lambda node: node.host.close())
+        assert world.loop.time() - began < 20
+        one.kill()
+        for machine in hosts.machines:
+            machine.line.up = True
+        await hosts.served(by=other, within=10)
         await hosts.verify()
 
     cluster(2, main)
