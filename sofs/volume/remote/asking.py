@@ -259,10 +259,9 @@ class Asker:
 
     def _note(self, found: Found) -> None:
         if found.verifier != self.verifier:
-            known, self.verifier = self.verifier, found.verifier
-            self.stable = Lsn(0)
-            if known:
-                self.other_verifier()
+            self.verifier, self.stable = found.verifier, Lsn(0)
+            # Also the first one that is heard of: an answer may come before the subscription does, and is told with it.
+            self.other_verifier()
         if found.stable > self.stable:
             self.stable = found.stable
 

@@ -9,7 +9,7 @@ import pytest
 from sofs.errors import Closed, DiskFailed, Exists, Fenced, LockConflict, NotFound, SharingViolation
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
-from sofs.types import ROOT, Level, VolumeId
+from sofs.types import ROOT, Level, Lsn, VolumeId
 from sofs.volume.api import (
     Access,
     Acknowledge,
@@ -28,6 +28,8 @@ from sofs.volume.api import (
     Token,
     Unlock,
 )
+from sofs.volume.remote.messages import Reached
+from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.volume import LocalVolume
 from tests.unit.volume.remote.far_rig import GATEWAY, HERE, FarRig, pump
 from tests.unit.volume.state_rig import READS, RH, RWH, SMB
@@ -393,6 +395,16 @@ def test_what_is_stable_is_told_in_order_also_over_a_change_of_coordinator() -> 
         await asyncio.sleep(1)
         assert told == [0, 1, 2]
         assert rig.between.lost == []
+
+    run(scenario)
+
+
+def test_the_first_answer_brings_the_verifier_even_if_the_subscription_takes_longer() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far = RoutedVolume(rig.between.where[1], rig.between.interconnects[1], rig.between.clock)
+        assert far._asker is not None and far.verifier == 0
+        far._asker._note(Reached(Lsn(0), rig.local.verifier))
+        assert far.verifier == rig.local.verifier
 
     run(scenario)
 
