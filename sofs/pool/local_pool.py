@@ -495,7 +495,7 @@ class LocalPool:
 
     @property
     def standing(self) -> object:
-        return self.members.changes, self.members.counting(self._grace_s), self.counters["degraded_extents"]
+        return self.members.counting(self._grace_s), self.counters["degraded_extents"]
 
     def attainable(self, policy: Policy, avoid: Collection[DiskId] = ()) -> int:
         candidates = [each for each in self.members.candidates() if each.disk not in avoid]

@@ -101,8 +101,6 @@ class Members:
         """What this process has had revoked: disks that were away are told when they return."""
         self.returns = 0
         """How often a disk that could not be read can be read again."""
-        self.changes = 0
-        """How often a disk has come, gone, or changed its state."""
         self._waiters: dict[asyncio.Future[None], None] = {}
 
     def __iter__(self) -> Iterator[Member]:
@@ -148,7 +146,6 @@ class Members:
         for spec in there.values():
             if not self.owns(spec):
                 self._join(spec)
-                self.changes += 1
 
     def owns(self, spec: DiskSpec) -> bool:
         """Whether a disk is this node's."""
@@ -266,7 +263,6 @@ class Members:
             )
         spec = DiskSpec(path, label.id, label.tier, label.host, node=0 if self._interconnect is None else self._interconnect.node)
         member = self._members[label.id] = Member(spec, State.HEALTHY, disk=disk)
-        self.changes += 1
         self._share_revocations()
         self.happened(member, Event.OPENED, "added")
         return spec
@@ -291,7 +287,6 @@ class Members:
         del self._members[id]
         self.ready.pop(id, None)
         self.near.pop(id, None)
-        self.changes += 1
         if isinstance(member.disk, LocalDisk):
             await member.disk.close()
 
@@ -396,7 +391,6 @@ class Members:
         self._refresh(member)
         if new is old:
             return
-        self.changes += 1
         if new is State.MISSING:
             member.since = self._clock.monotonic()
             member.well = old is State.HEALTHY or (old is State.SUSPECT and member.since < member.distrusted_until)

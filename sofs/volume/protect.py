@@ -51,6 +51,8 @@ class Protector:
         """Copies left and number, the fewest last."""
         self._standing: object = None
         """Of the pool's disks, when all extents were looked through."""
+        self._hope = (0, 0)
+        """How many copies an extent could get then, and what else may change for those that could not be helped."""
         self._complete = True
         """Whether that found all that lack something."""
         self._looked = 0.0
@@ -106,7 +108,9 @@ class Protector:
     async def _look(self) -> bool:
         """Lists the extents that lack something; whether there are any that may be helped."""
         standing, now = self._pool.standing, self._clock.monotonic()
-        same = standing == self._standing
+        # Those that could not be helped may be now, if there are more disks or one has come back.
+        hope = self._pool.attainable(self._policy), self._pool.in_doubt
+        same = standing == self._standing and (not self._helpless or hope == self._hope)
         if same and self._complete and (not self._helpless or now - self._looked < _AGAIN_S):
             return False
         if not same or now - self._looked >= _AGAIN_S:
@@ -122,5 +126,5 @@ class Protector:
         listed.sort(reverse=True)
         self._complete = len(listed) <= _LISTED
         self._listed = listed[-_LISTED:]
-        self._standing, self._looked = standing, now
+        self._standing, self._hope, self._looked = standing, hope, now
         return bool(self._listed)

@@ -167,6 +167,12 @@ def test_all_extents_are_looked_through_only_when_a_disk_has_changed(monkeypatch
         assert looks == 2
         await rig.data.cleaner.protect()
         assert looks == 2
+        # A disk that is away for a moment is no reason to look.
+        member = rig.pool.members.get(rig.specs[2].id)
+        for event in (Event.ABSENT, Event.OPENED):
+            rig.pool.members.happened(member, event, "")
+            await rig.data.cleaner.protect()
+        assert looks == 2
         await rig.clean()
 
     run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
@@ -194,3 +200,20 @@ def test_extents_move_off_a_crowded_disk_until_it_is_no_more() -> None:
         await rig.clean()
 
     run(scenario, disks=4, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
+
+
+def test_what_was_written_with_too_few_disks_is_completed_when_one_returns() -> None:
+    async def scenario(rig: Rig) -> None:
+        member = rig.pool.members.get(rig.specs[1].id)
+        rig.pool.members.happened(member, Event.ABSENT, "pulled")
+        await many_extents(rig)
+        assert all(len(rig.data.extents.placement(number).fragments) == 1 for number in numbers(rig))
+        for _ in range(2):
+            await rig.data.cleaner.protect()
+        assert all(len(rig.data.extents.placement(number).fragments) == 1 for number in numbers(rig))
+        rig.pool.members.happened(member, Event.OPENED, "")
+        assert await rig.data.cleaner.protect() == EXTENTS
+        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        await rig.clean()
+
+    run(scenario, disks=2, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
