@@ -55,6 +55,10 @@ class Copies:
         """Called once, when the log has failed for good."""
         self.on_lost: Callable[[int], None] | None = None
         """Called with its id when a replica has been given up."""
+        self.look: Callable[[], Awaitable[object]] | None = None
+        """Asks the coordination store something, and raises `Unavailable` if it does not answer. Done before anything pauses for a change that can
+        as well be made later.
+        """
         self.remotes = Remotes()
         self._clock = clock
         self._settings = settings
@@ -223,6 +227,10 @@ class Copies:
         if self.on_failure is not None:
             self.on_failure(error)
 
+    def abandon(self, error: SofsError) -> None:
+        """Ends it without writing anything: nothing is acknowledged any more, and who waits is dropped."""
+        self._fail(error)
+
     def _silence(self) -> None:
         """Says nothing to other nodes any more, and answers nothing for which their promises would be needed."""
         if self.remotes.counted:
@@ -265,9 +273,7 @@ class Copies:
         """
         if isinstance(replica, RemoteReplica):
             await self._lacks_nothing(replica)
-        while self._changing and self.failure is None:
-            await self._clock.sleep(2 * _LOOK_S)
-        self._check_alive()
+        await self._may_change()
         self._check_joining(replica)
         # Nothing is acknowledged until it is known which configuration is in force.
         self._changing = self._frozen = True
@@ -296,6 +302,16 @@ class Copies:
             self._replicas.append(replica)
         await self._go_on()
 
+    async def _may_change(self) -> None:
+        """Completes when no other change is under way, and the coordination store answers. Raises `Unavailable`."""
+        while True:
+            if self.look is not None:
+                await self.look()
+            if not self._changing or self.failure is not None:
+                break
+            await self._clock.sleep(2 * _LOOK_S)
+        self._check_alive()
+
     async def _go_on(self) -> None:
         """Ends a change; if some copy has failed in the meantime, that is recorded first."""
         if self.failure is None:
@@ -323,15 +339,19 @@ class Copies:
         return self._clock.boottime() < remote.promised_until
 
     async def hand_over(self, configuration: Configuration) -> None:
-        """Ends this coordinator in favour of the one that a configuration names, and that counts. Nothing is to be appended any more.
+        """Ends this coordinator in favour of the one that a configuration names. Nothing is to be appended any more.
 
-        Everything becomes stable, and is acknowledged; then nothing is served, and the configuration is recorded. The log has then failed
-        with `Fenced`. Raises `Unavailable` if it fails before, or does not become stable within some seconds (then it goes on), `Fenced`.
+        Everything becomes stable, and is acknowledged; then nothing is served, and the configuration is recorded, with all replicas that count. The
+        log has then failed with `Fenced`. Raises `Unavailable` if it fails before, does not become stable within some seconds, or one of the
+        `replicas` named has been left out (then it goes on), `Fenced`.
         """
-        await asyncio.wait_for(self.sync(), self._settings.lease.promise_s)
-        while self._changing and self.failure is None:
-            await self._clock.sleep(2 * _LOOK_S)
-        self._check_alive()
+        try:
+            await asyncio.wait_for(self.sync(), self._settings.lease.promise_s)
+        except TimeoutError:
+            raise Unavailable("not all copies of the log have become stable in time") from None
+        await self._may_change()
+        if not set(configuration.replicas) <= set(self.replica_ids):
+            raise Unavailable("the copy of the log that was to take over has been left out")
         self._changing = self._frozen = True
         self.remotes.close()
         wanted = configuration._replace(version=self.version + 1, replicas=self.replica_ids)

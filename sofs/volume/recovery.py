@@ -140,7 +140,7 @@ class Store:
         if self._service is not None:
             self._service.cancel()
             await asyncio.gather(self._service, return_exceptions=True)
-        self.log.failure = self.log.failure or Unavailable("the volume is served elsewhere")
+        self.log.abandon(Unavailable("the volume is served elsewhere"))
         try:
             await self.log.close()
         finally:

@@ -423,6 +423,47 @@ def test_a_handed_over_log_is_stable_everywhere_and_serves_no_more() -> None:
     run(main)
 
 
+def test_nothing_pauses_for_a_change_while_the_store_is_away() -> None:
+    async def main(rig: Rig) -> None:
+        async def look() -> None:
+            if rig.away:
+                raise Unavailable("the store does not answer")
+
+        rig.log.look = look
+        rig.away = True
+        rig.follow(3, whole=False)
+        remote = rig.remote(3)
+        rig.log.join(remote)
+        with pytest.raises(Unavailable, match="store"):
+            await asyncio.wait_for(rig.log.promote(remote), 30)
+        rig.log.leave(remote)
+        with pytest.raises(Unavailable, match="store"):
+            await asyncio.wait_for(rig.log.hand_over(Configuration(0, (2,), coordinator=2, incarnation=22)), 30)
+        await asyncio.wait_for(rig.reach(rig.log.append(b"a"), Level.STABLE), 1)
+        assert rig.log.serving() and rig.log.replica_ids == (1, 2)
+
+    run(main, standbys=(2,))
+
+
+def test_nothing_is_handed_over_to_a_copy_that_has_been_left_out_or_is_slow() -> None:
+    async def main(rig: Rig) -> None:
+        rig.cut(2)
+        rig.log.append(b"a")
+        with pytest.raises(Unavailable, match="left out"):
+            await rig.log.hand_over(Configuration(0, (2,), coordinator=2, incarnation=22))
+        rig.away = True
+        rig.cut(3)
+        rig.log.append(b"b")
+        with pytest.raises(Unavailable, match="stable"):
+            await rig.log.hand_over(Configuration(0, (3,), coordinator=3, incarnation=33))
+        rig.away = False
+        rig.heal(3)
+        await rig.reach(rig.log.append(b"c"), Level.STABLE)
+        assert rig.configuration.coordinator == 1
+
+    run(main)
+
+
 def test_a_standby_takes_over_with_its_own_log_and_the_others_are_brought_to_it() -> None:
     async def main(rig: Rig) -> None:
         for number in range(5):

@@ -1,0 +1,71 @@
+"""Nodes that do not reach the coordination store, or hear from it what has become of them: nothing stops for long that could have gone on."""
+
+import asyncio
+
+import pytest
+
+from sofs.errors import SofsError, Unavailable
+from tests.simulation.cluster.world import World
+from tests.simulation.hosts import Hosts
+from tests.simulation.test_hosts import cluster
+
+
+def test_a_copy_that_comes_back_while_the_coordinator_is_cut_off_from_the_store_holds_nothing_up() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        other.pause()
+        while len(hosts.holders()) == 2:
+            await asyncio.sleep(0.1)
+        one.line.up = False
+        other.resume()
+        for _ in range(20):
+            await hosts.write(within=2.0)
+            await asyncio.sleep(1)
+        one.line.up = True
+        await hosts.in_sync(2)
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_volume_is_not_handed_over_while_its_coordinator_is_cut_off_from_the_store() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        one.line.up = False
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(20):
+                await one.ask(lambda node: node.host.move("v", other.name))
+        await hosts.write(within=1.0)
+        one.line.up = True
+        await one.ask(lambda node: node.host.move("v", other.name))
+        await hosts.served(by=other)
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_who_learns_from_the_store_that_it_was_deposed_says_so_to_whoever_waits() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        assert one.node is not None
+        hosted = one.node.host.named("v")
+        volume, log = hosted.where.local, hosted.opened_store().log
+        assert volume is not None
+        seen: list[bool] = []
+        hosted.where.on_change(lambda: seen.append(volume.failed) if hosted.where.local is None else None)
+        world.network.partition(one.name, other.name)
+        one.line.up = False  # so that it cannot leave the other out
+        waiting = one.ask(lambda node: log.reach(log.append(b"", reserved=True)))
+        ended = asyncio.ensure_future(waiting)
+        await hosts.served(by=other)
+        one.line.up = True
+        with pytest.raises(SofsError):
+            await asyncio.wait_for(ended, 5)
+        assert hosted.where.local is None and seen and all(seen), "not as after a planned move, of which everything has been answered"
+
+    cluster(2, main)
