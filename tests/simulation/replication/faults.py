@@ -19,7 +19,12 @@ class GroupFaults(whole.Faults):
         super().__init__(group, NAMES)  # type: ignore[arg-type]
         if "kill-coordinator" not in self.names and self.random.chance(0.5):
             self.names.append("kill-coordinator")
+        self.pace = (0.15, 0.4, 1.0)[self.random.below(3)]
         self.group = group
+
+    def some_time(self, average: float) -> Awaitable[None]:
+        # Promises are shorter here than in whole clusters, and so is everything else.
+        return super().some_time(average * 0.35)
 
     async def _one(self, name: str) -> None:
         fault = OWN.get(name) or whole.FAULTS[name]

@@ -80,8 +80,8 @@ class Member:
         self.follower: Follower | None = None
         self.log: ReplicatedLog | None = None
         self.own: Own | None = None
-        self.ready = False
-        """The log has been established."""
+        self.ready = self.broken = False
+        """The log has been established; it was taken over by a replica whose memory was broken."""
         self.disks = 1
         self._interconnect = NetworkInterconnect(
             ports.clock,
@@ -327,6 +327,7 @@ class Member:
 
     async def _lead(self, configuration: Configuration, broken: bool) -> None:
         assert self.follower is not None and self.own is not None
+        self.broken = broken
         lead = self.follower.retire()
         self._service.remove(self.follower.id)
         self.follower = None
