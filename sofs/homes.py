@@ -39,7 +39,7 @@ ANSWER_S = 120.0
 RELEASE_S, LOST_S = 15.0, 1.0
 """What a home may take to let a group go, and one that has lost the group's address."""
 TURN_S = 1.0
-"""After so long the first in line adopts a group whose home is gone, then the next ..."""
+"""After so long the first in line adopts a group whose home is gone, then the next ...; after `LOOK_S` one whose home is known to have ended."""
 LOOK_S = 0.25
 AGAIN_S = 0.01
 """Before a COMPOUND is offered to its home once more; each time twice as long, up to `LOOK_S`."""
@@ -93,6 +93,7 @@ class Homes:
         self._interconnect.serve(FORWARD, self._forwarded)
         self._interconnect.serve(CLOSED, self._closed)
         self._interconnect.serve(RELEASE, self._asked_to_release)
+        self._processes.on_dead(lambda node, incarnation: self._groups.forget(incarnation))
         self._see(await self._listing())
         node = self._interconnect.node
         if not any(record.id == node for record in self._records.values()):
@@ -258,20 +259,30 @@ class Homes:
         key = keys.group(wanted.id)
         try:
             result = await self._registry.store.transact([Condition(key, revision)], [Put(key, wanted.encode())])
-            if result.done:
-                self._note(wanted, result.revision)
-                return True
         except OutcomeUnknown as error:
             log.info("nfs.group_unknown", group=wanted.number, reason=str(error))
+            return await self._find_out(key, revision, wanted)
+        if result.done:
+            self._note(wanted, result.revision)
+        else:
+            await self._look_again(wanted)
+        return result.done
+
+    async def _find_out(self, key: str, revision: int, wanted: GroupRecord) -> bool:
+        """What has become of a change. As long as nothing has, it may yet be made; so another one takes its place, which changes nothing but the tenure."""
         while True:
             try:
                 entry = await self._registry.store.get(key)
-            except Unavailable:
+                if entry is None:
+                    return False
+                found = GroupRecord.decode(entry.value)
+                if entry.revision != revision:
+                    self._note(found, entry.revision)
+                    return entry.value == wanted.encode()
+                barrier = structs.replace(found, tenure=found.tenure + 1)
+                await self._registry.store.transact([Condition(key, revision)], [Put(key, barrier.encode())])
+            except (Unavailable, OutcomeUnknown):
                 await self._clock.sleep(TURN_S)
-                continue
-            if entry is not None:
-                self._note(GroupRecord.decode(entry.value), entry.revision)
-            return entry is not None and entry.value == wanted.encode()
 
     def _check_shut_out(self, record: GroupRecord, incarnation: int) -> None:
         """Raises `Fenced` where this process was a home of the group that others have shut out: it has to be started again."""
@@ -329,7 +340,8 @@ class Homes:
             self._since.pop(record.number, None)
             return
         now = self._clock.monotonic()
-        if now - self._since.setdefault(record.number, now) > TURN_S * (1 + self._place(record)):
+        turn = LOOK_S if self._processes.ended(NodeId(record.node), record.incarnation) else TURN_S
+        if now - self._since.setdefault(record.number, now) > turn * (1 + self._place(record)):
             await self.adopt(record.id)
 
     def _place(self, record: GroupRecord) -> int:

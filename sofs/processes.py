@@ -4,7 +4,7 @@ Nobody can be sure that a process has ended that does not answer, unless its sup
 its place wherever the former one is shut out first (fenced), and for nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sofs.cluster import Incarnation, Interconnect, NodeId
 from sofs.cluster.membership import Membership
@@ -22,6 +22,10 @@ class Processes:
         """Also those that have ended, as long as this process remembers."""
         membership.on_change(self._remember)
         self._remember()
+
+    def on_dead(self, call: Callable[[NodeId, Incarnation], None]) -> None:
+        """Calls with every process that becomes known to have ended."""
+        self._membership.on_dead(call)
 
     @property
     def me(self) -> tuple[NodeId, Incarnation]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.v4.clients import group_of
 from gateways.nfs.v4.status import Status
-from sofs.coordination import keys
-from sofs.errors import Fenced
+from sofs.coordination import OutcomeUnknown, keys
+from sofs.errors import Fenced, Unavailable
 from sofs.records import GroupRecord
 from sofs.volume.api import Binding, ListClients
 from tests.protocol import nfs4_ops as op
@@ -590,5 +591,45 @@ def test_a_retransmission_of_version_3_at_another_node_is_answered_once(tmp_path
         assert (await second.nfs("MKDIR", making, xid=78)).status == 17, "EXIST"
         for client in (first, second):
             await client.close()
+
+    run(tmp_path, scenario)
+
+
+class Uncertain:
+    """A store that once loses the answer to a change of a group: before it is made (and it is made later, if it still can be), or after."""
+
+    def __init__(self, store: Any, made: bool) -> None:
+        self._store, self._made = store, made
+        self.lost: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def transact(self, conditions: Any, changes: Any) -> Any:
+        if not self.lost and changes and changes[0].key.startswith(keys.GROUPS):
+            self.lost.append((conditions, changes))
+            if self._made:
+                await self._store.transact(conditions, changes)
+            raise OutcomeUnknown("the connection broke")
+        return await self._store.transact(conditions, changes)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_change_of_home_whose_outcome_is_unknown_is_settled_before_anybody_goes_on(tmp_path: Path, made: bool) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root, group = await client.root(), one.group
+            store = one.homes._registry.store = Uncertain(nodes.store, made)
+            if made:
+                await one.homes.hand_over(one.number, two.number)
+                await two.home_of(group)
+            else:
+                with pytest.raises(Unavailable):
+                    await one.homes.hand_over(one.number, two.number)
+                await one.home_of(group)
+                assert not (await nodes.store.transact(*store.lost[0])).done, "what was under way cannot be made any more"
+            await client.done(op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
+            assert (await record(nodes, one.number)).node == (two if made else one).number
 
     run(tmp_path, scenario)
