@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.v4.clients import group_of
 from gateways.nfs.v4.status import Status
-from sofs.coordination import OutcomeUnknown, keys
+from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
 from sofs.records import GroupRecord
 from sofs.volume.api import Binding, ListClients
@@ -631,5 +632,44 @@ def test_a_change_of_home_whose_outcome_is_unknown_is_settled_before_anybody_goe
                 assert not (await nodes.store.transact(*store.lost[0])).done, "what was under way cannot be made any more"
             await client.done(op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
             assert (await record(nodes, one.number)).node == (two if made else one).number
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_who_waits_at_a_home_that_has_lost_its_group_asks_the_new_one(tmp_path: Path, forwarded: bool) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root, group = await client.root(), one.group
+        if forwarded:
+            await goes_to(client, two)
+        route = one.routes.get(nodes.volume.id)
+        assert route is not None
+        before, stuck = route.call, asyncio.Event()
+
+        def call(asked: Any, token: Any, by: Binding) -> Any:
+            if type(asked).__name__ == "Make":
+                stuck.set()
+                return asyncio.get_running_loop().create_future()
+            return before(asked, token, by)
+
+        route.call = call  # type: ignore[assignment,method-assign]
+        whole = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
+        asking = asyncio.create_task(client.transport.compound(whole, 2))
+        await asyncio.wait_for(stuck.wait(), 10)
+        found = await record(nodes, one.number)
+        moved = structs.replace(found, node=two.number, incarnation=two.incarnation, fences=(one.incarnation,), tenure=found.tenure + 1)
+        await nodes.store.transact([], [Put(keys.group(one.number), moved.encode())])
+        if forwarded:
+            assert (await asking).status == 0
+        else:
+            with pytest.raises(ConnectionError):
+                await asking
+            await goes_to(client, two)
+            assert (await send(client, whole)).status == 0
+        await two.home_of(group)
+        assert await names_in(client, root) == [b"d"]
+        await client.transport.close()
 
     run(tmp_path, scenario)

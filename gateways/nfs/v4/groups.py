@@ -198,7 +198,8 @@ class Groups:
     # For other nodes
 
     async def forwarded(self, node: int, header: bytes, message: bytes, connect: Callable[[str, int], RemoteConnection]) -> Sequence[Buffer] | None:
-        """Carries out a COMPOUND that came to another node. None: this is not its group's home. `connect` makes what stands for a client's connection."""
+        """Carries out a COMPOUND that came to another node. None: this is not its group's home, or not any more, and it may have been carried out in part.
+        `connect` makes what stands for a client's connection."""
         group, number, port, peer = read_header(header)
         while group in self._coming:
             await self._next_turn()
@@ -208,7 +209,11 @@ class Groups:
         connection = self._remote.get((node, number))
         if connection is None:
             connection = self._remote[node, number] = connect(peer, port)
-        return await connection.carry_out(message, service)
+        answer = connection.carry_out(message, service)
+        stopped = asyncio.ensure_future(service.stopped.wait())
+        await asyncio.wait((answer, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return answer.result() if answer.done() else None
 
     def forget(self, node: int, connection: int | None = None) -> None:
         """A connection of another node's has ended, or all of them."""
@@ -314,6 +319,7 @@ class Groups:
         self.look_again()
         if service is not None:
             log.warning("nfs4.group_lost", group=group)
+            service.abandon()
             self._begin(service.stop())
 
     def described(self) -> dict[bytes, tuple[str, str]]:

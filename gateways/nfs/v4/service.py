@@ -123,6 +123,8 @@ class Service:
         self._timer: Timer | None = None
         self._recording = 0
         """Changes of records that are under way."""
+        self.stopped = asyncio.Event()
+        """What is still under way is never answered."""
         self._settled = False
         self._due = 0.0
         """When leases are to be looked at next, by the clock that also runs while the host sleeps."""
@@ -163,9 +165,10 @@ class Service:
         return not self._recording and not any(client.waiting or client.creating for client in self.clients.numbered.values())
 
     async def stop(self) -> None:
-        """Ends what runs in the background. Clients and sessions stay in their records."""
+        """Ends what is under way and in the background. Clients and sessions stay in their records."""
         if self._timer is not None:
             self._timer.cancel()
+        self.stopped.set()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -328,6 +331,12 @@ class Service:
             sessions = self._bound[connection] = set()
             connection.ended.append(partial(self._ended, connection))
         sessions.add(session)
+
+    def abandon(self) -> None:
+        """Another node is the home: who waits for an answer is to ask again, over another connection."""
+        for connection in list(self._bound):
+            if connection.busy:
+                connection.link.close("its group has another home")
 
     def _ended(self, connection: RpcConnection) -> None:
         for session in self._bound.pop(connection):
