@@ -3,6 +3,7 @@
 - What a client was told is committed is there, in its place, at every later coordinator; unless one took over whose memory was broken since no
   other answered: then all that is stable must still be there.
 - What was told to be stable is there for ever.
+- What was told to be committed is never cut off, not even for a moment.
 - In the moment of telling, and for ever after, every replica of the coordinator's configuration has the record: in its page cache, or on its disk.
 - At no moment do two processes serve.
 - A record has the same bytes wherever it is: one checksum for each (version, position), over the whole run and all disks, also of what was cut off later.
@@ -41,6 +42,8 @@ class Judge:
         """Committed, not stable, and gone with the memory of all replicas that answered."""
         self.checksums: dict[tuple[int, int], int] = {}
         self.leads = self.broken_leads = 0
+        self.forgetting = False
+        """A replica whose memory was broken has taken over, and does not serve yet: what it lacks will be cut off elsewhere."""
         self.gone = False
         """The disk of the last replica has failed: there is nothing left to hold anybody to."""
 
@@ -86,8 +89,14 @@ class Judge:
         self.lost += len(missing)
         if missing:
             self.recent.clear()
+        self.forgetting = False
         for number in missing:
             del self.committed[number]
+
+    def cut(self, entries: Sequence[Entry]) -> None:
+        """A follower cuts these off."""
+        told = [entry.number for entry in entries if self.committed.get(entry.number) == entry.lsn]
+        assert not told or self.forgetting, f"{told[:5]} were committed, and are cut off"
 
     def serve(self, serving: list[str]) -> None:
         assert len(serving) <= 1, f"{' and '.join(serving)} serve at once"

@@ -3,6 +3,7 @@
 An operation is a number, never used twice. A checkpoint is the list up to a mark, in the records beside the replica.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -50,8 +51,10 @@ async def store_checkpoint(records: Records, mark: Mark, entries: list[Entry]) -
 class NumberMachine:
     """`sofs.log.Machine`."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, on_cut: Callable[[Sequence[Entry]], None]) -> None:
+        """`on_cut` is told what is forgotten because the log was cut off before it."""
         self.records = records
+        self._on_cut = on_cut
         self.mark, self.entries = checkpoint_of(records)
         """The mark is that of the checkpoint."""
 
@@ -62,6 +65,7 @@ class NumberMachine:
         self.entries.append(Entry(lsn, number, address, length, checksum))
 
     def truncate(self, to: Lsn) -> None:
+        self._on_cut([entry for entry in self.entries if entry.lsn >= to])
         self.mark, self.entries = checkpoint_of(self.records)
         assert self.mark.lsn <= to, f"the checkpoint at {self.mark.lsn} holds what is cut off at {to}"
 

@@ -201,7 +201,7 @@ class Member:
         files, path = self.ports.files, f"/data/{id}"
         replica = LocalReplica(files, f"{path}/log", LOG_ID, id, SEGMENT)
         records = files.records(f"{path}/records", 1 << 30)
-        return Own(id, replica, records, NumberMachine(records))
+        return Own(id, replica, records, NumberMachine(records, self.judge.cut))
 
     def _follow(
         self, own: Own, configuration: Configuration, end: Mark, stable: Mark, tail: tuple[object, ...], whole: bool, promised: bool
@@ -328,6 +328,7 @@ class Member:
     async def _lead(self, configuration: Configuration, broken: bool) -> None:
         assert self.follower is not None and self.own is not None
         self.broken = broken
+        self.judge.forgetting |= broken
         lead = self.follower.retire()
         self._service.remove(self.follower.id)
         self.follower = None
@@ -463,7 +464,7 @@ class Member:
         await store_checkpoint(records, make.mark, make.entries)
         files.sync_directory(path)
         files.sync_directory("/data")
-        own = Own(make.id, LocalReplica(files, f"{path}/log", LOG_ID, make.id, SEGMENT), records, NumberMachine(records))
+        own = Own(make.id, LocalReplica(files, f"{path}/log", LOG_ID, make.id, SEGMENT), records, NumberMachine(records, self.judge.cut))
         self._follow(own, configuration, make.origin, make.origin, (), False, True)
         return Answer(b"")
 

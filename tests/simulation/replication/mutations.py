@@ -158,7 +158,7 @@ def acknowledge_what_is_not_known_to_be_common() -> AbstractContextManager[None]
 
     def ack(self: Follower, outcome: int) -> Ack:
         answer = former(self, outcome)
-        return msgspec.structs.replace(answer, common=self.end.lsn, synced=self._syncing.synced) if outcome == Result.DONE else answer
+        return msgspec.structs.replace(answer, common=self.end.lsn, synced=self.end.lsn) if outcome == Result.DONE else answer
 
     return _patched(Follower, "_ack", ack)
 
