@@ -290,6 +290,11 @@ class LocalVolume:
         """Its log has failed, or belongs to another coordinator by now: nothing is answered any more."""
         return self._log.failure is not None
 
+    @property
+    def failure(self) -> SofsError | None:
+        """Why it has `failed`; `Fenced` where another coordinator is in force."""
+        return self._log.failure
+
     def _not_now(self, by: Binding) -> SofsError:
         """Why nothing is answered: the log has failed, a restoration is under way, or whoever asks is shut out."""
         if (failure := self._log_failure()) is not None:

@@ -84,6 +84,8 @@ class Asker:
         """Called whenever a subscription has been answered, or refused because this process counts as dead."""
         self.idle: Callable[[], None] = lambda: None
         """Called when the last question has been answered."""
+        self.heard: Callable[[], None] = lambda: None
+        """Called with every answer, before whoever asked is told."""
         self._listening = False
         self._questions: dict[int, Question] = {}
         self._unsent: deque[Question] = deque()
@@ -208,6 +210,7 @@ class Asker:
         if found is None or (isinstance(found, SofsError) and not isinstance(found, Fenced)):
             self._refused(era)
         elif era == self.subscription:
+            self.heard()
             if not isinstance(found, SofsError):
                 self._note(found)
             self.subscribed(found if isinstance(found, Fenced) else None)
@@ -220,6 +223,7 @@ class Asker:
             self._refused(era)
             return
         self._pause_s = _SHORTEST_S
+        self.heard()
         if not isinstance(found, SofsError):
             self._note(found)
         elif era != question.era and not question.repeatable:

@@ -46,6 +46,8 @@ class RoutedVolume:
         self._local: LocalVolume | None = None
         self._handed_over: LocalVolume | None = None
         """It was well when it ceased to be served here: what it has not answered was not carried out, or is as if it had not been."""
+        self._former: LocalVolume | None = None
+        """It was served here until a moment ago, and nothing has been heard from the next coordinator yet: all gates are still this one's."""
         self._attended: LocalVolume | None = None
         """Whose upcalls are heard."""
         self._served = False
@@ -60,6 +62,7 @@ class RoutedVolume:
             self._asker.other_verifier = self._other_verifier
             self._asker.subscribed = self._subscribed
             self._asker.idle = self._settle
+            self._asker.heard = self._reached
             self._far = RemoteVolume(self._asker, clock)
             self._far.tell = self._tell
         where.on_change(self._moved)
@@ -113,9 +116,14 @@ class RoutedVolume:
 
     def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
         """Once a local volume is lost, replies of its own are never told; what was forwarded was committed when it was answered."""
-        local = self._local
+        local, former = self._local, self._former
         if local is not None:
             local.when(gate, level, send)
+        elif former is not None:
+            if former is self._handed_over and isinstance(former.failure, Fenced):
+                send()  # all of it was stable before it was handed over
+            else:
+                former.when(gate, level, send)
         elif self._asker is not None:
             self._far.when(gate, level, send)
 
@@ -170,6 +178,7 @@ class RoutedVolume:
         if local is not former:
             self._go_local(None)
         if former is not None and local is not former:
+            self._former = former if self._asker is not None else None
             if former.failed:
                 self._lost(self)
             else:
@@ -192,6 +201,10 @@ class RoutedVolume:
         """Nothing that was forwarded is under way any more."""
         if self._where.local is not None and self._local is None:
             self._go_local(self._where.local)
+
+    def _reached(self) -> None:
+        """The next coordinator answers: what it says rests on its own gates."""
+        self._former = None
 
     def _attend(self, local: LocalVolume) -> None:
         if local is self._attended:
@@ -242,12 +255,14 @@ class RoutedVolume:
 
     async def _follow(self, local: LocalVolume, waiting: Awaitable[R], again: Callable[[], Awaitable[R]]) -> R:
         try:
-            return await waiting
+            answer = await waiting
+            if not local.failed or local is self._handed_over:
+                return answer
         except SofsError as error:
             if self._stays(local) or (local is self._handed_over and not isinstance(error, Unavailable)):
                 raise
         if local.failed and local is not self._handed_over:
-            # It may have been carried out, and its client's connection is being closed.
+            # It may have been carried out, or rest on what is lost, and its client's connection is being closed.
             await asyncio.get_running_loop().create_future()
         return await again()
 

@@ -511,6 +511,46 @@ def test_what_waits_is_asked_elsewhere_though_the_volume_has_ended_before_it_can
     run(scenario)
 
 
+def test_nothing_is_told_that_rests_on_a_log_which_has_failed() -> None:
+    async def scenario(rig: FarRig) -> None:
+        near = rig.between.near
+        holder = rig.smb(b"f")
+        rig.lock(holder.open, 0, 10)
+        mine: Any = near.call(rig.smb_request(b"f"), None, OWN)
+        waiting = asyncio.ensure_future(_asked(near.call(Lock(mine.open, 0, 10, True, wait=True), None, OWN)))
+        await asyncio.sleep(0.1)
+        told: list[str] = []
+        rig.local.call(Unlock(holder.open, 0, 10), None, SMB)  # the lock is had in the moment in which the log fails
+        made: Any = near.call(_make(b"lost"), None, OWN)
+        near.when(made.gate, Level.COMMITTED, lambda: told.append("before"))
+        rig.store.log.abandon(Fenced("another configuration is in force"))
+        rig.between.where[0].served(None)
+        near.when(made.gate, Level.COMMITTED, lambda: told.append("committed"))
+        near.when(made.gate, Level.STABLE, lambda: told.append("stable"))
+        await asyncio.sleep(1)
+        assert told == [] and not waiting.done() and rig.between.lost == [near]
+        waiting.cancel()
+        await reopened(rig, orderly=False)
+
+    run(scenario)
+
+
+def test_what_was_answered_just_before_a_move_is_told_when_it_is_stable() -> None:
+    async def scenario(rig: FarRig) -> None:
+        near = rig.between.near
+        made: Any = near.call(_make(b"kept"), None, OWN)
+        told: list[Level] = []
+        rig.between.where[0].served(None)
+        near.when(made.gate, Level.COMMITTED, lambda: told.append(Level.COMMITTED))
+        near.when(made.gate, Level.STABLE, lambda: told.append(Level.STABLE))
+        assert told == []
+        await reopened(rig)
+        assert told == [Level.COMMITTED, Level.STABLE]
+        await _asked(near.call(Lookup(SUPER, ROOT, (b"kept",)), None, OWN))
+
+    run(scenario)
+
+
 def test_a_coordinator_whose_log_has_failed_tells_nobody_of_its_disk() -> None:
     async def scenario(rig: FarRig) -> None:
         opened = rig.smb(b"f")
