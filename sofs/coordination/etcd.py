@@ -234,6 +234,9 @@ class EtcdStore:
             raise Unavailable("etcd cannot be reached") from error
         try:
             return await self._send(call, channel)
+        except asyncio.CancelledError:
+            self.fail_over(channel)
+            raise
         except ConnectionResetError as error:
             raise OutcomeUnknown(str(error)) from error
         except rpc.AioRpcError as error:

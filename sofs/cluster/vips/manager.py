@@ -30,6 +30,7 @@ ANSWER_S = 1.0
 SETTLE_S = 5.0
 """For so long an address must belong elsewhere before it moves there for the balance alone."""
 ADOPT_S = 5.0
+LEAVE_S = 5.0
 ANNOUNCE_AT_S = (0.0, 0.2, 1.0)
 """After an address was set: a single announcement may be lost, and a neighbour's answer to an old question may come after it."""
 PROMISE, HELLO = "vips.promise", "vips.hello"
@@ -176,7 +177,8 @@ class Vips:
         except SofsError as error:
             log.warning("vips.leaving_untold", reason=str(error))
         self.look()
-        await asyncio.gather(*self._working.values(), return_exceptions=True)
+        if self._working:
+            await asyncio.wait(list(self._working.values()), timeout=LEAVE_S)  # a store that is away must not keep a node from stopping
 
     def stay(self) -> None:
         """The opposite."""
@@ -185,9 +187,10 @@ class Vips:
     async def close(self) -> None:
         """Leaves, and ends. What the store cannot be told now, it learns when the lease runs out."""
         await self.leave()
-        for task in self._tasks:
+        ending = [*self._tasks, *self._working.values()]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         for address in list(self._held):
             self._drop(address)
         lease, self._lease = self._lease, None
@@ -390,7 +393,7 @@ class Vips:
         if wished != belongs:
             self._wishes[record.address] = (belongs, now)
             return False
-        return now - since >= SETTLE_S
+        return now - since >= SETTLE_S and self._store_answers
 
     def _begin(self, address: str, work: Coroutine[Any, Any, None]) -> None:
         async def do() -> None:
@@ -417,10 +420,11 @@ class Vips:
         self._claiming += 1
         try:
             try:
-                done = (await self._store.transact([condition], [Put(key, self._me.encode(), lease.id)])).done
-            except OutcomeUnknown:
+                async with asyncio.timeout(ANSWER_S):
+                    done = (await self._store.transact([condition], [Put(key, self._me.encode(), lease.id)])).done
+            except (OutcomeUnknown, TimeoutError):
                 done = False
-            entry = await self._store.get(key)
+            entry = await self._read(key)
         finally:
             self._claiming -= 1
         if entry is None:
@@ -430,6 +434,15 @@ class Vips:
         if entry.value == self._me.encode() and self._counts(address):
             log.info("vip.claimed", address=address, from_the_dead=found is not None, by_reading=not done)
             await self._take(record)
+
+    async def _read(self, key: str) -> Entry | None:
+        """What the store says, however long it is away: until then a claim may have been made, and nobody can be promised anything."""
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    return await self._store.get(key)
+            except (Unavailable, TimeoutError):
+                await self._clock.sleep(0.1)
 
     async def _take(self, record: VipRecord) -> None:
         """Is the holder: lets clients in there."""
@@ -492,6 +505,9 @@ class Vips:
         try:
             if (await self._store.transact([Condition(key, found.revision)], [Delete(key)])).done and self.holders.get(address) == found:
                 del self.holders[address]
+        except Unavailable:
+            del self._given[address]  # certainly not done: it is taken back until the store is there
+            raise
         except OutcomeUnknown:
             pass  # the watch tells; if it was not done, it is done the next time
         log.info("vip.given", address=address, to=f"{to:016x}")
