@@ -33,8 +33,12 @@ _CANCELLED = 200
 """Cancelled timers that may lie about before they are swept out."""
 
 
+_ROUNDS = 200_000
+"""In one moment: whoever needs more goes round in circles."""
+
+
 class Deadlock(Exception):
-    """Nothing is scheduled, but the main task still waits."""
+    """Nothing is scheduled, but the main task still waits; or what is scheduled lets no time pass."""
 
 
 class _Future(asyncio.Future[Any]):
@@ -73,6 +77,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._rounds = 0
+        """Since time last moved on."""
         self._cancelled = 0
         """Timers since they were last swept out."""
         self.numbers = count(1)
@@ -137,6 +143,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def _run_once(self) -> None:
         """One round: what is ready, after the clock has been moved on to the next timer if nothing is."""
         ready, timers = self._ready, self._timers
+        self._rounds += 1
+        if self._rounds > _ROUNDS:
+            raise Deadlock(f"time stands still, while {ready[0] if ready else timers[0][2]} runs over and over")
         if not ready:
             if self._stopping:  # type: ignore[attr-defined]
                 return
@@ -146,6 +155,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 raise Deadlock("nothing is scheduled")
             if timers[0][0] > self._now:
                 self._now = timers[0][0]
+                self._rounds = 0
         while timers and timers[0][0] <= self._now:
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):

@@ -106,13 +106,6 @@ def _powers(*workloads: str) -> Shape:
     return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=("kill", "power-loss-of-all"), workloads=workloads)
 
 
-def _obeys_everybody(original: Any) -> Any:
-    def _refusal(self: Follower, version: int) -> Any:
-        return original(self, max(version, self.version))
-
-    return _refusal
-
-
 def _says_all_is_synced(original: Any) -> Any:
     def _ack(self: Follower, outcome: int) -> Any:
         ack = original(self, outcome)
@@ -123,10 +116,6 @@ def _says_all_is_synced(original: Any) -> Any:
 
 def _serves_for_ever(original: Any) -> Any:
     return lambda self: self.failure is None
-
-
-def _stands_at_once(original: Any) -> Any:
-    return lambda self, proof=False, broken=False: original(self, True, broken)
 
 
 def _takes_any_memory(original: Any) -> Any:
@@ -169,13 +158,11 @@ MUTATIONS: dict[str, Mutation] = {
     "acknowledge stable before the last replica has synced": Mutation(_powers("names", "trees"), [(Follower, "_ack", _says_all_is_synced)]),
     "count a replica that lacks something": Mutation(_kills("appends", "trees"), [(ReplicatedLog, "_lacks_nothing", _needs_nothing)]),
     "count a replica whose memory is broken": Mutation(_powers("appends", "slots"), [(standby, "is_unbroken", _always(True))]),
-    "change a configuration unconditionally": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)]),
+    "skip the fence of configurations": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)]),
     "forget the token of a forwarded request": Mutation(_kills("appends"), [(Tokens, "forwarded", _always(None))]),
-    "let a gateway that was shut out go on": Mutation(_partitions("slots", "appends"), [(Gateways, "check", _always(None))]),
-    "promise nothing": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))]),
+    "skip the fence of gateways": Mutation(_partitions("slots", "appends"), [(Gateways, "check", _always(None))]),
+    "promise nothing, and so take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))]),
     "serve after the promise": Mutation(_partitions("appends", "ring"), [(ReplicatedLog, "serving", _serves_for_ever)]),
-    "skip the fence": Mutation(_partitions("appends", "names"), [(Follower, "_refusal", _obeys_everybody)]),
-    "take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "stand", _stands_at_once)]),
     "take over with any memory": Mutation(_powers("appends", "names"), [(Follower, "stand", _takes_any_memory)]),
     "truncate the log and not the machine": Mutation(_kills("appends", "names"), [(Follower, "_cut", _cuts_the_log_only)]),
     "change the verifier at every start": Mutation(

@@ -38,9 +38,8 @@ class Caught(NamedTuple):
 def broken(mutation: Mutation) -> Iterator[None]:
     with ExitStack() as stack:
         for place, name, make in mutation.changes:
-            original = inspect.getattr_static(place, name)
-            changed: Any = make(original.__func__ if isinstance(original, staticmethod | classmethod) else original)
-            stack.enter_context(patch.object(place, name, changed))
+            changed: Any = make(inspect.getattr_static(place, name, None))
+            stack.enter_context(patch.object(place, name, changed, create=True))
         yield
 
 
