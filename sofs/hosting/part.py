@@ -70,9 +70,6 @@ class Part:
         """The configuration that was seen last, and since when."""
         self._acted = 0
         """The newest version in which this node, named as coordinator, has begun to write."""
-        self._unknown: Configuration | None = None
-        """A configuration that names this node, of which it is not known whether it has been put in force, or will be. Until that is known its replica
-        stands aside: what it promised meanwhile it would not keep."""
         self._failed_copies: set[int] = set()
         """Replicas here whose disk failed while this node coordinated: it is yet to leave the volume to others."""
         self._noted: tuple[VolumeRecord, ConfigurationRecord] | None = None
@@ -171,7 +168,6 @@ class Part:
         if configuration is not None:
             node, incarnation = NodeId(configuration.coordinator), Incarnation(configuration.incarnation)
             self.hosted.where.moved(Coordinator(node, incarnation, configuration.version))
-        self._see_who_won(configuration)
         facts = self._facts(configuration)
         decision = decide(facts)
         self.role = decision.role
@@ -189,17 +185,6 @@ class Part:
         self.reason = ""
         until = max(decision.until - facts.now, 0.01) if decision.until else None
         return min(REOPEN_S, until or REOPEN_S) if self._retry else until
-
-    def _see_who_won(self, configuration: ConfigurationRecord | None) -> None:
-        """Has the replicas here follow again if another configuration has taken the place of the one that this node had proposed."""
-        site, unknown = self._site, self._unknown
-        if unknown is None or configuration is None or configuration.version < unknown.version:
-            return
-        if (configuration.coordinator, configuration.incarnation) != (site.node, site.incarnation):
-            self._unknown = None
-            for standby in self.standbys.values():
-                if standby.follower.standing:
-                    standby.follower.resume(as_configuration(configuration))
 
     def _note(self, store: Store, configuration: ConfigurationRecord) -> None:
         """Has the volume keep who counts in its own records, for `sofs cluster recover`."""
@@ -310,7 +295,7 @@ class Part:
         named = [standby for standby in self.standbys.values() if standby.id in configuration.replicas]
         if len(named) > 1 and len(named) == len(configuration.replicas):
             return await self._open_here(configuration)
-        lead = max(named, key=lambda standby: (standby.follower.standing, _fitness(standby)), default=None)
+        lead = max(named, key=_fitness, default=None)
         if lead is None:
             if configuration.coordinator == facts.node and any(other.unbroken for other in (await self._ask(configuration))[0]):
                 # Somebody who has everything can serve it. Without that, what is here may be needed yet.
@@ -324,9 +309,8 @@ class Part:
         if not unbroken and (waits := await self._waits_for(configuration, lead)):
             self._failed(waits)
             return 2 * RETRY_S
-        resuming = self._unknown is not None and lead.follower.standing
         proof = self._nobody_serves(configuration, facts, lead)
-        if not resuming and not lead.follower.stand(proof, broken=not lead.follower.whole):
+        if not lead.follower.stand(proof, broken=not lead.follower.whole):
             return max(lead.follower.promised_until - self._site.clock.boottime(), 0.01)
         taken = await self._win(configuration, lead)
         if taken is None:
@@ -351,25 +335,25 @@ class Part:
         current = as_configuration(configuration)
         mine = (site.node, site.incarnation)
         if (current.coordinator, current.incarnation) == mine and current.version > self._acted:
-            self._acted, self._unknown = current.version, None
+            self._acted = current.version
             return current  # a planned move: the former coordinator has put it in force
         replicas = tuple(id for id in current.replicas if self._stays(id, current.coordinator, lead.id))
-        wanted = self._unknown or Configuration(current.version + 1, replicas, False, *mine)
+        wanted = Configuration(current.version + 1, replicas, False, *mine)
         try:
             await changer(site, record.id)(wanted)
         except Unavailable as error:
-            # It may have been made, or may yet be, and to try again does no harm.
-            self._unknown = wanted
-            log.info("takeover.not_known", volume=record.name, version=wanted.version, reason=str(error))
+            # It is not in force, and never will be: what may yet be made is waited for (`Registry.change_configuration`). So whatever is promised from
+            # now on can be kept; and a coordinator that lives after all must not be kept from serving while the store is away.
+            log.info("takeover.not_made", volume=record.name, version=wanted.version, reason=str(error))
+            lead.follower.resume(current)
             return None
         except Fenced as error:
-            self._unknown = None
             log.info("takeover.not_won", volume=record.name, version=wanted.version, reason=str(error))
             with suppress(SofsError):
                 current = await reader(site, record.id)()
             lead.follower.resume(current)
             return None
-        self._acted, self._unknown = wanted.version, None
+        self._acted = wanted.version
         return wanted
 
     def _stays(self, replica: int, former: int, lead: int) -> bool:

@@ -69,3 +69,21 @@ def test_who_learns_from_the_store_that_it_was_deposed_says_so_to_whoever_waits(
         assert hosted.where.local is None and seen and all(seen), "not as after a planned move, of which everything has been answered"
 
     cluster(2, main)
+
+
+def test_a_coordinator_that_stood_still_while_the_store_is_away_goes_on() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, _ = hosts.machines
+        await hosts.in_sync(2)
+        await asyncio.sleep(2)  # the standby has read that it counts
+        for machine in hosts.machines:
+            machine.line.up = False
+        one.pause()
+        await asyncio.sleep(6)
+        one.resume()
+        for _ in range(10):
+            await hosts.write(within=6.0)
+            await asyncio.sleep(1)
+        await hosts.verify()
+
+    cluster(2, main)
