@@ -67,6 +67,9 @@ class Watchman:
             local = volume.local
             if local is None:
                 self._known.pop(volume, None)
+                for (id, _), task in list(self._tasks.items()):
+                    if id == volume.id:
+                        task.cancel()  # it may never be answered; whoever coordinates next fences for itself
                 continue
             if self._known.get(volume) is not local:
                 self._known[volume] = local
