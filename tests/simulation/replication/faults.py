@@ -62,9 +62,23 @@ async def kill_coordinator(faults: whole.Faults) -> None:
         await faults.restart(machine, 1.0)
 
 
-OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup, "kill-coordinator": kill_coordinator}
+async def cut_from_one(faults: whole.Faults) -> None:
+    """The coordinator reaches one of the others, but neither the other nor the store: it goes on sending, and cannot leave anybody out."""
+    assert isinstance(faults, GroupFaults)
+    one = faults.group.serving() or faults.important()
+    others = [machine for machine in faults.group.machines if machine is not one]
+    other = others[faults.random.below(len(others))]
+    faults.world.network.partition(one.name, other.name)
+    one.line.up = False
+    await faults.some_time(10.0)
+    faults.world.network.heal(one.name, other.name)
+    one.line.up = True
+
+
+OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup, "kill-coordinator": kill_coordinator, "cut-from-one": cut_from_one}
 COSTLY = {"disk-hiccup", "power-loss", "power-loss-of-all"}
 NAMES = (
+    "cut-from-one",
     "cut-off",
     "cut-pair",
     "disk-hiccup",

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import msgspec
-
 from sofs.log.configuration import LeaseSettings, Mark
 from sofs.log.copies import Copies
 from sofs.log.follower import Follower
@@ -152,17 +150,6 @@ def keep_what_differs() -> AbstractContextManager[None]:
     return _patched(Follower, "_compare", compare)
 
 
-def acknowledge_what_is_not_known_to_be_common() -> AbstractContextManager[None]:
-    """A follower answers with the end of its log."""
-    former = Follower._ack
-
-    def ack(self: Follower, outcome: int) -> Ack:
-        answer = former(self, outcome)
-        return msgspec.structs.replace(answer, common=self.end.lsn, synced=self.end.lsn) if outcome == Result.DONE else answer
-
-    return _patched(Follower, "_ack", ack)
-
-
 def take_over_without_memory() -> AbstractContextManager[None]:
     """A replica counts as whole after a loss of power."""
     former = Follower.__init__
@@ -244,7 +231,6 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
         acknowledge_before_the_last_replica,
         acknowledge_on_this_disk_alone,
         acknowledge_syncs_before_they_are_done,
-        acknowledge_what_is_not_known_to_be_common,
         count_promises_from_their_arrival,
         forget_a_promise_at_a_restart,
         go_on_while_a_lost_copy_still_counts,
