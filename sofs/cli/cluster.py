@@ -100,7 +100,11 @@ def evict(
     node: Annotated[str, typer.Argument(help="Name or id of the member that is lost for good.")],
     data: Data = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Although it says that it runs: you vouch that it never reaches disks and network again.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Although it says that it runs: you vouch that it never reaches disks and network again. Or although only it has a volume's log.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

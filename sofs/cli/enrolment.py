@@ -27,7 +27,7 @@ from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import Busy, ConfigError, InvalidArgument, NotFound, Unavailable
 from sofs.hosting.recovering import known_in_logs
 from sofs.node import open_etcd
-from sofs.records import ConfigurationRecord, DiskRecord
+from sofs.records import ConfigurationRecord, DiskRecord, VolumeRecord
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_tls import Tls
@@ -311,6 +311,11 @@ def evict_member(data: Path, wanted: str, force: bool) -> Enrolled:
             node = await find_member(store, wanted)
             if node == own.id and not force:
                 raise Busy("that is this node itself; stop it and use `sofs cluster leave`")
+            if (alone := await _only_there(store, node)) and not force:
+                raise Busy(
+                    f"only that node has a copy of the log of {', '.join(alone)}: evicted, it cannot bring that back. "
+                    "If its disks are lost for good, repeat this with --force"
+                )
             named = [
                 record.incarnation
                 for entry in (await store.range(keys.VOLUMES)).entries
@@ -322,6 +327,21 @@ def evict_member(data: Path, wanted: str, force: bool) -> Enrolled:
             return Enrolled(own.cluster, f"{node:016x}", barred.name)
 
     return _run(work)
+
+
+async def _only_there(store: Store, node: NodeId) -> list[str]:
+    """Names of the volumes of whose logs no copy that counts lies on another node's disk."""
+    disks = {disk.id for entry in (await store.range(keys.DISKS)).entries if (disk := DiskRecord.decode(entry.value)).node == node}
+    entries = (await store.range(keys.VOLUMES)).entries
+    counted = {
+        keys.id_of(entry.key): ConfigurationRecord.decode(entry.value).replicas for entry in entries if entry.key.endswith(keys.CONFIGURATION)
+    }
+    volumes = [VolumeRecord.decode(entry.value) for entry in entries if not entry.key.endswith(keys.CONFIGURATION)]
+    return [
+        volume.name
+        for volume in volumes
+        if (places := {replica.disk for replica in volume.replicas if replica.id in counted.get(volume.id, ())}) and places <= disks
+    ]
 
 
 async def find_member(store: Store, wanted: str) -> NodeId:

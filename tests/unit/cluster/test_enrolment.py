@@ -19,7 +19,7 @@ from sofs.coordination import Entry, Put, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.coordination.etcd import EtcdStore
 from sofs.errors import AccessDenied, Busy, ConfigError, InvalidArgument, NotFound
-from sofs.records import ConfigurationRecord, DiskRecord
+from sofs.records import ConfigurationRecord, DiskRecord, ReplicaRecord, VolumeRecord
 from sofs.runtime.ports import Connection
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
@@ -206,6 +206,12 @@ def test_nodes_leave_and_are_evicted(tmp_path: Path, etcd: Etcd) -> None:
     etcd.put(keys.configuration(1), ConfigurationRecord(version=1, replicas=(1,), coordinator=lost, incarnation=77).encode())
     with pytest.raises(NotFound, match="sofs node list"):
         enrolment.evict_member(one, "nobody", False)
+    etcd.put(keys.disk(6), DiskRecord(id=6, path="y", tier="ssd", pool="p", host="three", node=lost).encode())
+    replicas = (ReplicaRecord(id=1, disk=6), ReplicaRecord(id=2, disk=5))
+    etcd.put(keys.volume(1), VolumeRecord(id=1, name="alone", pool="p", policy="none", log_id=1, replicas=replicas).encode())
+    with pytest.raises(Busy, match="the log of alone"):
+        enrolment.evict_member(one, "three", False)
+    etcd.put(keys.configuration(1), ConfigurationRecord(version=2, replicas=(1, 2), coordinator=lost, incarnation=77).encode())
     enrolment.evict_member(one, "three", False)
     entries = etcd.entries()
     assert MemberRecord.decode(entries[keys.member(lost)].value).state == "evicted"
