@@ -204,15 +204,18 @@ class Node:
         changed = asyncio.Event()
         membership.on_change(changed.set)
         while True:
+            changed.clear()
             member = membership.members.get(membership.node)
             if member is not None and member.state == DRAINING:
-                await self._doors.hand_over_all()
-                stay = await self._host.hand_over_all()
+                try:
+                    await self._doors.hand_over_all()
+                    stay = await self._host.hand_over_all()
+                except SofsError as error:
+                    stay = [str(error)]
                 if stay:
-                    log.warning("node.not_drained", volumes=stay)
+                    log.warning("node.not_drained", stays=stay)
                     await asyncio.sleep(1)
                     continue
-            changed.clear()
             await changed.wait()
 
     def _fenced(self, reason: str) -> None:

@@ -10,10 +10,10 @@ from sofs.admin import api
 from sofs.assembly import Assembly
 from sofs.cluster import NodeId
 from sofs.cluster.membership import ACTIVE, DRAINING, Membership
-from sofs.cluster.vips import VipRecord, Vips
+from sofs.cluster.vips import HolderRecord, VipRecord, Vips
 from sofs.coordination import keys
 from sofs.errors import InvalidArgument, NotFound, NotSupported, Unavailable
-from sofs.records import MemberRecord
+from sofs.records import GroupRecord, MemberRecord
 
 DRAIN_S = 60.0
 """Until a node has handed over what it has."""
@@ -61,8 +61,11 @@ class Nodes:
         registry, view = self._assembly.registry, self._assembly.host.view
         names = {id: record.name for id, record in view.volumes.items()}
         left = [f"volume {names[id]}" for id in names if (await registry.configuration(id)).coordinator == node]
+        for entry in (await registry.store.range(keys.GROUPS)).entries:
+            if GroupRecord.decode(entry.value).node == node:
+                left.append(f"the NFS clients of group {keys.id_of(entry.key):016x}")
         for entry in (await registry.store.range(keys.VIPS)).entries:
-            if entry.key.endswith(keys.HOLDER) and f'"node":{node},'.encode() in entry.value:
+            if entry.key.endswith(keys.HOLDER) and HolderRecord.decode(entry.value).node == node:
                 left.append(f"address {keys.name_of(entry.key)}")
         return left
 
