@@ -113,6 +113,7 @@ class NfsGateway:
         for connection in list(self.server.connections):
             if connection.busy:
                 connection.close(f"volume {volume.name} has failed")
+        self.groups.begin_anew()
 
     def clients(self) -> dict[bytes, tuple[str, str]]:
         """Each NFSv4 client's protocol and address, by what volumes know it by (`Open.client`)."""

@@ -673,3 +673,38 @@ def test_who_waits_at_a_home_that_has_lost_its_group_asks_the_new_one(tmp_path: 
         await client.transport.close()
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_what_a_failed_volume_never_answers_is_asked_again(tmp_path: Path, forwarded: bool) -> None:
+    """The process lives on, and so does the group; the COMPOUND had been carried out, and waits for a gate that never opens."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await client.root()
+        file, state = await open_file(client, root, "f")
+        if forwarded:
+            await goes_to(client, two)
+        route = one.routes.get(nodes.volume.id)
+        assert route is not None
+        before, stuck = route.when, asyncio.Event()
+        route.when = lambda gate, level, send: stuck.set()  # type: ignore[method-assign]
+        whole = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
+        asking = asyncio.create_task(client.transport.compound(whole, 2))
+        await asyncio.wait_for(stuck.wait(), 10)
+        route.when = before  # type: ignore[method-assign]
+        one.nfs_gateway.give_up(route)
+        if forwarded:
+            assert (await asking).status == 0
+            client.used(15, 1)
+        else:
+            with pytest.raises(ConnectionError):
+                await asking
+            await goes_to(client, one)
+            assert (await send(client, whole)).status == 0
+        await client.done(op.putfh(file), op.write(state, 0, b"its stateid is good"))
+        assert await names_in(client, root) == [b"d", b"f"]
+        await client.transport.close()
+
+    run(tmp_path, scenario)

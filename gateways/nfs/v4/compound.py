@@ -276,12 +276,14 @@ class Compound:
     def _later(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         # Not with the connection's other work, which ends with it: the slot makes a repetition over another connection wait for this one's end.
         task = asyncio.get_running_loop().create_task(self._resume(outcome, result))
-        self.service.keep(task)
+        self.service.follow(task)
 
     async def _resume(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         try:
             answered = await result
         except Exception as error:
+            if self.service.stopped.is_set():
+                return
             refusal = error
             refused = outcome.refused if isinstance(outcome, Ask) and isinstance(error, SofsError) else None
 
@@ -292,6 +294,9 @@ class Compound:
 
             if self._step(give_up):
                 self.proceed()
+            return
+
+        if self.service.stopped.is_set():
             return
 
         def go_on() -> Outcome:
@@ -393,6 +398,8 @@ class Compound:
             self._volume.when(self._committed, Level.COMMITTED, send)
 
     def _send(self) -> None:
+        if self.service.stopped.is_set():
+            return  # its slot is another service's by now, which goes by what the volumes know
         if self.slot is not None:
             assert self.session is not None
             self.session.answered(self, self._pieces)

@@ -322,6 +322,14 @@ class Groups:
             service.abandon()
             self._begin(service.stop())
 
+    def begin_anew(self) -> None:
+        """A volume has failed under this process, which lives: what it was asked may never be answered, or is lost though it was. As after a new start, all
+        groups here go by what records and volumes know; requests wait until they do."""
+        for group, service in list(self.here.items()):
+            if service is not self.only:
+                self.give_up(group)
+                self.take(group, service.fences, self._tenures[group])
+
     def described(self) -> dict[bytes, tuple[str, str]]:
         """Each client's protocol and address, for operators."""
         found: dict[bytes, tuple[str, str]] = {}

@@ -120,6 +120,7 @@ class Service:
         self._waits: set[VolumeId] = set()
         """Volumes whose grace takes its whole time: nobody knows for whom it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._compounds: set[asyncio.Task[Any]] = set()
         self._timer: Timer | None = None
         self._recording = 0
         """Changes of records that are under way."""
@@ -165,7 +166,10 @@ class Service:
         return not self._recording and not any(client.waiting or client.creating for client in self.clients.numbered.values())
 
     async def stop(self) -> None:
-        """Ends what is under way and in the background. Clients and sessions stay in their records."""
+        """Ends what is under way and in the background. Clients and sessions stay in their records.
+
+        What COMPOUNDs have asked of volumes is not taken back: it may have been carried out, with its token, and is to stay so. They go no further.
+        """
         if self._timer is not None:
             self._timer.cancel()
         self.stopped.set()
@@ -179,6 +183,11 @@ class Service:
         """Sees to it that the task is not collected before its end."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def follow(self, task: "asyncio.Task[Any]") -> None:
+        """The same for the rest of a COMPOUND."""
+        self._compounds.add(task)
+        task.add_done_callback(self._compounds.discard)
 
     def begin(self, work: Any, what: str) -> None:
         """Runs a coroutine in the background; what it raises is logged."""
@@ -333,10 +342,11 @@ class Service:
         sessions.add(session)
 
     def abandon(self) -> None:
-        """Another node is the home: who waits for an answer is to ask again, over another connection."""
+        """Another service takes this one's place: who waits for an answer is to ask again, over another connection."""
+        self.stopped.set()
         for connection in list(self._bound):
             if connection.busy:
-                connection.link.close("its group has another home")
+                connection.link.close("its group has another home, or begins anew")
 
     def _ended(self, connection: RpcConnection) -> None:
         for session in self._bound.pop(connection):
