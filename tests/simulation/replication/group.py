@@ -140,7 +140,7 @@ class Group:
 
     async def watch(self) -> None:
         """Looks at who serves, at every moment as it were."""
-        while True:
+        while self.judge.wrong is None:
             self.check_one_serves()
             configuration = await self.configuration()
             member: Member | None = self.machines[max(configuration.coordinator - 1, 0)].node
@@ -149,6 +149,7 @@ class Group:
                 for lsn in self.judge.recent if in_force else ():
                     self.judge.all_have(lsn, Level.COMMITTED, configuration.replicas)
             await asyncio.sleep(0.01)
+        raise self.judge.wrong
 
     def check_one_serves(self) -> None:
         serving = [machine for machine in self.machines if machine.node is not None and machine.node.serves()]
@@ -268,7 +269,10 @@ async def _live(world: World, duration: float) -> Lived:
         task.cancel()
     await asyncio.wait(working)
     if not group.judge.gone:
-        await group.check_end()
+        ending = asyncio.ensure_future(group.check_end())
+        done, _ = await asyncio.wait([ending, watching], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     watching.cancel()
     judge = group.judge
     return Lived(len(judge.committed), judge.lost, judge.leads, judge.broken_leads, faults.counts, world.loop.time(), world.digest)

@@ -11,7 +11,8 @@
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sofs.errors import SofsError
@@ -42,10 +43,20 @@ class Judge:
         """Committed, not stable, and gone with the memory of all replicas that answered."""
         self.checksums: dict[tuple[int, int], int] = {}
         self.leads = self.broken_leads = 0
+        self.wrong: AssertionError | None = None
+        """What was found wrong where nobody could be told at once."""
         self.forgetting = False
         """A replica whose memory was broken has taken over, and does not serve yet: what it lacks will be cut off elsewhere."""
         self.gone = False
         """The disk of the last replica has failed: there is nothing left to hold anybody to."""
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What is wrong within is raised by whoever watches: here it would be the log that survives it."""
+        try:
+            yield
+        except AssertionError as error:
+            self.wrong = self.wrong or error
 
     def told(self, number: int, lsn: Lsn, level: Level, replicas: Sequence[int]) -> None:
         """A client has been answered by a coordinator whose configuration names these replicas."""

@@ -479,7 +479,8 @@ class Member:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def answer() -> None:
-            self.judge.told(number, lsn, level, log.replica_ids)
+            with self.judge.noting():
+                self.judge.told(number, lsn, level, log.replica_ids)
             if not done.done():
                 done.set_result(None)
 
@@ -496,7 +497,8 @@ class Member:
         entries = list(own.machine.entries)
 
         def answer() -> None:
-            self.judge.observed(entries, asked)
+            with self.judge.noting():
+                self.judge.observed(entries, asked)
             if not done.done():
                 done.set_result(None)
 
