@@ -6,6 +6,7 @@
 # make crash KILLS=N  kill -9 under verifying writers
 # make soak SEEDS=N   whole clusters in simulation, with every fault
 # make failover ROUNDS=N  a cluster of real processes, killed, stopped, cut off and robbed of etcd under verifying writers (root)
+# make mutations      production code broken on purpose, and how many seeds it takes to catch it
 # make fuzz N=…       every decoder of bytes from a network or a disk
 # make explore        the property tests with examples that nobody has tried yet
 #
@@ -26,7 +27,7 @@ TEST_PACKAGES = etcd-server smbclient libnfs-utils qemu-utils qemu-block-extra i
     fio xfsprogs attr acl strace keyutils samba-testsuite
 BENCH_PACKAGES = samba nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 util-linux
 
-.PHONY: run test lint conformance bench crash soak fuzz explore clean .venv
+.PHONY: run test lint conformance bench crash soak mutations fuzz explore clean .venv
 
 run: .venv/run-stamp
 	@exec $(BIN)/sofs quickstart $(ARGS)
@@ -56,6 +57,9 @@ soak: .venv/dev-stamp
 
 failover: .venv/dev-stamp .venv/test-packages-stamp
 	@$(BIN)/python -m tests.failover --rounds $(ROUNDS) $(ARGS)
+
+mutations: .venv/dev-stamp
+	@$(BIN)/python -m tests.simulation.cluster.mutations
 
 fuzz: .venv/dev-stamp
 	@$(BIN)/python -m tests.protocol.fuzz --inputs $(N)

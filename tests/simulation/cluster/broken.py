@@ -32,6 +32,8 @@ class Mutation(NamedTuple):
     """Where it is looked for."""
     changes: Sequence[tuple[Any, str, Make]]
     """A class or module, the name in it, and what makes the broken one of the original."""
+    slow: bool = False
+    """It takes minutes to be caught, so the tests leave it to `make mutations`."""
 
 
 def _always(value: Any) -> Make:
@@ -158,12 +160,12 @@ MUTATIONS: dict[str, Mutation] = {
     "acknowledge stable before the last replica has synced": Mutation(_powers("names", "trees"), [(Follower, "_ack", _says_all_is_synced)]),
     "count a replica that lacks something": Mutation(_kills("appends", "trees"), [(ReplicatedLog, "_lacks_nothing", _needs_nothing)]),
     "count a replica whose memory is broken": Mutation(_powers("appends", "slots"), [(standby, "is_unbroken", _always(True))]),
-    "skip the fence of configurations": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)]),
+    "skip the fence of configurations": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)], slow=True),
     "forget the token of a forwarded request": Mutation(_kills("appends"), [(Tokens, "forwarded", _always(None))]),
     "skip the fence of gateways": Mutation(_partitions("slots", "appends"), [(Gateways, "check", _always(None))]),
-    "promise nothing, and so take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))]),
+    "promise nothing, and so take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))], slow=True),
     "serve after the promise": Mutation(_partitions("appends", "ring"), [(ReplicatedLog, "serving", _serves_for_ever)]),
-    "take over with any memory": Mutation(_powers("appends", "names"), [(Follower, "stand", _takes_any_memory)]),
+    "take over with any memory": Mutation(_powers("appends", "names"), [(Follower, "stand", _takes_any_memory)], slow=True),
     "truncate the log and not the machine": Mutation(_kills("appends", "names"), [(Follower, "_cut", _cuts_the_log_only)]),
     "change the verifier at every start": Mutation(
         _kill("slots"), [(recovery, "next_incarnation", lambda original: lambda former, boot, unbroken, random: original(None, boot, False, random))]

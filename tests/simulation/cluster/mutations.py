@@ -64,9 +64,11 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(MUTATIONS), action="append", help="only this one; may be repeated")
     parser.add_argument("--most", type=int, default=1000, help="seeds that each may take")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="leave out those that take minutes")
     arguments = parser.parse_args()
-    names = arguments.only or sorted(MUTATIONS)
+    names = arguments.only or [name for name in sorted(MUTATIONS) if not (arguments.quick and MUTATIONS[name].slow)]
     missed = 0
+    # Each in a process of its own: what is patched there stays there.
     with ProcessPoolExecutor(arguments.jobs, initializer=quiet, max_tasks_per_child=1) as pool:
         for caught in pool.map(hunt, names, [arguments.most] * len(names)):
             missed += not caught.how
