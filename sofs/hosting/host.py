@@ -42,6 +42,8 @@ __all__ = ["Host"]
 
 log = structlog.get_logger("node")
 
+KNOWN_TRIES, KNOWN_AGAIN_S = 20, 0.1
+"""How long the other nodes are given to hear of a new volume, before they are asked for replicas in the course of things."""
 MOVE_S = 30.0
 """For so long whoever asks another node to hand a volume over waits."""
 
@@ -274,7 +276,11 @@ class Host:
         self.site.making.discard(part.hosted.record.id)
         if self.interconnect is not None:
             part.start()
-            await self.redundancy.provide(part)  # the replicas that belong on other nodes
+            for _ in range(KNOWN_TRIES):
+                await self.redundancy.provide(part)  # the replicas that belong on other nodes
+                if not self.redundancy.lacks(part):
+                    break
+                await self.clock.sleep(KNOWN_AGAIN_S)  # they may not have heard of the volume yet
         return part.hosted
 
     async def ensure_system(self) -> None:

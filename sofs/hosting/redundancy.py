@@ -104,7 +104,7 @@ class Redundancy:
             # Nobody waits for one whose copy takes an hour.
             self._begin([part for part in self._host.parts.values() if part.serving])
             await self._upkeep()
-            pause = SOON_S if any(self._lacks(part) for part in self._host.parts.values()) else INTERVAL_S
+            pause = SOON_S if any(self.lacks(part) for part in self._host.parts.values()) else INTERVAL_S
 
     def _begin(self, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -142,7 +142,8 @@ class Redundancy:
                 # A bug must not end the service, nor keep the other volumes from theirs.
                 log.exception("redundancy.broken", volume=part.hosted.record.name)
 
-    def _lacks(self, part: Part) -> bool:
+    def lacks(self, part: Part) -> bool:
+        """Whether a volume that is served here has fewer replicas than it should and could."""
         store = part.hosted.store
         return part.serving and store is not None and len(store.log.replica_ids) < self._wanted(part)
 
@@ -153,7 +154,7 @@ class Redundancy:
     async def _provide(self, part: Part) -> None:
         self._dismiss_evicted(part)
         refused: set[int] = set()
-        while self._lacks(part) and not self._stopping:
+        while self.lacks(part) and not self._stopping:
             if await self._take_back(part, refused) or await self._add(part):
                 continue
             return
@@ -270,7 +271,7 @@ class Redundancy:
     async def _forget_others(self, part: Part) -> None:
         """Takes replicas out of the volume's record that are not needed any more."""
         store, hosted = part.hosted.store, part.hosted
-        if store is None or not part.serving or self._lacks(part):
+        if store is None or not part.serving or self.lacks(part):
             return
         counted = store.log.replica_ids
         if all(replica.id in counted for replica in hosted.record.replicas):
