@@ -362,6 +362,17 @@ class Copies:
             raise
         self._fail(Fenced(f"handed over under configuration {wanted.version}"))
 
+    async def becomes_stable(self) -> bool:
+        """Whether all appended so far becomes stable. Where copies on other nodes are waited for they, or the coordination store that would leave
+        them out, may be away for long: then it is given up after L.
+        """
+        waiting = self.remotes.counted or self.remotes.leaving
+        try:
+            await asyncio.wait_for(self.sync(), self._settings.lease.promise_s if waiting else None)
+        except TimeoutError:
+            return False
+        return True
+
     def sync(self) -> Awaitable[None]:
         """Completes when all appended so far is stable. Raises `Unavailable` when the log fails first."""
         raise NotImplementedError

@@ -534,7 +534,7 @@ class ReplicatedLog(Copies):
         """
         if self.failure is None and self.end > FIRST:
             try:
-                await asyncio.wait_for(self._sync_and_note(), self._settings.lease.promise_s if self.remotes.counted else None)
+                await asyncio.wait_for(self._sync_and_note(), self._settings.lease.promise_s if self.remotes.counted or self.remotes.leaving else None)
             except TimeoutError:
                 self._logger.warning("log_closed_unstable", stable=self.stable, end=self.end)
         for task in tuple(self._tasks):

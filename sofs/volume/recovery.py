@@ -148,7 +148,7 @@ class Store:
                 let_go(opened)
 
     async def close(self) -> None:
-        """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay.
+        """Leaves everything stable and in a checkpoint, so that the next start has nothing to replay; as far as other nodes let it, for some seconds.
 
         After a failure of the log it only lets go of files. Raises what went wrong, having let go all the same.
         """
@@ -156,10 +156,11 @@ class Store:
             self._service.cancel()
             await asyncio.gather(self._service, return_exceptions=True)
         try:
-            if self.log.serving():
+            if self.log.serving() and await self.log.becomes_stable():
                 await self.checkpoints.run_once()
                 write_incarnation(self.keyspace, self.log, msgspec.structs.replace(self.incarnation, clean=True))
-                await self.checkpoints.run_once()
+                if await self.log.becomes_stable():
+                    await self.checkpoints.run_once()
         finally:
             try:
                 await self.log.close()

@@ -1,6 +1,7 @@
 """Nodes that do not reach the coordination store, or hear from it what has become of them: nothing stops for long that could have gone on."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -85,5 +86,24 @@ def test_a_coordinator_that_stood_still_while_the_store_is_away_goes_on() -> Non
             await hosts.write(within=6.0)
             await asyncio.sleep(1)
         await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_node_that_is_alone_without_the_store_stops_all_the_same() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        for machine in hosts.machines:
+            machine.line.up = False
+        other.kill()
+        assert one.node is not None
+        log = one.node.host.named("v").opened_store().log
+        log.append(b"", reserved=True)
+        async with asyncio.timeout(30):
+            with suppress(SofsError):
+                await one.ask(lambda node: node.host.close())
+        one.kill()
 
     cluster(2, main)
