@@ -10,7 +10,7 @@ still runs; only the record under `dead/` does, which its supervisor writes once
 The interconnect:
 
 - `frames`: what stands on the wire. `bodies`, `outcomes`: msgpack, and errors that keep their class.
-- `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers.
+- `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers. `later`: an answer that is not there yet.
 - `peers`, `interconnect`: all connections of a node.
 
 Who takes part:
@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, NewType, Protocol
 
+from sofs.cluster.later import Later
 from sofs.errors import SofsError
 from sofs.runtime.ports import Buffer
 
@@ -73,9 +74,9 @@ Outcome = Answer | SofsError
 
 Then = Callable[[Outcome], object]
 
-Handler = Callable[[Asked], Answer | Awaitable[Answer]]
-"""Answers at once, or with an awaitable when it has to wait. A `SofsError` it raises reaches the caller as the same class, with its message
-and gate; any other exception is logged here, and reaches the caller as `Unavailable`."""
+Handler = Callable[[Asked], Answer | Later[Answer] | Awaitable[Answer]]
+"""Answers at once, or when it has to wait with an awaitable (on the hot path: with a `Later`). A `SofsError` it raises reaches the caller as the same class,
+with its message and gate; any other exception is logged here, and reaches the caller as `Unavailable`."""
 
 
 class Peer(Protocol):

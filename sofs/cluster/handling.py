@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from sofs.cluster import Answer, Asked, Handler, Outcome
+from sofs.cluster.later import Later
 from sofs.errors import NotSupported, PeerError, SofsError, Unavailable
 
 __all__ = ["Services", "Waiting", "ask_handler", "outcome_of"]
@@ -20,7 +21,7 @@ class Services(dict[bytes, Handler]):
     """Else the node is starting, and some are not there yet."""
 
 
-def ask_handler(services: Services, name: bytes, asked: Asked) -> Outcome | Awaitable[Answer]:
+def ask_handler(services: Services, name: bytes, asked: Asked) -> Outcome | Later[Answer] | Awaitable[Answer]:
     """What the handler answers, at once or later. Raises `PeerError` only."""
     handler = services.get(name)
     if handler is None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, Then
 from sofs.cluster.frames import Welcome
 from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
+from sofs.cluster.later import Later
 from sofs.cluster.stream import Addresses, Identify, Identity, Stream
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Network, Random
@@ -153,7 +154,7 @@ class OwnPeer(_Peer):
             if isinstance(outcome, Answer | SofsError):
                 tell(outcome)
             else:
-                self._wait(name, outcome, tell, deadline_s)
+                self._wait(name, _awaited(outcome) if isinstance(outcome, Later) else outcome, tell, deadline_s)
 
     def _wait(self, name: bytes, outcome: Awaitable[Answer], tell: Then, deadline_s: float) -> None:
         timer = self._clock.call_later(deadline_s, lambda: tell(Unavailable("this node did not answer itself in time")))
@@ -166,6 +167,10 @@ class OwnPeer(_Peer):
                 tell(Unavailable(str(error)))
 
         self._waiting.add(outcome, done)
+
+
+async def _awaited(later: Later[Answer]) -> Answer:
+    return await later
 
 
 def _once(then: Then | None) -> Then:

@@ -6,6 +6,7 @@ holds nobody else up.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -30,6 +31,7 @@ from sofs.cluster.frames import (
     frame,
 )
 from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
+from sofs.cluster.later import Later
 from sofs.cluster.link import Link
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Clock
@@ -130,7 +132,7 @@ class ServingLink(Link):
         """`number` 0: nobody waits for the answer."""
         if self.hello is None:
             raise PeerError("it calls before it has said who it is")
-        outcome: Outcome | Awaitable[Answer]
+        outcome: Outcome | Later[Answer] | Awaitable[Answer]
         if self._waiting.count >= CALLS:
             outcome = Unavailable(f"{CALLS} calls wait already")
         else:
@@ -138,8 +140,16 @@ class ServingLink(Link):
         if isinstance(outcome, Answer | SofsError):
             if number:
                 self._answer(number, name, outcome)
+        elif isinstance(outcome, Later):
+            self._waiting.count += 1
+            outcome.then(partial(self._told, number, name))
         else:
             self._waiting.add(outcome, lambda future: self._finish(number, name, future))
+
+    def _told(self, number: int, name: bytes, outcome: Outcome) -> None:
+        self._waiting.count -= 1
+        if number:
+            self._answer(number, name, outcome)
 
     def _finish(self, number: int, name: bytes, future: "asyncio.Future[Answer]") -> None:
         try:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import structlog
 
+from sofs.cluster.later import Later
 from sofs.errors import Damaged, Fenced, NoSpace, SofsError, Unavailable
 from sofs.log import Machine
 from sofs.log.configuration import Configuration, LogSettings, Mark
@@ -101,7 +102,7 @@ class Follower:
         self._tail = deque((header.lsn, Mark(header.end, header.checksum, header.version)) for header in tail)
         self._common = stable.lsn
         self._applied = end if end.lsn > checkpoint.lsn else checkpoint
-        self._syncing = Syncing(replica, stable.lsn, self._fail)
+        self._syncing = Syncing(replica, stable.lsn, self._fail, clock.settle)
         self._replaying: asyncio.Task[None] | None = None
         self._adopting: asyncio.Task[None] | None = None
         self._waiting: list[tuple[Lsn, asyncio.Future[None]]] = []
@@ -131,7 +132,7 @@ class Follower:
 
     # What the coordinator sends
 
-    def append(self, message: Append, payload: memoryview) -> Ack | Awaitable[Ack]:
+    def append(self, message: Append, payload: memoryview) -> Ack | Later[Ack]:
         """Raises `Damaged` (nothing was written), `NoSpace`, `DiskFailed`."""
         arrived = self._clock.boottime()
         refusal = self._refusal(message.version)
@@ -152,7 +153,7 @@ class Follower:
         self._promise(arrived)
         return self._sync_to(self._common) if message.sync else self._ack(Result.DONE)
 
-    def sync(self, message: Sync) -> Ack | Awaitable[Ack]:
+    def sync(self, message: Sync) -> Ack | Later[Ack]:
         """Raises `DiskFailed`."""
         refusal = self._refusal(message.version)
         if refusal is not None:
@@ -363,21 +364,19 @@ class Follower:
 
     # Syncing
 
-    def _sync_to(self, upto: Lsn) -> Ack | Awaitable[Ack]:
+    def _sync_to(self, upto: Lsn) -> Ack | Later[Ack]:
         if self._syncing.synced >= upto:
             return self._ack(Result.DONE)
-        version, done = self.version, asyncio.get_running_loop().create_future()
+        version, later = self.version, Later[Ack]()
 
         def answer(error: SofsError | None) -> None:
-            if done.done():
-                return
             if error is not None:
-                done.set_exception(error)
+                later.tell(error)
             else:
-                done.set_result(self._ack(Result.DONE if version == self.version and not self.standing else Result.BEHIND))
+                later.tell(self._ack(Result.DONE if version == self.version and not self.standing else Result.BEHIND))
 
         self._syncing.reach(upto, self.end.lsn, answer)
-        return done
+        return later
 
     def sync_all(self) -> Awaitable[None]:
         """Completes when all that is here now is stable. Raises `Unavailable` when some of it is cut off, or the follower ends."""

@@ -1,9 +1,9 @@
 """The interconnect's service `log`: what other nodes ask the replicas of this one."""
 
-import asyncio
 from collections.abc import Awaitable
 
 from sofs.cluster import Answer, Asked, Interconnect, NodeId, Priority
+from sofs.cluster.later import Later
 from sofs.errors import NotFound, PeerError, Unavailable
 from sofs.log.follower import Follower
 from sofs.log.messages import (
@@ -55,7 +55,7 @@ class LogService:
         except PeerError as error:
             raise Unavailable(str(error)) from error
 
-    def _handle(self, asked: Asked) -> Answer | Awaitable[Answer]:
+    def _handle(self, asked: Asked) -> Answer | Later[Answer] | Awaitable[Answer]:
         message = decode_message(asked.body)
         follower = self._followers.get(message.replica)
         if follower is None:
@@ -64,7 +64,7 @@ class LogService:
             return _answered(follower.append(message, asked.payload))
         return self._seldom(follower, message, asked.payload)
 
-    def _seldom(self, follower: Follower, message: Message, payload: memoryview) -> Answer | Awaitable[Answer]:
+    def _seldom(self, follower: Follower, message: Message, payload: memoryview) -> Answer | Later[Answer] | Awaitable[Answer]:
         if isinstance(message, Sync):
             return _answered(follower.sync(message))
         if isinstance(message, Rewrite):
@@ -75,15 +75,12 @@ class LogService:
         return _read(follower.replica, message)
 
 
-def _answered(ack: Ack | Awaitable[Ack]) -> Answer | Awaitable[Answer]:
-    if type(ack) is Ack:
+def _answered(ack: Ack | Later[Ack]) -> Answer | Later[Answer]:
+    if isinstance(ack, Ack):
         return Answer(encode(ack))
-    assert isinstance(ack, asyncio.Future)
-    return _later(ack)
-
-
-async def _later(ack: "asyncio.Future[Ack]") -> Answer:
-    return Answer(encode(await ack))
+    answer: Later[Answer] = Later()
+    ack.then(lambda ack: answer.tell(Answer(encode(ack)) if isinstance(ack, Ack) else ack))
+    return answer
 
 
 async def _read(replica: LocalReplica, message: Read) -> Answer:

@@ -16,11 +16,13 @@ Answer = Callable[[SofsError | None], None]
 class Syncing:
     """The syncs of one replica."""
 
-    def __init__(self, replica: Replica, synced: Lsn, failed: Callable[[SofsError], object]) -> None:
-        """Everything below `synced` is durable. `failed` is called once, when a sync has failed: the replica is lost."""
+    def __init__(self, replica: Replica, synced: Lsn, failed: Callable[[SofsError], object], told: Callable[[], object]) -> None:
+        """Everything below `synced` is durable. `failed` is called once, when a sync has failed: the replica is lost. `told`: whoever waited for
+        a sync that has ended has been told."""
         self.synced = synced
         self._replica = replica
         self._failed = failed
+        self._told = told
         self._end = synced
         self._waiting: deque[tuple[Lsn, Answer]] = deque()
         self._under_way = False
@@ -82,6 +84,7 @@ class Syncing:
             self._waiting.popleft()[1](None)
         if self._waiting:
             self._begin()
+        self._told()
 
     def _lost(self, error: SofsError) -> None:
         self._under_way = False

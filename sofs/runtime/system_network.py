@@ -11,6 +11,9 @@ from sofs.runtime.system_tls import Tls
 
 __all__ = ["SystemNetwork"]
 
+_RECORD = 16 << 10
+"""Bytes in one record of TLS at most (RFC 8446 section 5.1)."""
+
 
 class SystemNetwork:
     """`Network` over asyncio's transports. With `tls` all its connections, both ways, are mutually authenticated."""
@@ -85,6 +88,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._sealed = transport.get_extra_info("ssl_object") is not None
         self._transport.set_write_buffer_limits(CONGESTED, CONGESTED // 16)
         name = transport.get_extra_info("peername")
         if name is not None:  # already gone again otherwise
@@ -120,9 +124,25 @@ class _Stream(asyncio.Protocol):
 
     def send(self, data: Sequence[Buffer]) -> None:
         if not self._transport.is_closing():
-            self._transport.writelines(data)
+            self._transport.writelines(_gathered(data) if self._sealed and len(data) > 1 else data)
 
     def close(self) -> None:
         if not self._transport.is_closing():
             self._why = "closed here"
             self._transport.close()
+
+
+def _gathered(data: Sequence[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer pieces: TLS makes a record of its own of each, which costs both ends 1.5 us and more; joining costs 0.2."""
+    found: list[Buffer] = []
+    small: list[Buffer] = []
+    size = 0
+    for piece in data:
+        length = len(piece)
+        if size + length > _RECORD and small:
+            found.append(small[0] if len(small) == 1 else b"".join(small))
+            small, size = [], 0
+        small.append(piece)
+        size += length
+    found.append(small[0] if len(small) == 1 else b"".join(small))
+    return found

@@ -74,6 +74,21 @@ def test_nodes_of_one_cluster_talk_over_tls_1_3(tmp_path: Path, authority: Autho
     run(main())
 
 
+def test_pieces_of_all_sizes_arrive_as_they_were_sent(tmp_path: Path, authority: Authority) -> None:
+    async def main() -> None:
+        networks = [SystemNetwork(tls=credentials(tmp_path / str(n), authority, n)) for n in (1, 2)]
+        one, two = await on_loopback(2, networks, identify=identify)
+        two.serve("echo", echo)
+        sizes = [(1,), (104, 4096), (16384,), (16383, 1, 1), (5, 16385, 3), (40000, 2), *((104, 4096) for _ in range(20))]
+        payloads = [tuple(bytes([number]) * size for number, size in enumerate(each)) for each in sizes]
+        answers = await asyncio.gather(*(one.peer(NodeId(2)).call("echo", b"body", payload) for payload in payloads))
+        assert [b"".join(answer.payload) for answer in answers] == [b"".join(payload) for payload in payloads]
+        for node in (one, two):
+            await node.close()
+
+    run(main())
+
+
 def test_a_certificate_of_another_node_is_refused_both_ways(tmp_path: Path, authority: Authority) -> None:
     async def main() -> None:
         networks = [SystemNetwork(tls=credentials(tmp_path / str(n), authority, n)) for n in (1, 3)]
