@@ -369,6 +369,7 @@ class ReplicatedLog(Copies):
             if self._synced >= target:
                 continue
             self._syncing = True
+            self._clock.settle()  # what the others were asked leaves before this node's own sync begins
             await self._sync_replicas()
             self._syncing = False
             self._synced = target
