@@ -57,7 +57,7 @@ def main() -> int:
     done = failed = 0
     totals: Counter[str] = Counter()
     with ProcessPoolExecutor(arguments.jobs, initializer=quiet) as pool:
-        while time.perf_counter() - begun < arguments.seconds and (batch := list(islice(jobs, 4 * arguments.jobs))):
+        while time.perf_counter() - begun < arguments.seconds and (batch := list(islice(jobs, (1 if arguments.mutation else 4) * arguments.jobs))):
             for lived, wrong in pool.map(_job, batch):
                 done += 1
                 if lived is None:
