@@ -185,9 +185,13 @@ class Client:
             self._left[node.incarnation] = None
             self.bound = 0
         await asyncio.sleep(0.05 + 0.5 * self.random.fraction())
-        others = [machine for machine in self.cluster.machines if machine.node is not None and machine.node.incarnation not in self._left]
+        running = [machine for machine in self.cluster.machines if machine.node is not None]
+        others = [machine for machine in running if machine.node is not None and machine.node.incarnation not in self._left]
         if others:
             self.machine = others[self.random.below(len(others))]
+        elif node is not None and self.machine.node is node:
+            # There is no other: it goes on asking here, with the same tokens.
+            self._left.pop(node.incarnation, None)
 
 
 def stateless(inode: Inode) -> Stateless:

@@ -18,3 +18,10 @@ def test_no_fault_breaks_a_promise(layer: str) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.endswith(" seeds, 0 violations\n") and not run.stdout.endswith("soak: 0 seeds, 0 violations\n")
+
+
+def test_one_seed_gives_one_run_of_a_whole_cluster() -> None:
+    for seed in (5, 13):
+        first = LAYERS["hosts"](seed, False)
+        LAYERS["node"](3, False)
+        assert LAYERS["hosts"](seed, False).digest == first.digest

@@ -65,6 +65,8 @@ class _Locker:
         self.open: OpenId | None = None
         self.verifier = 0
         """When the open was made."""
+        self.gateway = 0
+        """The incarnation that it is connected through."""
         self.guid = b""
         self.opens = 0
         self.holds: list[_Held] = []
@@ -126,9 +128,10 @@ class Locks(Workload):
         )  # fmt: skip
         answer = await client.call(request, client.token(), Level.COMMITTED)
         opened = cast(Opened, answer.reply)
-        locker.open, locker.verifier = opened.open, answer.verifier
+        locker.open, locker.verifier, locker.gateway = opened.open, answer.verifier, answer.gateway
         client.note("opened", opened.open, "smb" if locker.smb else "nfs")
         if locker.smb and opened.sequence == 0:
+            locker.gateway = 0
             await self._reconnect(locker)
 
     async def _reconnect(self, locker: _Locker) -> int:
@@ -136,6 +139,9 @@ class Locks(Workload):
         if locker.open is None:
             return 0
         client = locker.client
+        node = client.machine.node
+        if node is not None and node.incarnation == locker.gateway:
+            return locker.gateway
         request = Reconnect(SUPER, locker.open, locker.guid, (b"client " + client.name.encode())[:16], _USER, None)
         while True:
             try:
@@ -144,6 +150,7 @@ class Locks(Workload):
                 self._gone(locker, error)
             if not isinstance(answer.reply, Bound):
                 client.note("reconnected", locker.open)
+                locker.gateway = answer.gateway
                 return answer.gateway
             await self.cluster.shut_out(answer.reply.gateway, client)
 
