@@ -41,6 +41,7 @@ count() { awk -v what=$1: '$1 == what { n += $2 } END { print n }' /proc/fs/cifs
 SHARED = COUNT + """
 # What one client has written and not sent yet, another one reads: its lease is broken, and it writes back first.
 mkdir /a/d
+sync
 writes=$(count Writes); breaks=$(count OplockBreaks)
 coproc WRITER { xfs_io -f /a/d/x; }               # any close(2) would write it back
 echo "pwrite -S 0 0 64k" >&"${WRITER[1]}"; until [ "$(stat -c %s /a/d/x)" = 65536 ]; do sleep 0.1; done
@@ -109,6 +110,7 @@ locked() {
 }
 locked before
 grep -q 'CONTINUOUS AVAILABILITY' /proc/fs/cifs/DebugData || fail "not a continuously available share"
+sync                                              # what was written under the locks is not to be counted
 writes=$(count Writes)
 coproc WRITER { xfs_io -f /a/held/cached; }      # any close(2) would write it back
 echo "pwrite -S 0 0 64k" >&"${WRITER[1]}"; until [ "$(stat -c %%s /a/held/cached)" = 65536 ]; do sleep 0.1; done
