@@ -13,7 +13,7 @@ from sofs.runtime.interfaces import host_interfaces
 from tests.interop.kernel import PRELUDE, run_in_vm
 from tests.interop.running import PASSWORD, SOFS, USER, RunningNode
 from tests.interop.test_libnfs import run
-from tests.kernel_client import Options, run_script
+from tests.kernel_client import Options, Outcome, run_script
 
 pytestmark = pytest.mark.vm
 
@@ -157,11 +157,25 @@ umount /a /b
 LASTING = ",hard,nostrictsync,wsize=16384,max_credits=20,noautotune,handletimeout=10000"
 
 
+GIVEN_UP = "Software caused connection abort"
+"""Linux has given up a WRITE that it was just sending, see above: rare with these options, and not the server's doing. Then the whole is done again."""
+
+
 def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_path: Path) -> None:
+    for attempt in range(3):
+        outcome, tail = under_kills(tmp_path / f"{attempt}")
+        if outcome.status == 0 or GIVEN_UP not in outcome.output:
+            break
+    assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{tail}"
+    assert outcome.output.count("rounds") == 3, outcome.output
+
+
+def under_kills(path: Path) -> tuple[Outcome, str]:
+    """What the guest says of four kills under its work, and the end of the node's log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    node = RunningNode(tmp_path / "data", smb_port=port)
+    node = RunningNode(path / "data", smb_port=port)
     node.start()
     run(SOFS, "share", "create", "safe", "--continuously-available", "--data", str(node.data))
     names = {"port": port, "user": USER, "password": PASSWORD, "share": "safe", "a": LASTING, "b": LASTING + ",cache=none"}
@@ -177,9 +191,7 @@ def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_
                     time.sleep(4)
                     node.kill()
                     node.start()
-            outcome = guest.result()
-        assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{node.tail()}"
-        assert outcome.output.count("rounds") == 3, outcome.output
+            return guest.result(), node.tail()
     finally:
         status = node.stop()
         assert status == 0, node.tail()
