@@ -172,6 +172,7 @@ def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_
 
 def under_kills(path: Path) -> tuple[Outcome, str]:
     """What the guest says of four kills under its work, and the end of the node's log."""
+    path.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
