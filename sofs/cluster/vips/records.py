@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-import msgspec
-
-from sofs.errors import ConfigError
+from sofs.coordination.record import Record
 
 __all__ = ["HolderRecord", "VipRecord"]
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises `ConfigError`."""
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
-            raise ConfigError(f"{cls.__name__} in the coordination store: {error}") from None
-
-
-class VipRecord(_Record, frozen=True, kw_only=True):
+class VipRecord(Record, frozen=True, kw_only=True):
     """What an operator wants of an address."""
 
     address: str
@@ -36,7 +19,7 @@ class VipRecord(_Record, frozen=True, kw_only=True):
     """The volume whose coordinator it follows; 0: none."""
 
 
-class HolderRecord(_Record, frozen=True, kw_only=True):
+class HolderRecord(Record, frozen=True, kw_only=True):
     """Who has it."""
 
     node: int
