@@ -17,9 +17,9 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sofs.runtime.ports import Timer
 from sofs.runtime.simulated_process import CURRENT, Crash, SimulatedProcess
@@ -41,15 +41,40 @@ class Deadlock(Exception):
     """Nothing is scheduled, but the main task still waits; or what is scheduled lets no time pass."""
 
 
-class _Future(asyncio.Future[Any]):
-    """A future with a number, by which it hashes, and its process."""
+class _Handle(asyncio.TimerHandle):
+    """What is to be run, and when: asyncio's own, without what its debugging needs."""
 
-    def __init__(self, loop: "SimulatedLoop") -> None:
-        super().__init__(loop=loop)
-        self.number = next(loop.numbers)
-        self.process = CURRENT.get()
+    __slots__ = ()
+    _loop: "SimulatedLoop"
+
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...], loop: "SimulatedLoop", context: Context | None) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._loop.cancelled += 1
+            # It may lie about for long, and would keep alive what these refer to.
+            self._callback = self._args = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{self._callback!r} at {self._when:.6f}"
+
+
+class _Future(asyncio.Future[Any]):
+    """A future with its process, and a number by which it hashes."""
+
+    number = 0
+    process: SimulatedProcess | None = None
 
     def __hash__(self) -> int:
+        if not self.number:
+            self.number = next(cast(SimulatedLoop, self.get_loop()).numbers)
         return self.number
 
 
@@ -71,16 +96,16 @@ class _Task(asyncio.Task[Any]):
 class SimulatedLoop(asyncio.BaseEventLoop):
     """The loop. Use `simulate` unless a test has to step over several runs on one clock."""
 
-    _ready: "deque[asyncio.Handle]"
+    _ready: "deque[_Handle]"
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Handle]] = []
         self._rounds = 0
         """Since time last moved on."""
-        self._cancelled = 0
-        """Timers since they were last swept out."""
+        self.cancelled = 0
+        """Handles, since timers were last swept out."""
         self.numbers = count(1)
         self.callbacks = 0
         """How many have been run: what two runs of one seed must have in common."""
@@ -114,7 +139,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return value
 
     def create_future(self) -> "asyncio.Future[Any]":
-        return _Future(self)
+        future = _Future(loop=self)
+        future.process = CURRENT.get()
+        return future
 
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None
@@ -127,18 +154,23 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             task.process.tasks.add(task)
         return task
 
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        handle = _Handle(self._now, callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
     def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.TimerHandle:  # type: ignore[override]
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Handle(when, callback, args, self, context)
         # Numbered, so that timers of one moment go off in the order in which they were set.
         heapq.heappush(self._timers, (when, next(self.numbers), timer))
-        return timer
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        self._cancelled += 1
-        if self._cancelled > max(_CANCELLED, len(self._timers) // 2):
-            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+        if self.cancelled > max(_CANCELLED, len(self._timers) // 2):
+            self._timers = [entry for entry in self._timers if not entry[2]._cancelled]
             heapq.heapify(self._timers)
-            self._cancelled = 0
+            self.cancelled = 0
+        return timer
 
     def _run_once(self) -> None:
         """One round: what is ready, after the clock has been moved on to the next timer if nothing is."""
@@ -149,7 +181,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if not ready:
             if self._stopping:  # type: ignore[attr-defined]
                 return
-            while timers and timers[0][2].cancelled():
+            while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not timers:
                 raise Deadlock("nothing is scheduled")
@@ -160,25 +192,30 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle.cancelled():
+            if handle._cancelled:
                 continue
-            process = handle._context.get(CURRENT)  # type: ignore[attr-defined]
+            process = handle._context.get(CURRENT)
             self.callbacks += 1
             if process is None:
-                handle._run()
+                self._run_handle(handle)
             elif process.running:
-                self._run_in(process, handle)
+                self.running = process
+                try:
+                    self._run_handle(handle)
+                except Crash:
+                    process.end()
+                finally:
+                    self.running = None
             elif not process.ended:
                 process.held.append(handle)
 
-    def _run_in(self, process: SimulatedProcess, handle: asyncio.Handle) -> None:
-        self.running = process
+    def _run_handle(self, handle: _Handle) -> None:
         try:
-            handle._run()
-        except Crash:
-            process.end()
-        finally:
-            self.running = None
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.call_exception_handler({"message": f"exception in {handle}", "exception": error, "handle": handle})
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Any = None
