@@ -103,12 +103,16 @@ def evict(
         bool,
         typer.Option(
             "--force",
-            help="Although it says that it runs: you vouch that it never reaches disks and network again. Or although only it has a volume's log.",
+            help="You vouch that its process has ended and never reaches disks and network again: what it served is taken over at once, and if it "
+            "lives all the same, clients may lose what they were told is written. Needed if it says that it runs, or if only it has a volume's log.",
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Bar a member that will not come back. Its disks are given up, and what it held is rebuilt elsewhere."""
+    """Bar a member that will not come back. Its disks are given up, and what it held is rebuilt elsewhere.
+
+    Without --force it may live, cut off from the others: what it served is taken over once its promises have run out.
+    """
     from sofs.cli.enrolment import evict_member
 
     done = evict_member(data_directory(data).absolute(), node, force)

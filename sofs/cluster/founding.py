@@ -205,11 +205,12 @@ async def leave(store: Store, node: NodeId, held: Sequence[str]) -> None:
     await _change(store, [], changes, f"node {node:016x}")
 
 
-async def evict(store: Store, node: NodeId, by: str, *, force: bool, incarnations: Iterable[int] = ()) -> MemberRecord:
-    """Bars a member that is lost for good, and vouches that its last process has ended.
+async def evict(store: Store, node: NodeId, by: str, *, force: bool, incarnations: Sequence[int] = ()) -> MemberRecord:
+    """Bars a member that is lost for good. With `force`, `by` vouches that its last process has ended and reaches nothing any more.
 
-    `incarnations` are those that are named elsewhere, for a node without a record of its own process. Raises `NotFound`, `Busy` (it seems to run),
-    `Unavailable`.
+    Without that nothing is said of its process: that no record shows it running proves nothing, it may live, cut off from the store. So what it did is
+    taken over when its promises have run out, and its gateways are fenced. `incarnations` are those that are named elsewhere, for a node without a
+    record of its own process. Raises `NotFound`, `Busy` (it seems to run, and is not known to have ended), `Unavailable`.
     """
     key = keys.member(node)
     for _ in range(TRIES):
@@ -217,18 +218,21 @@ async def evict(store: Store, node: NodeId, by: str, *, force: bool, incarnation
         if entry is None:
             raise NotFound(f"node {node:016x} is no member of the cluster")
         member = MemberRecord.decode(entry.value)
-        running = await store.get(keys.node(node))
-        if running is not None and not force:
+        present, proof = await store.get(keys.node(node)), await store.get(keys.dead(node))
+        running = None if present is None else NodeRecord.decode(present.value).incarnation
+        dead = None if proof is None else DeadRecord.decode(proof.value).incarnation
+        if running not in (None, dead) and not force:
             raise Busy(
-                f"node {member.name} says that it runs. Stop it, or see to it that it never again reaches disks and network, and repeat this with --force"
+                f"node {member.name} says that it runs. Stop it, or see to it that it never again reaches disks and network, and repeat this with "
+                "--force; if it lives all the same, clients may lose what they were told is written"
             )
-        known = [NodeRecord.decode(running.value).incarnation] if running is not None else list(incarnations)
         barred = MemberRecord(
             id=member.id, name=member.name, host=member.host, addresses=member.addresses, state=EVICTED, features=member.features
         )
         changes: list[Change] = [Put(key, barred.encode()), Delete(keys.node(node))]
-        if known:
-            changes.append(Put(keys.dead(node), DeadRecord(incarnation=known[0], by=by).encode()))
+        named = [running] if running is not None else list(incarnations)
+        if force and named and dead not in named:
+            changes.append(Put(keys.dead(node), DeadRecord(incarnation=named[0], by=by).encode()))
         try:
             if (await store.transact([Condition(key, entry.revision)], changes)).done:
                 return barred

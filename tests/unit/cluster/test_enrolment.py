@@ -12,7 +12,7 @@ from sofs.cli import enrolment
 from sofs.cluster import NodeId
 from sofs.cluster.authority import node_of
 from sofs.cluster.own import load as load_own
-from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
+from sofs.cluster.records import DeadRecord, MemberRecord
 from sofs.cluster.recovery import FILE, RecordsCopy, older, read_copy, restore
 from sofs.config import load
 from sofs.coordination import Entry, Put, keys
@@ -215,10 +215,9 @@ def test_nodes_leave_and_are_evicted(tmp_path: Path, etcd: Etcd) -> None:
     enrolment.evict_member(one, "three", False)
     entries = etcd.entries()
     assert MemberRecord.decode(entries[keys.member(lost)].value).state == "evicted"
-    assert DeadRecord.decode(entries[keys.dead(lost)].value).incarnation == 77
-    etcd.put(keys.node(id), NodeRecord(id=id, incarnation=5, boot="").encode())
-
-
+    assert keys.dead(lost) not in entries, "nothing proves that its process has ended"
+    enrolment.evict_member(one, "three", True)
+    assert DeadRecord.decode(etcd.entries()[keys.dead(lost)].value).incarnation == 77
 
 
 def test_a_lost_etcd_is_put_back_from_the_nodes_copies(tmp_path: Path, server: EtcdServer, etcd: Etcd) -> None:

@@ -220,6 +220,35 @@ def test_an_evicted_node_stops_and_does_not_come_back() -> None:
     on_store(main)
 
 
+def test_that_no_record_shows_a_process_is_no_proof_that_it_has_ended() -> None:
+    async def main(rig: Rig) -> None:
+        await rig.begin(2, 3)
+
+        async def dead() -> int | None:
+            value = await rig.value(keys.dead(2))
+            return None if value is None else DeadRecord.decode(value).incarnation
+
+        # It may be cut off from the store, and go on until its standbys' promises have run out.
+        await evict(rig.store, NodeId(2), "an operator", force=False, incarnations=[102])
+        assert await dead() is None
+        await evict(rig.store, NodeId(2), "an operator", force=True, incarnations=[102])
+        assert await dead() == 102
+        # What has been proved stays so.
+        await evict(rig.store, NodeId(2), "an operator", force=True, incarnations=[101, 102])
+        assert await dead() == 102
+        await evict(rig.store, NodeId(2), "an operator", force=True, incarnations=[103])
+        assert await dead() == 103
+        # A record of the process that outlives it is no reason to doubt its death.
+        await rig.store.transact([], [Put(keys.dead(3), DeadRecord(incarnation=7, by="its supervisor").encode())])
+        await rig.store.transact([], [Put(keys.node(3), NodeRecord(id=3, incarnation=8, boot="").encode())])
+        with pytest.raises(Busy):
+            await evict(rig.store, NodeId(3), "an operator", force=False)
+        await rig.store.transact([], [Put(keys.node(3), NodeRecord(id=3, incarnation=7, boot="").encode())])
+        await evict(rig.store, NodeId(3), "an operator", force=False)
+
+    on_store(main)
+
+
 def test_the_level_of_features_is_the_lowest_and_never_goes_back() -> None:
     async def main(rig: Rig) -> None:
         await rig.begin(2)
