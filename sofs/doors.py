@@ -97,6 +97,19 @@ class Doors:
     def servers(self) -> list[Server]:
         return [self._smb.server, self._nfs.server]
 
+    def traffic(self) -> dict[str, dict[str, int]]:
+        """What each gateway has counted, by its protocol."""
+        return {
+            gateway.server.name: {
+                "connections": len(gateway.server.connections),
+                "accepted": gateway.server.accepted,
+                "received": gateway.server.received_bytes,
+                "sent": gateway.server.sent_bytes,
+                "repeated": gateway.repeated,
+            }
+            for gateway in (self._smb, self._nfs)
+        }
+
     @property
     def connections(self) -> int:
         return sum(len(server.connections) for server in self.servers)

@@ -55,6 +55,11 @@ class NfsGateway:
         self.server = Server("nfs", loop, self._accept, clock=clock)
         scope = hashlib.blake2b(key, digest_size=16, person=b"server scope").hexdigest().encode()
         owners = Owners(users)
+        self.repeated = 0
+        """Requests of sessions that were known from their slots: answered as the first time, or taken up where they stood."""
+
+        def repeat() -> None:
+            self.repeated += 1
 
         def make(hear: Callable[[Volume], None], group: int, fences: Sequence[int]) -> Service:
             return Service(
@@ -75,6 +80,7 @@ class NfsGateway:
                 group=group,
                 others=None if homes is None else homes.known,
                 fences=fences,
+                repeat=repeat,
             )
 
         self.groups = Groups(make, clock, self._exported, homes, incarnation)

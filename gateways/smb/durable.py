@@ -123,6 +123,8 @@ class Durables:
         self._of_user: Counter[str] = Counter()
         """Whose these are, and how many."""
         self._apps: dict[bytes, Handle] = {}
+        self.repeated = 0
+        """CREATEs that were answered as the first time."""
 
     def lookup(self, durable: Durable, replay: bool) -> Handle | None:
         """The open that an earlier CREATE with this CreateGuid has made. Raises `Failure` when it is still being made, or this one is no repetition."""
@@ -135,6 +137,7 @@ class Durables:
             raise Failure(Status.FILE_NOT_AVAILABLE)
         if not replay:
             raise Failure(Status.DUPLICATE_OBJECTID)
+        self.repeated += 1
         return known
 
     def begin(self, durable: Durable) -> None:

@@ -31,6 +31,11 @@ class SmbGateway:
         self.service.interfaces = interfaces
         self.service.listening = lambda: self.server.addresses
 
+    @property
+    def repeated(self) -> int:
+        """Requests that were answered here as the first time."""
+        return self.service.durables.repeated
+
     def listen(self, address: str, port: int) -> int:
         """Serves clients at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError`."""
         return self.server.listen(address, port)

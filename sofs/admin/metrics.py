@@ -40,12 +40,16 @@ class _Figures(Collector):
         traffic = CounterMetricFamily(
             "sofs_network_bytes", "Bytes from and to clients.", labels=["protocol", "direction"]
         )
+        repeated = CounterMetricFamily(
+            "sofs_requests_repeated", "Requests that came again and were answered as the first time, by the gateway itself.", labels=["protocol"]
+        )
         for protocol, figures in self._traffic.items():
             connections.add_metric([protocol], figures["connections"])
             accepted.add_metric([protocol], figures["accepted"])
             traffic.add_metric([protocol, "received"], figures["received"])
             traffic.add_metric([protocol, "sent"], figures["sent"])
-        yield from (connections, accepted, traffic)
+            repeated.add_metric([protocol], figures["repeated"])
+        yield from (connections, accepted, traffic, repeated)
 
     def _disks(self) -> Iterator[Metric]:
         labels = ["disk", "tier", "pool"]
@@ -86,7 +90,7 @@ class _Figures(Collector):
 
 
 def render(status: Status, traffic: Counted, pools: Counted) -> bytes:
-    """The figures of `status`; of each protocol connections, accepted, received and sent; what each pool has counted."""
+    """The figures of `status`; of each protocol connections, accepted, received, sent and repeated; what each pool has counted."""
     registry = CollectorRegistry()
     registry.register(_Figures(status, traffic, pools))
     return generate_latest(registry)

@@ -87,4 +87,5 @@ class Hosted:
             "log_behind_checkpoint_bytes": log.end - keyspace.checkpointed,
             "log_replayed_records": self.store.replayed,
             "snapshots": len(keyspace.overlay.history.snapshots),
+            **({f"again_{how}": count for how, count in self.volume.core.repeated.items()} if self.volume is not None else {}),
         }

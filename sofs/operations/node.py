@@ -105,17 +105,8 @@ class NodeOperations:
         )
 
     async def metrics(self) -> bytes:
-        traffic = {
-            server.name: {
-                "connections": len(server.connections),
-                "accepted": server.accepted,
-                "received": server.received_bytes,
-                "sent": server.sent_bytes,
-            }
-            for server in self._doors.servers
-        }
         counters = {name: dict(pool.counters) for name, pool in self._host.pools.items()}
-        return metrics.render(await self.status(), traffic, counters)
+        return metrics.render(await self.status(), self._doors.traffic(), counters)
 
     # Pools
 

@@ -6,6 +6,7 @@ into the error if the request fails.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
@@ -126,6 +127,8 @@ class Core:
         self.upcalls: list[Upcalls] = []
         self.orphaned: Callable[[], None] = lambda: None
         """Called when there is something for the background to remove."""
+        self.repeated: Counter[str] = Counter()
+        """Requests that came once more and were not carried out again, by what they were known from, since the volume was opened here."""
         self.ended: Callable[[OpenId], None] = lambda open: None
         """Called when an open has ended that its gateway believes it has."""
         self.begin_grace: Callable[[], None] = lambda: None

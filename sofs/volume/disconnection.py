@@ -153,4 +153,5 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
         raise
     if opened.guid:
         opened.answer = reply
+    core.repeated["reconnected"] += 1
     return reply

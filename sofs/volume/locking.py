@@ -46,7 +46,7 @@ def lock(core: Core, request: Lock, token: AnyToken | None, by: Binding) -> Repl
         raise AccessDenied("locks take the right to read or write")
     if core.grace or request.reclaim:
         check_grace(core, request)
-    if request.number and _is_done(opened, request):
+    if request.number and _is_done(core, opened, request):
         return Reply(core.gate)
     before = core.locks.state(opened.inode).ranges
     if len(before) >= MAX_LOCKS:
@@ -83,6 +83,7 @@ def _note_lock(core: Core, request: Lock, opened: OpenFile, token: AnyToken | No
     try:
         return _answer(core, request, opened, token)
     except SofsError:
+        _forget(opened, request)
         if request.owner and before is not None:
             core.locks.give_back(opened.inode, request.owner, before)
         else:
@@ -103,7 +104,10 @@ def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: AnyToke
     else:
         reply = Reply(core.gate)
         if request.number:
-            opened.numbers[request.number[:-1]] = request.number[-1:] + (request.element + 1).to_bytes(2)
+            if isinstance(request, Unlock) and request.undoes:
+                _forget(opened, request)
+            else:
+                opened.numbers[request.number[:-1]] = request.number[-1:] + (request.element + 1).to_bytes(2)
             core.kept.touch(opened)
     if opened.recorded:
         core.kept.mark(opened.inode)
@@ -111,15 +115,18 @@ def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: AnyToke
     return reply
 
 
-def _is_done(opened: OpenFile, request: Lock | Unlock) -> bool:
+def _is_done(core: Core, opened: OpenFile, request: Lock | Unlock) -> bool:
     """Whether this element of this LockSequence has been carried out."""
     known = opened.numbers.get(request.number[:-1])
-    return known is not None and known[:1] == request.number[-1:] and int.from_bytes(known[1:]) > request.element
+    done = known is not None and known[:1] == request.number[-1:] and int.from_bytes(known[1:]) > request.element
+    if done:
+        core.repeated["lock_sequence"] += 1
+    return done
 
 
 def unlock(core: Core, request: Unlock, token: AnyToken | None, by: Binding) -> Reply:
     opened = core.open_of(request.open)
-    if request.number and _is_done(opened, request):
+    if request.number and _is_done(core, opened, request):
         return Reply(core.gate)
     if request.owner and core.register.lock_state(opened.inode, request.owner) is None:
         raise NotFound("the owner has never locked anything in this file")

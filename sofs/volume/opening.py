@@ -72,9 +72,12 @@ def answer_again(core: Core, request: Open) -> Opened | None:
     if known is None or known.caller.uid != request.caller.uid:
         return None
     if not request.away:
-        return known.answer if known.caller == request.caller else None
+        answer = known.answer if known.caller == request.caller else None
+        core.repeated["create_guid"] += answer is not None
+        return answer
     if known.connected and known.by.gateway == core.by.gateway:
         return None
+    core.repeated["create_guid"] += 1
     # A restart has forgotten the answer; whoever takes the open over is told all there is to know.
     action = Action.OPENED if known.answer is None else known.answer.action
     attributes = core.attributes(known.inode)

@@ -390,8 +390,12 @@ class LocalVolume:
         """What a request with this token was answered, or will be."""
         running = self._running.get(token.key)
         if running is not None:
+            self.core.repeated["under_way"] += 1
             return asyncio.shield(running)
-        return self.core.tokens.replay(token, self._clock.now())
+        known = self.core.tokens.replay(token, self._clock.now())
+        if known is not None:
+            self.core.repeated["token"] += 1
+        return known
 
     def _once(self, token: Token, reply: R | Awaitable[R]) -> R | Awaitable[R]:
         """Keeps what is under way by its token, so that a retry meanwhile waits for the same outcome."""

@@ -188,6 +188,7 @@ def test_the_admin_interface_over_tcp_wants_the_token_and_metrics_do_not(fresh_n
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
             text = answer.read().decode()
         assert 'sofs_volume_state{state="serving",volume="default"} 1.0' in text
+        assert 'sofs_requests_repeated_total{protocol="nfs"} 0.0' in text
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/volumes", headers={"Authorization": "Bearer \xff\xfe"})
         assert connection.getresponse().status == 401, "a header that is not UTF-8 is no token"

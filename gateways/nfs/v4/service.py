@@ -84,6 +84,7 @@ class Service:
         group: int = FIRST_GROUP,
         others: Callable[[int], bool] | None = None,
         fences: Sequence[int] = (),
+        repeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.by = by
         self.group = group
@@ -91,6 +92,8 @@ class Service:
         """There is no other group."""
         self._others = others or (lambda number: False)
         self.fences = tuple(fences)
+        self.repeat = repeat
+        """Called for each request that was known from its slot."""
         self.shut: set[VolumeId] = set()
         """Where `fences` have been fenced."""
         self.clock = clock

@@ -226,6 +226,7 @@ class Seat:
         self._core.gateways.check(by.gateway)
         if known[0] > sequence:
             raise Unavailable("a later question has taken this one's place")
+        self._core.repeated["forwarded"] += 1
         return known[1]
 
     def _renewed(self, reply: Reply, by: Binding) -> Reply:

@@ -330,6 +330,7 @@ def test_a_repeated_lock_is_taken_once() -> None:
         rig.ask(Unlock(opened.open, 0, 10, number=second))
         rig.ask(Unlock(opened.open, 0, 10, number=second))
         assert len(rig.volume.core.locks.state(opened.attributes.inode).ranges) == 1
+        assert rig.volume.core.repeated == {"reconnected": 1, "lock_sequence": 3}
 
     run(scenario)
 

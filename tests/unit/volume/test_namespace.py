@@ -323,6 +323,7 @@ def test_a_retry_with_the_same_token_gets_the_first_reply_and_does_nothing() -> 
         await rig.reopen()
         again = rig.call(request, token)
         assert again.attributes == first.attributes
+        assert rig.volume.core.repeated == {"token": 1}, "as operators are told, since the volume was opened"
         await rig.clock.sleep(1300)
         await rig.volume.run_once()
         with pytest.raises(Exists):
