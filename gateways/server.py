@@ -239,11 +239,11 @@ class Connection:
     def _work(self, step: Callable[[], int]) -> None:
         """Receives or delivers, then sends what was answered meanwhile."""
         self._batching = True
+        self._server.hold()
         try:
             need = step()
             if need:
                 self._make_room(need)
-            self._server.settle()
         except PeerError as error:
             self.end(f"the peer broke the protocol: {error}", "warning")
         except (BlockingIOError, InterruptedError):
@@ -253,6 +253,8 @@ class Connection:
         except Exception:
             log.exception("connection_failed", peer=self.peer)
             self.end("a bug of ours, see the log", "error")
+        finally:
+            self._server.settle()
         self._batching = False
         if self._out:
             self._flush()
@@ -462,9 +464,10 @@ class Server:
         self, name: str, loop: asyncio.AbstractEventLoop, accept: Callable[[Link], Core], limit: int = 10_000, clock: Clock | None = None
     ) -> None:
         """`clock` is the one that the cores' volumes have: what a batch of messages has put off to the end of the tick is done right behind it, so that
-        its replies leave at once (a round of the loop costs 3 us)."""
+        its replies leave at once, and the loop has no round to go for it (3 us)."""
         self.name = name
         self.soon: Callable[[Callable[[], object]], object] = loop.call_soon if clock is None else clock.call_soon
+        self.hold: Callable[[], object] = (lambda: None) if clock is None else clock.hold
         self.settle: Callable[[], object] = (lambda: None) if clock is None else clock.settle
         self.loop = loop
         self.buffers = Buffers()

@@ -99,16 +99,18 @@ class Link:
 
     def take(self, step: Callable[[], None]) -> None:
         """Has frames handled, whatever comes of it."""
+        self._clock.hold()
         try:
             step()
-            # What these messages have put off to the end of the tick is done right behind them: answers leave at once, and records are written together.
-            self._clock.settle()
         except PeerError as error:
             log.warning("cluster.peer_error", peer=self.place, reason=str(error))
             self.end(f"the peer broke the protocol: {error}")
         except Exception:
             log.exception("cluster.connection_failed", peer=self.place)
             self.end("a bug of ours, see the log")
+        finally:
+            # What these messages have put off to the end of the tick is done right behind them: answers leave at once, and records are written together.
+            self._clock.settle()
 
     def closed(self, reason: str) -> None:
         self.end(reason)

@@ -299,6 +299,9 @@ class SimulatedClock:
     def call_soon(self, call: Callable[[], object]) -> None:
         self._loop.call_soon(call)
 
+    def hold(self) -> None:
+        """The loop is told all the same."""
+
     def settle(self) -> None:
         """Nothing is hurried: a round of this loop costs no time."""
 

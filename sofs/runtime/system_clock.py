@@ -22,6 +22,7 @@ class SystemClock:
         self._loop: asyncio.AbstractEventLoop | None = None
         """Whose tick these belong to."""
         self._settling = False
+        self._held = False
 
     def now(self) -> Time:
         return from_unix_ns(time.time_ns())
@@ -39,11 +40,15 @@ class SystemClock:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._soon, self._loop = [], loop
-        if not self._soon and not self._settling:
+        if not (self._soon or self._settling or self._held):
             loop.call_soon(self.settle)
         self._soon.append(call)
 
+    def hold(self) -> None:
+        self._held = True
+
     def settle(self) -> None:
+        self._held = False
         if self._settling:
             return
         self._settling = True

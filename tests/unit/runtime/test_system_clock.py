@@ -53,3 +53,43 @@ def test_a_call_that_fails_is_told_of_and_keeps_no_other_from_being_made() -> No
         assert done == [1] and told == ["integer division or modulo by zero"]
 
     asyncio.run(main())
+
+
+def test_while_it_is_held_the_loop_has_no_round_to_go_for_what_was_put_off() -> None:
+    async def main() -> None:
+        clock, done = SystemClock(), []
+        clock.hold()
+        clock.call_soon(lambda: done.append(1))
+        await asyncio.sleep(0.01)
+        assert not done, "who holds it settles"
+        clock.settle()
+        assert done == [1]
+        clock.call_soon(lambda: done.append(2))
+        await asyncio.sleep(0.01)
+        assert done == [1, 2], "settling ends it"
+
+    asyncio.run(main())
+
+
+def test_what_is_held_while_settling_is_done_all_the_same() -> None:
+    async def main() -> None:
+        clock, done = SystemClock(), []
+
+        def batch() -> None:  # such as what a connection goes on with when it can be sent to again
+            clock.hold()
+            clock.call_soon(again)
+            clock.settle()
+
+        def again() -> None:
+            done.append(1)
+            if len(done) < 10:
+                clock.call_soon(batch)
+
+        clock.call_soon(batch)
+        await asyncio.sleep(0.01)
+        assert len(done) == 10
+        clock.call_soon(lambda: done.append(2))
+        await asyncio.sleep(0.01)
+        assert len(done) == 11
+
+    asyncio.run(main())
