@@ -116,12 +116,25 @@ def _answer(core: Core, request: Lock | Unlock, opened: OpenFile, token: AnyToke
 
 
 def _is_done(core: Core, opened: OpenFile, request: Lock | Unlock) -> bool:
-    """Whether this element of this LockSequence has been carried out."""
-    known = opened.numbers.get(request.number[:-1])
-    done = known is not None and known[:1] == request.number[-1:] and int.from_bytes(known[1:]) > request.element
+    """Whether this element of this LockSequence comes once more, and has been carried out."""
+    if isinstance(request, Unlock) and request.undoes:
+        return False
+    done = _done(opened, request) > request.element
     if done:
         core.repeated["lock_sequence"] += 1
     return done
+
+
+def _done(opened: OpenFile, request: Lock | Unlock) -> int:
+    """How many elements of this LockSequence have been carried out."""
+    known = opened.numbers.get(request.number[:-1])
+    return int.from_bytes(known[1:]) if known is not None and known[:1] == request.number[-1:] else 0
+
+
+def _forget(opened: OpenFile, request: Lock | Unlock) -> None:
+    """The element has not been carried out, or not for good: when it is asked for again, it is to be."""
+    if request.number and _done(opened, request) > request.element:
+        opened.numbers[request.number[:-1]] = request.number[-1:] + request.element.to_bytes(2)
 
 
 def unlock(core: Core, request: Unlock, token: AnyToken | None, by: Binding) -> Reply:

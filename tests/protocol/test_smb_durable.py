@@ -302,13 +302,16 @@ def test_a_repeated_lock_request_is_carried_out_once(tmp_path: Path) -> None:
             struct.pack_into("<I", body, 4, index << 4 | number)
             return bytes(body)
 
-        take, free = (0, 10, 0x12), (0, 10, 4)
+        take, free, more = (0, 10, 0x12), (0, 10, 4), (20, 10, 0x12)
         assert (await client.ask(Command.LOCK, numbered(1, 1, take))).status == 0
         assert (await client.ask(Command.LOCK, numbered(1, 1, take))).status == 0, "the same one again"
         assert (await client.ask(Command.LOCK, numbered(1, 2, take))).status == Status.LOCK_NOT_GRANTED, "another one"
+        assert (await client.ask(Command.LOCK, numbered(4, 1, more, take))).status == Status.LOCK_NOT_GRANTED
         assert (await client.ask(Command.LOCK, numbered(2, 1, free))).status == 0
         assert (await client.ask(Command.LOCK, numbered(2, 1, free))).status == 0
         assert (await client.ask(Command.LOCK, numbered(3, 1, free))).status == Status.RANGE_NOT_LOCKED
+        assert (await client.ask(Command.LOCK, numbered(4, 1, more, take))).status == 0, "what failed was not carried out, in no part"
+        assert (await client.ask(Command.LOCK, numbered(4, 2, (20, 10, 4), free))).status == 0
         assert (await client.ask(Command.LOCK, numbered(65, 1, free))).status == Status.RANGE_NOT_LOCKED
 
     run(tmp_path, test)

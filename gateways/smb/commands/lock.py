@@ -85,7 +85,7 @@ async def _lock(exchange: Exchange, elements: list[Element], number: bytes) -> A
                 raise Failure(Status.RANGE_NOT_LOCKED) from None
             taken.append((offset, length, flags))
     except SofsError:
-        for offset, length, _ in reversed(taken):
-            await exchange.call(Unlock(handle.id, offset, length))
+        for place, (offset, length, _) in reversed(list(enumerate(taken))):
+            await exchange.call(Unlock(handle.id, offset, length, number=number, element=place, undoes=True))
         raise
     return _REPLY

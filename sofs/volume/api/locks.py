@@ -75,6 +75,8 @@ class Unlock(Request):
     number: bytes = b""
     """As in `Lock`."""
     element: int = 0
+    undoes: bool = False
+    """It takes back the `Lock` with this `number` and `element`, which then counts as never carried out."""
 
 
 # Grants: leases, oplocks, delegations

@@ -24,7 +24,7 @@ REPEATABLE: frozenset[type[Request]] = frozenset(
 def opposite(request: Request, reply: Reply) -> Request | None:
     """What undoes a request that its client has taken back and that was carried out all the same; None where what is done is done."""
     if isinstance(request, api.Lock):
-        return api.Unlock(request.open, request.offset, request.length, owner=request.owner)
+        return api.Unlock(request.open, request.offset, request.length, request.owner, request.number, request.element, undoes=True)
     if isinstance(request, api.Open) and isinstance(reply, api.Opened) and reply.sequence == 1:
         # An open that was there before (sequence 0), or has grown, is not this request's alone.
         return api.Close(reply.open)

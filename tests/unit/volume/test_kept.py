@@ -335,6 +335,39 @@ def test_a_repeated_lock_is_taken_once() -> None:
     run(scenario)
 
 
+def test_a_lock_that_could_not_be_recorded_is_taken_when_it_is_asked_for_again() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.smb(rights=RWH, key=b"a", keep=DURABLE)
+        number, core = b"\0\0\0\x05\x01", rig.volume.core
+        before = core.note_down
+
+        def full(*arguments: Any, **options: Any) -> Any:
+            raise NoSpace("the log is full")
+
+        core.note_down = full  # type: ignore[method-assign]
+        with pytest.raises(NoSpace):
+            rig.lock(opened.open, 0, 10, number=number)
+        core.note_down = before  # type: ignore[method-assign]
+        rig.lock(opened.open, 0, 10, number=number)
+        rig.unlock(opened.open, 0, 10)
+
+    run(scenario)
+
+
+def test_elements_of_a_lock_that_are_taken_back_are_taken_when_they_are_asked_for_again() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.smb(rights=RWH, key=b"a", keep=DURABLE)
+        number = b"\0\0\0\x05\x01"
+        for _ in range(2):
+            for element in range(2):
+                rig.lock(opened.open, element * 20, 10, number=number, element=element)
+            for element in (1, 0):
+                rig.ask(Unlock(opened.open, element * 20, 10, number=number, element=element, undoes=True))
+            assert rig.volume.core.locks.state(opened.attributes.inode).ranges == ()
+
+    run(scenario)
+
+
 def test_an_open_with_a_guid_is_answered_again() -> None:
     async def scenario(rig: StateRig) -> None:
         request = rig.smb_request(rights=RWH, key=b"a", keep=DURABLE, guid=b"guid")

@@ -1,6 +1,7 @@
 """One volume, used from another node: connections break, processes end, the volume moves; what was asked is carried out once."""
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_what_was_answered_before_the_coordinator_ended_is_not_carried_out_again
         reply = await made
         assert reply.path == (b"a",)
         assert rig.names() == {b"a"}
+        assert rig.local.core.repeated["forwarded"] == 1
 
     run(scenario)
 
@@ -337,6 +339,33 @@ def test_what_is_taken_back_has_no_effect(delay: float) -> None:
         assert rig.local.core.locks.state(rig.lookup(b"f").inode).ranges == ()
         rig.lock(other.open, 0, 10)
         assert set(rig.local.core.opens) == {opened.open, other.open}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_a_lock_that_was_taken_back_does_not_count_as_carried_out(again: int) -> None:
+    """Its client has lost its connection before the answer, and repeats the request elsewhere, or goes on to the next number."""
+
+    async def scenario(rig: FarRig) -> None:
+        opened, other = rig.smb(b"f"), rig.smb(b"f")
+        far, inode = rig.between.far, rig.lookup(b"f").inode
+
+        def lock(number: int) -> Lock:
+            return Lock(opened.open, 0, 10, True, number=struct.pack("<IB", 1, number))
+
+        asked = asyncio.ensure_future(far.call(lock(1), None, SMB))
+        while not rig.local.core.locks.state(inode).ranges:  # noqa: ASYNC110
+            await asyncio.sleep(1e-5)
+        cut(rig)  # it has been carried out, and the answer is lost
+        asked.cancel()
+        await asyncio.sleep(2)
+        assert rig.local.core.locks.state(inode).ranges == ()
+        rig.ask(lock(again))
+        with pytest.raises(LockConflict):
+            rig.lock(other.open, 0, 10)
+        rig.ask(Unlock(opened.open, 0, 10, number=struct.pack("<IB", 1, 2)) if again == 1 else Unlock(opened.open, 0, 10))
+        rig.lock(other.open, 0, 10)
 
     run(scenario)
 
