@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import lru_cache
-from typing import Self
 
 import msgspec
 
+from sofs.encoding import Record
 from sofs.errors import ConfigError, InvalidName, Unavailable
 from sofs.types import ROOT, Inode, VolumeId
 from sofs.volume.api import Caller, Volume
@@ -116,7 +116,7 @@ class NfsOptions(msgspec.Struct, frozen=True):
     """Whether clients must come from a port below 1024, which only a superuser can: AUTH_SYS is then no user's own claim."""
 
 
-class Share(msgspec.Struct, frozen=True):
+class Share(Record, frozen=True):
     """One name that clients can mount, and the directory it stands for."""
 
     name: str
@@ -135,18 +135,6 @@ class Share(msgspec.Struct, frozen=True):
         check_name(self.name)
         if not 0 < self.number < 1 << 32:
             raise ConfigError(f"share {self.name}: number {self.number} is not between 1 and 2**32 - 1")
-
-    def encode(self) -> bytes:
-        """As JSON, for the coordination store."""
-        return msgspec.json.encode(self)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises `ConfigError`, saying which part of the record is wrong."""
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except (msgspec.MsgspecError, InvalidName) as error:
-            raise ConfigError(f"share record: {error}") from None
 
     def client(self, address: str, port: int) -> Client | None:
         """The line of the NFS client list that counts for a client at `address` that comes from `port`; None refuses it."""

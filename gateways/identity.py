@@ -10,8 +10,7 @@ Passwords are kept only as NT hashes, which NTLM needs; who reads one can log on
 from collections.abc import Iterable
 from typing import Self
 
-import msgspec
-
+from sofs.encoding import Record
 from sofs.errors import ConfigError
 from sofs.volume.api import Caller
 
@@ -22,7 +21,7 @@ EVERYONE, NETWORK, AUTHENTICATED, ANONYMOUS = "S-1-1-0", "S-1-5-2", "S-1-5-11", 
 ADMINISTRATORS, GUESTS = "S-1-5-32-544", "S-1-5-32-546"
 
 
-class User(msgspec.Struct, frozen=True):
+class User(Record, frozen=True):
     """One person or machine that can log on."""
 
     name: str
@@ -50,18 +49,6 @@ class User(msgspec.Struct, frozen=True):
         from impacket.ntlm import compute_nthash
 
         return cls(name, uid, gid, groups, compute_nthash(password).hex())
-
-    def encode(self) -> bytes:
-        """As JSON, for the coordination store."""
-        return msgspec.json.encode(self)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Raises `ConfigError`."""
-        try:
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.MsgspecError as error:
-            raise ConfigError(f"user record: {error}") from None
 
 
 class Identities:

@@ -14,7 +14,7 @@ from gateways.exports import Share
 from gateways.identity import User
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
 from sofs.coordination import Change, Condition, Delete, Entry, OutcomeUnknown, Put, Store, keys
-from sofs.coordination.record import Record
+from sofs.encoding import Record
 from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
 from sofs.runtime.ports import Random
 

@@ -9,7 +9,7 @@ still runs; only the record under `dead/` does, which its supervisor writes once
 
 The interconnect:
 
-- `frames`: what stands on the wire. `bodies`, `outcomes`: msgpack, and errors that keep their class.
+- `frames`: what stands on the wire. `outcomes`: errors that keep their class.
 - `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers. `later`: an answer that is not there yet.
 - `peers`, `interconnect`: all connections of a node.
 

@@ -23,7 +23,7 @@ from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.frames import Hello
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
 from sofs.coordination import Condition, Delete, Lease, OutcomeUnknown, Put, Seen, Store, keys
-from sofs.coordination.record import Record
+from sofs.encoding import Record
 from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 

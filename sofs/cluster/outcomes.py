@@ -2,8 +2,7 @@
 
 import msgspec
 
-from sofs import errors
-from sofs.cluster.bodies import decoded, encoded
+from sofs import encoding, errors
 from sofs.errors import PeerError, SofsError, SymlinkInPath, Unavailable
 from sofs.types import Lsn
 
@@ -31,12 +30,12 @@ def encode(error: SofsError) -> bytes:
         outcome = _Outcome(kind.__name__, "", error.gate, error.target, error.unparsed, error.relative)
     else:
         outcome = _Outcome(kind.__name__, str(error), error.gate)
-    return encoded(outcome)
+    return encoding.encode(outcome)
 
 
 def decode(data: memoryview) -> SofsError:
     """Raises `PeerError`."""
-    outcome = decoded(data, _Outcome, "an outcome")
+    outcome = encoding.decode(data, _Outcome, "an outcome")
     kind = _CLASSES.get(outcome.name)
     result: SofsError
     if kind is SymlinkInPath:

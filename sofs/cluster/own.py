@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from sofs.cluster import NodeId
-from sofs.errors import ConfigError, NotFound
+from sofs.encoding import UNREADABLE
+from sofs.errors import ConfigError
 from sofs.runtime.ports import Files, Random
+from sofs.runtime.whole import read_whole, replace
 
 __all__ = ["FILE", "OwnIdentity", "load", "load_or_make", "save"]
 
@@ -27,36 +29,18 @@ class OwnIdentity(msgspec.Struct, frozen=True):
 def load(files: Files, directory: str) -> OwnIdentity | None:
     """None before the first start. Raises `ConfigError`."""
     path = f"{directory}/{FILE}"
-    if not files.exists(path):
+    data = read_whole(files, path, _LARGEST)
+    if data is None:
         return None
-    file = files.open(path)
-    try:
-        data = bytearray(min(file.size, _LARGEST))
-        file.read_now(0, [memoryview(data)])
-    finally:
-        file.close()
     try:
         return msgspec.json.decode(data, type=OwnIdentity)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read ({error}); a member's record in the coordination store has its id") from None
 
 
 def save(files: Files, directory: str, own: OwnIdentity) -> None:
     """Durable when it returns."""
-    path = f"{directory}/{FILE}"
-    fresh = path + ".new"
-    try:
-        files.remove(fresh)
-    except NotFound:
-        pass
-    file = files.open(fresh, create=True)
-    try:
-        file.write(0, [msgspec.json.encode(own) + b"\n"])
-        file.sync_now()
-    finally:
-        file.close()
-    files.rename(fresh, path)
-    files.sync_directory(directory)
+    replace(files, f"{directory}/{FILE}", msgspec.json.encode(own) + b"\n")
 
 
 def load_or_make(files: Files, random: Random, directory: str) -> OwnIdentity:

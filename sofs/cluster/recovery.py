@@ -18,8 +18,10 @@ import msgspec
 import structlog
 
 from sofs.coordination import Change, Condition, Entry, OutcomeUnknown, Put, Seen, Store, keys
-from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
+from sofs.encoding import UNREADABLE, decode, encode
+from sofs.errors import ConfigError, SofsError, Unavailable
 from sofs.runtime.ports import Clock, Files
+from sofs.runtime.whole import read_whole, replace
 
 __all__ = ["FILE", "RecordsCopy", "Restored", "older", "read_copy", "restore"]
 
@@ -102,37 +104,16 @@ class RecordsCopy:
 
     def _write(self) -> None:
         stored = _Stored(self._revision, [(entry.key, entry.value) for entry in self._entries.values()])
-        path = f"{self._directory}/{FILE}"
-        fresh = path + ".new"
-        try:
-            self._files.remove(fresh)
-        except NotFound:
-            pass
-        file = self._files.open(fresh, create=True)
-        try:
-            file.write(0, [msgspec.msgpack.encode(stored)])
-            file.sync_now()
-        finally:
-            file.close()
-        self._files.rename(fresh, path)
-        self._files.sync_directory(self._directory)
+        replace(self._files, f"{self._directory}/{FILE}", encode(stored))
 
 
 def read_copy(files: Files, directory: str) -> dict[str, bytes]:
     """The records of a node's copy; none if it has no copy. Raises `ConfigError`."""
     path = f"{directory}/{FILE}"
-    if not files.exists(path):
+    data = read_whole(files, path)
+    if data is None:
         return {}
-    file = files.open(path)
-    try:
-        data = bytearray(file.size)
-        file.read_now(0, [memoryview(data)])
-    finally:
-        file.close()
-    try:
-        return dict(msgspec.msgpack.decode(data, type=_Stored).entries)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; recover on another node") from None
+    return dict(decode(data, _Stored, f"{path}, instead of which another node's will do,", ConfigError).entries)
 
 
 async def older(store: Store, copy: dict[str, bytes]) -> str:
@@ -163,7 +144,7 @@ async def restore(store: Store, copy: dict[str, bytes]) -> Restored:
         ]
         # What makes it a cluster comes last: nobody may start on a half.
         missing.sort(key=lambda key: key == keys.CLUSTER)
-        if await _put(store, copy, [(key, 0) for key in missing] + [(key, present[key].revision) for key in raised]):
+        if await _put(store, copy, [(key, present[key].revision) for key in raised] + [(key, 0) for key in missing]):
             return Restored(len(missing), len(raised), len(copy) - len(missing) - len(raised))
     raise Unavailable("the records could not be put back: others change them at the same time")
 
@@ -187,5 +168,5 @@ def _is_configuration(key: str) -> bool:
 def _version(value: bytes) -> int:
     try:
         return msgspec.json.decode(value, type=_Version).version
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return 0

@@ -11,7 +11,6 @@ from functools import partial
 import structlog
 
 from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, outcomes
-from sofs.cluster.bodies import decoded, encoded
 from sofs.cluster.frames import (
     ANSWER,
     CALL,
@@ -33,6 +32,7 @@ from sofs.cluster.frames import (
 from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
 from sofs.cluster.later import Later
 from sofs.cluster.link import Link
+from sofs.encoding import decode, encode
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 
@@ -110,7 +110,7 @@ class ServingLink(Link):
         self._waiting.cancel()
 
     def _welcome(self, body: memoryview) -> None:
-        hello = decoded(body, Hello, "a greeting")
+        hello = decode(body, Hello, "a greeting")
         self._timer.cancel()
         try:
             if hello.protocol != PROTOCOL:
@@ -120,13 +120,13 @@ class ServingLink(Link):
             welcome = self._greet(self, hello)
         except Unavailable as refusal:
             log.warning("cluster.refused", peer=self.place, node=f"{hello.node:016x}", reason=str(refusal))
-            self.send_small(REFUSED, encoded(Refusal(str(refusal))))
+            self.send_small(REFUSED, encode(Refusal(str(refusal))))
             self.end(str(refusal))
             return
         self.hello = hello
         self._node, self._incarnation = NodeId(hello.node), Incarnation(hello.incarnation)
         self._reader.greeted = True
-        self.send_small(WELCOME, encoded(welcome))
+        self.send_small(WELCOME, encode(welcome))
 
     def _serve(self, number: int, name: bytes, body: memoryview, payload: memoryview, kept: bool) -> None:
         """`number` 0: nobody waits for the answer."""

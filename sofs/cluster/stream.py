@@ -19,7 +19,6 @@ from typing import NamedTuple
 import structlog
 
 from sofs.cluster import Answer, Incarnation, NodeId, Outcome, Priority, Then, outcomes
-from sofs.cluster.bodies import decoded, encoded
 from sofs.cluster.frames import (
     ANSWER,
     CALL,
@@ -39,6 +38,7 @@ from sofs.cluster.frames import (
     frame,
 )
 from sofs.cluster.link import Link
+from sofs.encoding import decode, encode
 from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Connection, Network, Random, Timer
 
@@ -102,7 +102,7 @@ class CallingLink(Link):
         self.greeting: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         """The peer's welcome; raises `Unavailable`."""
         self.over = asyncio.Event()
-        self.send_small(HELLO, encoded(hello))
+        self.send_small(HELLO, encode(hello))
 
     def frame(self, kind: int, number: int, name: memoryview, body: memoryview, payload: memoryview, kept: bool) -> bool:
         if kind == ANSWER:
@@ -113,9 +113,9 @@ class CallingLink(Link):
             pass
         elif kind == WELCOME and not self.greeting.done():
             self._reader.greeted = True
-            self.greeting.set_result(decoded(body, Welcome, "a greeting"))
+            self.greeting.set_result(decode(body, Welcome, "a greeting"))
         elif kind == REFUSED and not self.greeting.done():
-            self.greeting.set_exception(Unavailable(decoded(body, Refusal, "a greeting").reason))
+            self.greeting.set_exception(Unavailable(decode(body, Refusal, "a greeting").reason))
             self.end("refused")
         else:
             raise PeerError(f"a frame of kind {kind} from the end that answers")

@@ -26,6 +26,7 @@ from sofs.coordination.store import (
     Seen,
     Transacted,
 )
+from sofs.encoding import UNREADABLE
 from sofs.errors import Damaged, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock, File, Files, Random
 
@@ -98,7 +99,7 @@ class EmbeddedStore:
         try:
             state = msgspec.msgpack.decode(records[0], type=_State)
             transactions = [msgspec.msgpack.decode(record, type=_Changes) for record in records[1:]]
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Damaged(f"{path} has records that this program does not understand: {error}") from error
         self._revision = self._forgotten = state.revision
         self._entries = {entry.key: entry for entry in state.entries}

@@ -6,10 +6,13 @@ no record names, which is removed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from sofs.cluster.bodies import decoded
+from sofs.encoding import decoder, encode
 from sofs.log.configuration import Mark
+from sofs.runtime.ports import Buffer
 
 __all__ = [
     "SERVICE",
@@ -116,19 +119,6 @@ class Described(msgspec.Struct, frozen=True, array_like=True):
 
 Message = MakeReplica | PutRecords | Follow | Checkpoint | Move | Describe | Leave
 
-encode = msgspec.msgpack.Encoder().encode
-
-
-def decode_message(body: memoryview | bytes) -> Message:
-    """Raises `PeerError`."""
-    return decoded(body, Message, "a question about a volume")  # type: ignore[arg-type]
-
-
-def decode_slice(body: memoryview | bytes) -> Slice:
-    """Raises `PeerError`."""
-    return decoded(body, Slice)
-
-
-def decode_described(body: memoryview | bytes) -> Described:
-    """Raises `PeerError`."""
-    return decoded(body, Described)
+decode_message: Callable[[Buffer], Message] = decoder(Message, "a question about a volume")
+decode_slice = decoder(Slice, "records of a volume")
+decode_described = decoder(Described, "a volume's description")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from sofs.coordination.record import Record
+from sofs.encoding import Record
 from sofs.errors import Damaged, SofsError
 from sofs.log.recovery import newest_version, recover
 from sofs.log.replica import SegmentHeader

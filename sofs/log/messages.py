@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sofs.cluster.bodies import decoded
-from sofs.errors import PeerError
+from sofs.encoding import decoder, encode
 from sofs.log.configuration import Mark
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
@@ -125,27 +124,6 @@ class Status(msgspec.Struct, frozen=True, array_like=True):
     """It is about to take over."""
 
 
-encode = msgspec.msgpack.Encoder().encode
-_message: Callable[[Buffer], Message] = msgspec.msgpack.Decoder(Message).decode
-_ack: Callable[[Buffer], Ack] = msgspec.msgpack.Decoder(Ack).decode
-
-
-def decode_message(body: Buffer) -> Message:
-    """Raises `PeerError`."""
-    try:
-        return _message(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"a message about a log: {error}") from error
-
-
-def decode_ack(body: Buffer) -> Ack:
-    """Raises `PeerError`."""
-    try:
-        return _ack(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise PeerError(f"a follower's answer: {error}") from error
-
-
-def decode_status(body: Buffer) -> Status:
-    """Raises `PeerError`."""
-    return decoded(memoryview(body), Status)
+decode_message: Callable[[Buffer], Message] = decoder(Message, "a message about a log")
+decode_ack = decoder(Ack, "a follower's answer")
+decode_status = decoder(Status, "the state of a log")

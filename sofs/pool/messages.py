@@ -6,11 +6,12 @@ may rely on it. Errors are those of the `Disk` protocol. Checksums travel beside
 compared where it is used.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
+from sofs.encoding import decoder, encode
 from sofs.errors import PeerError
 from sofs.pool.disk import Part
 from sofs.pool.extent import EXTENT_LIMIT, NAMES_PER_MIB, ExtentId, slots_for
@@ -218,25 +219,16 @@ class Checked(msgspec.Struct, array_like=True):
     problems: list[str]
 
 
-encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(Request)
 A = TypeVar("A", bound=msgspec.Struct)
-
-
-class _Decoders:
-    """One for each kind of answer."""
-
-    made: ClassVar[dict[type[msgspec.Struct], msgspec.msgpack.Decoder[msgspec.Struct]]] = {
-        kind: msgspec.msgpack.Decoder(kind) for kind in (Heard, Told, Got, Slot, Described, Found, Checked)
-    }
+_request: Callable[[Buffer], Request] = decoder(Request, "a request to a disk")
+_answers: dict[type[msgspec.Struct], Callable[[Buffer], msgspec.Struct]] = {
+    kind: decoder(kind, "an answer of a disk") for kind in (Heard, Told, Got, Slot, Described, Found, Checked)
+}
 
 
 def decode_request(body: Buffer) -> Request:
     """Raises `PeerError` for what no correct node sends."""
-    try:
-        request: Request = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PeerError(f"not a request to a disk: {error}") from None
+    request = _request(body)
     if isinstance(request, Hear):
         return request
     _expect(0 <= request.disk < 1 << 63, "no disk has this id")
@@ -262,10 +254,7 @@ def decode_request(body: Buffer) -> Request:
 
 def decode_answer(body: Buffer, kind: type[A]) -> A:
     """Raises `PeerError`."""
-    try:
-        answer = _Decoders.made[kind].decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PeerError(f"not an answer of a disk: {error}") from None
+    answer = _answers[kind](body)
     assert isinstance(answer, kind)
     return answer
 

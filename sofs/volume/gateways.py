@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from sofs.encoding import decoder, encode
 from sofs.errors import Damaged, Fenced
 from sofs.types import Time
 from sofs.volume import keys
@@ -23,12 +24,7 @@ class GatewayRecord(msgspec.Struct, array_like=True, frozen=True):
     """When; 0: it is not."""
 
 
-def decode_gateway(value: bytes) -> GatewayRecord:
-    """Raises `Damaged`."""
-    try:
-        return msgspec.msgpack.decode(value, type=GatewayRecord)
-    except msgspec.MsgspecError as error:
-        raise Damaged(f"the record of a gateway, of {len(value)} bytes: {error}") from error
+decode_gateway = decoder(GatewayRecord, "the record of a gateway", Damaged)
 
 
 class Gateways:
@@ -75,4 +71,4 @@ class Gateways:
 
     def _put(self, batch: Batch, gateway: int, record: GatewayRecord) -> None:
         self.known[gateway] = record
-        batch.put(keys.bucket(keys.GATEWAY, gateway), msgspec.msgpack.encode(record))
+        batch.put(keys.bucket(keys.GATEWAY, gateway), encode(record))

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from sofs.encoding import decode, encode
 from sofs.errors import Damaged
 from sofs.locks import ByteLock, Grant
 from sofs.types import Inode, OpenId
@@ -98,34 +99,30 @@ class Doom(NamedTuple):
 
 
 T = TypeVar("T")
-_encode = msgspec.msgpack.Encoder().encode
 _fields = attrgetter(*KeptOpen.__struct_fields__)
 
 
 def decode_record(value: bytes, kind: type[T]) -> T:
     """Raises `Damaged`."""
-    try:
-        return msgspec.msgpack.decode(value, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"a record of {len(value)} bytes is no {kind.__name__}: {error}") from error
+    return decode(value, kind, failure=Damaged)
 
 
 def encode_open(opened: OpenFile) -> bytes:
-    return _encode(_fields(opened))
+    return encode(_fields(opened))
 
 
 def encode_grant(grant: Grant) -> bytes:
     """Without what is being recalled of it."""
-    return _encode(msgspec.structs.replace(grant, target=grant.rights, told=grant.rights))
+    return encode(msgspec.structs.replace(grant, target=grant.rights, told=grant.rights))
 
 
 def encode_locks(locks: KeptLocks) -> bytes:
-    return _encode(locks)
+    return encode(locks)
 
 
 def encode_doom(marked: OpenFile) -> bytes:
     """`marked` is the open through which the file was marked; it may have ended."""
-    return _encode(Doom(marked.id, marked.base, marked.parent, marked.name, marked.stream))
+    return encode(Doom(marked.id, marked.base, marked.parent, marked.name, marked.stream))
 
 
 def range_key(held: ByteLock, owner: LockState | None) -> bytes:

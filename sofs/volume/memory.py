@@ -13,8 +13,8 @@ import struct
 
 from crc32c import crc32c
 
-from sofs.errors import NotFound, SofsError
 from sofs.runtime.ports import Files
+from sofs.runtime.whole import read_whole, replace
 
 __all__ = ["BROKEN", "INCOMPLETE", "note_whole", "noted_boot"]
 
@@ -31,32 +31,14 @@ _LONGEST = 256
 
 def noted_boot(files: Files, path: str) -> bytes | None:
     """The boot under which the replica at `path` was last known to be whole; None if nothing says so. Raises `DiskFailed`."""
-    try:
-        file = files.open(f"{path}/{_NAME}")
-    except NotFound:
+    note = read_whole(files, f"{path}/{_NAME}", _LONGEST)
+    if note is None:
         return None
-    try:
-        buffer = bytearray(_LONGEST)
-        count = file.read_now(0, [memoryview(buffer)])
-    finally:
-        file.close()
-    boot, sum = bytes(buffer[: count - _SUM.size]), bytes(buffer[count - _SUM.size : count])
-    return boot if count > _SUM.size and sum == _SUM.pack(crc32c(boot)) else BROKEN
+    boot, sum = note[: -_SUM.size], note[-_SUM.size :]
+    return boot if boot and sum == _SUM.pack(crc32c(boot)) else BROKEN
 
 
 def note_whole(files: Files, path: str, boot: bytes) -> None:
     """Records that the replica is whole under this boot (or `BROKEN`), durably. Raises `DiskFailed`, `NoSpace`."""
-    if noted_boot(files, path) == boot:
-        return
-    fresh = f"{path}/{_NAME}.new"
-    file = files.open(fresh, create=True)
-    try:
-        file.truncate(0)
-        file.write(0, [boot + _SUM.pack(crc32c(boot))])
-        file.sync_now()
-    except SofsError:
-        file.close()
-        raise
-    file.close()
-    files.rename(fresh, f"{path}/{_NAME}")
-    files.sync_directory(path)
+    if noted_boot(files, path) != boot:
+        replace(files, f"{path}/{_NAME}", boot + _SUM.pack(crc32c(boot)))

@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 import msgspec
 import structlog
 
+from sofs.encoding import decode, encode
 from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NotFound, ReadOnly, SofsError, Unavailable
 from sofs.log.recovery import newest_version, recover
 from sofs.log.replica import LocalReplica
@@ -90,13 +91,10 @@ class Incarnation(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def decode(cls, value: bytes) -> Self:
         """Raises `Damaged`."""
-        try:
-            return msgspec.msgpack.decode(value, type=cls)
-        except msgspec.MsgspecError as error:
-            raise Damaged(f"the incarnation record of {len(value)} bytes: {error}") from error
+        return decode(value, cls, "the incarnation record", Damaged)
 
     def encode(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+        return encode(self)
 
 
 class Opened(NamedTuple):

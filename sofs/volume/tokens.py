@@ -14,12 +14,12 @@ Keys are in generations of ten minutes by the time at which they expire, so that
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Union
 
-import msgspec
-
+from sofs.encoding import decoder, encode
 from sofs.errors import Damaged, InvalidArgument
+from sofs.runtime.ports import Buffer
 from sofs.types import Time
 from sofs.volume import api, keys
 from sofs.volume.batch import Batch
@@ -36,14 +36,9 @@ def _kinds(base: type[api.Reply]) -> list[type[api.Reply]]:
     return [base, *(kind for subclass in base.__subclasses__() for kind in _kinds(subclass))]
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decoder: msgspec.msgpack.Decoder[api.Reply] = msgspec.msgpack.Decoder(Union[tuple(_kinds(api.Reply))])  # noqa: UP007
-_slot_value: msgspec.msgpack.Decoder[tuple[int, bytes, int, bytes | None, bytes | None]] = msgspec.msgpack.Decoder(
-    tuple[int, bytes, int, bytes | None, bytes | None]
-)
-
-
-_call_value: msgspec.msgpack.Decoder[tuple[int, int, bytes]] = msgspec.msgpack.Decoder(tuple[int, int, bytes])
+_reply: Callable[[Buffer], api.Reply] = decoder(Union[tuple(_kinds(api.Reply))], "a token's reply", Damaged)  # noqa: UP007
+_slot_value = decoder(tuple[int, bytes, int, bytes | None, bytes | None], "a slot's token", Damaged)
+_call_value = decoder(tuple[int, int, bytes], "the token of a forwarded request", Damaged)
 """Gateway, sequence, reply."""
 
 
@@ -58,20 +53,20 @@ class Tokens:
         """Adds the token with its reply to the batch that carries the request out."""
         if isinstance(token, api.CallToken):
             token.stored = True
-            batch.put(keys.forwarded(token.origin, token.slot), _encode((token.gateway, token.sequence, _encode(reply))))
+            batch.put(keys.forwarded(token.origin, token.slot), encode((token.gateway, token.sequence, encode(reply))))
             if token.inner is None:
                 return
             token = token.inner
         if isinstance(token, api.SlotToken):
             if token.session in self._forgotten:
                 return
-            kept = None if token.note is None else _encode(reply)
-            value = _encode((token.sequence, token.digest, token.index, token.note, kept))
+            kept = None if token.note is None else encode(reply)
+            value = encode((token.sequence, token.digest, token.index, token.note, kept))
             batch.put(keys.slot(token.session, token.slot), value)
             return
         if token.age_s > GENERATION_S:
             raise InvalidArgument(f"a token that lasts {token.age_s} s; {GENERATION_S} is the most")
-        batch.put(keys.token(now // _TICKS + 1, _digest(token)), _encode(reply))
+        batch.put(keys.token(now // _TICKS + 1, _digest(token)), encode(reply))
 
     def replay(self, token: api.Token, now: Time) -> api.Reply | None:
         """The reply of the first time, if there was one. Its gate is that of its batch or later."""
@@ -80,7 +75,7 @@ class Tokens:
         for generation in (newest, newest - 1):
             value = self._keys.get(keys.token(generation, digest))
             if value is not None:
-                reply = _decoder.decode(value)
+                reply = _reply(value)
                 reply.gate = self._keys.gate(keys.bucket(keys.TOKEN, generation))
                 return reply
         return None
@@ -128,22 +123,14 @@ class Tokens:
 
 def decode_forwarded(value: bytes) -> tuple[int, int, api.Reply]:
     """Gateway, sequence and reply. Raises `Damaged`."""
-    try:
-        gateway, sequence, encoded = _call_value.decode(value)
-        reply = _decoder.decode(encoded)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"the token of a forwarded request, of {len(value)} bytes: {error}") from error
-    return gateway, sequence, reply
+    gateway, sequence, encoded = _call_value(value)
+    return gateway, sequence, _reply(encoded)
 
 
 def decode_slot(key: bytes, value: bytes) -> api.Slot:
     """Raises `Damaged`."""
-    try:
-        sequence, digest, index, note, reply = _slot_value.decode(value)
-        found = None if reply is None else _decoder.decode(reply)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Damaged(f"the slot token of {len(value)} bytes: {error}") from error
-    return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, found)
+    sequence, digest, index, note, reply = _slot_value(value)
+    return api.Slot(int.from_bytes(key[-4:]), sequence, digest, index, note, None if reply is None else _reply(reply))
 
 
 def _digest(token: api.Token) -> bytes:

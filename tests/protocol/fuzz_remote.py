@@ -66,13 +66,13 @@ def questions(chance: Random) -> None:
             (6, None),
         )
     )
-    body = messages.encode_head(kind, 1, 2, 3, 4) + (b"" if rest is None else messages.encode_rest(rest))
+    body = messages.encode_head(kind, 1, 2, 3, 4) + (b"" if rest is None else messages.encode(rest))
     try:
         data = mutated(body, chance)
         found = messages.decode_head(data)
         again = messages.decode_rest(found[0], data)
         if again is not None:
-            messages.encode_rest(again)
+            messages.encode(again)
     except PeerError:
         pass
 
@@ -91,7 +91,7 @@ def upcalls(chance: Random) -> None:
     revoked = Revoked(Inode(1), b"k", GrantKind.OPLOCK, (OpenId(3),), OpenId(0))
     told = Told(1, 2, 3, [Recalled(recall), revoked, Dropped(OpenId(4)), Noticed(OpenId(5), 1, b"n")])
     try:
-        messages.encode_told(messages.decode_told(mutated(messages.encode_told(told), chance)))
+        messages.encode(messages.decode_told(mutated(messages.encode(told), chance)))
     except PeerError:
         pass
 

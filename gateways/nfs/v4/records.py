@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateways.nfs.v4.clients import Client, Principal
+from sofs.encoding import decoder, encode
 from sofs.errors import ConfigError
 from sofs.types import VolumeId
 
@@ -46,9 +47,8 @@ class SessionRecord(msgspec.Struct, array_like=True):
     minor: int
 
 
-_encoder = msgspec.msgpack.Encoder()
-_client = msgspec.msgpack.Decoder(ClientRecord)
-_session = msgspec.msgpack.Decoder(SessionRecord)
+_read_client = decoder(ClientRecord, "a client's record in the system volume", ConfigError)
+read_session = decoder(SessionRecord, "a session's record in the system volume", ConfigError)
 
 
 def client_change(client: Client) -> Change:
@@ -61,7 +61,7 @@ def client_change(client: Client) -> Change:
         client.reclaimed,
         sorted({**client.noted, **client.volumes}.items()),
     )
-    return CLIENTS + client.key, _encoder.encode(record)
+    return CLIENTS + client.key, encode(record)
 
 
 def session_change(session: "Session") -> Change:
@@ -76,7 +76,7 @@ def session_change(session: "Session") -> Change:
         list(back.sequences),
         back.minor,
     )
-    return SESSIONS + session.id, _encoder.encode(record)
+    return SESSIONS + session.id, encode(record)
 
 
 def forget_client(client: Client) -> list[Change]:
@@ -90,10 +90,7 @@ def forget_session(id: bytes) -> Change:
 
 def read_client(key: bytes, value: bytes, now: float) -> Client:
     """Raises `ConfigError`."""
-    try:
-        record = _client.decode(value)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"a client's record in the system volume: {error}") from None
+    record = _read_client(value)
     client = Client(int.from_bytes(key[len(CLIENTS) :]), record.owner, record.verifier, record.principal, now)
     client.confirmed = True
     client.sequence = record.sequence
@@ -102,11 +99,3 @@ def read_client(key: bytes, value: bytes, now: float) -> Client:
     client.volumes = {VolumeId(volume): verifier for volume, verifier in record.volumes}
     client.restored = not client.volumes
     return client
-
-
-def read_session(value: bytes) -> SessionRecord:
-    """Raises `ConfigError`."""
-    try:
-        return _session.decode(value)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"a session's record in the system volume: {error}") from None

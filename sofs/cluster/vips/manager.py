@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from sofs.cluster import Answer, Asked, Incarnation, Interconnect, NodeId
-from sofs.cluster.bodies import decoded
 from sofs.cluster.vips.lasting import Lasting, Promises
 from sofs.cluster.vips.placing import Vip, place
 from sofs.cluster.vips.records import HolderRecord, VipRecord
 from sofs.coordination import Condition, Delete, Entry, Lease, OutcomeUnknown, Put, Seen, Store, keys
+from sofs.encoding import decode, encode
 from sofs.errors import ConfigError, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 
@@ -318,7 +317,7 @@ class Vips:
 
     async def _ask(self, before: float, id: int) -> None:
         try:
-            held = msgspec.msgpack.encode(list(self._held))
+            held = encode(list(self._held))
             answer = await self._interconnect.peer(NodeId(id)).call(PROMISE, held, deadline_s=ANSWER_S)
         except SofsError:
             return
@@ -328,7 +327,7 @@ class Vips:
 
     def _promise(self, asked: Asked) -> Answer:
         """Whether this node claims nothing of the caller's for a while: not if it has the store, may have claimed something just now, or did so before."""
-        theirs = decoded(asked.body, list[str])
+        theirs = decode(asked.body, list[str])
         if self._store_answers or self._claiming or any(address in self._held or self.holder(address) == self._me for address in theirs):
             return Answer(b"n")
         self._promises.give(self._clock.boottime())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sofs.coordination.record import Record
+from sofs.encoding import Record
 
 __all__ = ["HolderRecord", "VipRecord"]
 

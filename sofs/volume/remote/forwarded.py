@@ -29,7 +29,7 @@ from sofs.volume.remote.messages import (
     Upcall,
     When,
     WriteAsk,
-    encode_rest,
+    encode,
     split,
 )
 from sofs.volume.remote.repeating import REPEATABLE, opposite
@@ -65,7 +65,7 @@ class RemoteVolume:
 
     def call(self, request: Request, token: AnyToken | None, by: Binding, snapshot: int = 0) -> Awaitable[Reply]:
         plain, slot = split(token)
-        rest = encode_rest(Call(snapshot, by, plain, slot, request))
+        rest = encode(Call(snapshot, by, plain, slot, request))
         future: asyncio.Future[Reply] = self._loop.create_future()
         opening = type(request) in _OPENING
         self._opening += opening
@@ -92,7 +92,7 @@ class RemoteVolume:
         return future
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding, snapshot: int = 0) -> Awaitable[Read]:
-        rest = encode_rest(ReadAsk(snapshot, by, target, offset, len(into)))
+        rest = encode(ReadAsk(snapshot, by, target, offset, len(into)))
         future: asyncio.Future[Read] = self._loop.create_future()
 
         def then(found: Found | SofsError, payload: Buffer) -> None:
@@ -112,7 +112,7 @@ class RemoteVolume:
         self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
     ) -> Awaitable[Written]:
         plain, slot = split(token)
-        rest = encode_rest(WriteAsk(by, plain, slot, target, offset, level))
+        rest = encode(WriteAsk(by, plain, slot, target, offset, level))
         future: asyncio.Future[Written] = self._loop.create_future()
 
         def then(found: Found | SofsError, payload: Buffer) -> None:
@@ -148,7 +148,7 @@ class RemoteVolume:
         def then(found: Found | SofsError, payload: Buffer) -> None:
             self._advance()
 
-        self._asker.ask(Kind.WHEN, encode_rest(When(gate)), b"", True, then, patience_s=1e9)
+        self._asker.ask(Kind.WHEN, encode(When(gate)), b"", True, then, patience_s=1e9)
 
     def _advance(self) -> None:
         """Tells those whose gates have become stable."""
@@ -180,7 +180,7 @@ class RemoteVolume:
         def then(found: Found | SofsError, payload: Buffer) -> None:
             if isinstance(found, Answered) and (undo := opposite(request, found.reply)) is not None:
                 # Nobody is there to be told if that fails, either.
-                rest = encode_rest(Call(0, by, None, None, undo))
+                rest = encode(Call(0, by, None, None, undo))
                 self._asker.ask(Kind.CALL, rest, b"", False, lambda found, payload: None)
 
         self._asker.take_back(question, then)

@@ -18,11 +18,13 @@ peer's fault: `PeerError`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Union
 
 import msgspec
 
+from sofs.encoding import decoder, encode
 from sofs.errors import PeerError
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Buffer
@@ -65,10 +67,9 @@ __all__ = [
     "decode_head",
     "decode_rest",
     "decode_told",
+    "encode",
     "encode_answer",
     "encode_head",
-    "encode_rest",
-    "encode_told",
     "replies",
     "requests",
     "split",
@@ -255,17 +256,15 @@ _AnyReply: Any = Union[(*_REPLIES, _Slots)]
 _Call = _taking_its_place("_Call", Call, request=_AnyRequest)
 _Answered = _taking_its_place("_Answered", Answered, reply=_AnyReply)
 
-_encode = msgspec.msgpack.Encoder().encode
-_RESTS: dict[int, msgspec.msgpack.Decoder[Any]] = {
-    Kind.CALL: msgspec.msgpack.Decoder(_Call),
-    Kind.READ: msgspec.msgpack.Decoder(ReadAsk),
-    Kind.WRITE: msgspec.msgpack.Decoder(WriteAsk),
-    Kind.WHEN: msgspec.msgpack.Decoder(When),
+_RESTS: dict[int, Callable[[Buffer], Any]] = {
+    Kind.CALL: decoder(_Call, "a call of a volume"),
+    Kind.READ: decoder(ReadAsk, "a question for a volume's data"),
+    Kind.WRITE: decoder(WriteAsk, "data for a volume"),
+    Kind.WHEN: decoder(When, "a question about a volume's position"),
 }
-_answers: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[_Answered, ReadAnswer, Reached, Elsewhere])  # noqa: UP007
-_told = msgspec.msgpack.Decoder(Told)
-_inner_reply: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[tuple(_REPLIES)])  # noqa: UP007
-_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_answer = decoder(Union[_Answered, ReadAnswer, Reached, Elsewhere], "an answer about a volume")  # noqa: UP007
+decode_told = decoder(Told, "upcalls of a volume")
+_inner_reply = decoder(Union[tuple(_REPLIES)], "a reply within an answer about a volume")  # noqa: UP007
 
 
 # Questions
@@ -273,10 +272,6 @@ _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 def encode_head(kind: int, slot: int, era: int, volume: int, sequence: int) -> bytes:
     return HEAD.pack(kind, slot, era, volume, sequence)
-
-
-def encode_rest(rest: Call | ReadAsk | WriteAsk | When) -> bytes:
-    return _encode(rest)
 
 
 def decode_head(body: Buffer) -> Head:
@@ -288,15 +283,12 @@ def decode_head(body: Buffer) -> Head:
 
 def decode_rest(kind: int, body: Buffer) -> Any:
     """What follows the head; None for kinds of which nothing does. Raises `PeerError`."""
-    decoder = _RESTS.get(kind)
-    if decoder is None:
+    read = _RESTS.get(kind)
+    if read is None:
         if kind not in (Kind.CANCEL, Kind.SUBSCRIBE) or len(body) != HEAD.size:
             raise PeerError(f"a question about a volume of kind {kind} and {len(body)} bytes")
         return None
-    try:
-        return decoder.decode(memoryview(body)[HEAD.size :])
-    except _BROKEN as error:
-        raise PeerError(f"a question about a volume of kind {kind} that cannot be read: {error}") from None
+    return read(memoryview(body)[HEAD.size :])
 
 
 def split(token: AnyToken | None) -> tuple[Token | None, SlotToken | None]:
@@ -314,41 +306,23 @@ def encode_answer(answer: Answered | ReadAnswer | Reached | Elsewhere) -> bytes:
     if type(answer) is Answered and type(answer.reply) is Slots:
         slots = answer.reply
         answer.reply = _Slots(slots.gate, [_closed(slot) for slot in slots.slots])
-    return _encode(answer)
+    return encode(answer)
 
 
 def decode_answer(body: Buffer) -> Answered | ReadAnswer | Reached | Elsewhere:
     """Raises `PeerError`."""
-    try:
-        answer: Answered | ReadAnswer | Reached | Elsewhere = _answers.decode(body)
-        if isinstance(answer, Answered) and type(answer.reply) is _Slots:
-            found = answer.reply
-            answer.reply = Slots(found.gate, [_opened(slot) for slot in found.slots])
-        return answer
-    except _BROKEN as error:
-        raise PeerError(f"an answer about a volume that cannot be read: {error}") from None
+    answer: Answered | ReadAnswer | Reached | Elsewhere = _answer(body)
+    if isinstance(answer, Answered) and type(answer.reply) is _Slots:
+        found = answer.reply
+        answer.reply = Slots(found.gate, [_opened(slot) for slot in found.slots])
+    return answer
 
 
 def _closed(slot: Slot) -> _Slot:
-    reply = None if slot.reply is None else _encode(slot.reply)
+    reply = None if slot.reply is None else encode(slot.reply)
     return _Slot(slot.slot, slot.sequence, slot.digest, slot.index, slot.note, reply)
 
 
 def _opened(slot: _Slot) -> Slot:
-    reply = None if slot.reply is None else _inner_reply.decode(slot.reply)
+    reply = None if slot.reply is None else _inner_reply(slot.reply)
     return Slot(slot.slot, slot.sequence, slot.digest, slot.index, slot.note, reply)
-
-
-# Upcalls
-
-
-def encode_told(told: Told) -> bytes:
-    return _encode(told)
-
-
-def decode_told(body: Buffer) -> Told:
-    """Raises `PeerError`."""
-    try:
-        return _told.decode(body)
-    except _BROKEN as error:
-        raise PeerError(f"upcalls of a volume that cannot be read: {error}") from None

@@ -9,7 +9,7 @@ from sofs.cluster import Answer, Interconnect, NodeId
 from sofs.errors import SofsError
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import OpenId, VolumeId
-from sofs.volume.remote.messages import Noticed, Told, Upcall, encode_told
+from sofs.volume.remote.messages import Noticed, Told, Upcall, encode
 
 __all__ = ["SERVICE", "Subscriber"]
 
@@ -85,7 +85,7 @@ class Subscriber:
             return
         self._sent, self._queue = self._queue[:_AT_ONCE], self._queue[_AT_ONCE:]
         self._number += 1
-        self._send(self._subscription, encode_told(Told(self._volume, self._subscription, self._number, self._sent)))
+        self._send(self._subscription, encode(Told(self._volume, self._subscription, self._number, self._sent)))
 
     def _send(self, subscription: int, body: bytes) -> None:
         if subscription == self._subscription and self._node:

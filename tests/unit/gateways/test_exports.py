@@ -31,6 +31,7 @@ def test_what_a_newer_version_has_added_is_ignored() -> None:
         b'{"name":"a/b","number":1,"volume":9}',
         b'{"name":"a","number":0,"volume":9}',
         b'{"name":"a","number":1,"volume":"x"}',
+        b'{"name":"\xff","number":1,"volume":9}',
         b'{"name":"a","number":1,"volume":9,"nfs":{"clients":[{"network":"10.0.0.0/33"}]}}',
         b'{"name":"a","number":1,"volume":9,"nfs":{"clients":[{"squash":"some"}]}}',
         b'{"name":"a","number":1,"volume":9,"nfs":{"clients":[{"anonymous_uid":-1}]}}',

@@ -46,6 +46,7 @@ def test_users_are_found_in_any_case_and_replaced_live() -> None:
 def test_records_survive_the_store_and_wrong_ones_are_named() -> None:
     assert User.decode(ALICE.encode()) == ALICE
     assert ALICE.nt_hash == "878d8014606cda29677a44efa1353fc7"
-    for wrong in (b"{}", b"nothing", b'{"name":"a/b","uid":1,"gid":1}', b'{"name":"a","uid":-1,"gid":1}', b'{"name":"a","uid":1,"gid":1,"nt_hash":"x"}'):
+    wrong_name, no_name = b'{"name":"a/b","uid":1,"gid":1}', b'{"name":"\xff","uid":1,"gid":1}'
+    for wrong in (b"{}", b"nothing", wrong_name, no_name, b'{"name":"a","uid":-1,"gid":1}', b'{"name":"a","uid":1,"gid":1,"nt_hash":"x"}'):
         with pytest.raises(ConfigError):
             User.decode(wrong)
