@@ -18,6 +18,8 @@ from gateways.nfs.v4.operation import ABOVE, Above, Ask, Outcome, Replayed, Resu
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import SessionId, Stateid
 from gateways.nfs.xdr import U32, Bool
+from sofs.encoding import decoder, encode
+from sofs.errors import Damaged
 from sofs.runtime.ports import Buffer
 from sofs.volume import api
 from sofs.volume.api import ListSlots, Slots, SlotToken, Volume
@@ -58,8 +60,7 @@ class Note(msgspec.Struct, array_like=True):
     saved_stateid: tuple[int, bytes]
 
 
-_note = msgspec.msgpack.Encoder()
-_read_note = msgspec.msgpack.Decoder(Note)
+_read_note = decoder(Note, "a slot token's note", Damaged)
 
 
 class Slot:
@@ -145,7 +146,7 @@ def _progress(compound: Compound) -> bytes | None:
         (compound.stateid.sequence, compound.stateid.other),
         (compound.saved_stateid.sequence, compound.saved_stateid.other),
     )
-    encoded = _note.encode(note)
+    encoded = encode(note)
     return encoded if len(encoded) <= NOTE_LIMIT else None
 
 
@@ -202,6 +203,8 @@ def sequence(c: Compound, args: SequenceArgs) -> Outcome:
     if args.cache and c.size + SEQUENCE_SIZE - 12 > fore.max_cached:
         raise Failure(Status.REP_TOO_BIG_TO_CACHE)
     c.renew(session.client)
+    if resume is not None:
+        c.service.repeat()
     if resume is not None and resume.note is None:
         slot.sequence, slot.digest, slot.used, slot.kept = args.sequence, digest, True, None
         raise Uncached(result(c, session, args))
@@ -231,6 +234,7 @@ def _repeated(c: Compound, session: Session, slot: Slot, args: SequenceArgs, dig
     if slot.digest != digest:
         raise Failure(Status.SEQ_FALSE_RETRY)
     c.renew(session.client)
+    c.service.repeat()
     if slot.reply is not None:
         raise Replayed(slot.reply)
     raise Uncached(result(c, session, args))
@@ -256,7 +260,7 @@ def _first(slot: Slot, args: SequenceArgs, digest: bytes) -> api.Slot | None:
 def _go_on(c: Compound, kept: api.Slot) -> None:
     """Makes the COMPOUND stand where it stood at the operation of the token."""
     assert kept.note is not None
-    note = _read_note.decode(kept.note)
+    note = _read_note(kept.note)
     c.resume_at(kept.index, note.results, kept.reply)
     c.here = _place(c, note.here)
     c.saved = _place(c, note.saved)
