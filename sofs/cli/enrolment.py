@@ -19,7 +19,7 @@ from sofs.cluster.authority import Authority
 from sofs.cluster.founding import Token, admit, authority_of, evict, found, invite, leave
 from sofs.cluster.membership import FEATURES, endpoint
 from sofs.cluster.own import OwnIdentity, load_or_make, save
-from sofs.cluster.records import MemberRecord
+from sofs.cluster.records import ClusterRecord, MemberRecord
 from sofs.cluster.recovery import read_copy, restore
 from sofs.config import Config, amended, load
 from sofs.coordination import Entry, Put, Store, keys
@@ -97,6 +97,9 @@ class Place:
         coordination.kind = "etcd"
         coordination.endpoints = list(endpoints) or coordination.endpoints
         coordination.prefix = prefix or coordination.prefix
+        if not coordination.prefix.endswith("/"):
+            # Else the keys of "a" and those of "ab" would be each other's.
+            raise InvalidArgument(f"a prefix ends with /: {coordination.prefix}/")
 
     def use_addresses(self, addresses: Sequence[str], name: str | None) -> None:
         self.config.cluster.addresses = list(addresses) or self.config.cluster.addresses
@@ -189,6 +192,7 @@ def found_cluster(data: Path, etcd: Sequence[str], prefix: str | None, addresses
             embedded = place.embedded()
             try:
                 async with place.store() as store:
+                    await _refuse_lost(place, own, store)
                     records = await _records(embedded, own)
 
                     async def copied() -> None:
@@ -206,6 +210,16 @@ def found_cluster(data: Path, etcd: Sequence[str], prefix: str | None, addresses
             return Enrolled(own.cluster, f"{own.id:016x}", place.name, len(records))
 
     return _run(work)
+
+
+async def _refuse_lost(place: Place, own: OwnIdentity, store: Store) -> None:
+    """A node that has been a member knows better than its old embedded store what was lost with etcd. Raises `ConfigError`."""
+    known = read_copy(place.files, str(place.data)).get(keys.CLUSTER)
+    if known is not None and ClusterRecord.decode(known).id == own.cluster and await store.get(keys.CLUSTER) is None:
+        raise ConfigError(
+            f"this node belongs to cluster {own.cluster}, whose records are not in this etcd: if it was lost, `sofs cluster recover` puts them back; "
+            "else correct --etcd and --prefix"
+        )
 
 
 async def _records(embedded: EmbeddedStore | None, own: OwnIdentity) -> list[Entry]:

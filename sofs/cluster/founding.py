@@ -99,7 +99,7 @@ async def found(
     """Makes the cluster with this id, its authority and its first member, and copies `records` into it, each as `translate` has it. `copied` is called when
     all of them are there, before the cluster comes to be: whoever had them until now must not change them any more.
 
-    Answers the authority. Repeating it after an interruption is harmless. Raises `Exists` when another cluster is there, `Unavailable`.
+    Answers the authority. Repeating it after an interruption is harmless. Raises `Exists` when another cluster, or something else, is there, `Unavailable`.
     """
     entry = await store.get(keys.CLUSTER)
     if entry is not None:
@@ -124,15 +124,19 @@ async def _make_equal(store: Store, wanted: dict[str, bytes]) -> None:
     """Puts what is missing or different, deletes what is too much, and looks whether all of it is there then."""
     for _ in range(TRIES):
         present = {entry.key: entry for entry in (await store.range("")).entries}
+        if strange := [key for key in present if not keys.is_known(key)]:
+            raise Exists(f"something else lies under this prefix in etcd already, such as {strange[0]!r}; choose a prefix of its own with --prefix")
         changes: list[Change] = [Put(key, value) for key, value in wanted.items() if key not in present or present[key].value != value]
         changes += [Delete(key) for key in present if key not in wanted]
         if not changes:
             return
         for start in range(0, len(changes), BATCH):
             try:
-                await store.transact([], changes[start : start + BATCH])
+                done = await store.transact([Condition(keys.CLUSTER, 0)], changes[start : start + BATCH])
             except OutcomeUnknown:
                 break  # looked at again
+            if not done.done:
+                raise Exists("somebody has founded a cluster in this etcd under this prefix at the same time; join it, or choose another with --prefix")
     raise Unavailable("the records could not be copied: they do not stay as they were written; is another command at work?")
 
 
@@ -166,7 +170,10 @@ async def admit(store: Store, token: Token, member: MemberRecord, now: Time) -> 
     if level is not None and int(level.value) > member.features:
         raise ConfigError(f"this release knows feature level {member.features}, the cluster is at {int(level.value)}; install a newer release")
     key = keys.member(member.id)
-    if await store.get(key) is not None:
+    present = await store.get(key)
+    if present is not None:
+        if MemberRecord.decode(present.value).state == EVICTED:
+            raise AccessDenied("this node was evicted from the cluster; join as a new one, with an empty data directory")
         return authority
     await _take_name(store, member)
     entry = await store.get(keys.token(token.id))
@@ -174,7 +181,9 @@ async def admit(store: Store, token: Token, member: MemberRecord, now: Time) -> 
     if entry is None or record is None or not hmac.compare_digest(record.digest, _digest(token.secret)):
         raise AccessDenied("this token was used, or taken back; make a new one with `sofs cluster token`")
     if record.expires < _seconds(now):
-        raise AccessDenied("this token has expired; make a new one with `sofs cluster token`")
+        raise AccessDenied(
+            f"this token has expired, {_seconds(now) - record.expires} s ago by this host's clock; make a new one with `sofs cluster token`, or set the clock"
+        )
     changes: list[Change] = [Put(key, member.encode())]
     if not record.reusable:
         changes.append(Delete(entry.key))

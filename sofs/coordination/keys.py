@@ -52,6 +52,7 @@ __all__ = [
     "holder",
     "keeper",
     "id_of",
+    "is_known",
     "member",
     "name_of",
     "node",
@@ -87,6 +88,12 @@ HOLDER = "/holder"
 """What an address's key is followed by in that of its holder."""
 SECRETS = "secrets/"
 COUNTERS = "counters/"
+_ALL = (MEMBERS, NODES, DEAD, TOKENS, GROUPS, DISKS, POOLS, VOLUMES, VOLUME_NAMES, SHARES, USERS, VIPS, KEEPERS, SECRETS, COUNTERS)
+
+
+def is_known(key: str) -> bool:
+    """Whether it is a key of this table."""
+    return key in (CLUSTER, HANDED_OVER) or key.startswith(_ALL)
 
 
 def member(id: int) -> str:

@@ -111,6 +111,23 @@ def embedded(data: Path) -> dict[str, Entry]:
     return asyncio.run(read())
 
 
+def with_copy(data: Path, etcd: Etcd) -> None:
+    """Has the node copy the records, as it does while it runs."""
+
+    async def follow() -> None:
+        store = etcd.store()
+        task = asyncio.create_task(RecordsCopy(SystemFiles(), SystemClock(), str(data)).follow(store))
+        for _ in range(200):
+            if read_copy(SystemFiles(), str(data)):
+                break
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.close()
+
+    asyncio.run(follow())
+
+
 def test_a_single_nodes_records_become_the_clusters(tmp_path: Path, etcd: Etcd) -> None:
     data = tmp_path / "one"
     single_node(data)
@@ -169,6 +186,26 @@ def test_further_nodes_join_by_tokens_and_trust_each_other(tmp_path: Path, etcd:
         join(tmp_path / "five", reusable, "five")
 
 
+def test_a_member_whose_etcd_was_lost_founds_no_second_cluster(tmp_path: Path, server: EtcdServer, etcd: Etcd) -> None:
+    data = tmp_path / "one"
+    single_node(data, users=2)
+    done = init(data, etcd)
+    with_copy(data, etcd)
+    emptied = Etcd(server, etcd.prefix + "new/")
+    config = data / "conf" / "sofs.toml"
+    config.write_text(config.read_text().replace(etcd.prefix, emptied.prefix))
+    with pytest.raises(ConfigError, match=f"belongs to cluster {done.cluster}.*sofs cluster recover"):
+        enrolment.found_cluster(data, [], None, [], None)
+    assert not emptied.entries()
+    assert enrolment.recover_cluster(data, [etcd.endpoint]).restored > 3
+
+
+def test_a_prefix_ends_with_a_slash(tmp_path: Path, etcd: Etcd) -> None:
+    with pytest.raises(InvalidArgument, match="ends with /"):
+        enrolment.found_cluster(tmp_path / "one", [etcd.endpoint], etcd.prefix[:-1], ["127.0.0.1:1"], None)
+    assert not (tmp_path / "one").exists()
+
+
 def test_commands_wait_for_no_running_node(tmp_path: Path, etcd: Etcd) -> None:
     data = tmp_path / "one"
     init(data, etcd)
@@ -225,15 +262,7 @@ def test_a_lost_etcd_is_put_back_from_the_nodes_copies(tmp_path: Path, server: E
     single_node(one)
     done = init(one, etcd)
 
-    async def copied() -> None:
-        store = etcd.store()
-        task = asyncio.create_task(RecordsCopy(SystemFiles(), SystemClock(), str(one)).follow(store))
-        await asyncio.sleep(2)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await store.close()
-
-    asyncio.run(copied())
+    with_copy(one, etcd)
     assert (one / FILE).stat().st_mode & 0o777 == 0o600
     before = {key: entry.value for key, entry in etcd.entries().items()}
     copy = read_copy(SystemFiles(), str(one))

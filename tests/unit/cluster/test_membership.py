@@ -23,7 +23,7 @@ from sofs.cluster.founding import (
 from sofs.cluster.frames import Hello
 from sofs.cluster.membership import ACTIVE, DRAINING, LEASE_S, LEVEL, Membership, endpoint
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
-from sofs.coordination import Entry, Put, Store, keys
+from sofs.coordination import Delete, Entry, Put, Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import AccessDenied, Busy, ConfigError, Exists, InvalidArgument, NotFound, Unavailable
 from sofs.runtime.simulated_files import SimulatedFiles
@@ -330,6 +330,41 @@ def test_a_cluster_is_founded_with_all_records_and_again_after_an_interruption()
     on_store(main)
 
 
+def test_founding_takes_away_nothing_that_is_not_its_own() -> None:
+    async def main(rig: Rig) -> None:
+        for foreign in ("lab/members/0000000000000001", "/members/0000000000000001", "lab", "volumes"):
+            await rig.store.transact([], [Put(foreign, b"somebody's")])
+            with pytest.raises(Exists, match="--prefix"):
+                await found(rig.store, member(1), CLUSTER, rig.clock.now(), [], as_is)
+            assert await rig.value(foreign) == b"somebody's"
+            await rig.store.transact([], [Delete(foreign)])
+        await found(rig.store, member(1), CLUSTER, rig.clock.now(), [], as_is)
+
+    on_store(main)
+
+
+def test_of_two_who_found_a_cluster_at_once_one_is_told_so_and_harms_nothing() -> None:
+    async def main(rig: Rig) -> None:
+        class Late:
+            """Sees the store as it was before the other began."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(rig.store, name)
+
+            async def get(self, key: str) -> Entry | None:
+                return None if key == keys.CLUSTER else await rig.store.get(key)
+
+        records = [Entry("shares/mine", b"1", 1)]
+        await found(rig.store, member(1), CLUSTER, rig.clock.now(), records, as_is)
+        before = {entry.key: entry.value for entry in (await rig.store.range("")).entries}
+        late: Store = Late()  # type: ignore[assignment]
+        with pytest.raises(Exists, match="at the same time"):
+            await found(late, member(2), "another", rig.clock.now(), [Entry("shares/other", b"2", 1)], as_is)
+        assert {entry.key: entry.value for entry in (await rig.store.range("")).entries} == before
+
+    on_store(main)
+
+
 def test_a_token_lets_one_node_in_once() -> None:
     async def main(rig: Rig) -> None:
         await rig.begin()
@@ -352,6 +387,9 @@ def test_a_token_lets_one_node_in_once() -> None:
         await admit(rig.store, token, member(2), now)  # the same again, as after an interruption
         with pytest.raises(AccessDenied, match="was used"):
             await admit(rig.store, token, member(3), now)
+        await evict(rig.store, NodeId(2), "an operator", force=False)
+        with pytest.raises(AccessDenied, match="evicted"):
+            await admit(rig.store, token, member(2), now)
 
     on_store(main)
 
@@ -363,7 +401,7 @@ def test_a_reusable_token_lets_nodes_in_until_it_expires() -> None:
         await admit(rig.store, token, member(2), rig.clock.now())
         await admit(rig.store, token, member(3), rig.clock.now())
         await asyncio.sleep(HOUR + 2)
-        with pytest.raises(AccessDenied, match="expired"):
+        with pytest.raises(AccessDenied, match="expired, 2 s ago by this host's clock"):
             await admit(rig.store, token, member(4), rig.clock.now())
         await invite(rig.store, rig.random, rig.clock.now(), [], "", valid_s=HOUR, reusable=True)
         assert await rig.value(keys.token(token.id)) is None, "what has expired is cleared away"
