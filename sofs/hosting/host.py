@@ -110,7 +110,7 @@ class Host:
             self._failed,
         )
         self._service = None if self.interconnect is None else HostingService(self.site, self)
-        self.redundancy = Redundancy(self, self._service)
+        self.redundancy = Redundancy(self)
         if self.interconnect is not None:  # alone, nothing comes back so soon
             self.site.lacking = self.redundancy.wake
         self._system: Whereabouts | None = None

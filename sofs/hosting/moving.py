@@ -13,18 +13,22 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from sofs.cluster import NodeId
+from sofs.cluster import Incarnation, NodeId
 from sofs.errors import Busy, Fenced, InvalidArgument, NotFound, SofsError, Unavailable
 from sofs.hosting.asking import ask
 from sofs.hosting.messages import Leave
 from sofs.hosting.part import Part
 from sofs.hosting.site import Site
 from sofs.log.configuration import Configuration
+from sofs.volume.recovery import Store
+from sofs.volume.where import Coordinator
 
 __all__ = ["coordinators", "find_node", "hand_over", "hand_over_all", "imbalance", "step_back", "targets"]
 
 log = structlog.get_logger("node")
 
+CHECKPOINT_S = 10.0
+"""The checkpoint before a move is given so long, while the volume is still served."""
 STEP_BACK_S = 2.0
 """A node that stops spends at most so long on each question to others."""
 
@@ -46,8 +50,8 @@ def targets(site: Site, part: Part) -> dict[int, int]:
 
 
 async def hand_over(site: Site, part: Part, node: int) -> None:
-    """Has another node coordinate the volume. Raises `InvalidArgument` (it has no copy that is in step), `Unavailable`; then it may be served
-    here, or there, after a moment.
+    """Has another node coordinate the volume. Raises `InvalidArgument` (it has no copy that is in step), `Unavailable`; then it is served here as
+    before, unless it was lost in the middle of it.
     """
     hosted, store = part.hosted, part.hosted.store
     if store is None or not part.serving:
@@ -58,11 +62,31 @@ async def hand_over(site: Site, part: Part, node: int) -> None:
     began = site.clock.monotonic()
     # Once it has begun it waits for the store, and so do all clients: not if that is away already.
     await site.registry.configuration(hosted.record.id)
-    await store.checkpoints.run_once()
+    await _checkpoint(site, part, store)
     assert site.interconnect is not None
     incarnation = site.interconnect.peer(NodeId(node)).incarnation
     if not incarnation:
         raise Unavailable(f"node {node:016x} is not connected")
+    # The log notes version and replicas itself; this says who is next, and which copy must count. It is not to be cancelled, whoever asked for it.
+    await asyncio.shield(asyncio.ensure_future(_change_places(site, part, store, Configuration(0, (replica,), False, node, incarnation))))
+    log.info("volume.handed_over", volume=hosted.record.name, to=f"{node:016x}", took_s=round(site.clock.monotonic() - began, 3))
+
+
+async def _checkpoint(site: Site, part: Part, store: Store) -> None:
+    """Makes a fresh one, so that little is left to be read when this node follows. Raises `Unavailable` if it takes long: it waits for all copies, and
+    for the coordination store if one of them is lost.
+    """
+    making = asyncio.ensure_future(store.checkpoints.run_once())
+    try:
+        async with asyncio.timeout(CHECKPOINT_S):
+            await asyncio.shield(making)
+    except TimeoutError:
+        raise Unavailable(f"not all copies of the log of volume {part.hosted.record.name} are in step: it stays where it is") from None
+
+
+async def _change_places(site: Site, part: Part, store: Store, next: Configuration) -> None:
+    """The pause: from the last request that is answered here until another node is named."""
+    hosted = part.hosted
     async with part.turn:
         # While the store is away, or this node is cut off from it, the volume could not be handed over, only be stopped.
         await site.registry.configuration(hosted.record.id)
@@ -74,29 +98,19 @@ async def hand_over(site: Site, part: Part, node: int) -> None:
         try:
             volume.keep_all()
             await site.clock.sleep(0)
-        except SofsError:
-            hosted.where.served(volume)
-            raise
-
-        async def last() -> None:
-            # The log notes version and replicas itself; this says who is next, and which copy must count.
-            await store.log.hand_over(Configuration(0, (replica,), False, node, incarnation))
-
-        try:
-            await part.leave(Fenced("handed over"), last)
-        except SofsError as error:
+            await store.log.hand_over(next)
+        except Exception as error:
+            if not volume.failed:
+                volume.go_on()
+                hosted.where.served(volume)
+                raise
             # What was not acknowledged yet never is.
             site.failed(volume)
-            if isinstance(error, Fenced):
-                raise Unavailable(f"volume {hosted.record.name} was taken over meanwhile") from None
-            raise
-    log.info(
-        "volume.handed_over",
-        volume=hosted.record.name,
-        to=f"{node:016x}",
-        prepared_s=round(paused - began, 3),
-        took_s=round(site.clock.monotonic() - paused, 3),
-    )
+            await part.leave(store.log.failure or Unavailable(str(error)))
+            raise Unavailable(f"volume {hosted.record.name} was lost while it was handed over: {error}") from None
+        hosted.where.moved(Coordinator(NodeId(next.coordinator), Incarnation(next.incarnation), store.log.version))
+        log.info("volume.changes_places", volume=hosted.record.name, paused_s=round(site.clock.monotonic() - paused, 3))
+        await part.leave(Fenced("handed over"))
 
 
 async def hand_over_all(site: Site, parts: Iterable[Part]) -> list[str]:

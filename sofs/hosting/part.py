@@ -7,7 +7,6 @@ of one volume are shown as its reason and tried again; they never keep another v
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -484,35 +483,35 @@ class Part:
     def _log_failed(self, error: SofsError) -> None:
         volume = self.hosted.volume
         if self._site.interconnect is not None:
-            log.warning("volume.left", volume=self.hosted.record.name, reason=str(error))
+            if self.hosted.where.local is not None:  # else it is a planned move
+                log.warning("volume.left", volume=self.hosted.record.name, reason=str(error))
             self.hosted.where.served(None)
         elif volume is not None:
             log.error("volume.failed", volume=self.hosted.record.name, reason=str(error))
             self._site.failed(volume)
         self.wake()
 
-    async def leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Stops serving on purpose; `last` is done when nothing is appended any more. To be called within `turn`."""
+    async def leave(self, error: SofsError) -> None:
+        """Stops serving, having handed the volume over. To be called within `turn`."""
         try:
-            await self._leave(error, last)
+            await self._leave(error)
         finally:
             self.wake()
 
-    async def _leave(self, error: SofsError, last: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def _leave(self, error: SofsError) -> None:
         """Stops serving without writing anything; on a single node the failed volume stays, and says why."""
         site, hosted, store = self._site, self.hosted, self.hosted.store
         if site.interconnect is None or store is None:
             return
-        if last is None:
-            # Deposed: what has not been answered never is, and whoever asks for the volume here must see that.
-            store.log.abandon(error)
+        # Deposed: what has not been answered never is, and whoever asks for the volume here must see that.
+        store.log.abandon(error)
         self._acted = max(self._acted, store.log.version)  # a change of this log's may yet be made: who counts is settled anew before anything is written
         volume, hosted.volume, hosted.store, hosted.data = hosted.volume, None, None, None
         hosted.where.served(None)
         hosted.reason = str(error)
         places = [opened.place for opened in store.opened]
         if volume is not None:
-            await volume.abandon(last)
+            await volume.abandon()
         else:
             await store.abandon()
         if not isinstance(error, Fenced | Unavailable):

@@ -21,7 +21,6 @@ from sofs.hosting.moving import hand_over, imbalance, targets
 from sofs.hosting.part import Part
 from sofs.hosting.recovering import split_name
 from sofs.hosting.recruiting import readmit, recruit
-from sofs.hosting.services import HostingService
 from sofs.hosting.site import Site
 from sofs.pool.members import DiskStatus
 from sofs.pool.states import WRITABLE, State
@@ -60,10 +59,9 @@ class Host(Protocol):
 class Redundancy:
     """The service, for all volumes of a host."""
 
-    def __init__(self, host: Host, service: HostingService | None) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self._site = host.site
-        self._making = service
         self._stopping = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -300,7 +298,7 @@ class Redundancy:
     async def _clean_one(self, name: str, logs: Path) -> None:
         volume, replica = split_name(name)
         part = self._host.parts.get(volume)
-        if part is None or replica in part.standbys or (self._making is not None and replica in self._making.making):
+        if part is None or replica in part.standbys or replica in part.making:
             return
         if any(replica == each.id for each in part.hosted.record.replicas) and not (
             self._site.interconnect is None and part.serving

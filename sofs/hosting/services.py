@@ -28,7 +28,7 @@ from sofs.hosting.messages import (
 from sofs.hosting.opening import as_configuration, reader, store_settings
 from sofs.hosting.part import Part
 from sofs.hosting.site import Site
-from sofs.runtime.ports import Records
+from sofs.runtime.ports import Files, Records
 from sofs.types import Lsn
 from sofs.volume.data import APPLIERS
 from sofs.volume.memory import INCOMPLETE, note_whole
@@ -63,6 +63,19 @@ class Making(NamedTuple):
     settings: StoreSettings
 
 
+def _begun(files: Files, place: Place, settings: StoreSettings) -> Records:
+    """An empty replica that counts as incomplete; gives the records beside it. Raises `NoSpace`, `DiskFailed`."""
+    if files.exists(place.path):
+        remove_replica(files, place)
+    files.make_directory(f"{place.path}/log")
+    note_whole(files, place.path, INCOMPLETE)
+    records = files.records(f"{place.path}/records", settings.records_size)
+    logs = Path(place.path).parent
+    for path in (place.path, str(logs), str(logs.parent)):
+        files.sync_directory(path)
+    return records
+
+
 class HostingService:
     """Answers for all volumes of this node."""
 
@@ -72,11 +85,6 @@ class HostingService:
         self._volumes = volumes
         self._making: dict[int, Making] = {}
         site.interconnect.serve(SERVICE, self._handle)
-
-    @property
-    def making(self) -> frozenset[int]:
-        """Ids of the replicas that are being made here."""
-        return frozenset(self._making)
 
     def close(self) -> None:
         for making in self._making.values():
@@ -120,18 +128,9 @@ class HostingService:
             if earlier.volume == message.volume:  # whoever began with that has given it up
                 self._forget(id)
                 part.making.discard(id)
-        part.making.add(message.replica)
         settings = store_settings(site, [place], part.hosted.is_system)
-        files = site.files
-        if files.exists(place.path):
-            remove_replica(files, place)
-        files.make_directory(f"{place.path}/log")
-        note_whole(files, place.path, INCOMPLETE)
-        records = files.records(f"{place.path}/records", settings.records_size)
-        logs = Path(place.path).parent
-        for path in (place.path, str(logs), str(logs.parent)):
-            files.sync_directory(path)
-        self._making[message.replica] = Making(message.volume, place, records, settings)
+        self._making[message.replica] = Making(message.volume, place, _begun(site.files, place, settings), settings)
+        part.making.add(message.replica)
         return _DONE
 
     async def _put(self, message: PutRecords, slice: list[tuple[bytes, bytes]]) -> Answer:
@@ -145,21 +144,23 @@ class HostingService:
         part, site = self._part(message.volume), self._site
         making = self._found(message.replica)
         self._forget(message.replica)
-        configuration = await site.registry.configuration(message.volume)
-        standby = await open_standby(
-            site.files,
-            site.clock,
-            making.place,
-            as_configuration(configuration),
-            reader(site, message.volume),
-            log_id=part.hosted.record.log_id,
-            boot=site.boot,
-            appliers=APPLIERS,
-            settings=making.settings,
-            origin=message.origin,
-        )
-        part.follow(standby)
-        part.making.discard(message.replica)
+        try:
+            configuration = await site.registry.configuration(message.volume)
+            standby = await open_standby(
+                site.files,
+                site.clock,
+                making.place,
+                as_configuration(configuration),
+                reader(site, message.volume),
+                log_id=part.hosted.record.log_id,
+                boot=site.boot,
+                appliers=APPLIERS,
+                settings=making.settings,
+                origin=message.origin,
+            )
+            part.follow(standby)
+        finally:
+            part.making.discard(message.replica)
         return _DONE
 
     def _found(self, replica: int) -> Making:

@@ -213,6 +213,12 @@ class LockManager:
                 if not waiter.future.done():
                     _refuse(waiter.future, Unavailable("the volume is being closed"))
 
+    def go_on(self) -> None:
+        """Takes `stop` back, but for who waited. Recalls have their time once more."""
+        self._stopped = False
+        for inode, state in self._files.items():
+            self._watch(inode, state)
+
     # Waiting
 
     def _attempt(

@@ -71,6 +71,8 @@ class Copies:
         """Who counts is being changed."""
         self._frozen = False
         """Nothing is acknowledged until that is done."""
+        self._handing_over = False
+        """Nothing is appended any more."""
         self._recording = False
         """The outcome of a compare-and-set is not known."""
         self._memory_broken = False
@@ -338,20 +340,29 @@ class Copies:
     def _promised(self, remote: RemoteReplica) -> bool:
         return self._clock.boottime() < remote.promised_until
 
+    def _check_appending(self) -> None:
+        self._check_alive()
+        if self._handing_over:
+            raise Unavailable("the volume is being handed over")
+
     async def hand_over(self, configuration: Configuration) -> None:
-        """Ends this coordinator in favour of the one that a configuration names. Nothing is to be appended any more.
+        """Ends this coordinator in favour of the one that a configuration names. From now on nothing can be appended.
 
         Everything becomes stable, and is acknowledged; then nothing is served, and the configuration is recorded, with all replicas that count. The
-        log has then failed with `Fenced`. Raises `Unavailable` if it fails before, does not become stable within some seconds, or one of the
-        `replicas` named has been left out (then it goes on), `Fenced`.
+        log has then failed with `Fenced`. Raises `Unavailable` if it fails before, does not become stable within some seconds, the store is away, or
+        one of the `replicas` named has been left out (then it goes on), `Fenced`. Not to be cancelled.
         """
+        self._check_appending()
+        self._handing_over = True
         try:
-            await asyncio.wait_for(self.sync(), self._settings.lease.promise_s)
-        except TimeoutError:
-            raise Unavailable("not all copies of the log have become stable in time") from None
-        await self._may_change()
-        if not set(configuration.replicas) <= set(self.replica_ids):
-            raise Unavailable("the copy of the log that was to take over has been left out")
+            if not await self.becomes_stable():
+                raise Unavailable("not all copies of the log have become stable in time")
+            await self._may_change()
+            if not set(configuration.replicas) <= set(self.replica_ids):
+                raise Unavailable("the copy of the log that was to take over has been left out")
+        except BaseException:
+            self._handing_over = False
+            raise
         self._changing = self._frozen = True
         self.remotes.close()
         wanted = configuration._replace(version=self.version + 1, replicas=self.replica_ids)

@@ -14,6 +14,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec
 
 from crc32c import crc32c
 
@@ -37,6 +39,22 @@ _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
 _LARGEST = 15 << 20
 """Bytes of one record at most: it is sent in one message."""
+
+P = ParamSpec("P")
+
+
+def _own_work(work: "Callable[Concatenate[ReplicatedLog, P], None]") -> "Callable[Concatenate[ReplicatedLog, P], None]":
+    """What the log does by itself: if that fails it is our own bug, and nothing may be acknowledged any more."""
+
+    @wraps(work)
+    def guarded(log: "ReplicatedLog", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            work(log, *args, **kwargs)
+        except Exception as error:
+            log._fail(Unavailable(f"the log's own work failed: {error!r}"))
+            raise
+
+    return guarded
 
 
 class ReplicatedLog(Copies):
@@ -75,8 +93,11 @@ class ReplicatedLog(Copies):
         self._flush_due = False
         self._gates = (Gates(), Gates())
         self._wait_committed, self._wait_stable = (gates.waiting for gates in self._gates)
-        self._sync_due = asyncio.Event()
-        self._syncing = False
+        self._sync_due = self._syncing = False
+        self._quiet = False
+        """The sync under way tells nothing of itself before it is hurried: the others will take longer."""
+        self._sync_target = stable
+        self._copies_syncing = 0
         self._timer_set = False
         self._awaited: set[asyncio.Future[None]] = set()
         self.end = self.committed = end.lsn
@@ -86,7 +107,6 @@ class ReplicatedLog(Copies):
         self.capacity = max(settings.capacity, self._least())
         self.written = end
         """Kept up to date only for copies on other nodes."""
-        self._start(self._sync_when_due())
         for remote in remotes:
             self._follow(remote, counts=True)
 
@@ -116,7 +136,7 @@ class ReplicatedLog(Copies):
     # Appending
 
     def append(self, operations: bytes, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
-        self._check_alive()
+        self._check_appending()
         length = payload_crc = 0
         if payload:
             for part in payload:
@@ -186,15 +206,11 @@ class ReplicatedLog(Copies):
                 self._lose(replica, error)
         self._check_alive()
 
+    @_own_work
     def _flush(self) -> None:
         """Writes what the tick appended, and commits it."""
         self._flush_due = False
-        try:
-            self._write()
-        except Exception as error:
-            # Our own bug: nothing may be acknowledged any more.
-            self._fail(Unavailable(f"the log's own work failed: {error!r}"))
-            raise
+        self._write()
         if not self._frozen:
             self._commit()
         if self._segment_end - self.end < self._size // 2:
@@ -224,10 +240,12 @@ class ReplicatedLog(Copies):
         pieces = runs[0][1] if len(runs) == 1 else [piece for _, run in runs for piece in run]
         size = sum(map(len, pieces))
         # Where somebody waits for the disks, they all begin at once.
-        sync = bool(self._wait_stable) and not self._syncing
+        if self._quiet and self._wait_stable:
+            self._hurry()
+        sync = not self._syncing and self._awaited_unsynced()
         if sync:
             self._asked = self._written
-            self._sync_due.set()
+            self._want_sync()
         for remote in tuple(self.remotes):
             remote.send(pieces, before, self.written, size, sync)
 
@@ -236,7 +254,8 @@ class ReplicatedLog(Copies):
             return
         self._advance()
         if self._wait_stable:
-            self._sync_due.set()
+            if self._awaited_unsynced():
+                self._want_sync()
         elif not self._timer_set and self.stable < self._written:
             self._timer_set = True
             self._clock.call_later(self._settings.sync_interval_s, self._sync_in_time)
@@ -245,8 +264,10 @@ class ReplicatedLog(Copies):
         """Acknowledges what all copies have, if the lease is valid."""
         if self._frozen or self.failure is not None:
             return
-        committed, synced, allowed = self._written, self._synced, None
         remotes = self.remotes
+        if self._quiet and remotes.synced(self._sync_target) == self._sync_target:
+            self._hurry()
+        committed, synced, allowed = self._written, self._synced, None
         if remotes.lease_until != math.inf:
             committed, synced, allowed = remotes.committed(committed), remotes.synced(synced), self.serving
         if committed > self.committed:
@@ -312,8 +333,8 @@ class ReplicatedLog(Copies):
             then()
             return
         self._gates[level].wait(lsn, then)
-        if level and lsn < self._written:
-            self._sync_due.set()
+        if level and self._syncing_upto() <= lsn < self._written:
+            self._want_sync()
 
     def serving(self) -> bool:
         if self.failure is not None:
@@ -346,7 +367,7 @@ class ReplicatedLog(Copies):
             # it for torn, should it be damaged.
             self.note_stable()
         elif self.stable < self.committed:
-            self._sync_due.set()
+            self._want_sync()
 
     def note_stable(self) -> None:
         """Appends a record that does nothing but say how far the log is stable."""
@@ -355,41 +376,69 @@ class ReplicatedLog(Copies):
         except SofsError:
             pass  # It is a precaution; the log's own failure is told elsewhere.
 
-    async def _sync_when_due(self) -> None:
-        while True:
-            await self._sync_due.wait()
-            self._sync_due.clear()
-            if self._frozen or self.failure is not None:
-                continue
-            target = self._written
-            if target > self._asked:
-                self._asked = target
-            for remote in self.remotes:
-                remote.sync(target)
-            if self._synced >= target:
-                continue
-            self._syncing = True
-            self._clock.settle()  # what the others were asked leaves before this node's own sync begins
-            await self._sync_replicas()
-            self._syncing = False
-            self._synced = target
-            self._advance()
-            self._clock.settle()  # the replies leave now, not in the loop's next round
-            if self._wait_stable and self._wait_stable[0][0] < self._written and self._synced < self._written:
-                self._sync_due.set()
+    def _syncing_upto(self) -> Lsn:
+        """How far the copies here are on their disks, when what is under way is done."""
+        return self._sync_target if self._syncing else self._synced
 
-    async def _sync_replicas(self) -> None:
-        under_way: list[tuple[Replica, Awaitable[None]]] = []
+    def _awaited_unsynced(self) -> bool:
+        """Somebody waits for what no sync is about yet."""
+        waiting = self._wait_stable
+        return bool(waiting) and waiting[-1][0] >= self._syncing_upto()
+
+    def _want_sync(self) -> None:
+        """Begins a sync at the end of the tick, or behind the one that is under way."""
+        if not self._sync_due:
+            self._sync_due = True
+            if not self._syncing:
+                self._clock.call_soon(self._begin_sync)
+        if self._quiet:
+            self._hurry()
+
+    @_own_work
+    def _begin_sync(self) -> None:
+        if self._syncing or not self._sync_due:
+            return
+        self._sync_due = False
+        if self._frozen or self.failure is not None:
+            return  # who has waited is seen to when this is over
+        target, remotes = self._written, self.remotes
+        if target > self._asked:
+            self._asked = target
+        for remote in remotes:
+            remote.sync(target)
+        if self._synced >= target:
+            return
+        copies = self._written_to
+        self._syncing, self._sync_target, self._copies_syncing = True, target, len(copies)
+        # As a rule the others' answers take longer: they are what this node is woken up for, not its own disk as well.
+        self._quiet = remotes.synced(target) < target
+        for replica in copies:
+            try:
+                sync = replica.sync(self._quiet)
+            except SofsError as error:
+                self._copy_synced(replica, error)
+            else:
+                sync.then(partial(self._copy_synced, replica))
+
+    @_own_work
+    def _copy_synced(self, replica: Replica, error: SofsError | None) -> None:
+        if error is not None:
+            self._lose(replica, error)
+        self._copies_syncing -= 1
+        if self._copies_syncing:
+            return
+        self._syncing = self._quiet = False
+        self._synced = self._sync_target
+        self._advance()
+        if self._sync_due or self._awaited_unsynced():
+            self._sync_due = True
+            self._clock.call_soon(self._begin_sync)
+        self._clock.settle()  # the replies leave now, not in the loop's next round
+
+    def _hurry(self) -> None:
+        self._quiet = False
         for replica in self._written_to:
-            try:
-                under_way.append((replica, asyncio.ensure_future(replica.sync())))
-            except SofsError as error:
-                self._lose(replica, error)
-        for replica, sync in under_way:
-            try:
-                await sync
-            except SofsError as error:
-                self._lose(replica, error)
+            replica.hurry()
 
     # Joining
 

@@ -358,13 +358,17 @@ class LocalVolume:
     def keep_all(self) -> None:
         """The volume is about to be handed over: what is open becomes a record, and what waits for others is to be asked again at the next coordinator.
 
-        Raises `NoSpace`, `Unavailable`.
+        Raises `NoSpace`, `Unavailable`. `go_on` takes it back.
         """
         for opened in self.core.opens.values():
             if not opened.recorded:
                 self.core.kept.follow(opened)
         self.core.kept.flush()
         self.core.locks.stop()
+
+    def go_on(self) -> None:
+        """The volume stays here after all."""
+        self.core.locks.go_on()
 
     def at(self, snapshot: int) -> api.Volume:
         found = self._snapshots.get(snapshot)
@@ -462,15 +466,9 @@ class LocalVolume:
         await self._end(self.core.kept.close)
         await self._store.close()
 
-    async def abandon(self, last: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Ends all of it without writing anything more, then does `last` (handing over), then lets go of the log and the files."""
+    async def abandon(self) -> None:
+        """Ends all of it without writing anything more, and lets go of the log and the files."""
         await self._end(lambda: None)
-        try:
-            if last is not None:
-                await last()
-        except (Exception, asyncio.CancelledError):
-            await self._store.abandon()
-            raise
         await self._store.abandon()
 
     async def _end(self, record: Callable[[], None]) -> None:

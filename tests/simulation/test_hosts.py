@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from sofs.errors import NotFound, Unavailable
+from sofs.errors import DiskFailed, NotFound, Unavailable
+from sofs.hosting import services
 from sofs.hosting.recovering import known_in_logs
+from sofs.runtime.ports import Clock, Files
 from sofs.types import Level
+from sofs.volume.recovery import Place
+from sofs.volume.standby import Standby, open_standby
 from tests.simulation.cluster.world import World, run
 from tests.simulation.hosts import Hosts
 
@@ -355,5 +359,28 @@ def test_nothing_is_moved_while_the_store_is_away_and_a_node_stops_all_the_same(
             machine.line.up = True
         await hosts.served(by=other, within=10)
         await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_copy_whose_making_failed_at_the_last_step_is_not_taken_for_one_that_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[Place] = []
+
+    async def fails_once(files: Files, clock: Clock, place: Place, *rest: Any, **more: Any) -> Standby:
+        if not failed:
+            failed.append(place)
+            raise DiskFailed("the disk does not answer")
+        return await open_standby(files, clock, place, *rest, **more)
+
+    monkeypatch.setattr(services, "open_standby", fails_once)
+
+    async def main(world: World, hosts: Hosts) -> None:
+        _, other = hosts.machines
+        await hosts.in_sync(2)
+        assert other.node is not None
+        part = next(part for part in other.node.host.parts.values() if part.hosted.record.name == "v")
+        assert failed and not part.making
+        await asyncio.sleep(70)
+        assert not other.files.exists(failed[0].path), "what is left of it is removed"
 
     cluster(2, main)

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from sofs.errors import SofsError, Unavailable
+from sofs.records import ConfigurationRecord
 from tests.simulation.cluster.world import World
 from tests.simulation.hosts import Hosts
 from tests.simulation.test_hosts import cluster
@@ -105,5 +106,58 @@ def test_a_node_that_is_alone_without_the_store_stops_all_the_same() -> None:
             with suppress(SofsError):
                 await one.ask(lambda node: node.host.close())
         one.kill()
+
+    cluster(2, main)
+
+
+def test_a_move_that_cannot_be_prepared_is_given_up() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        assert one.node is not None
+        registry, store = one.node.host.registry, one.node.host.named("v").opened_store()
+        read = registry.configuration
+
+        async def once(volume: int) -> ConfigurationRecord:
+            found = await read(volume)
+            registry.configuration = read  # type: ignore[method-assign]
+            one.line.up = False
+            return found
+
+        registry.configuration = once  # type: ignore[method-assign]
+        other.kill()
+        store.log.append(b"", reserved=True)
+        with pytest.raises(Unavailable, match="stays where it is"):
+            async with asyncio.timeout(60):
+                await one.ask(lambda node: node.host.move("v", other.name))
+        one.line.up = True
+        await hosts.write(within=3.0)
+        assert one.node.host.named("v").opened_store() is store
+        await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_move_that_fails_in_its_pause_leaves_the_volume_where_it_is() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        one, other = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        assert one.node is not None
+        hosted = one.node.host.named("v")
+        store, where = hosted.opened_store(), hosted.where
+
+        def pausing() -> None:
+            if where.local is None:
+                one.line.up = False
+
+        where.on_change(pausing)
+        with pytest.raises(Unavailable):
+            await one.ask(lambda node: node.host.move("v", other.name))
+        for _ in range(5):
+            await hosts.write(within=1.0)
+        assert hosted.opened_store() is store, "while the store is away nothing could be opened anew"
+        await hosts.verify()
 
     cluster(2, main)

@@ -2,13 +2,14 @@
 
 A local request is a plain call, with one test more: what has to wait is followed, because the volume may be handed over meanwhile. Then it was not carried
 out, and is asked again at the next coordinator. A coordinator that is deposed cannot know what became of the requests that it had not answered: nobody
-is told anything about them, and `lost` has their connections closed, so that clients ask again by their protocol's own means.
+is told anything about them, and `lost` has their connections closed, so that clients ask again by their protocol's own means. Only then are they given up,
+for those within the node who wait for them: nobody else can be told any more that they failed, though they may have been carried out.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from sofs.cluster import Interconnect, NodeId
 from sofs.errors import Fenced, ReadOnly, SofsError, Unavailable
@@ -34,7 +35,8 @@ class RoutedVolume:
     def __init__(
         self, where: Whereabouts, interconnect: Interconnect | None, clock: Clock, lost: Callable[["RoutedVolume"], None] = lambda volume: None
     ) -> None:
-        """Without an interconnect the volume is served here or nowhere. `lost` is called when requests that were asked may never be answered."""
+        """Without an interconnect the volume is served here or nowhere. `lost` is called when requests that were asked may never be answered: whoever
+        could tell a client what becomes of them drops them, in what it puts off to the loop's next round at the latest."""
         self.id: VolumeId = where.id
         self.name = where.name
         self.verifier = 0
@@ -48,6 +50,8 @@ class RoutedVolume:
         """It was well when it ceased to be served here: what it has not answered was not carried out, or is as if it had not been."""
         self._former: LocalVolume | None = None
         """It was served here until a moment ago, and nothing has been heard from the next coordinator yet: all gates are still this one's."""
+        self._given_up: WeakKeyDictionary[LocalVolume, asyncio.Event] = WeakKeyDictionary()
+        """Set when one is lost, and whoever has clients knows it."""
         self._attended: LocalVolume | None = None
         """Whose upcalls are heard."""
         self._served = False
@@ -82,7 +86,7 @@ class RoutedVolume:
             return self._elsewhere().call(request, token, by)
         if isinstance(reply, Reply) or self._asker is None:
             return reply
-        return self._follow(local, reply, lambda: self._far.call(request, token, by))
+        return self.follow(local, reply, lambda: self._far.call(request, token, by))
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
         local = self._local
@@ -96,7 +100,7 @@ class RoutedVolume:
             return self._elsewhere().read(target, offset, into, by)
         if type(got) is Read or self._asker is None:
             return got
-        return self._follow(local, got, lambda: self._far.read(target, offset, into, by))  # type: ignore[arg-type]  # no Read
+        return self.follow(local, got, lambda: self._far.read(target, offset, into, by))  # type: ignore[arg-type]  # no Read
 
     def write(
         self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
@@ -112,7 +116,7 @@ class RoutedVolume:
             return self._elsewhere().write(target, offset, data, token, level, by)
         if isinstance(done, Written) or self._asker is None:
             return done
-        return self._follow(local, done, lambda: self._far.write(target, offset, data, token, level, by))
+        return self.follow(local, done, lambda: self._far.write(target, offset, data, token, level, by))
 
     def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:
         """Once a local volume is lost, replies of its own are never told; what was forwarded was committed when it was answered."""
@@ -181,9 +185,12 @@ class RoutedVolume:
             self._former = former if self._asker is not None else None
             if former.failed:
                 self._lost(self)
+                asyncio.get_running_loop().call_soon(self._loss(former).set)
             else:
                 self._handed_over = former
         if local is not None:
+            if local is self._handed_over:
+                self._handed_over = self._former = None  # it has stayed here after all
             self._attend(local)
             if self._asker is None or not self._asker.busy:
                 self._go_local(local)
@@ -253,7 +260,8 @@ class RoutedVolume:
         """Whether what the local volume says counts: it is served here, and nobody else will."""
         return self._asker is None or (self._where.local is local and not local.failed)
 
-    async def _follow(self, local: LocalVolume, waiting: Awaitable[R], again: Callable[[], Awaitable[R]]) -> R:
+    async def follow(self, local: LocalVolume, waiting: Awaitable[R], again: Callable[[], Awaitable[R]]) -> R:
+        """What the local volume answers in the end, or the next coordinator. Raises `Unavailable` for what was lost with the local one."""
         try:
             answer = await waiting
             if not local.failed or local is self._handed_over:
@@ -262,9 +270,12 @@ class RoutedVolume:
             if self._stays(local) or (local is self._handed_over and not isinstance(error, Unavailable)):
                 raise
         if local.failed and local is not self._handed_over:
-            # It may have been carried out, or rest on what is lost, and its client's connection is being closed.
-            await asyncio.get_running_loop().create_future()
+            await self._loss(local).wait()
+            raise Unavailable(f"volume {self.name} was lost here meanwhile; what was asked may have been carried out")
         return await again()
+
+    def _loss(self, local: LocalVolume) -> asyncio.Event:
+        return self._given_up.setdefault(local, asyncio.Event())
 
     # sofs.volume.api.Upcalls, of a local volume or from afar
 
@@ -318,16 +329,30 @@ class RoutedPast:
         return self._living.verifier
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
-        local = self._living._local
-        if local is not None:
-            return local.at(self._snapshot).call(request, None, by)
-        return self._living._elsewhere().call(request, None, by, self._snapshot)
+        return self._ask(
+            lambda past: past.call(request, None, by),
+            lambda far: far.call(request, None, by, self._snapshot),
+        )
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
-        local = self._living._local
-        if local is not None:
-            return local.at(self._snapshot).read(target, offset, into, by)
-        return self._living._elsewhere().read(target, offset, into, by, self._snapshot)
+        return self._ask(
+            lambda past: past.read(target, offset, into, by),
+            lambda far: far.read(target, offset, into, by, self._snapshot),
+        )
+
+    def _ask(self, here: Callable[[api.Volume], R | Awaitable[R]], there: Callable[[RemoteVolume], Awaitable[R]]) -> R | Awaitable[R]:
+        living, local = self._living, self._living._local
+        if local is None:
+            return there(living._elsewhere())
+        try:
+            answer = here(local.at(self._snapshot))
+        except SofsError:
+            if living._stays(local):
+                raise
+            return there(living._elsewhere())
+        if living._asker is None or not isinstance(answer, Awaitable):
+            return answer
+        return living.follow(local, answer, lambda: there(living._far))
 
     def write(
         self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding

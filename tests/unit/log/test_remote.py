@@ -423,6 +423,24 @@ def test_a_handed_over_log_is_stable_everywhere_and_serves_no_more() -> None:
     run(main)
 
 
+def test_what_is_still_at_work_appends_nothing_behind_what_is_handed_over() -> None:
+    """It would be acknowledged to nobody: whoever asked is to ask the next coordinator."""
+
+    async def main(rig: Rig) -> None:
+        rig.log.append(b"a")
+        going = asyncio.ensure_future(rig.log.hand_over(Configuration(0, (), coordinator=2, incarnation=22)))
+        await rig.clock.sleep(0)
+        end = rig.log.end
+        with pytest.raises(Unavailable, match="handed over"):
+            rig.log.append(b"b")
+        with pytest.raises(Unavailable, match="handed over"):
+            await rig.log.hand_over(Configuration(0, (), coordinator=3, incarnation=33))
+        await going
+        assert rig.log.end == rig.log.stable == end
+
+    run(main)
+
+
 def test_nothing_pauses_for_a_change_while_the_store_is_away() -> None:
     async def main(rig: Rig) -> None:
         async def look() -> None:
