@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from sofs.cluster import Answer, Asked, Handler, Outcome
+from sofs.cluster import Answer, Asked, Handler, Outcome, Then
 from sofs.cluster.later import Later
 from sofs.errors import NotSupported, PeerError, SofsError, Unavailable
 
-__all__ = ["Services", "Waiting", "ask_handler", "outcome_of"]
+__all__ = ["Services", "Waiting", "ask_handler", "outcome_of", "tell"]
 
 log = structlog.get_logger("cluster")
 
@@ -50,6 +50,14 @@ def outcome_of(name: bytes, future: "asyncio.Future[Answer]") -> Outcome:
         raise
     except Exception:
         return _blunder(name)
+
+
+def tell(then: Then, outcome: Outcome) -> None:
+    """Calls whoever has asked. A mistake of theirs is logged, and nobody else's business."""
+    try:
+        then(outcome)
+    except Exception:
+        log.exception("cluster.answer_failed")
 
 
 def _blunder(name: bytes) -> SofsError:

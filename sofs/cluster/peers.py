@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, Then
 from sofs.cluster.frames import Welcome
-from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
+from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of, tell
 from sofs.cluster.later import Later
 from sofs.cluster.stream import Addresses, Identify, Identity, Stream
 from sofs.errors import PeerError, SofsError, Unavailable
@@ -144,7 +144,7 @@ class OwnPeer(_Peer):
         queue, self._queue = self._queue, deque()
         for name, body, payload, then, deadline_s in queue:
             whole = memoryview(payload[0] if len(payload) == 1 else b"".join(payload))
-            tell = _once(then)
+            once = _once(then)
             try:
                 if self._closed:
                     raise Unavailable("the node is stopping")
@@ -152,19 +152,19 @@ class OwnPeer(_Peer):
             except (SofsError, PeerError) as error:
                 outcome = error if isinstance(error, SofsError) else Unavailable(str(error))
             if isinstance(outcome, Answer | SofsError):
-                tell(outcome)
+                once(outcome)
             else:
-                self._wait(name, _awaited(outcome) if isinstance(outcome, Later) else outcome, tell, deadline_s)
+                self._wait(name, _awaited(outcome) if isinstance(outcome, Later) else outcome, once, deadline_s)
 
-    def _wait(self, name: bytes, outcome: Awaitable[Answer], tell: Then, deadline_s: float) -> None:
-        timer = self._clock.call_later(deadline_s, lambda: tell(Unavailable("this node did not answer itself in time")))
+    def _wait(self, name: bytes, outcome: Awaitable[Answer], once: Then, deadline_s: float) -> None:
+        timer = self._clock.call_later(deadline_s, lambda: once(Unavailable("this node did not answer itself in time")))
 
         def done(future: "asyncio.Future[Answer]") -> None:
             timer.cancel()
             try:
-                tell(outcome_of(name, future))
+                once(outcome_of(name, future))
             except PeerError as error:
-                tell(Unavailable(str(error)))
+                once(Unavailable(str(error)))
 
         self._waiting.add(outcome, done)
 
@@ -177,7 +177,7 @@ def _once(then: Then | None) -> Then:
     """Calls `then` the first time only, in the form in which answers come over a network."""
     left = [then]
 
-    def tell(outcome: Outcome) -> None:
+    def once(outcome: Outcome) -> None:
         call, left[0] = left[0], None
         if call is None:
             return
@@ -185,6 +185,6 @@ def _once(then: Then | None) -> Then:
             body, payload = outcome
             whole = payload[0] if len(payload) == 1 else b"".join(payload)
             outcome = Answer(memoryview(body), (memoryview(whole),) if len(whole) else ())
-        call(outcome)
+        tell(call, outcome)
 
-    return tell
+    return once

@@ -37,6 +37,7 @@ from sofs.cluster.frames import (
     Welcome,
     frame,
 )
+from sofs.cluster.handling import tell
 from sofs.cluster.link import Link
 from sofs.encoding import decode, encode
 from sofs.errors import PeerError, Unavailable
@@ -254,7 +255,7 @@ class Stream:
         self._under_way -= call.size
         if self._waiting:
             self._pump()
-        _tell(call.then, outcome)
+        tell(call.then, outcome)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
@@ -281,7 +282,7 @@ class Stream:
         if left:
             self._set_timer(min(left))
         for call in ended:
-            _tell(call.then, Unavailable(f"node {self._node:016x} did not answer in time"))
+            tell(call.then, Unavailable(f"node {self._node:016x} did not answer in time"))
 
     # The connection
 
@@ -305,7 +306,7 @@ class Stream:
         log.info("cluster.disconnected", node=f"{self._node:016x}", priority=self._priority.name, reason=reason)
         self._changed(None)
         for call in calls:
-            _tell(call.then, Unavailable(f"the connection to node {self._node:016x} broke: {reason}"))
+            tell(call.then, Unavailable(f"the connection to node {self._node:016x} broke: {reason}"))
 
     def disconnect(self, reason: str) -> None:
         if self._link is not None:
@@ -327,12 +328,13 @@ class Stream:
         waiting, self._waiting, self._held = list(self._waiting), deque(), 0
         for each in waiting:
             if each.call is not None:
-                _tell(each.call.then, Unavailable(reason))
+                tell(each.call.then, Unavailable(reason))
 
     async def _keep_connected(self) -> None:
         failures = 0
         try:
             while True:
+                self._wanted.clear()  # whoever calls, or is heard of, from now on may know more than this round finds
                 link, reason = await self._connect()
                 if link is not None:
                     failures = 0
@@ -349,7 +351,6 @@ class Stream:
 
     async def _pause(self, longest: float) -> None:
         await self._clock.sleep(SOONEST_S)
-        self._wanted.clear()
         waker = self._clock.call_later(self._jittered(longest), self._wanted.set)
         try:
             await self._wanted.wait()
@@ -419,10 +420,3 @@ class Stream:
         if silent >= PING_S * 0.9:
             link.send_small(PING)
         self._pinger = self._clock.call_later(PING_S, self._look)
-
-
-def _tell(then: Then, outcome: Outcome) -> None:
-    try:
-        then(outcome)
-    except Exception:
-        log.exception("cluster.answer_failed")

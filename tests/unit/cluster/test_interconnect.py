@@ -150,6 +150,24 @@ def test_messages_of_one_priority_arrive_in_the_order_of_their_calls(node: NodeI
     on_cluster(main)
 
 
+@pytest.mark.parametrize("node", [ONE, TWO], ids=["itself", "another"])
+def test_one_callback_that_fails_keeps_no_other_from_its_answer(node: NodeId) -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster[node].serve("echo", echo)
+        peer = cluster[1].peer(node)
+        told: list[Outcome] = []
+
+        def broken(outcome: Outcome) -> None:
+            raise ZeroDivisionError("ours")
+
+        for then in (told.append, broken, told.append, broken, told.append):
+            peer.ask("echo", b"x", (), then)
+        await asyncio.sleep(1)
+        assert len(told) == 3
+
+    on_cluster(main)
+
+
 def test_callbacks_get_answers_without_a_future() -> None:
     async def main(cluster: SimulatedCluster) -> None:
         cluster[2].serve("echo", echo)
@@ -270,6 +288,42 @@ def test_a_peer_that_is_heard_of_is_connected_to_without_a_call() -> None:
     on_cluster(main)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.01, 0.019, 0.03])
+def test_a_peer_that_is_heard_of_right_after_a_failed_attempt_is_connected_to_at_once(after_s: float) -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        peer = cluster[1].peer(TWO)
+        cluster.crash(2)
+        for _ in range(8):  # the pauses have become long
+            with pytest.raises(Unavailable):
+                await peer.call("echo", b"", deadline_s=60)
+            await asyncio.sleep(3)
+        with pytest.raises(Unavailable):
+            await peer.call("echo", b"", deadline_s=60)
+        await asyncio.sleep(after_s)
+        (await cluster.open(2)).serve("echo", echo)
+        cluster[1].peer(TWO).heard_of(cluster[2].incarnation)  # type: ignore[union-attr]  # another node
+        await asyncio.sleep(0.1)
+        assert peer.connected
+
+    on_cluster(main)
+
+
+def test_a_peer_that_is_heard_of_during_an_attempt_is_tried_again_at_once() -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        peer = cluster[1].peer(TWO)
+        cluster.part(1, 2)
+        call = asyncio.ensure_future(peer.call("echo", b"", deadline_s=60))
+        await asyncio.sleep(streams.CONNECT_S / 2)
+        cluster.heal(1, 2)
+        cluster[2].serve("echo", echo)
+        cluster[1].peer(TWO).heard_of(cluster[2].incarnation)  # type: ignore[union-attr]  # another node
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        assert peer.connected
+
+    on_cluster(main)
+
+
 def test_a_silent_peer_is_given_up_and_found_again_when_the_partition_heals() -> None:
     async def main(cluster: SimulatedCluster) -> None:
         cluster[2].serve("echo", echo)
@@ -312,7 +366,7 @@ def test_nothing_sent_before_a_break_arrives_after_what_is_sent_later() -> None:
                 cluster.heal(1, 2)
             await asyncio.sleep(cluster.random.fraction() * 0.002)
         await asyncio.sleep(10)
-        assert len(seen) > 1000
+        assert len(seen) > 300, "a third arrives on average, depending on how long the breaks are"
         assert seen == sorted(set(seen))
 
     for seed in range(5):
