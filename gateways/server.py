@@ -74,7 +74,7 @@ class Link(Protocol):
     def resume(self) -> None: ...
 
     def close(self, reason: str) -> None:
-        """Ends the connection once everything queued has been sent, or after `CLOSING_S`."""
+        """Ends the connection once everything queued has been sent, or after `CLOSING_S`. Nothing is queued any more."""
 
 
 class Core(Protocol):
@@ -200,6 +200,7 @@ class Connection:
         self._throttled = False
         self._closing = ""
         self.alive = True
+        self._sends = True
         self._core: Core | None = None
         self._adopt(server.buffers.take(CHUNK))
 
@@ -239,7 +240,9 @@ class Connection:
     def _work(self, step: Callable[[], int]) -> None:
         """Receives or delivers, then sends what was answered meanwhile."""
         self._batching = True
-        self._server.hold()
+        alone = self._server.alone(self)
+        if alone:
+            self._server.hold()
         try:
             need = step()
             if need:
@@ -254,7 +257,8 @@ class Connection:
             log.exception("connection_failed", peer=self.peer)
             self.end("a bug of ours, see the log", "error")
         finally:
-            self._server.settle()
+            if alone:
+                self._server.settle()
         self._batching = False
         if self._out:
             self._flush()
@@ -340,7 +344,7 @@ class Connection:
     # Sending
 
     def send(self, buffers: Sequence[Buffer]) -> None:
-        if not self.alive:
+        if not self._sends:
             return
         self._out.extend(buffers)
         for buffer in buffers:
@@ -430,6 +434,7 @@ class Connection:
         if not self.alive or self._closing:
             return
         self._closing = reason
+        self._sends = False
         self.pause()
         if not (self._out or self._batching):
             self._loop.call_soon(self.end, reason)
@@ -440,7 +445,7 @@ class Connection:
         """Closes the socket now; what is still unsent gets one try."""
         if not self.alive:
             return
-        self.alive = False
+        self.alive = self._sends = False
         if self._out:
             with contextlib.suppress(OSError):
                 self._sock.sendmsg(self._out[:GATHER])
@@ -463,13 +468,14 @@ class Server:
     def __init__(
         self, name: str, loop: asyncio.AbstractEventLoop, accept: Callable[[Link], Core], limit: int = 10_000, clock: Clock | None = None
     ) -> None:
-        """`clock` is the one that the cores' volumes have: what a batch of messages has put off to the end of the tick is done right behind it, so that
-        its replies leave at once, and the loop has no round to go for it (3 us)."""
+        """`clock` is the one that the cores' volumes have: where one connection is at work, what a batch of messages has put off to the end of the tick is
+        done right behind it, so that its replies leave at once, and the loop has no round to go for it (3 us)."""
         self.name = name
         self.soon: Callable[[Callable[[], object]], object] = loop.call_soon if clock is None else clock.call_soon
         self.hold: Callable[[], object] = (lambda: None) if clock is None else clock.hold
         self.settle: Callable[[], object] = (lambda: None) if clock is None else clock.settle
         self.loop = loop
+        self._last: Connection | None = None
         self.buffers = Buffers()
         self.budget = Budget(loop, UNDER_WAY)
         self.connections: set[Connection] = set()
@@ -549,8 +555,16 @@ class Server:
         self._peers[origin] = self._peers.get(origin, 0) + 1
         self.accepted += 1
 
+    def alone(self, connection: Connection) -> bool:
+        """Whether it was this connection that the last batch of messages came over, too. Else several are at work, and what they put off to the end of
+        the tick is better done together: one write of the log for all of them."""
+        last, self._last = self._last, connection
+        return last is connection
+
     def forget(self, connection: Connection) -> None:
         """The connection has ended."""
+        if self._last is connection:
+            self._last = None
         self.budget.give(connection)
         if connection in self.connections:
             self.connections.remove(connection)

@@ -139,6 +139,24 @@ def test_who_acknowledges_nothing_is_given_up_after_a_time() -> None:
     serve(test)
 
 
+def test_what_is_answered_behind_the_end_of_a_connection_is_not_sent() -> None:
+    """Also while the peer has yet to take what was answered before."""
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 << 20)
+        writer.write(record(b"first"))
+        assert await reader.readexactly(9) == record(b"first")
+        (core,) = cores
+        before = bytes(8 << 20)
+        core.link.send([record(before)])
+        core.link.close("its volume has failed")
+        core.link.send([record(b"it has failed")])
+        assert await reader.read() == record(before)
+        writer.close()
+
+    serve(test)
+
+
 def test_a_connection_that_is_closed_does_not_wait_for_ever_for_its_peer_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateways.server.CLOSING_S", 0.3)
 
