@@ -16,7 +16,6 @@ The header identifies, records vouch for themselves: a header that is damaged, o
 costs nothing, since no record found there has a position that fits.
 """
 
-import asyncio
 import struct
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, Protocol
@@ -24,6 +23,7 @@ from typing import NamedTuple, Protocol
 from crc32c import crc32c
 
 from sofs.errors import ConfigError, DiskRefused, ExtentGone, NoSpace
+from sofs.runtime.later import Later, together
 from sofs.runtime.ports import Buffer, File, Files
 from sofs.types import PAGE, Lsn
 
@@ -61,8 +61,14 @@ class Replica(Protocol):
     def write(self, lsn: int, data: Sequence[Buffer]) -> None:
         """Writes bytes within one prepared segment into the page cache. Raises `DiskFailed`."""
 
-    def sync(self) -> Awaitable[None]:
-        """Completes when all that was written before the call is durable. Raises `DiskFailed`; then this copy is lost."""
+    def sync(self, quietly: bool = False) -> Later[None]:
+        """Completes when all that was written before the call is durable; if `quietly`, nobody need be told before `hurry`.
+
+        Raises `DiskFailed`; then this copy is lost.
+        """
+
+    def hurry(self) -> None:
+        """Tells of quiet syncs: see `Files.hurry`."""
 
     def read(self, address: int, into: memoryview) -> Awaitable[None] | None:
         """Raises `ExtentGone` where no segment is, `DiskFailed`."""
@@ -121,7 +127,8 @@ class LocalReplica:
         # A process that died may have left in the page cache what it wrote last.
         self._unsynced = set(self._open)
         self._unsynced_names = True
-        self._under_way: set[asyncio.Future[None]] = set()
+        self._last_sync: Later[None] | None = None
+        """While it is under way."""
 
     def _verified(self, name: str) -> File:
         path = f"{self.place}/{name}"
@@ -169,20 +176,27 @@ class LocalReplica:
         self._unsynced.add(index)
         self._open[index].write(offset, data)
 
-    def sync(self) -> Awaitable[None]:
+    def sync(self, quietly: bool = False) -> Later[None]:
         unsynced = sorted(self._unsynced & self._open.keys())
         self._unsynced.clear()
         if self._unsynced_names:
             # Seldom (once a segment), so it may as well be waited for inline.
             self._files.sync_directory(self.place)
             self._unsynced_names = False
-        syncs = [self._open[index].sync() for index in unsynced]
-        sync = asyncio.ensure_future(syncs[0] if len(syncs) == 1 else _all(syncs))
+        syncs = [self._open[index].sync(quietly) for index in unsynced]
         # What an earlier sync is still about is not durable yet, though no longer counted as unsynced.
-        earlier = tuple(self._under_way)
-        self._under_way.add(sync)
-        sync.add_done_callback(self._under_way.discard)
-        return _all([*earlier, sync]) if earlier else sync
+        if self._last_sync is not None:
+            syncs.append(self._last_sync)
+        sync = self._last_sync = together(syncs)
+        sync.then(lambda outcome: self._synced(sync))
+        return sync
+
+    def _synced(self, sync: Later[None]) -> None:
+        if self._last_sync is sync:
+            self._last_sync = None
+
+    def hurry(self) -> None:
+        self._files.hurry()
 
     def read(self, address: int, into: memoryview) -> Awaitable[None] | None:
         file, offset = self._at(address)
@@ -227,10 +241,6 @@ class LocalReplica:
     def close(self) -> None:
         for file in [*self._open.values(), *(file for _, file in self._free)]:
             file.close()
-
-
-async def _all(syncs: Sequence[Awaitable[None]]) -> None:
-    await asyncio.gather(*syncs)
 
 
 def _index(name: str) -> int | None:

@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Concatenate, ParamSpec
 
 from crc32c import crc32c
@@ -30,6 +30,7 @@ from sofs.log.remote import RemoteReplica
 from sofs.log.remotes import Hold
 from sofs.log.replica import FIRST, LocalReplica, Replica
 from sofs.log.stretch import Stretch, fetch_record, origin, read_stretch
+from sofs.log.syncing import GroupSync
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
 
@@ -93,16 +94,13 @@ class ReplicatedLog(Copies):
         self._flush_due = False
         self._gates = (Gates(), Gates())
         self._wait_committed, self._wait_stable = (gates.waiting for gates in self._gates)
-        self._sync_due = self._syncing = False
-        self._quiet = False
-        """The sync under way tells nothing of itself before it is hurried: the others will take longer."""
-        self._sync_target = stable
-        self._copies_syncing = 0
+        self._sync_due = False
+        self._syncs = GroupSync(stable, self._lose, self._synced)
         self._timer_set = False
         self._awaited: set[asyncio.Future[None]] = set()
         self.end = self.committed = end.lsn
-        self.stable = self._synced = self._asked = stable
-        """`_synced` is how far the copies here are on their disks, `_asked` how far those elsewhere have been asked to be."""
+        self.stable = self._asked = stable
+        """`_asked` is how far the copies elsewhere have been asked to be on their disks."""
         self.start = self._first_kept()
         self.capacity = max(settings.capacity, self._least())
         self.written = end
@@ -240,9 +238,9 @@ class ReplicatedLog(Copies):
         pieces = runs[0][1] if len(runs) == 1 else [piece for _, run in runs for piece in run]
         size = sum(map(len, pieces))
         # Where somebody waits for the disks, they all begin at once.
-        if self._quiet and self._wait_stable:
-            self._hurry()
-        sync = not self._syncing and self._awaited_unsynced()
+        if self._syncs.quiet and self._wait_stable:
+            self._syncs.hurry()
+        sync = not self._syncs.under_way and self._awaited_unsynced()
         if sync:
             self._asked = self._written
             self._want_sync()
@@ -265,9 +263,9 @@ class ReplicatedLog(Copies):
         if self._frozen or self.failure is not None:
             return
         remotes = self.remotes
-        if self._quiet and remotes.synced(self._sync_target) == self._sync_target:
-            self._hurry()
-        committed, synced, allowed = self._written, self._synced, None
+        if self._syncs.quiet and remotes.synced(self._syncs.upto) == self._syncs.upto:
+            self._syncs.hurry()
+        committed, synced, allowed = self._written, self._syncs.synced, None
         if remotes.lease_until != math.inf:
             committed, synced, allowed = remotes.committed(committed), remotes.synced(synced), self.serving
         if committed > self.committed:
@@ -333,7 +331,7 @@ class ReplicatedLog(Copies):
             then()
             return
         self._gates[level].wait(lsn, then)
-        if level and self._syncing_upto() <= lsn < self._written:
+        if level and self._syncs.upto <= lsn < self._written:
             self._want_sync()
 
     def serving(self) -> bool:
@@ -376,27 +374,23 @@ class ReplicatedLog(Copies):
         except SofsError:
             pass  # It is a precaution; the log's own failure is told elsewhere.
 
-    def _syncing_upto(self) -> Lsn:
-        """How far the copies here are on their disks, when what is under way is done."""
-        return self._sync_target if self._syncing else self._synced
-
     def _awaited_unsynced(self) -> bool:
         """Somebody waits for what no sync is about yet."""
         waiting = self._wait_stable
-        return bool(waiting) and waiting[-1][0] >= self._syncing_upto()
+        return bool(waiting) and waiting[-1][0] >= self._syncs.upto
 
     def _want_sync(self) -> None:
         """Begins a sync at the end of the tick, or behind the one that is under way."""
         if not self._sync_due:
             self._sync_due = True
-            if not self._syncing:
+            if not self._syncs.under_way:
                 self._clock.call_soon(self._begin_sync)
-        if self._quiet:
-            self._hurry()
+        if self._syncs.quiet:
+            self._syncs.hurry()
 
     @_own_work
     def _begin_sync(self) -> None:
-        if self._syncing or not self._sync_due:
+        if self._syncs.under_way or not self._sync_due:
             return
         self._sync_due = False
         if self._frozen or self.failure is not None:
@@ -406,39 +400,17 @@ class ReplicatedLog(Copies):
             self._asked = target
         for remote in remotes:
             remote.sync(target)
-        if self._synced >= target:
-            return
-        copies = self._written_to
-        self._syncing, self._sync_target, self._copies_syncing = True, target, len(copies)
-        # As a rule the others' answers take longer: they are what this node is woken up for, not its own disk as well.
-        self._quiet = remotes.synced(target) < target
-        for replica in copies:
-            try:
-                sync = replica.sync(self._quiet)
-            except SofsError as error:
-                self._copy_synced(replica, error)
-            else:
-                sync.then(partial(self._copy_synced, replica))
+        if self._syncs.synced < target:
+            # As a rule the others' answers take longer: they are what this node is woken up for, not its own disk as well.
+            self._syncs.begin(self._written_to, target, quietly=remotes.synced(target) < target)
 
     @_own_work
-    def _copy_synced(self, replica: Replica, error: SofsError | None) -> None:
-        if error is not None:
-            self._lose(replica, error)
-        self._copies_syncing -= 1
-        if self._copies_syncing:
-            return
-        self._syncing = self._quiet = False
-        self._synced = self._sync_target
+    def _synced(self) -> None:
         self._advance()
         if self._sync_due or self._awaited_unsynced():
             self._sync_due = True
             self._clock.call_soon(self._begin_sync)
         self._clock.settle()  # the replies leave now, not in the loop's next round
-
-    def _hurry(self) -> None:
-        self._quiet = False
-        for replica in self._written_to:
-            replica.hurry()
 
     # Joining
 

@@ -1,14 +1,17 @@
-"""How far a replica is on its disk: one sync at a time, for however many wait for one."""
+"""How far replicas are on their disks: one sync at a time, for however many wait for one.
 
-import asyncio
+`Syncing` is a follower's, of its one replica; `GroupSync` a coordinator's, of all copies of a log on its node.
+"""
+
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from sofs.errors import SofsError
 from sofs.log.replica import Replica
 from sofs.types import Lsn
 
-__all__ = ["Syncing"]
+__all__ = ["GroupSync", "Syncing"]
 
 Answer = Callable[[SofsError | None], None]
 
@@ -60,20 +63,15 @@ class Syncing:
         target, cuts = self._end, self._cuts
         self._under_way = True
         try:
-            sync = asyncio.ensure_future(self._replica.sync())
+            sync = self._replica.sync()
         except SofsError as error:
             self._lost(error)
             return
-        sync.add_done_callback(lambda done: self._done(done, target, cuts))
+        sync.then(lambda error: self._done(error, target, cuts))
 
-    def _done(self, sync: "asyncio.Future[None]", target: Lsn, cuts: int) -> None:
+    def _done(self, error: SofsError | None, target: Lsn, cuts: int) -> None:
         self._under_way = False
-        if sync.cancelled():
-            return
-        error = sync.exception()
         if error is not None:
-            if not isinstance(error, SofsError):
-                raise error
             self._lost(error)
             return
         if self._failure is not None:
@@ -90,3 +88,47 @@ class Syncing:
         self._under_way = False
         self.fail(error)
         self._failed(error)
+
+
+class GroupSync:
+    """The syncs of all copies here."""
+
+    def __init__(self, synced: Lsn, lost: Callable[[Replica, SofsError], object], done: Callable[[], object]) -> None:
+        """Everything below `synced` is durable on all of them. `lost`: a copy's sync has failed. `done`: a sync has ended."""
+        self.synced = synced
+        self.upto = synced
+        """How far they will be when what is under way is done."""
+        self.under_way = False
+        self.quiet = False
+        """What is under way tells nothing of itself before it is hurried."""
+        self._lost = lost
+        self._told = done
+        self._copies: Sequence[Replica] = ()
+        self._left = 0
+
+    def begin(self, copies: Sequence[Replica], upto: Lsn, quietly: bool) -> None:
+        """Syncs what they have, which is everything below `upto`. None is to be under way."""
+        self.under_way, self.upto, self.quiet = True, upto, quietly
+        self._copies, self._left = copies, len(copies)
+        for copy in copies:
+            try:
+                sync = copy.sync(quietly)
+            except SofsError as error:
+                self._done(copy, error)
+            else:
+                sync.then(partial(self._done, copy))
+
+    def hurry(self) -> None:
+        """Whoever waits is told now if it is done, else as soon as it is."""
+        self.quiet = False
+        for copy in self._copies:
+            copy.hurry()
+
+    def _done(self, copy: Replica, error: SofsError | None) -> None:
+        if error is not None:
+            self._lost(copy, error)
+        self._left -= 1
+        if not self._left:
+            self.under_way = self.quiet = False
+            self.synced = self.upto
+            self._told()

@@ -12,6 +12,7 @@ already here, and an awaitable only when a thread has to fetch it: callers on th
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from sofs.runtime.later import Later
 from sofs.types import Time
 
 Buffer = bytes | bytearray | memoryview
@@ -91,8 +92,10 @@ class File(Protocol):
     def write_out(self, offset: int, data: Sequence[Buffer]) -> Awaitable[None]:
         """The same followed by `sync`, in a thread: for large data that must be durable before it is named."""
 
-    def sync(self) -> Awaitable[None]:
+    def sync(self, quietly: bool = False) -> Later[None]:
         """Completes when all that was written before the call is durable (fdatasync); the name is `sync_directory`'s business.
+
+        `quietly`: nobody need be told before `Files.hurry`, which saves a process that waits for something else as well from being woken up.
 
         Raises `DiskFailed`; after that nothing written since the last successful sync may be trusted.
         """
@@ -141,6 +144,9 @@ class Files(Protocol):
         """Removes a file or an empty directory. Raises `NotFound`."""
 
     def sync_directory(self, path: str) -> None: ...
+
+    def hurry(self) -> None:
+        """Tells of all quiet syncs that are done, before it returns, and of those under way as soon as they are."""
 
     def space(self, path: str) -> Space: ...
 

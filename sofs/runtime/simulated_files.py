@@ -29,6 +29,7 @@ from sofs.errors import (
     SofsError,
     Unavailable,
 )
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.simulated_disk import PAGE, Change, Content, Directory, Disk, Node, RecordSet
 from sofs.runtime.simulated_loop import Crash, SimulatedRandom
@@ -97,6 +98,8 @@ class SimulatedFiles:
         self._capacity = {"/": capacity}
         self._used = {"/": 0}
         self._locked: set[Content] = set()
+        self._quiet: dict[Later[None], list[SofsError | None]] = {}
+        """Quiet syncs, each with what became of it, if it is done."""
 
     # Faults and ends
 
@@ -192,6 +195,34 @@ class SimulatedFiles:
 
         loop.call_later(average * (0.5 + self.random.fraction()), settle)
         return future
+
+    def told(self, average: float, complete: Callable[[], None], quietly: bool) -> Later[None]:
+        """The same, told in the moment it is done; if `quietly`, never before `hurry`."""
+        later: Later[None] = Later()
+        if quietly:
+            self._quiet[later] = []
+
+        def settle() -> None:
+            if self._dead:
+                return
+            outcome: SofsError | None = None
+            try:
+                complete()
+            except SofsError as error:
+                outcome = error
+            if later in self._quiet:
+                self._quiet[later].append(outcome)
+            else:
+                later.tell(outcome)
+
+        asyncio.get_running_loop().call_later(average * (0.5 + self.random.fraction()), settle)
+        return later
+
+    def hurry(self) -> None:
+        quiet, self._quiet = self._quiet, {}
+        for later, outcomes in quiet.items():
+            for outcome in outcomes:
+                later.tell(outcome)
 
     def take_space(self, node: Content | RecordSet, count: int) -> None:
         """Accounts for `count` more bytes of `node` (fewer, if negative). Raises `NoSpace`."""
@@ -409,11 +440,11 @@ class SimulatedFile:
             return self._files.later(self._files.latency.sync, _raiser(error))
         return self.sync()
 
-    def sync(self) -> Awaitable[None]:
+    def sync(self, quietly: bool = False) -> Later[None]:
         self._check()
         upto = self.content.changes
         self._files.step("sync", self._path)
-        return self._files.later(self._files.latency.sync, lambda: self._sync(upto))
+        return self._files.told(self._files.latency.sync, lambda: self._sync(upto), quietly)
 
     def sync_now(self) -> None:
         self._check()

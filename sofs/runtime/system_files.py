@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sofs.errors import Unavailable
+from sofs.errors import SofsError, Unavailable
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.system_errors import outcome
 from sofs.runtime.system_records import SystemRecords
@@ -136,21 +137,18 @@ class SystemFile:
 
         return self._run(self._workers, job)
 
-    def sync(self) -> Awaitable[None]:
+    def sync(self, quietly: bool = False) -> Later[None]:
+        done: Later[None] = Later()
         if self._kernel is not None:
             assert not self._closed, f"{self._path} is used after it was closed"
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            if self._kernel.start(self._fd, partial(self._synced, done)):
+            if self._kernel.start(self._fd, partial(self._synced, asyncio.get_running_loop(), done), quietly):
                 return done
-        return self._run(self._syncer, self.sync_now)
+        self._run(self._syncer, self.sync_now).add_done_callback(partial(_tell, done))
+        return done
 
-    def _synced(self, done: "asyncio.Future[None]", code: int) -> None:
-        if done.done() or done.get_loop().is_closed():
-            return  # cancelled, or nobody is left to be told
-        if code:
-            done.set_exception(outcome(OSError(code, os.strerror(code)), self._path))
-        else:
-            done.set_result(None)
+    def _synced(self, loop: asyncio.AbstractEventLoop, done: Later[None], code: int) -> None:
+        if not loop.is_closed():  # else nobody is left to be told
+            done.tell(outcome(OSError(code, os.strerror(code)), self._path) if code else None)
 
     def sync_now(self) -> None:
         try:
@@ -191,7 +189,7 @@ class SystemFile:
             if self._busy == 0:
                 os.close(self._fd)
 
-    def _run(self, threads: Threads, job: Callable[[], T]) -> Awaitable[T]:
+    def _run(self, threads: Threads, job: Callable[[], T]) -> "asyncio.Future[T]":
         with self._guard:
             assert not self._closed, f"{self._path} is used after it was closed"
             self._busy += 1
@@ -271,6 +269,10 @@ class SystemFiles:
         except OSError as error:
             raise outcome(error, path) from error
 
+    def hurry(self) -> None:
+        if self._kernel is not None:
+            self._kernel.hurry()
+
     def space(self, path: str) -> Space:
         try:
             figures = os.statvfs(path)
@@ -304,6 +306,13 @@ class SystemFiles:
         self._workers.close()
         for syncer in self._syncers.values():
             syncer.close()
+
+
+def _tell(done: Later[None], future: "asyncio.Future[None]") -> None:
+    error = future.exception()
+    if error is not None and not isinstance(error, SofsError):
+        raise error
+    done.tell(error)
 
 
 def _advance(buffers: list[memoryview], count: int) -> list[memoryview]:

@@ -127,10 +127,9 @@ def test_a_sync_under_way_promises_nothing() -> None:
         files = new_files()
         file = durable_file(files)
         file.write(0, [b"a"])
-        sync = file.sync()
+        file.sync()
         found = images(files)
         assert found == {b"", b"a", b"\0"}
-        sync.cancel()  # type: ignore[attr-defined]
 
     run(main())
 
@@ -195,7 +194,8 @@ def test_the_death_of_a_process_loses_nothing() -> None:
         files = new_files()
         file = files.open("/d/f", create=True)
         file.write(0, [b"a" * 5000])
-        sync = file.sync()
+        told: list[object] = []
+        file.sync().then(told.append)
         lock = files.lock("/d/lock")
         after = files.after_process_death()
         assert contents(after) == b"a" * 5000
@@ -204,7 +204,7 @@ def test_the_death_of_a_process_loses_nothing() -> None:
             file.write(0, [b"zombie"])
         lock.close()
         await asyncio.sleep(1)
-        assert not sync.done(), "nobody is left to be told"  # type: ignore[attr-defined]
+        assert not told, "nobody is left to be told"
         assert {tuple(after.after_power_loss(seed).list("/d")) for seed in range(50)} >= {(), ("f", "lock")}
 
     run(main())
@@ -358,3 +358,26 @@ def test_any_sequence_of_changes_agrees_with_plain_bytes_and_syncs_hold(steps: l
         seen = after[start : start + SECTOR]
         possible = {version[start : start + SECTOR].ljust(len(seen), b"\0")[: len(seen)] for version in versions}
         assert seen.rstrip(b"\0") in {value.rstrip(b"\0") for value in possible}
+
+
+def test_a_quiet_sync_is_done_in_its_time_and_told_of_only_in_a_hurry() -> None:
+    async def main() -> None:
+        files = new_files()
+        file = durable_file(files)
+        told: list[object] = []
+        file.write(0, [b"a"])
+        file.sync(quietly=True).then(told.append)
+        await asyncio.sleep(1)
+        assert not told
+        file.write(0, [b"b"])
+        file.sync(quietly=True).then(told.append)
+        files.hurry()
+        assert told == [None], "the first is done, the second is not"
+        await asyncio.sleep(1)
+        assert told == [None, None]
+        file.write(0, [b"c"])
+        file.sync(quietly=True).then(told.append)
+        await asyncio.sleep(1)
+        assert told == [None, None] and images(files) == {b"c"}
+
+    run(main())

@@ -68,7 +68,7 @@ def test_syncs_beyond_the_queue_are_done_by_a_thread(tmp_path: Path) -> None:
 
 
 def test_a_sync_that_fails_in_the_kernel_is_a_failed_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: KernelSync, fd: int, done: Callable[[int], None]) -> bool:
+    def fails(self: KernelSync, fd: int, done: Callable[[int], None], quietly: bool = False) -> bool:
         asyncio.get_running_loop().call_soon(done, errno.EIO)
         return True
 
@@ -96,5 +96,45 @@ def test_where_the_kernel_cannot_threads_sync(tmp_path: Path, monkeypatch: pytes
         await file.sync()
         file.close()
         files.close()
+
+    asyncio.run(main())
+
+
+def test_a_quiet_sync_wakes_nobody_up_until_somebody_is_in_a_hurry(kernel: KernelSync, tmp_path: Path) -> None:
+    async def main() -> None:
+        fd = written(tmp_path / "a")
+        codes: list[int] = []
+        for round in range(1, 4):
+            assert kernel.start(fd, codes.append, quietly=True)
+            await asyncio.sleep(0.1)
+            assert len(codes) == 2 * (round - 1)
+            kernel.hurry()  # it is done, and told of before this returns, unless the disk is very slow
+            assert kernel.start(fd, codes.append, quietly=True)
+            kernel.hurry()
+            while len(codes) < 2 * round:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        loud: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        assert kernel.start(fd, codes.append, quietly=True) and kernel.start(fd, loud.set_result)
+        assert await loud == 0
+        assert kernel.start(fd, codes.append, quietly=True)
+        kernel.close()
+        assert codes == [0] * 8
+        os.close(fd)
+
+    asyncio.run(main())
+
+
+def test_whoever_fails_when_it_is_told_of_a_sync_keeps_no_other_from_being_told(kernel: KernelSync, tmp_path: Path) -> None:
+    async def main() -> None:
+        reported: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(str(context["exception"])))
+        fd = written(tmp_path / "a")
+        codes: list[int] = []
+        assert kernel.start(fd, lambda code: 1 // 0) and kernel.start(fd, codes.append)
+        while not (codes and reported):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert codes == [0] and reported == ["integer division or modulo by zero"]
+        kernel.close()
+        os.close(fd)
 
     asyncio.run(main())
