@@ -124,7 +124,8 @@ class CallingLink(Link):
 
     def ended(self, reason: str) -> None:
         if not self.greeting.done():
-            self.greeting.set_exception(Unavailable(reason))
+            # Who does not trust a certificate hangs up in TLS 1.3 without a word that would get here.
+            self.greeting.set_exception(Unavailable(f"{reason} before a greeting; if it does not trust this node's certificate, a clock is wrong"))
         self.over.set()
         self._stream.broken(self, reason)
 

@@ -58,7 +58,7 @@ class SystemNetwork:
         except TimeoutError as error:
             raise Unavailable(f"{address} port {port} does not answer") from error
         except ssl.SSLError as error:
-            raise Unavailable(f"{address} port {port} has no certificate that this node trusts, or the other way round: {error.reason}") from error
+            raise Unavailable(f"{address} port {port}: {_distrust(error)}") from error
         except OSError as error:
             raise Unavailable(f"cannot connect to {address} port {port}: {error.strerror or error}") from error
         return stream
@@ -102,7 +102,10 @@ class _Stream(asyncio.Protocol):
         self._receiver.received(memoryview(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._receiver.closed(str(exc) if exc is not None else self._why)
+        if isinstance(exc, ssl.SSLError):
+            self._receiver.closed(_distrust(exc))
+        else:
+            self._receiver.closed(str(exc) if exc is not None else self._why)
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -130,6 +133,13 @@ class _Stream(asyncio.Protocol):
         if not self._transport.is_closing():
             self._why = "closed here"
             self._transport.close()
+
+
+def _distrust(error: ssl.SSLError) -> str:
+    """What is wrong with a certificate, as far as this end is told, and what may be the cause."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"this node does not trust the certificate there ({error.verify_message}): a clock is wrong, or that is a node of another cluster"
+    return f"the other end does not trust this node's certificate, or speaks no TLS ({error.reason}): a clock is wrong, or that is a node of another cluster"
 
 
 def _gathered(data: Sequence[Buffer]) -> list[Buffer]:

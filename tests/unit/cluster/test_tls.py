@@ -132,6 +132,26 @@ def test_who_has_no_good_certificate_does_not_get_in(tmp_path: Path, authority: 
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [("expired", "certificate has expired.*clock"), ("not yet valid", "certificate is not yet valid.*clock"), ("another authority", "another cluster")],
+)
+def test_why_a_certificate_is_not_trusted_is_said_at_both_ends(tmp_path: Path, authority: Authority, wrong: str, reason: str) -> None:
+    async def main() -> None:
+        shift = {"expired": -2 * YEAR, "not yet valid": 2 * YEAR}.get(wrong, 0)
+        signer = Authority.make(CLUSTER, NOW) if wrong == "another authority" else authority
+        networks = [SystemNetwork(tls=credentials(tmp_path / "1", authority, 1)), SystemNetwork(tls=credentials(tmp_path / "2", signer, 2, now=Time(NOW + shift)))]
+        one, two = await on_loopback(2, networks, identify=identify)
+        with pytest.raises(Unavailable, match=reason):
+            await one.peer(NodeId(2)).call("echo", b"", deadline_s=3)
+        with pytest.raises(Unavailable, match="does not trust" if wrong == "another authority" else "clock"):
+            await two.peer(NodeId(1)).call("echo", b"", deadline_s=3)
+        for node in (one, two):
+            await node.close()
+
+    run(main())
+
+
 def test_a_stranger_who_never_finishes_the_handshake_is_disconnected(tmp_path: Path, authority: Authority) -> None:
     async def main() -> None:
         network = SystemNetwork(connect_timeout=0.2, tls=credentials(tmp_path / "1", authority, 1))
