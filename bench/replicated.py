@@ -89,7 +89,7 @@ class Cluster:
             await sofs("disk", "add", "--data", node.data, node.data / "disks" / "bench", "--pool", "bench", "--size-gib", DISK_GIB)
         for name, policy in [*((str(copies), policy) for copies, policy in POLICIES.items()), (FORWARDED, POLICIES[2])]:
             await sofs("volume", "create", f"v{name}", "--data", first.data, "--pool", "bench", "--policy", policy)
-            first.admin.post("/shares", api.Share(name=f"s{name}", volume=f"v{name}", squash="none"), api.Share)
+            first.admin.ask(api.Operations.create_share, api.Share(name=f"s{name}", volume=f"v{name}", squash="none"))
 
     def stop(self) -> None:
         for node in self.nodes:

@@ -82,7 +82,7 @@ class Member:
                 self._process.kill()
 
     def disks(self) -> list[api.Disk]:
-        return self.admin.get("/disks", list[api.Disk])
+        return self.admin.ask(api.Operations.disks)
 
 
 async def sofs(*arguments: object) -> Any:
@@ -160,7 +160,7 @@ class Elastic:
             await sofs("disk", "add", "--data", first.data, first.data / "disks" / disk, "--pool", "grown", "--size-gib", DISK_GIB)
         await sofs("volume", "create", "grown", "--data", first.data, "--pool", "grown", "--policy", "mirror(2)")
         share = api.Share(name=SHARE, volume="grown", squash="none", continuously_available=True)
-        first.admin.post("/shares", share, api.Share)
+        first.admin.ask(api.Operations.create_share, share)
         self.inside = [first]
 
     async def _found(self, first: Member) -> None:
@@ -194,7 +194,7 @@ class Elastic:
         for id in disks:
             if id in there:
                 try:
-                    staying.admin.delete("disks", id)
+                    staying.admin.ask(api.Operations.remove_disk, id)
                 except SofsError as error:
                     return str(error)
         return ""
@@ -251,7 +251,7 @@ class Elastic:
         if len(self.inside) == 1:
             return ""
         try:
-            found = self.inside[-1].admin.get("/cluster", api.Cluster)
+            found = self.inside[-1].admin.ask(api.Operations.cluster)
         except SofsError as error:
             return str(error)
         return "; ".join(f"{volume.name}: {volume.state} {volume.reason}" for volume in found.volumes if volume.name == "grown" and volume.state != "serving")

@@ -1,10 +1,12 @@
-"""What can be asked of a node, as values: requests, answers, and the port that answers them.
+"""What can be asked of a node, as values: requests, answers, and the port that answers them, `Operations`.
 
+That is the one declaration of each operation: `server` makes its route of it, `client` its request, and the command line asks by naming the method.
 Sizes are bytes. Identifiers are hexadecimal text, because JSON's readers round large numbers.
 """
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, get_type_hints
 
 from msgspec import Struct, field
 
@@ -255,10 +257,6 @@ class DrainDisk(Struct):
     """False: it is to be used again."""
 
 
-class NewPool(Struct):
-    name: str
-
-
 class NewVolume(Struct):
     name: str
     pool: str = "default"
@@ -284,10 +282,6 @@ class SnapshotName(Struct):
     """Restoring: although files are open, whose opens it ends."""
 
 
-class NodeName(Struct):
-    node: str
-
-
 class CheckRequest(Struct):
     volume: str = ""
     """Empty: all volumes."""
@@ -296,7 +290,10 @@ class CheckRequest(Struct):
 
 
 class Operations(Protocol):
-    """A node, as its operator sees it. Everything raises `SofsError`s whose message names the remedy."""
+    """A node, as its operator sees it. Everything raises `SofsError`s whose message names the remedy.
+
+    Over HTTP a method is a path, `GET /status` if it takes nothing, else `POST /add_disk` with its argument as JSON; the answer is JSON.
+    """
 
     async def status(self) -> Status: ...
 
@@ -305,10 +302,10 @@ class Operations(Protocol):
 
     async def members(self) -> list[ClusterMember]: ...
 
-    async def drain(self, request: NodeName) -> Drained:
+    async def drain(self, node: str) -> Drained:
         """Answers when the node has handed over all it has."""
 
-    async def undrain(self, request: NodeName) -> Drained: ...
+    async def undrain(self, node: str) -> Drained: ...
 
     async def vips(self) -> list[Vip]: ...
 
@@ -326,7 +323,7 @@ class Operations(Protocol):
 
     async def pools(self) -> list[Pool]: ...
 
-    async def create_pool(self, request: NewPool) -> Pool: ...
+    async def create_pool(self, name: str) -> Pool: ...
 
     async def volumes(self) -> list[Volume]: ...
 
@@ -375,3 +372,16 @@ class Operations(Protocol):
 
     async def metrics(self) -> bytes:
         """All figures in Prometheus' text form."""
+
+
+def operations() -> list[Callable[..., Any]]:
+    """The methods of `Operations` with one answer: all but `check`, which goes on for a while, and `metrics`, whose text is not ours."""
+    methods = [method for name, method in vars(Operations).items() if inspect.iscoroutinefunction(method)]
+    return [method for method in methods if method is not Operations.metrics]
+
+
+def kinds(operation: Callable[..., Any]) -> tuple[Any, Any]:
+    """What a method takes (None: nothing) and what it answers."""
+    hints = get_type_hints(operation)
+    answer = hints.pop("return")
+    return next(iter(hints.values()), None), answer

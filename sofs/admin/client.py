@@ -5,16 +5,16 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import msgspec
 
 from sofs import errors
 from sofs.admin import api
 
+P = ParamSpec("P")
 T = TypeVar("T")
 TIMEOUT_S = 600.0
 
@@ -60,21 +60,17 @@ class AdminClient:
     def where(self) -> str:
         return self._node or str(self._data)
 
-    def get(self, path: str, answer: type[T]) -> T:
-        return msgspec.json.decode(self._exchange("GET", path).read(), type=answer)
-
-    def post(self, path: str, request: msgspec.Struct, answer: type[T]) -> T:
-        return msgspec.json.decode(self._exchange("POST", path, request).read(), type=answer)
-
-    def delete(self, kind: str, name: str) -> None:
-        self._exchange("DELETE", f"/{kind}/{quote(name, safe='')}").read()
+    def ask(self, operation: Callable[Concatenate[api.Operations, P], Coroutine[Any, Any, T]], *request: P.args, **_: P.kwargs) -> T:
+        """`client.ask(Operations.add_disk, NewDisk(path))`"""
+        name, (_, answer) = operation.__name__, api.kinds(operation)
+        return cast(T, msgspec.json.decode(self._exchange(f"/{name}", *request).read(), type=answer))
 
     def metrics(self) -> str:
-        return self._exchange("GET", "/metrics").read().decode()
+        return self._exchange("/metrics").read().decode()
 
     def check(self, request: api.CheckRequest) -> Iterator[api.Progress]:
         """The steps of a check, the finished one last."""
-        response = self._exchange("POST", "/check", request)
+        response = self._exchange("/check", request)
         while line := response.readline():
             fields = msgspec.json.decode(line)
             if "error" in fields:
@@ -88,14 +84,12 @@ class AdminClient:
         host, _, port = self._node.rpartition(":")
         return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=self._timeout)
 
-    def _exchange(
-        self, method: str, path: str, request: msgspec.Struct | None = None
-    ) -> http.client.HTTPResponse:
-        body = None if request is None else msgspec.json.encode(request)
+    def _exchange(self, path: str, *request: object) -> http.client.HTTPResponse:
+        body = msgspec.json.encode(request[0]) if request else None
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
             connection = self._connection()
-            connection.request(method, path, body, headers)
+            connection.request("POST" if request else "GET", path, body, headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(self._remedy(error)) from None

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from sofs import errors
 from sofs.admin import api
+from sofs.encoding import UNREADABLE
 
 log = structlog.get_logger("sofs.admin")
 
@@ -68,48 +69,18 @@ class AdminServer:
 
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard], client_max_size=LARGEST_REQUEST)
-        op = self._operations
-        application.add_routes(
-            [
-                web.get("/status", _answer(op.status)),
-                web.get("/cluster", _answer(op.cluster)),
-                web.get("/members", _answer(op.members)),
-                web.post("/members/drain", _change(op.drain, api.NodeName)),
-                web.post("/members/undrain", _change(op.undrain, api.NodeName)),
-                web.get("/vips", _answer(op.vips)),
-                web.post("/vips", _change(op.add_vip, api.Vip)),
-                web.delete("/vips/{name}", _named(op.remove_vip)),
-                web.get("/disks", _answer(op.disks)),
-                web.post("/disks", _change(op.add_disk, api.NewDisk)),
-                web.post("/disks/drain", _change(op.drain_disk, api.DrainDisk)),
-                web.delete("/disks/{name}", _named(op.remove_disk)),
-                web.get("/pools", _answer(op.pools)),
-                web.post("/pools", _change(op.create_pool, api.NewPool)),
-                web.get("/volumes", _answer(op.volumes)),
-                web.post("/volumes", _change(op.create_volume, api.NewVolume)),
-                web.post("/volumes/move", _change(op.move_volume, api.Move)),
-                web.get("/volumes/{name}", _named(op.volume)),
-                web.get("/shares", _answer(op.shares)),
-                web.post("/shares", _change(op.create_share, api.Share)),
-                web.delete("/shares/{name}", _named(op.delete_share)),
-                web.get("/users", _answer(op.users)),
-                web.post("/users", _change(op.add_user, api.NewUser)),
-                web.delete("/users/{name}", _named(op.delete_user)),
-                web.get("/opens", _answer(op.opens)),
-                web.delete("/opens/{name}", _named(op.close_open)),
-                web.get("/volumes/{name}/snapshots", _named(op.snapshots)),
-                web.post("/snapshots", _change(op.create_snapshot, api.SnapshotName)),
-                web.post("/snapshots/delete", _change(op.delete_snapshot, api.SnapshotName)),
-                web.post("/snapshots/restore", _change(op.restore_snapshot, api.SnapshotName)),
-                web.get("/volumes/{name}/quotas", _named(op.quotas)),
-                web.post("/quotas", _change(op.set_quota, api.Quota)),
-                web.post("/quotas/show", _change(op.show_quota, api.Quota)),
-                web.post("/quotas/delete", _change(op.delete_quota, api.Quota)),
-                web.post("/check", self._check),
-                web.get("/metrics", self._metrics),
-            ]
-        )
+        routes = [self._route(operation) for operation in api.operations()]
+        application.add_routes([*routes, web.post("/check", self._check), web.get("/metrics", self._metrics)])
         return application
+
+    def _route(self, operation: Callable[..., Any]) -> web.RouteDef:
+        ask, (kind, _) = getattr(self._operations, operation.__name__), api.kinds(operation)
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            given = [] if kind is None else [msgspec.json.decode(await request.read(), type=kind)]
+            return _json(await ask(*given))
+
+        return web.route("GET" if kind is None else "POST", f"/{operation.__name__}", handle)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -123,7 +94,7 @@ class AdminServer:
             return _failure(status, type(error).__name__, str(error))
         except msgspec.ValidationError as error:
             return _failure(400, "InvalidArgument", str(error))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             return _failure(400, "InvalidArgument", f"the request's body is not JSON: {error}")
         except web.HTTPException as error:
             return _failure(
@@ -188,24 +159,3 @@ def _json(value: Any) -> web.Response:
 def _failure(status: int, error: str, message: str) -> web.Response:
     body = msgspec.json.encode(api.Failure(error, message))
     return web.Response(status=status, body=body, content_type="application/json")
-
-
-def _answer(ask: Callable[[], Awaitable[Any]]) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return _json(await ask())
-
-    return handle
-
-
-def _named(ask: Callable[[str], Awaitable[Any]]) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return _json(await ask(request.match_info["name"]))
-
-    return handle
-
-
-def _change(ask: Callable[[Any], Awaitable[Any]], kind: type[msgspec.Struct]) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return _json(await ask(msgspec.json.decode(await request.read(), type=kind)))
-
-    return handle

@@ -148,7 +148,7 @@ def recover(
 @on_node
 def status(on: Target) -> None:
     """How the cluster is: etcd, members, volumes."""
-    found = on.client.get("/cluster", api.Cluster)
+    found = on.client.ask(api.Operations.cluster)
     if on.json:
         show.as_json(found)
         return

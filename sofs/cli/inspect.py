@@ -20,7 +20,7 @@ from sofs.errors import Unavailable
 @on_node
 def status(on: Target) -> None:
     """How the node is: endpoints, disks, pools, volumes, shares."""
-    found = on.client.get("/status", api.Status)
+    found = on.client.ask(api.Operations.status)
     if on.json:
         show.as_json(found)
         return

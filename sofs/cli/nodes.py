@@ -10,7 +10,7 @@ import typer
 
 from sofs.admin import api
 from sofs.cli import show
-from sofs.cli.target import Data, Target, data_directory, on_node
+from sofs.cli.target import Data, Target, add_list, data_directory, on_node
 
 node = typer.Typer(help="The nodes of the cluster.", no_args_is_help=True)
 
@@ -25,19 +25,14 @@ COLUMNS: list[show.Column] = [
     ("ADDRESSES", lambda member: ", ".join(member.addresses)),
 ]
 
-
-@node.command("list")
-@on_node
-def list_(on: Target) -> None:
-    """All members of the cluster."""
-    on.list(on.client.get("/members", list[api.ClusterMember]), COLUMNS, "This node is alone.")
+add_list(node, api.Operations.members, "All members of the cluster.", COLUMNS, "This node is alone.")
 
 
 @node.command("drain")
 @on_node
 def drain(on: Target, name: Annotated[str, typer.Argument(metavar="NODE", help="Its name or id.")]) -> None:
     """Have a node hand over all it has, and take nothing on. Its clients go on at the others. For an upgrade: drain, stop, replace, start, undrain."""
-    done = on.client.post("/members/drain", api.NodeName(name), api.Drained)
+    done = on.client.ask(api.Operations.drain, name)
     on.tell(done, f"node {done.node} has nothing left; stop it when you like, and `sofs node undrain {done.node}` afterwards")
 
 
@@ -45,7 +40,7 @@ def drain(on: Target, name: Annotated[str, typer.Argument(metavar="NODE", help="
 @on_node
 def undrain(on: Target, name: Annotated[str, typer.Argument(metavar="NODE", help="Its name or id.")]) -> None:
     """Take a drained node into service again."""
-    done = on.client.post("/members/undrain", api.NodeName(name), api.Drained)
+    done = on.client.ask(api.Operations.undrain, name)
     on.tell(done, f"node {done.node} takes on volumes and addresses again")
 
 

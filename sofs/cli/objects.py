@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from sofs.admin import api
 from sofs.cli import show
-from sofs.cli.target import Target, on_node
+from sofs.cli.target import Target, add_list, on_node
 from sofs.errors import InvalidArgument
 
 disk = typer.Typer(help="Disks of all nodes.", no_args_is_help=True)
@@ -20,6 +19,13 @@ share = typer.Typer(help="Shares: volumes, as clients see them.", no_args_is_hel
 user = typer.Typer(help="Users of the SMB shares.", no_args_is_help=True)
 opens = typer.Typer(help="Open files.", no_args_is_help=True)
 GROUPS = {"disk": disk, "pool": pool, "volume": volume, "share": share, "user": user, "open": opens}
+
+add_list(disk, api.Operations.disks, "All disks, with their state.", show.DISKS, "No disks yet: sofs disk add PATH")
+add_list(pool, api.Operations.pools, "All pools, with their capacity.", show.POOLS, "No pools yet: sofs pool create NAME")
+add_list(volume, api.Operations.volumes, "All volumes.", show.VOLUMES, "No volumes: sofs volume create NAME")
+add_list(share, api.Operations.shares, "All shares.", show.SHARES, "No shares yet: sofs share create NAME")
+add_list(user, api.Operations.users, "All users.", show.USERS, "No users yet: sofs user add NAME")
+add_list(opens, api.Operations.opens, "Files that clients hold open.", show.OPENS, "No file is open.")
 
 
 @disk.command("add")
@@ -36,16 +42,8 @@ def disk_add(
     # The path is the node's; a relative one means this directory when the node runs on this host.
     where = str(path) if on.node else str(path.absolute())
     request = api.NewDisk(where, tier, pool, int(size_gib * (1 << 30)), force)
-    added = on.client.post("/disks", request, api.Disk)
+    added = on.client.ask(api.Operations.add_disk, request)
     on.tell(added, f"disk {added.id} added: {added.path}, tier {added.tier}, {show.size(added.free)} free")
-
-
-@disk.command("list")
-@on_node
-def disk_list(on: Target) -> None:
-    """All disks, with their state."""
-    disks = on.client.get("/disks", list[api.Disk])
-    on.list(disks, show.DISKS, "No disks yet: sofs disk add PATH")
 
 
 @disk.command("drain")
@@ -56,7 +54,7 @@ def disk_drain(
     undo: Annotated[bool, typer.Option("--undo", help="It is to be used again.")] = False,
 ) -> None:
     """Have a disk emptied: volumes write elsewhere what lies on it, and when it is empty it is retired."""
-    found = on.client.post("/disks/drain", api.DrainDisk(disk, not undo), api.Disk)
+    found = on.client.ask(api.Operations.drain_disk, api.DrainDisk(disk, not undo))
     on.tell(found, f"disk {found.id} is {found.state}")
 
 
@@ -64,7 +62,7 @@ def disk_drain(
 @on_node
 def disk_remove(on: Target, disk: Annotated[str, typer.Argument(help="Its id.")]) -> None:
     """Forget a disk that is retired, failed or missing. What had copies on it is copied elsewhere from the others."""
-    on.client.delete("disks", disk)
+    on.client.ask(api.Operations.remove_disk, disk)
     on.tell({"removed": disk}, f"disk {disk} removed")
 
 
@@ -72,16 +70,8 @@ def disk_remove(on: Target, disk: Annotated[str, typer.Argument(help="Its id.")]
 @on_node
 def pool_create(on: Target, name: str) -> None:
     """Make a pool, to which disks can then be added."""
-    made = on.client.post("/pools", api.NewPool(name), api.Pool)
+    made = on.client.ask(api.Operations.create_pool, name)
     on.tell(made, f"pool {made.name} created; give it disks with: sofs disk add --pool {made.name} PATH")
-
-
-@pool.command("list")
-@on_node
-def pool_list(on: Target) -> None:
-    """All pools, with their capacity."""
-    pools = on.client.get("/pools", list[api.Pool])
-    on.list(pools, show.POOLS, "No pools yet: sofs pool create NAME")
 
 
 @volume.command("create")
@@ -95,25 +85,15 @@ def volume_create(
 ) -> None:
     """Make a volume."""
     request = api.NewVolume(name, pool, policy, force)
-    made = on.client.post("/volumes", request, api.Volume)
+    made = on.client.ask(api.Operations.create_volume, request)
     on.tell(made, f"volume {made.name} created; share it with: sofs share create NAME --volume {made.name}")
-
-
-@volume.command("list")
-@on_node
-def volume_list(
-    on: Target,
-) -> None:
-    """All volumes."""
-    volumes = on.client.get("/volumes", list[api.Volume])
-    on.list(volumes, show.VOLUMES, "No volumes: sofs volume create NAME")
 
 
 @volume.command("show")
 @on_node
 def volume_show(on: Target, name: str) -> None:
     """One volume, with its counters."""
-    found = on.client.get(f"/volumes/{quote(name, safe='')}", api.Volume)
+    found = on.client.ask(api.Operations.volume, name)
     if on.json:
         show.as_json(found)
         return
@@ -130,7 +110,7 @@ def volume_show(on: Target, name: str) -> None:
 @on_node
 def volume_move(on: Target, name: str, to: Annotated[str, typer.Argument(metavar="NODE")]) -> None:
     """Have another node coordinate a volume."""
-    moved = on.client.post("/volumes/move", api.Move(name, to), api.Volume)
+    moved = on.client.ask(api.Operations.move_volume, api.Move(name, to))
     on.tell(moved, f"volume {moved.name} is coordinated by node {moved.coordinator}")
 
 
@@ -176,25 +156,15 @@ def share_create(
         scaleout=scaleout,
         access_based_enumeration=access_based,
     )
-    made = on.client.post("/shares", request, api.Share)
+    made = on.client.ask(api.Operations.create_share, request)
     on.tell(made, f"share {made.name} created: volume {made.volume}, {' and '.join(made.protocols)}")
-
-
-@share.command("list")
-@on_node
-def share_list(
-    on: Target,
-) -> None:
-    """All shares."""
-    shares = on.client.get("/shares", list[api.Share])
-    on.list(shares, show.SHARES, "No shares yet: sofs share create NAME")
 
 
 @share.command("delete")
 @on_node
 def share_delete(on: Target, name: str) -> None:
     """Take a share away from clients. The volume and its files stay."""
-    on.client.delete("shares", name)
+    on.client.ask(api.Operations.delete_share, name)
     on.tell({"deleted": name}, f"share {name} deleted; its volume keeps all files")
 
 
@@ -231,32 +201,16 @@ def user_add(
         raise InvalidArgument("a user needs a name: NAME or NAME:PASSWORD")
     secret = _password(password if colon else None, password_stdin)
     request = api.NewUser(name, secret, uid, gid, group or [], replace)
-    added = on.client.post("/users", request, api.User)
+    added = on.client.ask(api.Operations.add_user, request)
     on.tell(added, f"user {added.name} added, uid {added.uid}, gid {added.gid}")
-
-
-@user.command("list")
-@on_node
-def user_list(on: Target) -> None:
-    """All users."""
-    users = on.client.get("/users", list[api.User])
-    on.list(users, show.USERS, "No users yet: sofs user add NAME")
 
 
 @user.command("delete")
 @on_node
 def user_delete(on: Target, name: str) -> None:
     """Take a user away. Files keep their owner's number; sessions that are open go on until they end."""
-    on.client.delete("users", name)
+    on.client.ask(api.Operations.delete_user, name)
     on.tell({"deleted": name}, f"user {name} deleted")
-
-
-@opens.command("list")
-@on_node
-def open_list(on: Target) -> None:
-    """Files that clients hold open."""
-    found = on.client.get("/opens", list[api.Opened])
-    on.list(found, show.OPENS, "No file is open.")
 
 
 @opens.command("close")
@@ -266,5 +220,5 @@ def open_close(
     open_id: Annotated[str, typer.Argument(metavar="OPEN", help="As `sofs open list` shows it.")],
 ) -> None:
     """Close a client's open by force, with its locks. What the client has not written yet is lost to it."""
-    on.client.delete("opens", open_id)
+    on.client.ask(api.Operations.close_open, open_id)
     on.tell({"closed": open_id}, f"open {open_id} closed")

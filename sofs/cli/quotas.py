@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -64,7 +63,7 @@ def quota_set(
     """Limit what a user, group, directory or the volume may use. Replaces former limits; what is there already is counted in the background."""
     wanted = _asked(volume, user, group, directory)
     wanted.hard_bytes, wanted.soft_bytes, wanted.hard_files = size(hard), size(soft), files
-    made = on.client.post("/quotas", wanted, api.Quota)
+    made = on.client.ask(api.Operations.set_quota, wanted)
     on.tell(made, f"quota of {_whose(made)} set")
 
 
@@ -72,7 +71,7 @@ def quota_set(
 @on_node
 def quota_show(on: Target, volume: str, user: User = "", group: Group = "", directory: Directory = "") -> None:
     """One quota, and what is used of it."""
-    shown = on.client.post("/quotas/show", _asked(volume, user, group, directory), api.Quota)
+    shown = on.client.ask(api.Operations.show_quota, _asked(volume, user, group, directory))
     limits = [show.size(shown.hard_bytes)] if shown.hard_bytes else []
     limits += [f"{shown.hard_files} files"] if shown.hard_files else []
     on.tell(
@@ -85,7 +84,7 @@ def quota_show(on: Target, volume: str, user: User = "", group: Group = "", dire
 @on_node
 def quota_list(on: Target, volume: str) -> None:
     """All quotas of a volume, and what each user uses."""
-    quotas = on.client.get(f"/volumes/{quote(volume, safe='')}/quotas", list[api.Quota])
+    quotas = on.client.ask(api.Operations.quotas, volume)
     on.list(quotas, QUOTAS, f"No quotas: sofs quota set {volume} --user NAME --hard SIZE")
 
 
@@ -94,5 +93,5 @@ def quota_list(on: Target, volume: str) -> None:
 def quota_delete(on: Target, volume: str, user: User = "", group: Group = "", directory: Directory = "") -> None:
     """Take a quota away. Nothing is counted any more once the last one is gone."""
     wanted = _asked(volume, user, group, directory)
-    on.client.post("/quotas/delete", wanted, type(None))
+    on.client.ask(api.Operations.delete_quota, wanted)
     on.tell({"deleted": wanted}, f"quota of {_whose(wanted)} deleted")

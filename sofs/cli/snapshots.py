@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -27,7 +26,7 @@ def snapshot_create(
     on: Target, volume: str, name: Annotated[str, typer.Argument(help="By default the time.")] = ""
 ) -> None:
     """Keep a volume as it is now. Takes no time and no space; what is changed afterwards does."""
-    made = on.client.post("/snapshots", api.SnapshotName(volume, name), api.Snapshot)
+    made = on.client.ask(api.Operations.create_snapshot, api.SnapshotName(volume, name))
     on.tell(made, f"snapshot {made.name} of volume {volume} taken; clients find it in .snapshot (NFS) and as a previous version (SMB)")
 
 
@@ -35,7 +34,7 @@ def snapshot_create(
 @on_node
 def snapshot_list(on: Target, volume: str) -> None:
     """A volume's snapshots, oldest first; HOLDS is what deleting that one alone would free."""
-    snapshots = on.client.get(f"/volumes/{quote(volume, safe='')}/snapshots", list[api.Snapshot])
+    snapshots = on.client.ask(api.Operations.snapshots, volume)
     on.list(snapshots, SNAPSHOTS, f"No snapshots: sofs snapshot create {volume}")
 
 
@@ -43,7 +42,7 @@ def snapshot_list(on: Target, volume: str) -> None:
 @on_node
 def snapshot_delete(on: Target, volume: str, name: str) -> None:
     """Give a snapshot up. What only it held comes free in the background."""
-    on.client.post("/snapshots/delete", api.SnapshotName(volume, name), type(None))
+    on.client.ask(api.Operations.delete_snapshot, api.SnapshotName(volume, name))
     on.tell({"deleted": name}, f"snapshot {name} of volume {volume} deleted")
 
 
@@ -56,5 +55,5 @@ def snapshot_restore(
     force: Annotated[bool, typer.Option("--force", help="Although files are open; their opens end.")] = False,
 ) -> None:
     """Make a volume what it was. The state before is kept as a snapshot."""
-    before = on.client.post("/snapshots/restore", api.SnapshotName(volume, name, force), api.Snapshot)
+    before = on.client.ask(api.Operations.restore_snapshot, api.SnapshotName(volume, name, force))
     on.tell(before, f"volume {volume} is what it was at snapshot {name}; the state before is kept as snapshot {before.name}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from sofs.admin.api import Operations
 from sofs.admin.client import AdminClient
 from sofs.cli import show
 from sofs.errors import ConfigError
@@ -39,6 +40,8 @@ TokenFile = Annotated[
     typer.Option("--token-file", metavar="FILE", help="Holds the token for --node (or set SOFS_TOKEN)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+Listing = Callable[[Operations], Coroutine[Any, Any, Sequence[Any]]]
 
 
 def data_directory(data: Path | None) -> Path:
@@ -83,6 +86,15 @@ class Target:
             show.as_json(rows)
         else:
             show.table(rows, columns, empty)
+
+
+def add_list(group: typer.Typer, operation: Listing, help: str, columns: Sequence[show.Column], empty: str) -> None:
+    """Gives the group its command `list`."""
+
+    @group.command("list", help=help)
+    @on_node
+    def command(on: Target) -> None:
+        on.list(on.client.ask(operation), columns, empty)
 
 
 def on_node(command: Callable[..., None]) -> Callable[..., None]:

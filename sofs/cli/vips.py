@@ -8,7 +8,7 @@ import typer
 
 from sofs.admin import api
 from sofs.cli import show
-from sofs.cli.target import Target, on_node
+from sofs.cli.target import Target, add_list, on_node
 
 vip = typer.Typer(help="Virtual addresses: where clients find the cluster, whichever nodes run.", no_args_is_help=True)
 
@@ -18,6 +18,8 @@ COLUMNS: list[show.Column] = [
     ("INTERFACE", lambda vip: vip.interface or "by its network"),
     ("TIED TO", lambda vip: f"node {vip.group}" if vip.group else f"volume {vip.volume}" if vip.volume else ""),
 ]
+
+add_list(vip, api.Operations.vips, "All virtual addresses, and who has them.", COLUMNS, "No virtual addresses yet: sofs vip add ADDRESS")
 
 
 @vip.command("add")
@@ -30,20 +32,13 @@ def add(
     volume: Annotated[str, typer.Option(help="The volume whose coordinator it follows.")] = "",
 ) -> None:
     """Give the cluster an address."""
-    added = on.client.post("/vips", api.Vip(address, interface, of, volume), api.Vip)
+    added = on.client.ask(api.Operations.add_vip, api.Vip(address, interface, of, volume))
     on.tell(added, f"address {added.address} added; `sofs vip list` shows where it is")
-
-
-@vip.command("list")
-@on_node
-def list_(on: Target) -> None:
-    """All virtual addresses, and who has them."""
-    on.list(on.client.get("/vips", list[api.Vip]), COLUMNS, "No virtual addresses yet: sofs vip add ADDRESS")
 
 
 @vip.command("remove")
 @on_node
 def remove(on: Target, address: str) -> None:
     """Take an address away. Connections to it end."""
-    on.client.delete("vips", address)
+    on.client.ask(api.Operations.remove_vip, address)
     on.tell({"removed": address}, f"address {address} removed")

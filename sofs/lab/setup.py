@@ -99,19 +99,15 @@ def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> N
     size = int(free * DISKS_SHARE) // len(nodes)
     for _, admin, data in nodes:
         path = str(data / "disks" / DISK)
-        if path not in {disk.path for disk in admin.get("/disks", list[api.Disk])}:
-            admin.post("/disks", api.NewDisk(path, "ssd", plan.pool, size), api.Disk)
+        if path not in {disk.path for disk in admin.ask(api.Operations.disks)}:
+            admin.ask(api.Operations.add_disk, api.NewDisk(path, "ssd", plan.pool, size))
     first = nodes[0][1]
     _make_volume(plan, first)
-    first.post(
-        "/shares",
-        # Only this host reaches a lab, and its root owns all that is in it already.
-        api.Share(name=plan.share, volume=plan.volume, squash="none", continuously_available=True),
-        api.Share,
-    )
+    # Only this host reaches a lab, and its root owns all that is in it already.
+    first.ask(api.Operations.create_share, api.Share(name=plan.share, volume=plan.volume, squash="none", continuously_available=True))
     for machine, _, _ in nodes if len(nodes) > 1 else ():
-        first.post("/vips", api.Vip(machine.vip, group=machine.name), api.Vip)
-    first.post("/users", api.NewUser(plan.user, plan.password), api.User)
+        first.ask(api.Operations.add_vip, api.Vip(machine.vip, group=machine.name))
+    first.ask(api.Operations.add_user, api.NewUser(plan.user, plan.password))
 
 
 def _make_volume(plan: Plan, admin: AdminClient) -> None:
@@ -119,7 +115,7 @@ def _make_volume(plan: Plan, admin: AdminClient) -> None:
     until = time.monotonic() + KNOWN_S
     while True:
         try:
-            admin.post("/volumes", api.NewVolume(plan.volume, plan.pool, plan.policy), api.Volume)
+            admin.ask(api.Operations.create_volume, api.NewVolume(plan.volume, plan.pool, plan.policy))
             return
         except SofsError as error:
             if time.monotonic() > until:

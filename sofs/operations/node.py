@@ -123,8 +123,8 @@ class NodeOperations:
             )
         return result
 
-    async def create_pool(self, request: api.NewPool) -> api.Pool:
-        pool = await self._host.create_pool(request.name)
+    async def create_pool(self, name: str) -> api.Pool:
+        pool = await self._host.create_pool(name)
         return api.Pool(pool.name, 0, 0, 0)
 
     # Volumes

@@ -26,9 +26,9 @@ class Nodes:
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
 
-    async def drain(self, request: api.NodeName) -> api.Drained:
+    async def drain(self, node: str) -> api.Drained:
         """Answers when nothing is left there. Raises `Unavailable` after a while, naming what is; the node stays draining."""
-        member = self._named(request.node)
+        member = self._named(node)
         await self._membership.set_state(NodeId(member.id), DRAINING)
         left = await self._left(member.id)
         until = self._assembly.ports.clock.monotonic() + DRAIN_S
@@ -39,8 +39,8 @@ class Nodes:
             left = await self._left(member.id)
         return api.Drained(member.name)
 
-    async def undrain(self, request: api.NodeName) -> api.Drained:
-        member = self._named(request.node)
+    async def undrain(self, node: str) -> api.Drained:
+        member = self._named(node)
         await self._membership.set_state(NodeId(member.id), ACTIVE)
         return api.Drained(member.name)
 

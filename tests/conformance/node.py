@@ -65,7 +65,7 @@ class ConformanceNode:
 
     def snapshot(self) -> str:
         """Takes one of the volume; gives its time as SMB clients name it."""
-        made = self.running.admin.post("/snapshots", api.SnapshotName(VOLUME, ""), api.Snapshot)
+        made = self.running.admin.ask(api.Operations.create_snapshot, api.SnapshotName(VOLUME, ""))
         return datetime.fromisoformat(made.taken).astimezone(UTC).strftime("@GMT-%Y.%m.%d-%H.%M.%S")
 
     def check(self) -> None:
@@ -89,7 +89,7 @@ def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[Conf
     settings.write_text(_SETTINGS % lease_s)
     prefix = [sys.executable, str(Path(__file__).with_name("unacknowledged.py"))] if unacknowledged else []
     with RunningNode(folder / "node", prefix=prefix) as running:
-        running.admin.post("/shares", api.Share(HIDING, VOLUME, access_based_enumeration=True), api.Share)
-        running.admin.post("/shares", api.Share(STABLE, VOLUME, continuously_available=True), api.Share)
+        running.admin.ask(api.Operations.create_share, api.Share(HIDING, VOLUME, access_based_enumeration=True))
+        running.admin.ask(api.Operations.create_share, api.Share(STABLE, VOLUME, continuously_available=True))
         yield ConformanceNode(running)
     shutil.rmtree(folder / "node", ignore_errors=True)

@@ -109,9 +109,9 @@ async def move(lab: Laboratory) -> None:
 
     name = await coordinator(lab)
     asked = lab.admin(next(each for each in lab.names if each != name), timeout=90)
-    await asyncio.to_thread(asked.post, "/members/drain", api.NodeName(name), api.Drained)
+    await asyncio.to_thread(asked.ask, api.Operations.drain, name)
     await asyncio.sleep(1)
-    await asyncio.to_thread(asked.post, "/members/undrain", api.NodeName(name), api.Drained)
+    await asyncio.to_thread(asked.ask, api.Operations.undrain, name)
 
 
 FAULTS = (

@@ -83,8 +83,8 @@ class Laboratory:
 
     async def volume(self, at: str) -> api.Volume:
         """The volume, as this node knows it."""
-        volumes = await asyncio.to_thread(self.admin(at).get, "/volumes", list[api.Volume])
+        volumes = await asyncio.to_thread(self.admin(at).ask, api.Operations.volumes)
         return next(volume for volume in volumes if volume.name == self.about["volume"])
 
     async def cluster(self, at: str) -> api.Cluster:
-        return await asyncio.to_thread(self.admin(at).get, "/cluster", api.Cluster)
+        return await asyncio.to_thread(self.admin(at).ask, api.Operations.cluster)

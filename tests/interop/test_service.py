@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sofs.admin.api import Status
+from sofs.admin.api import Operations
 from sofs.admin.client import AdminClient
 from tests.interop.running import SOFS, RunningNode
 from tests.interop.smb import smbclient
@@ -55,7 +55,7 @@ def test_it_tells_when_it_is_ready_serves_and_stops_cleanly(fresh_node: RunningN
     address = tmp_path / "n"
     manager = Manager(address)
     with service(fresh_node.data / "conf" / "sofs.toml", manager, address) as process:
-        status = AdminClient(data=fresh_node.data).get("/status", Status)
+        status = AdminClient(data=fresh_node.data).ask(Operations.status)
         assert status.pid == process.pid
         ports = {endpoint.split(":")[0]: int(endpoint.rpartition(":")[2]) for endpoint in status.endpoints}
         fresh_node.smb = fresh_node.smb.__class__("127.0.0.1", ports["smb"], fresh_node.smb.share)

@@ -58,7 +58,7 @@ def test_previous_versions_are_listed_and_read(node: RunningNode, tmp_path: Path
     (tmp_path / "old").write_text("old content")
     (tmp_path / "new").write_text("new content, longer")
     smbclient(node, f"put {tmp_path / 'old'} versioned")
-    made = node.admin.post("/snapshots", api.SnapshotName("default", "before"), api.Snapshot)
+    made = node.admin.ask(api.Operations.create_snapshot, api.SnapshotName("default", "before"))
     smbclient(node, f"put {tmp_path / 'new'} versioned")
     token = datetime.fromisoformat(made.taken).astimezone(UTC).strftime("@GMT-%Y.%m.%d-%H.%M.%S")
     assert token in smbclient(node, "allinfo versioned")
