@@ -164,9 +164,8 @@ class LocalPool:
         self, part: Part, chosen: Sequence[DiskId]
     ) -> tuple[list[Fragment], list[tuple[Disk, SofsError]]]:
         """Writes a fragment to each disk, in parallel; gives what was written and what failed."""
-        # A disk may go between being chosen and being written: nothing in between waits.
         disks = [self.members.writable(id) for id in chosen]
-        writes = [disk.write(part._replace(part=nth)) for nth, disk in enumerate(disks)]
+        writes = [self.members.write(disk, part._replace(part=nth)) for nth, disk in enumerate(disks)]
         results = await asyncio.gather(*writes, return_exceptions=True)
         done: list[Fragment] = []
         errors: list[tuple[Disk, SofsError]] = []

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sofs.cluster import Interconnect, NodeId
-from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NotFound, ReadOnly, SofsError, Unavailable
-from sofs.pool.disk import Disk, Slow
+from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound, ReadOnly, SofsError, Unavailable
+from sofs.pool.disk import Disk, Part, Slow
 from sofs.pool.extent import Usage
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.opening import Note, open_disk
@@ -312,6 +312,16 @@ class Members:
         disk = self._members[id].disk
         assert disk is not None, "a disk that is not open was chosen"
         return disk
+
+    async def write(self, disk: LocalDisk | RemoteDisk, part: Part) -> int:
+        """As `Disk.write`, if the disk still takes extents when it comes to that: one that is drained may be retired at any moment, and pulled out.
+
+        Raises `NoSpace` if it does not: whoever asked takes another.
+        """
+        member = self._members.get(disk.id)
+        if member is None or member.state not in WRITABLE:
+            raise NoSpace(f"{self.describe(disk.id)}: it takes no new extents")
+        return await disk.write(part)
 
     def state(self, id: DiskId) -> State | None:
         """A disk's state; `None` if the pool does not know it."""

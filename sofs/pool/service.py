@@ -1,6 +1,7 @@
 """The disks of this node, as other nodes ask for them: the interconnect's service `disk`.
 
-Each request becomes a call of a `LocalDisk`, whatever the state in which the pool has the disk here: the asker's pool has been told of it, and decides.
+Each request becomes a call of a `LocalDisk`, whatever the state in which the pool has the disk here: the asker's pool has been told of it, and decides. Only
+new extents are refused where the disk takes none: it may be retired before the asker hears that it is drained.
 What the disk answers wrong on is told to this node's pool as well, which probes, condemns or retires it.
 
 Whoever asks may be a coordinator that was deposed while its message was on its way; the chapter (`sofs.pool`) says why none of these
@@ -108,7 +109,7 @@ class DiskService:
         part = request.taken(_kept(payload))
 
         async def write() -> Answer:
-            return Answer(messages.encode(messages.Slot(await disk.write(part))))
+            return Answer(messages.encode(messages.Slot(await pool.members.write(disk, part))))
 
         return self._change(pool, disk, write())
 

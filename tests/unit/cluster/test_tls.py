@@ -140,7 +140,8 @@ def test_why_a_certificate_is_not_trusted_is_said_at_both_ends(tmp_path: Path, a
     async def main() -> None:
         shift = {"expired": -2 * YEAR, "not yet valid": 2 * YEAR}.get(wrong, 0)
         signer = Authority.make(CLUSTER, NOW) if wrong == "another authority" else authority
-        networks = [SystemNetwork(tls=credentials(tmp_path / "1", authority, 1)), SystemNetwork(tls=credentials(tmp_path / "2", signer, 2, now=Time(NOW + shift)))]
+        wrong_tls = credentials(tmp_path / "2", signer, 2, now=Time(NOW + shift))
+        networks = [SystemNetwork(tls=credentials(tmp_path / "1", authority, 1)), SystemNetwork(tls=wrong_tls)]
         one, two = await on_loopback(2, networks, identify=identify)
         with pytest.raises(Unavailable, match=reason):
             await one.peer(NodeId(2)).call("echo", b"", deadline_s=3)

@@ -350,6 +350,42 @@ def test_a_disk_of_another_node_is_drained_and_retires_when_it_is_empty() -> Non
     nodes(test)
 
 
+def test_a_disk_that_is_drained_takes_nothing_from_who_has_not_heard_of_it_yet() -> None:
+    async def test(cluster: Nodes) -> None:
+        leaving = cluster.specs[1].id
+        await cluster.run(cluster[2], cluster[2].pool.drain(leaving))
+        assert cluster.state(cluster[2], leaving) is State.RETIRED, "nothing lies on it"
+        assert cluster.state(cluster[1], leaving) is State.HEALTHY
+        for number in range(4):
+            at = await cluster.write(cluster[1], number)
+            assert leaving not in [fragment.disk for fragment in at.fragments]
+        assert cluster.disk(leaving).empty, "it may be pulled out"
+        assert cluster.state(cluster[2], leaving) is State.RETIRED
+
+    nodes(test)
+
+
+def test_a_disk_that_is_drained_while_it_is_being_written_to_is_not_retired_with_what_is_written() -> None:
+    async def test(cluster: Nodes) -> None:
+        leaving = cluster.specs[1].id
+        pool = cluster[2].pool
+        for number in range(40):
+            writing = [asyncio.ensure_future(cluster.write(cluster[1 + each], 2 * number + each)) for each in range(2)]
+            await asyncio.sleep(0.0001 * number)
+            await cluster.run(cluster[2], pool.drain(leaving))
+            placements = await asyncio.gather(*writing)
+            await asyncio.sleep(3)
+            holds = any(fragment.disk == leaving for at in placements for fragment in at.fragments)
+            assert (pool.members.state(leaving) is State.RETIRED) == (not holds)
+            for at in placements:
+                await cluster.run(cluster[1], cluster[1].pool.delete(at))
+            await asyncio.sleep(1)
+            assert await cluster.run(cluster[2], pool.drain(leaving, False)) is State.HEALTHY
+            await asyncio.sleep(3)
+
+    nodes(test)
+
+
 def test_what_volumes_of_other_nodes_have_claimed_is_not_free() -> None:
     async def test(cluster: Nodes) -> None:
         pools = [node.pool for node in cluster.all]
