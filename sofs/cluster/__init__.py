@@ -10,7 +10,7 @@ still runs; only the record under `dead/` does, which its supervisor writes once
 The interconnect:
 
 - `frames`: what stands on the wire. `outcomes`: errors that keep their class.
-- `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers. `later`: an answer that is not there yet.
+- `link`: one connection. `stream`: the end that calls. `serving`, `handling`: the end that answers.
 - `peers`, `interconnect`: all connections of a node.
 
 Who takes part:
@@ -28,8 +28,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, NewType, Protocol
 
-from sofs.cluster.later import Later
 from sofs.errors import SofsError
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer
 
 __all__ = ["Answer", "Asked", "Handler", "Incarnation", "Interconnect", "NodeId", "Outcome", "Peer", "Priority", "Then"]

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from sofs.cluster import Answer, Asked, Handler, Outcome, Then
-from sofs.cluster.later import Later
 from sofs.errors import NotSupported, PeerError, SofsError, Unavailable
+from sofs.runtime.later import Later
 
 __all__ = ["Services", "Waiting", "ask_handler", "outcome_of", "tell"]
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from sofs.cluster import Answer, Asked, Incarnation, NodeId, Outcome, Priority, Then
 from sofs.cluster.frames import Welcome
 from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of, tell
-from sofs.cluster.later import Later
 from sofs.cluster.stream import Addresses, Identify, Identity, Stream
 from sofs.errors import PeerError, SofsError, Unavailable
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Clock, Network, Random
 
 __all__ = ["NetworkPeer", "OwnPeer"]

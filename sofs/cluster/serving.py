@@ -30,10 +30,10 @@ from sofs.cluster.frames import (
     frame,
 )
 from sofs.cluster.handling import Services, Waiting, ask_handler, outcome_of
-from sofs.cluster.later import Later
 from sofs.cluster.link import Link
 from sofs.encoding import decode, encode
 from sofs.errors import PeerError, SofsError, Unavailable
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Clock
 
 __all__ = ["CALLS", "ServingLink"]

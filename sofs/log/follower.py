@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import structlog
 
-from sofs.cluster.later import Later
 from sofs.errors import Damaged, Fenced, NoSpace, SofsError, Unavailable
 from sofs.log import Machine
 from sofs.log.configuration import Configuration, LogSettings, Mark
@@ -32,6 +31,7 @@ from sofs.log.reading import Found, SegmentReader, next_segment, parse
 from sofs.log.record import Header
 from sofs.log.replica import FIRST, LocalReplica
 from sofs.log.syncing import Syncing
+from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Lsn
 

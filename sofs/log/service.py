@@ -3,7 +3,6 @@
 from collections.abc import Awaitable
 
 from sofs.cluster import Answer, Asked, Interconnect, NodeId, Priority
-from sofs.cluster.later import Later
 from sofs.errors import NotFound, PeerError, Unavailable
 from sofs.log.follower import Follower
 from sofs.log.messages import (
@@ -21,6 +20,7 @@ from sofs.log.messages import (
     encode,
 )
 from sofs.log.replica import LocalReplica
+from sofs.runtime.later import Later
 
 __all__ = ["LogService"]
 

@@ -12,7 +12,7 @@ FOUND_OUT = {
     "acknowledge-before-the-last-replica": 3,
     "acknowledge-on-this-disk-alone": 1,
     "acknowledge-syncs-before-they-are-done": 2,
-    "forget-a-promise-at-a-restart": 10,
+    "forget-a-promise-at-a-restart": 108,
     "go-on-while-a-lost-copy-still-counts": 2,
     "keep-what-differs": 1,
     "promote-what-lacks-something": 19,

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sofs.cluster.later import Later
 from sofs.errors import SofsError, Unavailable
+from sofs.runtime.later import Later, together
 
 
 def test_whoever_waits_is_called_in_the_same_moment_whichever_comes_first() -> None:
@@ -49,3 +49,26 @@ def test_who_has_given_up_waiting_is_told_nothing() -> None:
         answer.tell(4)
 
     asyncio.run(main())
+
+
+def test_several_together_are_told_of_once_with_the_first_error() -> None:
+    heard: list[SofsError | None] = []
+    together([]).then(heard.append)
+    assert heard == [None]
+    parts: list[Later[None]] = [Later() for _ in range(3)]
+    parts[1].tell(None)
+    together(parts).then(heard.append)
+    wrong = Unavailable("gone")
+    parts[2].tell(wrong)
+    assert heard == [None], "one is not there yet"
+    parts[0].tell(Unavailable("gone as well"))
+    assert heard == [None, wrong]
+
+
+def test_all_who_wait_are_told_in_their_order() -> None:
+    heard: list[str] = []
+    later: Later[int] = Later()
+    later.then(lambda outcome: heard.append("first"))
+    later.then(lambda outcome: heard.append("second"))
+    later.tell(1)
+    assert heard == ["first", "second"]

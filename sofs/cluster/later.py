@@ -1,3 +1,0 @@
-from sofs.runtime.later import Later
-
-__all__ = ["Later"]
