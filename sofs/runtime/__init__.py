@@ -7,6 +7,7 @@
 - `simulated_*`, in memory and from a seed: a loop under virtual time, disks that lose, tear and corrupt what was not synced, networks that
   delay and part. The fault model stands at the top of each module.
 
-`later` is an answer that is not there yet: who waits for it is called in the moment it comes. `whole` reads and replaces small files over either family. Both pass the same contract suites (tests/contracts). The runtime knows nothing of what is
+`later` is an answer that is not there yet: who waits for it is called in the moment it comes. `whole` reads and replaces small files over either
+family. Both pass the same contract suites (tests/contracts). The runtime knows nothing of what is
 stored or sent; operating system errors end here and become outcomes (`system_errors`).
 """
