@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sofs.runtime.interfaces import host_interfaces
-from tests.interop.kernel import PRELUDE, run_in_vm
+from tests.interop.kernel import GIVEN_UP, LASTING, PRELUDE, run_in_vm
 from tests.interop.running import PASSWORD, SOFS, USER, RunningNode
 from tests.interop.test_libnfs import run
 from tests.kernel_client import Options, Outcome, run_script
@@ -149,16 +149,6 @@ echo quit >&"${WRITER[1]}"; wait "$WRITER_PID"
 exec 5>&- 6>&-
 umount /a /b
 """
-
-
-# Linux (6.1 as traced, 6.12 by its source) repeats WRITEs that had no answer when the connection went, but gives up the one that it is just sending: its
-# pages are lost, and the next fsync says ECONNABORTED. So all that may be under way at once has to fit into its socket's buffer, where sending does not
-# wait: 20 credits, 16 KiB each. Nor does 6.1 repeat an fsync's FLUSH; here every WRITE is stable when it is answered.
-LASTING = ",hard,nostrictsync,wsize=16384,max_credits=20,noautotune,handletimeout=10000"
-
-
-GIVEN_UP = "Software caused connection abort"
-"""Linux has given up a WRITE that it was just sending, see above: rare with these options, and not the server's doing. Then the whole is done again."""
 
 
 def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_path: Path) -> None:

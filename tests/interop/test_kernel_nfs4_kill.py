@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.guest_work import DATA, NAMES, await_progress, ring
 from tests.interop.kernel import PRELUDE
 from tests.interop.running import SHARE, RunningNode
 from tests.kernel_client import Options, run_script
@@ -35,37 +36,9 @@ locked() {
 locked before
 # What is open without a name stays
 echo orphan > /b/held/gone; exec 9<>/b/held/gone; rm /b/held/gone
-# Each step's effect is checked, and each fails if a repeated request is carried out twice.
-names() {
-    local n=0 d=$2/under/d$1
-    while [ ! -e /tmp/stop ]; do
-        n=$((n + 1))
-        mkdir $d; [ -d $d ]
-        echo $n > $d/f; [ "$(cat $d/f)" = $n ]
-        (set -C; echo once > $d/x) || { echo "not made"; return 1; }
-        ln $d/f $d/g; mv $d/f $d/h; [ ! -e $d/f ]
-        ln -s $n $d/s; [ "$(readlink $d/s)" = $n ]
-        exec 4<>$d/h; flock -x 4; echo more >> $d/h; flock -u 4; exec 4>&-
-        rm $d/g $d/h $d/s $d/x; rmdir $d; [ ! -e $d ]
-        echo "done $1"
-    done
-    echo "names $1: $n rounds"
-}
-data() {
-    local n=0
-    while [ ! -e /tmp/stop ]; do
-        n=$((n + 1))
-        fio --name=data --directory=/a/under --size=8m --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
-            --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio || { cat /tmp/fio; return 1; }
-        cp /a/under/data.0.0 /tmp/copy; echo 3 > /proc/sys/vm/drop_caches; cmp /a/under/data.0.0 /tmp/copy
-        rm /a/under/data.0.0
-        echo "done data"
-    done
-    echo "data: $n rounds"
-}
 names 1 /a & one=$!
 names 2 /b & two=$!
-data & three=$!
+data 3 /a & three=$!
 echo working
 read -r _ < /dev/tcp/$HOST/%(bell)d  # until the node has been killed often enough
 touch /tmp/stop
@@ -79,23 +52,10 @@ exec 5>&- 6>&- 7>&- 9>&-
 umount /a /b
 """
 
-
+WORKS = "123"
 KILLS = 6
 KILLS_LIMIT_S, LIMIT_S = 900, 1200
 """How long a run takes is the machine's business: 254 s were seen with eleven others running on two cores."""
-
-
-def rounds(printed: bytearray) -> list[int]:
-    """How many rounds of each work have been done."""
-    return [printed.count(b"done " + each) for each in (b"1", b"2", b"data")]
-
-
-def await_progress(printed: bytearray, over: Callable[[], bool], until: float) -> None:
-    """Every work has gone round once more: all of them have recovered from the last kill, and are at it."""
-    before = rounds(printed)
-    while not over() and any(now <= then for now, then in zip(rounds(printed), before, strict=True)):
-        assert time.monotonic() < until, f"no progress: {before} rounds, then {rounds(printed)}"
-        time.sleep(0.1)
 
 
 def kill_again_and_again(node: RunningNode, printed: bytearray, over: Callable[[], bool]) -> None:
@@ -104,24 +64,11 @@ def kill_again_and_again(node: RunningNode, printed: bytearray, over: Callable[[
     while b"working" not in printed and not over():
         time.sleep(0.2)
     for _ in range(KILLS):
-        await_progress(printed, over, until)
+        await_progress(printed, WORKS, over, until)
         if over():
             return
         node.kill()
         node.start()
-
-
-def ring(bell: socket.socket, over: Callable[[], bool]) -> None:
-    """Answers the guest, which waits for that."""
-    bell.settimeout(0.5)
-    while not over():
-        try:
-            guest, _ = bell.accept()
-        except TimeoutError:
-            continue
-        with guest:
-            guest.sendall(b"enough\n")
-        return
 
 
 @pytest.mark.timeout(LIMIT_S + 60)
@@ -134,7 +81,7 @@ def test_the_kernels_client_keeps_its_locks_while_the_node_is_killed(tmp_path: P
     node.start()
     try:
         with socket.create_server(("127.0.0.1", 0)) as bell, ThreadPoolExecutor(1) as threads:
-            script = PRELUDE + SCRIPT % {"share": SHARE, "port": port, "bell": bell.getsockname()[1]}
+            script = PRELUDE + NAMES + DATA + SCRIPT % {"share": SHARE, "port": port, "bell": bell.getsockname()[1]}
             guest = threads.submit(run_script, script, (), Options(timeout_s=LIMIT_S), printed.extend)
             try:
                 kill_again_and_again(node, printed, lambda: guest.done() or b" at line " in printed)
