@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from bench.driver import Channel
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import decode, encode
+from tests.protocol import nfs3_results as r3
 
 __all__ = ["NfsChannel", "NfsFiles"]
 
@@ -114,21 +115,21 @@ class NfsFiles:
     def make_directory(self, name: str) -> Step:
         arguments = encode(m.MakeDirectoryArgs(m.DirectoryName(self.root, name.encode()), m.NewAttributes(mode=0o777)))
         reply = yield _call(NFS, 9, arguments)
-        handle = decode(m.Created, checked(reply)).object
+        handle = decode(r3.Created, checked(reply)).object
         assert handle is not None
         return handle
 
     def create(self, directory: bytes, name: str) -> Step:
         how = (m.CreateMode.UNCHECKED, m.NewAttributes(mode=0o644))
         reply = yield _call(NFS, 8, encode(m.CreateArgs(m.DirectoryName(directory, name.encode()), how)))
-        handle = decode(m.Created, checked(reply)).object
+        handle = decode(r3.Created, checked(reply)).object
         assert handle is not None
         return handle
 
     def open(self, directory: bytes, name: str) -> Step:
         """LOOKUP and ACCESS, as clients do."""
         reply = yield _call(NFS, 3, encode(m.LookupArgs(m.DirectoryName(directory, name.encode()))))
-        handle = decode(m.LookedUp, checked(reply)).object
+        handle = decode(r3.LookedUp, checked(reply)).object
         checked((yield _call(NFS, 4, encode(m.AccessArgs(handle, 0x1F)))))
         return handle
 
@@ -153,7 +154,7 @@ class NfsFiles:
     def stat(self, directory: bytes, name: str) -> Step:
         """LOOKUP and GETATTR."""
         reply = yield _call(NFS, 3, encode(m.LookupArgs(m.DirectoryName(directory, name.encode()))))
-        handle = decode(m.LookedUp, checked(reply)).object
+        handle = decode(r3.LookedUp, checked(reply)).object
         checked((yield _call(NFS, 1, _handle(handle))))
 
     def unlink(self, directory: bytes, name: str) -> Step:
@@ -164,7 +165,7 @@ class NfsFiles:
         cookie, verifier, total = 0, bytes(8), 0
         while True:
             arguments = encode(m.ReadDirectoryPlusArgs(directory, cookie, verifier, 32768, 131072))
-            listing = decode(m.ListingPlus, checked((yield _call(NFS, 17, arguments))))
+            listing = decode(r3.ListingPlus, checked((yield _call(NFS, 17, arguments))))
             total += sum(entry.name not in (b".", b"..") for entry in listing.entries)
             verifier = listing.verifier
             if listing.eof:

@@ -13,6 +13,7 @@ from gateways.nfs.xdr import decode, encode
 from tests.failover import CONNECT_S, REPLY_S
 from tests.failover.retrying import LOST, Patience, Trouble, Turns
 from tests.interop.ledger import Files
+from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_client import RpcClient
 from tests.protocol.nfs_types import MOUNT, NFS, PROCEDURES, TYPES
 from tests.unit.gateways.nfs_link import call_bytes, sys_credential
@@ -96,7 +97,7 @@ class Nfs3Directory:
     async def write(self, name: str, offset: int, data: bytes) -> None:
         handle = await self._handle(self._directory, name.encode())
         self._stable = (self._stable + 1) % 3
-        written = await self._do("WRITE", m.WriteArgs(handle, offset, len(data), self._stable, data))
+        written = await self._do("WRITE", r3.WriteArgs(handle, offset, len(data), self._stable, data))
         if written.length != len(data):
             raise Trouble(f"WRITE of {len(data)} wrote {written.length}")
 
@@ -131,7 +132,7 @@ class Nfs3Directory:
     async def _read(self, handle: bytes) -> bytes:
         content: bytes = b""
         while True:
-            part = await self._do("READ", m.ReadArgs(handle, len(content), READ))
+            part = await self._do("READ", r3.ReadArgs(handle, len(content), READ))
             content += part.data
             if part.eof:
                 return content

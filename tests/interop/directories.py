@@ -13,6 +13,7 @@ from smbprotocol.exceptions import SMBConnectionClosed, SMBException, SMBOSError
 from gateways.nfs.v3 import messages as m
 from tests.interop.ledger import ConnectionLost, Files
 from tests.interop.running import PASSWORD, USER, Endpoint
+from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_client import RpcClient
 from tests.unit.gateways.nfs_link import sys_credential
 
@@ -147,7 +148,7 @@ class NfsDirectory:
     def write(self, name: str, offset: int, data: bytes) -> None:
         handle = self._find(name)
         self._stable = (self._stable + 1) % 3
-        written = self._do("WRITE", m.WriteArgs(handle, offset, len(data), self._stable, data))
+        written = self._do("WRITE", r3.WriteArgs(handle, offset, len(data), self._stable, data))
         assert written.length == len(data)
 
     def truncate(self, name: str, size: int) -> None:
@@ -180,7 +181,7 @@ class NfsDirectory:
     async def _read(self, handle: bytes) -> bytes:
         content = b""
         while True:
-            part = await self._ask("READ", m.ReadArgs(handle, len(content), READ))
+            part = await self._ask("READ", r3.ReadArgs(handle, len(content), READ))
             content += part.data
             if part.eof:
                 return content

@@ -21,6 +21,7 @@ from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import encode, unpack
 from sofs.errors import PeerError
 from sofs.runtime.system_files import SystemFile
+from tests.protocol import nfs3_results as r3
 from tests.protocol.fuzz import Target, mutated
 from tests.protocol.fuzz_nfs import sample
 from tests.protocol.nfs_types import NFS, TYPES
@@ -126,7 +127,7 @@ def lively(value: Any, chance: Random, handles: list[bytes]) -> Any:
             part = lively(part, chance, handles)
         changed[name] = part
     value = value._replace(**changed)
-    if isinstance(value, m.WriteArgs) and chance.random() < 0.9:
+    if isinstance(value, r3.WriteArgs) and chance.random() < 0.9:
         value = value._replace(length=len(value.data))
     return value
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import Void
+from tests.protocol import nfs3_results as r3
 
 NFS, MOUNT = 100003, 100005
 
@@ -21,27 +22,27 @@ class Types(NamedTuple):
 
 TYPES: dict[tuple[int, int], Types] = {
     (NFS, 0): Types("NULL", Void, Void, status=False),
-    (NFS, 1): Types("GETATTR", m.GetAttributesArgs, m.Attributes),
-    (NFS, 2): Types("SETATTR", m.SetAttributesArgs, m.Wcc, m.Wcc),
-    (NFS, 3): Types("LOOKUP", m.LookupArgs, m.LookedUp, m.PostOp),
-    (NFS, 4): Types("ACCESS", m.AccessArgs, m.Granted, m.PostOp),
-    (NFS, 5): Types("READLINK", m.ReadLinkArgs, m.LinkText, m.PostOp),
-    (NFS, 6): Types("READ", m.ReadArgs, m.ReadData, m.PostOp),
-    (NFS, 7): Types("WRITE", m.WriteArgs, m.Written, m.Wcc),
-    (NFS, 8): Types("CREATE", m.CreateArgs, m.Created, m.Wcc),
-    (NFS, 9): Types("MKDIR", m.MakeDirectoryArgs, m.Created, m.Wcc),
-    (NFS, 10): Types("SYMLINK", m.SymlinkArgs, m.Created, m.Wcc),
-    (NFS, 11): Types("MKNOD", m.MakeNodeArgs, m.Created, m.Wcc),
-    (NFS, 12): Types("REMOVE", m.RemoveArgs, m.Wcc, m.Wcc),
-    (NFS, 13): Types("RMDIR", m.RemoveArgs, m.Wcc, m.Wcc),
-    (NFS, 14): Types("RENAME", m.RenameArgs, m.Renamed, m.Renamed),
-    (NFS, 15): Types("LINK", m.LinkArgs, m.Linked3, m.Linked3),
-    (NFS, 16): Types("READDIR", m.ReadDirectoryArgs, m.Listing, m.PostOp),
-    (NFS, 17): Types("READDIRPLUS", m.ReadDirectoryPlusArgs, m.ListingPlus, m.PostOp),
-    (NFS, 18): Types("FSSTAT", m.FileSystemArgs, m.FileSystemSpace, m.PostOp),
-    (NFS, 19): Types("FSINFO", m.FileSystemArgs, m.FileSystemInfo, m.PostOp),
-    (NFS, 20): Types("PATHCONF", m.FileSystemArgs, m.PathLimits, m.PostOp),
-    (NFS, 21): Types("COMMIT", m.CommitArgs, m.Committed, m.Wcc),
+    (NFS, 1): Types("GETATTR", m.GetAttributesArgs, r3.Attributes),
+    (NFS, 2): Types("SETATTR", m.SetAttributesArgs, r3.Wcc, r3.Wcc),
+    (NFS, 3): Types("LOOKUP", m.LookupArgs, r3.LookedUp, r3.PostOp),
+    (NFS, 4): Types("ACCESS", m.AccessArgs, r3.Granted, r3.PostOp),
+    (NFS, 5): Types("READLINK", m.ReadLinkArgs, r3.LinkText, r3.PostOp),
+    (NFS, 6): Types("READ", r3.ReadArgs, r3.ReadData, r3.PostOp),
+    (NFS, 7): Types("WRITE", r3.WriteArgs, r3.Written, r3.Wcc),
+    (NFS, 8): Types("CREATE", m.CreateArgs, r3.Created, r3.Wcc),
+    (NFS, 9): Types("MKDIR", m.MakeDirectoryArgs, r3.Created, r3.Wcc),
+    (NFS, 10): Types("SYMLINK", m.SymlinkArgs, r3.Created, r3.Wcc),
+    (NFS, 11): Types("MKNOD", m.MakeNodeArgs, r3.Created, r3.Wcc),
+    (NFS, 12): Types("REMOVE", m.RemoveArgs, r3.Wcc, r3.Wcc),
+    (NFS, 13): Types("RMDIR", m.RemoveArgs, r3.Wcc, r3.Wcc),
+    (NFS, 14): Types("RENAME", m.RenameArgs, r3.Renamed, r3.Renamed),
+    (NFS, 15): Types("LINK", m.LinkArgs, r3.Linked3, r3.Linked3),
+    (NFS, 16): Types("READDIR", m.ReadDirectoryArgs, r3.Listing, r3.PostOp),
+    (NFS, 17): Types("READDIRPLUS", m.ReadDirectoryPlusArgs, r3.ListingPlus, r3.PostOp),
+    (NFS, 18): Types("FSSTAT", m.FileSystemArgs, r3.FileSystemSpace, r3.PostOp),
+    (NFS, 19): Types("FSINFO", m.FileSystemArgs, r3.FileSystemInfo, r3.PostOp),
+    (NFS, 20): Types("PATHCONF", m.FileSystemArgs, r3.PathLimits, r3.PostOp),
+    (NFS, 21): Types("COMMIT", m.CommitArgs, r3.Committed, r3.Wcc),
     (MOUNT, 0): Types("NULL", Void, Void, status=False),
     (MOUNT, 1): Types("MNT", m.MountPath, m.Mounted),
     (MOUNT, 3): Types("UMNT", m.MountPath, Void, status=False),

@@ -28,6 +28,7 @@ from gateways.nfs.xdr import Void, encode
 from sofs.errors import DiskFailed
 from sofs.types import Inode
 from sofs.volume.api import Access, Binding, Caller, Close, Disposition, Open, Opened, ShareMode
+from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_client import RpcClient
 from tests.protocol.nfs_types import MOUNT
 from tests.served import OPEN, VOLUME, Served, nfs_on
@@ -62,24 +63,24 @@ async def make_directory(client: RpcClient, directory: bytes, name: str, mode: i
     return bytes(result.value.object)
 
 
-async def write(client: RpcClient, file: bytes, offset: int, data: bytes, stable: Stable = Stable.FILE_SYNC) -> m.Written:
-    result = await client.nfs("WRITE", m.WriteArgs(file, offset, len(data), stable, data))
+async def write(client: RpcClient, file: bytes, offset: int, data: bytes, stable: Stable = Stable.FILE_SYNC) -> r3.Written:
+    result = await client.nfs("WRITE", r3.WriteArgs(file, offset, len(data), stable, data))
     assert result.status == 0, Status(result.status)
-    assert isinstance(result.value, m.Written)
+    assert isinstance(result.value, r3.Written)
     return result.value
 
 
-async def read(client: RpcClient, file: bytes, offset: int, length: int) -> m.ReadData:
-    result = await client.nfs("READ", m.ReadArgs(file, offset, length))
+async def read(client: RpcClient, file: bytes, offset: int, length: int) -> r3.ReadData:
+    result = await client.nfs("READ", r3.ReadArgs(file, offset, length))
     assert result.status == 0, Status(result.status)
-    assert isinstance(result.value, m.ReadData)
+    assert isinstance(result.value, r3.ReadData)
     return result.value
 
 
-async def attributes(client: RpcClient, handle: bytes) -> m.FileAttributes:
+async def attributes(client: RpcClient, handle: bytes) -> r3.FileAttributes:
     result = await client.nfs("GETATTR", m.GetAttributesArgs(handle))
     assert result.status == 0, Status(result.status)
-    found: m.FileAttributes = result.value.attributes
+    found: r3.FileAttributes = result.value.attributes
     return found
 
 
@@ -149,7 +150,7 @@ def test_many_calls_of_one_connection_are_served_side_by_side(tmp_path: Path) ->
 def test_count_and_data_of_a_write_must_agree(tmp_path: Path) -> None:
     async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
         file = await create(client, root, "f")
-        result = await client.nfs("WRITE", m.WriteArgs(file, 0, 6, Stable.UNSTABLE, b"hello"))
+        result = await client.nfs("WRITE", r3.WriteArgs(file, 0, 6, Stable.UNSTABLE, b"hello"))
         assert result.status == Status.INVAL
 
     served(tmp_path, scenario)
@@ -157,8 +158,8 @@ def test_count_and_data_of_a_write_must_agree(tmp_path: Path) -> None:
 
 def test_directories_are_neither_read_nor_written_as_files(tmp_path: Path) -> None:
     async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
-        assert (await client.nfs("READ", m.ReadArgs(root, 0, 5))).status in (Status.ISDIR, Status.INVAL)
-        result = await client.nfs("WRITE", m.WriteArgs(root, 0, 1, Stable.UNSTABLE, b"x"))
+        assert (await client.nfs("READ", r3.ReadArgs(root, 0, 5))).status in (Status.ISDIR, Status.INVAL)
+        result = await client.nfs("WRITE", r3.WriteArgs(root, 0, 1, Stable.UNSTABLE, b"x"))
         assert result.status in (Status.ISDIR, Status.INVAL)
 
     served(tmp_path, scenario)
@@ -243,8 +244,8 @@ def test_the_mode_is_enforced(tmp_path: Path) -> None:
         inner = await make_directory(client, root, "d", 0o700)
         await create(client, inner, "g")
         client.auth = sys_credential(1001, 1001)
-        assert (await client.nfs("READ", m.ReadArgs(file, 0, 5))).status == Status.ACCES
-        result = await client.nfs("WRITE", m.WriteArgs(file, 0, 1, Stable.UNSTABLE, b"x"))
+        assert (await client.nfs("READ", r3.ReadArgs(file, 0, 5))).status == Status.ACCES
+        result = await client.nfs("WRITE", r3.WriteArgs(file, 0, 1, Stable.UNSTABLE, b"x"))
         assert result.status == Status.ACCES
         assert (await lookup(client, inner, "g")).status == Status.ACCES
         assert (await client.nfs("READDIR", m.ReadDirectoryArgs(inner, 0, bytes(8), 4096))).status == Status.ACCES
@@ -296,7 +297,7 @@ def test_names_are_made_found_and_removed(tmp_path: Path) -> None:
         assert removed.value.wcc.before.size == 1 and removed.value.wcc.after.size == 0
         assert (await client.nfs("REMOVE", m.RemoveArgs(DirectoryName(root, b"Datei")))).status == Status.NOENT
         assert (await client.nfs("GETATTR", m.GetAttributesArgs(file))).status == Status.STALE
-        assert (await client.nfs("READ", m.ReadArgs(file, 0, 1))).status == Status.STALE
+        assert (await client.nfs("READ", r3.ReadArgs(file, 0, 1))).status == Status.STALE
 
     served(tmp_path, scenario)
 
@@ -534,8 +535,8 @@ def test_the_root_shows_the_exports_of_this_client(tmp_path: Path) -> None:
         assert await granted(client, top) == READ | LOOKUP | EXECUTE
         where = DirectoryName(top, b"x")
         assert (await client.nfs("MKDIR", m.MakeDirectoryArgs(where, NewAttributes()))).status == Status.ROFS
-        assert (await client.nfs("WRITE", m.WriteArgs(top, 0, 1, 0, b"x"))).status == Status.ROFS
-        assert (await client.nfs("READ", m.ReadArgs(top, 0, 1))).status == Status.ISDIR
+        assert (await client.nfs("WRITE", r3.WriteArgs(top, 0, 1, 0, b"x"))).status == Status.ROFS
+        assert (await client.nfs("READ", r3.ReadArgs(top, 0, 1))).status == Status.ISDIR
         for name in ("FSINFO", "FSSTAT", "PATHCONF"):
             assert (await client.nfs(name, m.FileSystemArgs(top))).status == 0
 
@@ -615,8 +616,8 @@ def test_forged_foreign_and_stale_handles_are_refused(tmp_path: Path) -> None:
         for handle in (bytes(forged), b"", b"x" * 64):
             for name, args in (
                 ("GETATTR", m.GetAttributesArgs(handle)),
-                ("READ", m.ReadArgs(handle, 0, 1)),
-                ("WRITE", m.WriteArgs(handle, 0, 1, 0, b"x")),
+                ("READ", r3.ReadArgs(handle, 0, 1)),
+                ("WRITE", r3.WriteArgs(handle, 0, 1, 0, b"x")),
                 ("LOOKUP", m.LookupArgs(DirectoryName(handle, b"x"))),
                 ("RENAME", m.RenameArgs(DirectoryName(root, b"x"), DirectoryName(handle, b"y"))),
             ):
@@ -681,7 +682,7 @@ def test_a_read_only_export_is_only_read(tmp_path: Path) -> None:
         assert await granted(client, file) == READ
         where = DirectoryName(fixed, b"g")
         for name, args in (
-            ("WRITE", m.WriteArgs(file, 0, 1, 0, b"y")),
+            ("WRITE", r3.WriteArgs(file, 0, 1, 0, b"y")),
             ("SETATTR", m.SetAttributesArgs(file, NewAttributes(size=0), None)),
             ("CREATE", CreateArgs(where, (CreateMode.UNCHECKED, NewAttributes()))),
             ("REMOVE", m.RemoveArgs(DirectoryName(fixed, b"f"))),
@@ -812,7 +813,7 @@ def test_share_modes_and_ranges_of_smb_bind_version_3(tmp_path: Path) -> None:
         await write(client, file, 0, b"data")
         opened = await open_like_smb(server, b"f", Access.READ_DATA | Access.SYNCHRONIZE, ShareMode.READ)
         assert (await read(client, file, 0, 4)).data == b"data"
-        result = await client.nfs("WRITE", m.WriteArgs(file, 0, 1, 0, b"x"))
+        result = await client.nfs("WRITE", r3.WriteArgs(file, 0, 1, 0, b"x"))
         assert result.status == Status.ACCES
         removed = await client.nfs("REMOVE", m.RemoveArgs(DirectoryName(root, b"f")))
         assert removed.status == Status.ACCES
@@ -840,7 +841,7 @@ def test_a_write_that_waits_is_taken_back_when_its_connection_ends(tmp_path: Pat
         server.volume.write = wait_and_write  # type: ignore[method-assign, assignment]
         async with await RpcClient.connect(server.port) as lost:
             lost.auth = client.auth
-            asyncio.ensure_future(lost.nfs("WRITE", m.WriteArgs(file, 0, 3, 0, b"old"))).add_done_callback(lambda _: _.exception())
+            asyncio.ensure_future(lost.nfs("WRITE", r3.WriteArgs(file, 0, 3, 0, b"old"))).add_done_callback(lambda _: _.exception())
             await waited.wait()
         server.volume.write = real  # type: ignore[method-assign]
         await write(client, file, 0, b"new")

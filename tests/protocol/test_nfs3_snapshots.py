@@ -10,6 +10,7 @@ from gateways.nfs.status import Status
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.v3.messages import DirectoryName, NewAttributes
 from sofs.volume.api import Binding, DeleteSnapshot, Lookup, MakeSnapshot, Request
+from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_client import RpcClient
 from tests.protocol.test_nfs3 import attributes, create, lookup, make_directory, read, served, write
 from tests.served import OPEN, VOLUME, Served
@@ -53,7 +54,7 @@ def test_a_snapshot_shows_what_was_there_and_cannot_be_changed(tmp_path: Path) -
         old_folder = await at(client, root, ".snapshot", "monday", "folder")
         assert await names_in(client, old_folder) == [".", "..", "file"]
         assert await names_in(client, old_folder, plus=True) == [".", "..", "file"]
-        written = await client.nfs("WRITE", m.WriteArgs(old, 0, 1, m.Stable.FILE_SYNC, b"x"))
+        written = await client.nfs("WRITE", r3.WriteArgs(old, 0, 1, m.Stable.FILE_SYNC, b"x"))
         assert written.status == Status.ROFS
         removed = await client.nfs("REMOVE", m.RemoveArgs(DirectoryName(old_folder, b"file")))
         assert removed.status == Status.ROFS
@@ -112,7 +113,7 @@ def test_handles_into_a_deleted_snapshot_are_stale(tmp_path: Path) -> None:
         assert result.status == Status.STALE
         assert (await lookup(client, await at(client, root, ".snapshot"), "one")).status == Status.NOENT
         await server.volume.run_once()
-        assert (await client.nfs("READ", m.ReadArgs(old, 0, 4))).status == Status.STALE
+        assert (await client.nfs("READ", r3.ReadArgs(old, 0, 4))).status == Status.STALE
         assert (await read(client, file, 0, 4)).data == b"DATA"
 
     served(tmp_path, scenario)

@@ -17,6 +17,7 @@ from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import XdrError, decode, encode, unpack
 from sofs.types import Inode, Kind, from_unix_ns
 from sofs.volume.api import Attributes
+from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_types import NFS, TYPES, Types
 
 
@@ -89,21 +90,21 @@ def one(name: str, skip: int = 0) -> Vector:
 
 def test_what_the_vectors_say_is_what_was_asked_for() -> None:
     assert decode(m.LookupArgs, one("LOOKUP").call).what.name == b"hello"
-    write = decode(m.WriteArgs, one("WRITE").call)
+    write = decode(r3.WriteArgs, one("WRITE").call)
     assert (write.offset, write.length, write.stable, write.data) == (0, 6, m.Stable.UNSTABLE, b"hello\n")
-    read = decode(m.ReadData, one("READ").reply, 4)
+    read = decode(r3.ReadData, one("READ").reply, 4)
     assert (read.length, read.eof, read.data) == (6, True, b"hello\n")
     assert decode(m.SymlinkArgs, one("SYMLINK").call).target == b"hello"
-    limits = decode(m.PathLimits, one("PATHCONF").reply, 4)
+    limits = decode(r3.PathLimits, one("PATHCONF").reply, 4)
     assert (limits.name_max, limits.case_preserving) == (1024, True)
 
 
 def test_the_hot_path_reads_and_writes_what_the_declarations_do() -> None:
     vector = one("WRITE")
-    declared = decode(m.WriteArgs, vector.call)
+    declared = decode(r3.WriteArgs, vector.call)
     direct = data.write_arguments(memoryview(vector.call), 0)
     assert direct == (declared.file, declared.offset, declared.stable, declared.length, declared.data)
-    assert data.read_arguments(memoryview(one("READ").call), 0) == decode(m.ReadArgs, one("READ").call)
+    assert data.read_arguments(memoryview(one("READ").call), 0) == decode(r3.ReadArgs, one("READ").call)
 
 
 def test_the_hot_path_refuses_every_prefix() -> None:
@@ -119,15 +120,15 @@ def test_attributes_by_struct_are_those_of_the_declaration() -> None:
     of = Attributes(
         Inode(9), 3, Kind.BLOCK_DEVICE, 0o640, 2, 7, 8, 4097, 8192, *times, 5, 0, (8, 1), Inode(1)
     )
-    expected = m.FileAttributes(
+    expected = r3.FileAttributes(
         m.Type.BLK, 0o640, 2, 7, 8, 4097, 8192, m.Device(8, 1), 77, 9,
         m.Moment(2, 700), m.Moment(3, 700), m.Moment(4, 700),
     )  # fmt: skip
-    assert decode(m.FileAttributes, layout.attributes(of, 77)) == expected
-    assert decode(m.PostOp, layout.post_op(of, 77)) == m.PostOp(expected)
+    assert decode(r3.FileAttributes, layout.attributes(of, 77)) == expected
+    assert decode(r3.PostOp, layout.post_op(of, 77)) == r3.PostOp(expected)
     before = (4096, times[2], times[3], 4)
-    assert decode(m.WccData, layout.wcc(before, of, 77)) == m.WccData(
-        m.WccAttributes(4096, m.Moment(3, 700), m.Moment(4, 700)), expected
+    assert decode(r3.WccData, layout.wcc(before, of, 77)) == r3.WccData(
+        r3.WccAttributes(4096, m.Moment(3, 700), m.Moment(4, 700)), expected
     )
-    assert decode(m.WccData, layout.wcc(None, of, 77)) == m.WccData(None, expected)
-    assert decode(m.WccData, layout.wcc(before, None, 77)) == m.WccData(None, None)
+    assert decode(r3.WccData, layout.wcc(None, of, 77)) == r3.WccData(None, expected)
+    assert decode(r3.WccData, layout.wcc(before, None, 77)) == r3.WccData(None, None)

@@ -17,6 +17,7 @@ from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
 from sofs.records import GroupRecord
 from sofs.volume.api import Binding, ListClients
+from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
@@ -317,7 +318,7 @@ def test_a_former_home_that_does_not_know_it_changes_nothing_any_more(tmp_path: 
             late.used(9, 0)
             assert Status(result.status) in (Status.DELAY, Status.SEQ_MISORDERED, Status.SEQ_FALSE_RETRY), result
         v3 = await RpcClient.connect(one.nfs)
-        answer = await v3.nfs("WRITE", m.WriteArgs(file, 0, 4, m.Stable.FILE_SYNC, b"LATE"))
+        answer = await v3.nfs("WRITE", r3.WriteArgs(file, 0, 4, m.Stable.FILE_SYNC, b"LATE"))
         assert answer.status == 10008, "JUKEBOX"
         await v3.close()
         fresh = await late.transport.compound([op.exchange_id(b"a new one", b"verifier")], 2)

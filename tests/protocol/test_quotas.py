@@ -17,6 +17,7 @@ from gateways.smb.status import Status as SmbStatus
 from sofs.types import ROOT, Kind
 from sofs.volume.api import Binding, Caller, Changes, Found, Make, Quota, QuotaKind, QuotaList, SetQuota
 from sofs.volume.volume import LocalVolume
+from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol import nfs4_scenes as nfs4
 from tests.protocol import smb_client as smb
@@ -50,7 +51,7 @@ def test_nfs3_is_answered_dquot_and_told_what_the_quota_leaves(tmp_path: Path) -
         file = await nfs3.create(client, root, "f")
         await limit(server.volume, QuotaKind.USER, 1000, 4 * PAGE, 2)
         await nfs3.write(client, file, 0, bytes(3 * PAGE))
-        refused = await client.nfs("WRITE", m.WriteArgs(file, 3 * PAGE, 2 * PAGE, Stable.UNSTABLE, bytes(2 * PAGE)))
+        refused = await client.nfs("WRITE", r3.WriteArgs(file, 3 * PAGE, 2 * PAGE, Stable.UNSTABLE, bytes(2 * PAGE)))
         assert refused.status == Nfs3Status.DQUOT
         assert (await nfs3.attributes(client, file)).size == 3 * PAGE
         space = (await client.nfs("FSSTAT", m.FileSystemArgs(root))).value

@@ -19,6 +19,7 @@ from gateways.smb.header import Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_LEASE, LEVEL_NONE
 from gateways.smb.status import Status as NtStatus
 from sofs.locks import HANDLE, READ, WRITE
+from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol import smb_client as smb
 from tests.protocol.nfs4_client import Nfs4Client, Transport
@@ -232,8 +233,8 @@ class NfsAsker:
         file = self.files[cell.number]
         here, beside, new = (m.DirectoryName(self.root3, name.encode()) for name in (cell.name, cell.other, f"new{cell.number}"))
         table: dict[str, tuple[str, Any]] = {
-            "v3 READ": ("READ", m.ReadArgs(file, 0, 5)),
-            "v3 WRITE": ("WRITE", m.WriteArgs(file, 0, 2, m.Stable.FILE_SYNC, b"xx")),
+            "v3 READ": ("READ", r3.ReadArgs(file, 0, 5)),
+            "v3 WRITE": ("WRITE", r3.WriteArgs(file, 0, 2, m.Stable.FILE_SYNC, b"xx")),
             "v3 SETATTR size": ("SETATTR", m.SetAttributesArgs(file, m.NewAttributes(size=0), None)),
             "v3 GETATTR": ("GETATTR", m.GetAttributesArgs(file)),
             "v3 LOOKUP": ("LOOKUP", m.LookupArgs(here)),
