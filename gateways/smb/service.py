@@ -124,13 +124,20 @@ class SmbService:
         """A session that has yet to log on, on its first connection; None when there are too many."""
         if len(self.sessions) >= MAX_SESSIONS:
             return None
-        number = (self.gateway & 0xFFFFFFFF) << 32 | self._next_session << 8 | self.random.number(8)
-        self._next_session += 1
+        number = self._number()
         session = Session(number, Binding(self.gateway, number))
         session.created = self.clock.monotonic()
         session.client = connection.client_guid
         self.sessions[number] = session
         return self.add_channel(session, connection)
+
+    def _number(self) -> int:
+        """A session's number that is not in use. The gateway's half never changes, however many have logged on."""
+        while True:
+            number = (self.gateway & 0xFFFFFFFF) << 32 | (self._next_session & 0xFFFFFF) << 8 | self.random.number(8)
+            self._next_session += 1
+            if number not in self.sessions:
+                return number
 
     def add_channel(self, session: Session, connection: Connection) -> Channel:
         """One more connection for the session; it has yet to log on there."""

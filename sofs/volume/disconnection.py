@@ -116,13 +116,12 @@ def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> 
 
 def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened | Bound:
     opened = core.opens.get(request.open)
-    elsewhere = opened is not None and opened.by != by
-    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and not request.volatile and not elsewhere):
+    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and opened.by == by):
         raise NotFound(f"nobody can come back to open {request.open}")
     fits = (opened.keep.user, opened.lease) == (request.user, request.key)
     if not fits or request.guid not in (b"", opened.guid) or request.client not in (b"", opened.client):
         raise NotFound(f"open {request.open} is somebody else's")
-    if opened.connected and not request.volatile:
+    if opened.connected and opened.by != request.former:
         return Bound(core.gate, *opened.by)
     if opened.timer is not None:
         opened.timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from pathlib import Path
 
@@ -78,6 +79,28 @@ def test_a_session_id_says_which_gateway_has_it(tmp_path: Path) -> None:
             assert client.session_id >> 32 == node.incarnation & 0xFFFFFFFF
 
     run(tmp_path, scenario)
+
+
+def test_session_ids_begin_anew_after_sixteen_million_and_leave_out_those_in_use(tmp_path: Path) -> None:
+    class Fixed:
+        def number(self, bits: int) -> int:
+            return 7
+
+        def bytes(self, count: int) -> bytes:
+            return os.urandom(count)
+
+    async def scenario(nodes: Nodes) -> None:
+        (node,) = nodes.nodes
+        service = service_of(node)
+        service.random, real = Fixed(), service.random  # type: ignore[assignment]
+        first = [(await at(node)).session_id for _ in range(2)]
+        service._next_session += (1 << 24) - 2
+        again = [(await at(node)).session_id for _ in range(3)]
+        service.random = real
+        assert len({*first, *again}) == 5
+        assert {number >> 32 for number in again} == {node.incarnation & 0xFFFFFFFF}
+
+    run(tmp_path, scenario, count=1)
 
 
 def test_a_new_logon_ends_the_clients_former_session_at_another_node_first(tmp_path: Path) -> None:

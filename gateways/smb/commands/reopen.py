@@ -16,12 +16,14 @@ from gateways.smb.names import Path
 from gateways.smb.neighbours import Held
 from gateways.smb.status import Failure, Status
 from sofs.errors import AccessDenied, InvalidArgument, NotFound
-from sofs.volume.api import Action, Bound, Found, GetAttributes, Opened, Reconnect, Volume
+from sofs.volume.api import Action, Binding, Bound, Found, GetAttributes, Opened, Reconnect, Volume
 
 if TYPE_CHECKING:
     from gateways.smb.commands.create import Asked
 
 _WRITE_THROUGH = 2
+_OTHERS = 3
+"""Sessions that one open is found bound to, one after another, until its client is told to try again."""
 
 
 def owner(exchange: Exchange) -> str:
@@ -78,9 +80,11 @@ async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
     assert volume is not None
     try:
         opened: Opened | Bound = await exchange.call(request, volume)
-        if isinstance(opened, Bound):
+        for _ in range(_OTHERS):
+            if not isinstance(opened, Bound):
+                break
             await _free(exchange, opened, request, volume)
-            opened = await exchange.call(request, volume)
+            opened = await exchange.call(request, volume)  # somebody else may have come back to it meanwhile
         if isinstance(opened, Bound):
             raise NotFound(f"open {to.open} is connected already")
     except (NotFound, AccessDenied, InvalidArgument) as error:
@@ -100,7 +104,7 @@ async def _free(exchange: Exchange, bound: Bound, request: Reconnect, volume: Vo
         held = await service.neighbours.has(bound, volume, exchange.session.binding)
     if held is Held.IN_USE:
         raise NotFound(f"open {request.open} is connected already")
-    request.volatile = held is Held.FREE
+    request.former = Binding(bound.gateway, bound.session) if held is Held.FREE else None
 
 
 # Asking again

@@ -5,7 +5,7 @@ import msgspec
 
 from sofs.types import Inode, OpenId
 from sofs.volume.api.locks import Wish
-from sofs.volume.api.values import Action, Attributes, Caller, Disposition, Reply, Request
+from sofs.volume.api.values import Action, Attributes, Binding, Caller, Disposition, Reply, Request
 
 __all__ = [
     "Open",
@@ -162,13 +162,14 @@ class Reconnect(Request):
     user: bytes
     key: bytes | None
     """The key of the lease that the open was made with; None: it was made without one."""
-    volatile: bool = False
-    """Also an open that is still connected may be taken over (a replayed CREATE on another channel is not this)."""
+    former: Binding | None = None
+    """The open may be taken from this session, which is known to be gone, although it is still connected through it (a replayed CREATE on another channel is
+    not this)."""
 
 
 class Bound(Reply):
     """What `Reconnect` answers if everything fits but that the open is still connected, through another gateway or session. That may be gone without anybody
-    having noticed: who is sure of it fences the gateway (`FenceGateway`), or takes the open from its own gateway's session that is no more (`volatile`)."""
+    having noticed: who is sure of it fences the gateway (`FenceGateway`), or takes the open from that session (`former`)."""
 
     gateway: int
     session: int

@@ -12,11 +12,13 @@ from sofs.volume import keys
 from sofs.volume.api import (
     Acknowledge,
     Binding,
+    Bound,
     Changes,
     Disconnect,
     EndGrace,
     Keep,
     Lock,
+    Reconnect,
     Remove,
     Rename,
     Retain,
@@ -113,8 +115,6 @@ def test_its_owner_comes_back_to_all_it_had() -> None:
 @pytest.mark.parametrize("change", ["guid", "client", "key", "user", "no key", "connected", "unknown"])
 def test_nobody_else_comes_back_to_it(change: str) -> None:
     async def scenario(rig: StateRig) -> None:
-        from sofs.volume.api import Reconnect
-
         opened = rig.smb(rights=RWH, key=b"a", keep=Keep(60_000, user=b"alice"), guid=b"guid")
         if change != "connected":
             rig.disconnect(opened)
@@ -133,6 +133,25 @@ def test_nobody_else_comes_back_to_it(change: str) -> None:
         if change != "unknown":
             fields |= {"guid": b"guid", "client": b"client of a", "user": b"alice", "key": b"a"}
             rig.ask(Reconnect(SUPER, **fields))
+
+    run(scenario)
+
+
+def test_of_two_who_take_an_open_from_a_session_that_is_gone_the_second_learns_who_has_it() -> None:
+    async def scenario(rig: StateRig) -> None:
+        opened = rig.smb(rights=RWH, key=b"a", keep=PERSISTENT)
+        former = rig.volume.core.opens[opened.open].by
+        asked = Reconnect(SUPER, opened.open, b"", b"client of a", b"", b"a")
+        other = Binding(3, 7)
+        for by in (LATER, other):
+            assert (rig.ask(asked, by).gateway, rig.ask(asked, by).session) == former
+        asked.former = former
+        assert rig.ask(asked, LATER).open == opened.open
+        bound = rig.ask(asked, other)
+        assert isinstance(bound, Bound) and (bound.gateway, bound.session) == LATER
+        assert rig.volume.core.opens[opened.open].by == LATER
+        asked.former = LATER
+        assert rig.ask(asked, other).open == opened.open
 
     run(scenario)
 
