@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sofs.cluster import Interconnect, NodeId
-from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound, ReadOnly, SofsError, Unavailable
+from sofs.errors import (
+    DiskFailed,
+    DiskRefused,
+    InvalidArgument,
+    NoSpace,
+    NotFound,
+    ReadOnly,
+    SofsError,
+    Unavailable,
+)
 from sofs.pool.disk import Disk, Part, Slow
 from sofs.pool.extent import Usage
 from sofs.pool.local_disk import LocalDisk
