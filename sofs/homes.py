@@ -12,8 +12,8 @@ line after a moment: clients' leases run out, and delegations are recalled, whet
 import asyncio
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol
 
 import structlog
 from msgspec import structs
@@ -56,7 +56,7 @@ class Gateway(Protocol):
 
     groups: Groups
 
-    async def forwarded(self, node: int, header: bytes, message: bytes) -> Sequence[Buffer] | None: ...
+    def forwarded(self, node: int, header: bytes, message: bytes) -> Coroutine[Any, Any, Sequence[Buffer] | None]: ...
 
 
 class Homes:
@@ -120,9 +120,9 @@ class Homes:
         id = self.group_of_address(address)
         return next((record.number for record in self._records.values() if record.id == id), self._own)
 
-    async def ask(self, group: int, header: bytes, message: Buffer) -> Sequence[Buffer] | None:
+    async def ask(self, group: int, header: bytes, message: Buffer, wanted: Callable[[], bool]) -> Sequence[Buffer] | None:
         until, pause = self._clock.monotonic() + PATIENCE_S, AGAIN_S
-        while True:
+        while wanted():
             record = self._records.get(group)
             if record is None:
                 raise NotFound(f"there is no group {group}")
@@ -143,6 +143,8 @@ class Homes:
                     raise Unavailable(f"the home of group {group} cannot be reached") from None
             await self._clock.sleep(pause)
             pause = min(pause * 2, LOOK_S)
+        # Its client has gone on elsewhere: late, and at a new home, it could be taken for the newest of its slot.
+        raise Unavailable("nobody waits for it any more")
 
     def forget(self, groups: Iterable[int], connection: int) -> None:
         for node in {record.node for group in groups if (record := self._records.get(group)) is not None}:
@@ -155,11 +157,12 @@ class Homes:
         header = bytes(asked.body)
         message = asked.payload if len(asked.payload) >= LARGE else bytes(asked.payload)
         self._hear(asked)
-        return asyncio.ensure_future(self._carry_out(asked.incarnation, header, message))
-
-    async def _carry_out(self, caller: int, header: bytes, message: Buffer) -> Answer:
         assert self._gateway is not None
-        pieces = await self._gateway.forwarded(caller, header, message)  # type: ignore[arg-type]
+        return asyncio.ensure_future(self._answer(self._gateway.forwarded(asked.incarnation, header, message)))  # type: ignore[arg-type]
+
+    @staticmethod
+    async def _answer(work: Coroutine[Any, Any, Sequence[Buffer] | None]) -> Answer:
+        pieces = await work
         return Answer(_ELSEWHERE) if pieces is None else Answer(_HERE, pieces)
 
     def _hear(self, asked: Asked) -> None:

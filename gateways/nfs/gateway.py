@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from collections.abc import Mapping as Table
+from typing import Any
 
 from gateways.exports import Shares
 from gateways.nfs import mount
@@ -17,6 +18,7 @@ from gateways.nfs.v4.groups import Groups, Homes
 from gateways.nfs.v4.owners import Mapping, Owners
 from gateways.nfs.v4.program import Nfs4
 from gateways.nfs.v4.service import LEASE_S, Service
+from gateways.nfs.v4.underway import UnderWay
 from gateways.server import Link, Server
 from sofs.runtime.ports import Buffer, Clock, Random
 from sofs.types import VolumeId
@@ -61,7 +63,7 @@ class NfsGateway:
         def repeat() -> None:
             self.repeated += 1
 
-        def make(hear: Callable[[Volume], None], group: int, fences: Sequence[int]) -> Service:
+        def make(hear: Callable[[Volume], None], group: int, fences: Sequence[int], former: UnderWay | None) -> Service:
             return Service(
                 self._performer.by,
                 clock,
@@ -80,6 +82,7 @@ class NfsGateway:
                 group=group,
                 others=None if homes is None else homes.known,
                 fences=fences,
+                former=former,
                 repeat=repeat,
             )
 
@@ -95,9 +98,9 @@ class NfsGateway:
         """Of a node that is alone: brings back what NFSv4's clients had before the last stop; to be called before the first `listen`. Raises `SofsError`."""
         await self.groups.start()
 
-    async def forwarded(self, node: int, header: bytes, message: bytes) -> Sequence[Buffer] | None:
+    def forwarded(self, node: int, header: bytes, message: bytes) -> Coroutine[Any, Any, Sequence[Buffer] | None]:
         """A COMPOUND that came to another node; None if its home is not here."""
-        return await self.groups.forwarded(node, header, message, self._connect)
+        return self.groups.forwarded(node, header, message, self._connect)
 
     def _connect(self, peer: str, port: int) -> RemoteConnection:
         return RemoteConnection(peer, port, Nfs4(self.groups, Places(self._handles, self._shares, self._groups, peer, port)).compound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
 from tests.protocol.nfs4_xdr import ANONYMOUS, Op
 from tests.protocol.nfs_client import RpcClient
-from tests.served_nodes import GatewayNode, Nodes, run
+from tests.served_nodes import SYSTEM, GatewayNode, Nodes, run
 from tests.unit.gateways.nfs_link import sys_credential
 
 CB_PATH_DOWN_SESSION = 0x200
@@ -55,6 +56,12 @@ async def record(nodes: Nodes, node: int) -> GroupRecord:
     entry = await nodes.store.get(keys.group(node))
     assert entry is not None
     return GroupRecord.decode(entry.value)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
 
 def in_grace(nodes: Nodes) -> bool:
@@ -706,6 +713,161 @@ def test_what_a_failed_volume_never_answers_is_asked_again(tmp_path: Path, forwa
             assert (await send(client, whole)).status == 0
         await client.done(op.putfh(file), op.write(state, 0, b"its stateid is good"))
         assert await names_in(client, root) == [b"d", b"f"]
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_request_that_comes_late_to_a_new_home_keeps_nobody_out(tmp_path: Path) -> None:
+    """What leaves no token is known to nobody after a change of home. A late request is then the first that the slot has, though its client is further on."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await client.root()
+        reads = [request(client, 15, number, op.putfh(root), op.getattr_("size")) for number in range(8)]
+        for whole in reads[1:6]:
+            assert (await send(client, whole)).status == 0
+        await one.homes.hand_over(one.number, two.number)
+        await goes_to(client, two)
+        assert (await client.transport.compound(reads[2], 2)).status == 0, "nobody can know that it is late"
+        assert (await send(client, reads[6])).status == 0
+        assert (await client.transport.compound(reads[3], 2)).status == Status.SEQ_MISORDERED
+        assert (await client.transport.compound(reads[6], 2)).status == 0
+        assert (await send(client, reads[7])).status == 0
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_forwarded_request_is_not_repeated_once_its_client_has_gone(tmp_path: Path) -> None:
+    """Its client has given the node up that cannot reach the home, and goes on elsewhere."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await client.root()
+        nodes.hidden.add(one.number)
+        await goes_to(client, two)
+        groups = two.nfs_gateway.groups
+        asking = asyncio.create_task(client.transport.compound(request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "late", mode=0o755)), 2))
+        await until(lambda: groups._numbers)  # it waits for its home
+        asking.cancel()
+        await goes_to(client, one)
+        await until(lambda: not groups._numbers)
+        nodes.hidden.discard(one.number)
+        await until(lambda: not groups._tasks)
+        assert await names_in(client, root) == []
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_forwarded_request_whose_client_has_gone_is_not_begun_by_the_new_home(tmp_path: Path) -> None:
+    """It waited there for the group to come."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two, three = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await client.root()
+        groups, go_on = two.nfs_gateway.groups, asyncio.Event()
+        make = groups._make
+
+        def slow(*arguments: Any) -> Any:
+            service = make(*arguments)
+            load = service.load
+
+            async def later() -> None:
+                await go_on.wait()
+                await load()
+
+            service.load = later  # type: ignore[method-assign]
+            return service
+
+        groups._make = slow
+        await one.homes.hand_over(one.number, two.number)
+        await goes_to(client, three)
+        asking = asyncio.create_task(client.transport.compound(request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "late", mode=0o755)), 2))
+        await until(lambda: groups._remote)
+        asking.cancel()
+        await goes_to(client, two)
+        await until(lambda: not groups._remote)
+        go_on.set()
+        assert await names_in(client, root) == []
+        await client.transport.close()
+
+    run(tmp_path, scenario, count=3)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_what_another_volume_than_the_failed_one_still_carries_out_is_not_carried_out_beside_it(tmp_path: Path, forwarded: bool) -> None:
+    """The COMPOUND was dropped with all others, and its REMOVE is under way at a volume that is well."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root = await client.root()
+        await client.done(op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
+        if forwarded:
+            await goes_to(client, two)
+        route = one.routes.get(nodes.volume.id)
+        assert route is not None
+        before, stuck, go_on, removed = route.call, asyncio.Event(), asyncio.Event(), []
+
+        async def late(*asked: Any) -> Any:
+            stuck.set()
+            await go_on.wait()
+            return await before(*asked)  # type: ignore[misc]
+
+        def call(asked: Any, token: Any, by: Binding) -> Any:
+            if type(asked).__name__ != "Remove":
+                return before(asked, token, by)
+            removed.append(asked)
+            return late(asked, token, by)
+
+        route.call = call  # type: ignore[assignment,method-assign]
+        whole = request(client, 15, 1, op.putfh(root), op.remove("d"))
+        asking = asyncio.create_task(client.transport.compound(whole, 2))
+        await asyncio.wait_for(stuck.wait(), 10)
+        for _ in range(2):  # two volumes fail
+            one.nfs_gateway.give_up(route)
+            await one.home_of(one.group)
+        if forwarded:
+            assert (await asking).status == Status.DELAY
+        else:
+            with pytest.raises(ConnectionError):
+                await asking
+            await goes_to(client, one)
+        assert (await client.transport.compound(whole, 2)).status == Status.DELAY
+        assert await names_in(client, root) == [b"d"], "the session's other slots are not held up"
+        go_on.set()
+        async with asyncio.timeout(10):
+            while (again := await client.transport.compound(whole, 2)).status == Status.DELAY:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert again.status == 0 and len(removed) == 1
+        client.used(15, 1)
+        assert await names_in(client, root) == []
+        await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_group_that_comes_while_the_volume_with_its_records_fails_is_read_once_more(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root, group = await client.root(), one.group
+        route = two.routes.get(SYSTEM)
+        assert route is not None
+        before, stuck = route.when, asyncio.Event()
+        route.when = lambda gate, level, send: stuck.set()  # type: ignore[method-assign]
+        await one.homes.hand_over(one.number, two.number)
+        await asyncio.wait_for(stuck.wait(), 10)
+        route.when = before  # type: ignore[method-assign]
+        two.nfs_gateway.give_up(route)
+        await two.home_of(group)
+        await goes_to(client, two)
+        assert await names_in(client, root) == []
         await client.transport.close()
 
     run(tmp_path, scenario)

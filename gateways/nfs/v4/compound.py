@@ -276,13 +276,13 @@ class Compound:
     def _later(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         # Not with the connection's other work, which ends with it: the slot makes a repetition over another connection wait for this one's end.
         task = asyncio.get_running_loop().create_task(self._resume(outcome, result))
-        self.service.follow(task)
+        self.service.under_way.follow(task, None if self.session is None or self.slot is None else (self.session.id, self.slot.number))
 
     async def _resume(self, outcome: Ask | Wait, result: Awaitable[Any]) -> None:
         try:
             answered = await result
         except Exception as error:
-            if self.service.stopped.is_set():
+            if self.service.stopped:
                 return
             refusal = error
             refused = outcome.refused if isinstance(outcome, Ask) and isinstance(error, SofsError) else None
@@ -296,7 +296,7 @@ class Compound:
                 self.proceed()
             return
 
-        if self.service.stopped.is_set():
+        if self.service.stopped:
             return
 
         def go_on() -> Outcome:
@@ -398,7 +398,7 @@ class Compound:
             self._volume.when(self._committed, Level.COMMITTED, send)
 
     def _send(self) -> None:
-        if self.service.stopped.is_set():
+        if self.service.stopped:
             return  # its slot is another service's by now, which goes by what the volumes know
         if self.slot is not None:
             assert self.session is not None

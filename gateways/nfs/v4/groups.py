@@ -20,6 +20,7 @@ from gateways.nfs.rpc import Call, RpcConnection
 from gateways.nfs.v4.clients import FIRST_GROUP
 from gateways.nfs.v4.forwarding import RemoteConnection, pack_header, read_header
 from gateways.nfs.v4.service import Service
+from gateways.nfs.v4.underway import UnderWay
 from sofs.errors import Fenced, NotFound, SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Buffer, Clock
@@ -49,9 +50,9 @@ class Homes(Protocol):
     def group_at(self, address: str) -> int:
         """The group to which new clients belong that came to this address of the node."""
 
-    async def ask(self, group: int, header: bytes, message: Buffer) -> Sequence[Buffer] | None:
-        """What the group's home answers; waits while that cannot be reached. None: this node is the home. What was asked may have been carried out
-        more than once, or none of the times. Raises `Unavailable` after a while, and `NotFound` for a group that there is not."""
+    async def ask(self, group: int, header: bytes, message: Buffer, wanted: Callable[[], bool]) -> Sequence[Buffer] | None:
+        """What the group's home answers; waits while that cannot be reached, as long as it is `wanted`. None: this node is the home. What was asked may have
+        been carried out more than once, or none of the times. Raises `Unavailable` after a while, and `NotFound` for a group that there is not."""
 
     def forget(self, groups: Iterable[int], connection: int) -> None:
         """The connection with this number, over which COMPOUNDs of these groups have come, has ended: tells their homes."""
@@ -60,13 +61,13 @@ class Homes(Protocol):
 class Groups:
     """The groups whose home is here.
 
-    `make` makes the service of a group; it is given how it hears a volume, its number, and the former homes that are to be fenced. `volumes` gives those
-    that are exported, `gateway` is this gateway's incarnation.
+    `make` makes the service of a group; it is given how it hears a volume, its number, the former homes that are to be fenced, and what the group's former
+    service here has left under way. `volumes` gives those that are exported, `gateway` is this gateway's incarnation.
     """
 
     def __init__(
         self,
-        make: Callable[[Callable[[Volume], None], int, Sequence[int]], Service],
+        make: Callable[[Callable[[Volume], None], int, Sequence[int], UnderWay | None], Service],
         clock: Clock,
         volumes: Callable[[], Mapping[VolumeId, Volume]],
         homes: Homes | None = None,
@@ -77,14 +78,17 @@ class Groups:
         self._volumes = volumes
         self._homes = homes
         self._gateway = gateway
-        self.only: Service | None = make(self.hear, FIRST_GROUP, ()) if homes is None else None
+        self.only: Service | None = make(self.hear, FIRST_GROUP, (), None) if homes is None else None
         """The one group of a node that is alone."""
         self.here: dict[int, Service] = {} if self.only is None else {FIRST_GROUP: self.only}
-        self._nobody = make(self.hear, 0, ()) if homes is not None else None
+        self._nobody = make(self.hear, 0, (), None) if homes is not None else None
         """Answers what names no group there is."""
         self._coming: dict[int, asyncio.Task[None]] = {}
         self._tenures: dict[int, int] = {}
         """Of those that are here or coming."""
+        self._loading: dict[int, Service] = {}
+        self._under_way: dict[int, UnderWay] = {}
+        """Of the last service of each group that has been here: what it has left concerns the next one."""
         self._turn: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.barriers: dict[VolumeId, asyncio.Future[None]] = {}
@@ -155,7 +159,7 @@ class Groups:
                 connection.link.close(f"group {group} has no home that can be reached")
                 return
             try:
-                answer = None if group in self._coming else await homes.ask(group, header, call.data)
+                answer = None if group in self._coming else await homes.ask(group, header, call.data, lambda: connection.open)
             except NotFound:
                 assert self._nobody is not None
                 begin(self._nobody)
@@ -197,23 +201,29 @@ class Groups:
 
     # For other nodes
 
-    async def forwarded(self, node: int, header: bytes, message: bytes, connect: Callable[[str, int], RemoteConnection]) -> Sequence[Buffer] | None:
+    def forwarded(
+        self, node: int, header: bytes, message: bytes, connect: Callable[[str, int], RemoteConnection]
+    ) -> Coroutine[Any, Any, Sequence[Buffer] | None]:
         """Carries out a COMPOUND that came to another node. None: this is not its group's home, or not any more, and it may have been carried out in part.
-        `connect` makes what stands for a client's connection."""
+        `connect` makes what stands for a client's connection; it is known from now on, so that nothing is begun once its end has been told."""
         group, number, port, peer = read_header(header)
+        connection = self._remote.get((node, number))
+        if connection is None:
+            connection = connect(peer, port)
+            if self.has(group):
+                self._remote[node, number] = connection
+        return self._carry_out(connection, group, message)
+
+    async def _carry_out(self, connection: RemoteConnection, group: int, message: bytes) -> Sequence[Buffer] | None:
         while group in self._coming:
             await self._next_turn()
         service = self.here.get(group)
-        if service is None:
+        if service is None or not connection.open:
             return None
-        connection = self._remote.get((node, number))
-        if connection is None:
-            connection = self._remote[node, number] = connect(peer, port)
         answer = connection.carry_out(message, service)
-        stopped = asyncio.ensure_future(service.stopped.wait())
-        await asyncio.wait((answer, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        return answer.result() if answer.done() else None
+        service.under_way.until_dropped(answer)
+        await asyncio.wait([answer])
+        return None if answer.cancelled() else answer.result()
 
     def forget(self, node: int, connection: int | None = None) -> None:
         """A connection of another node's has ended, or all of them."""
@@ -238,21 +248,24 @@ class Groups:
     async def _take(self, group: int, fences: Sequence[int]) -> None:
         try:
             while True:
-                service = self._make(self.hear, group, fences)
+                service = self._loading[group] = self._make(self.hear, group, fences, self._under_way.get(group))
+                self._under_way[group] = service.under_way
                 try:
                     await service.load()
-                    break
+                    if not service.stopped:
+                        break
                 except SofsError as error:
                     if isinstance(error, Fenced):
                         self.on_fenced()
                     log.warning("nfs4.group_not_loaded", group=group, reason=str(error) or type(error).__name__)
-                    await service.stop()
-                    await self._clock.sleep(AGAIN_S)
+                await service.stop()
+                await self._clock.sleep(AGAIN_S)
             self.here[group] = service
             self._begin(self._settle(service))
         finally:
             if self._coming.get(group) is asyncio.current_task():
                 del self._coming[group]
+                self._loading.pop(group, None)
             self.look_again()
 
     async def _settle(self, service: Service) -> None:
@@ -315,6 +328,7 @@ class Groups:
         coming = self._coming.pop(group, None)
         if coming is not None:
             coming.cancel()
+            self._loading.pop(group, None)
         service = self.here.pop(group, None)
         self.look_again()
         if service is not None:
@@ -325,6 +339,8 @@ class Groups:
     def begin_anew(self) -> None:
         """A volume has failed under this process, which lives: what it was asked may never be answered, or is lost though it was. As after a new start, all
         groups here go by what records and volumes know; requests wait until they do."""
+        for service in self._loading.values():
+            service.abandon()  # what it reads may never come
         for group, service in list(self.here.items()):
             if service is not self.only:
                 self.give_up(group)

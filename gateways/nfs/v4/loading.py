@@ -76,6 +76,8 @@ async def _read(service: "Service", system: Volume) -> None:
         session.resumed, session.restored = True, not owner.volumes
         owner.called_back = owner.called_back or bool(record.flags & CREATE_CONN_BACK_CHAN)
         service.add(session)
+        for slot, call in service.under_way.left_of(session.id):
+            session.wait_for(slot, call)
     log.info("nfs4.loaded", group=service.group, clients=len(service.clients.numbered), sessions=len(service.sessions))
 
 

@@ -23,6 +23,7 @@ from gateways.nfs.v4.operation import Ask, Outcome, Wait
 from gateways.nfs.v4.owners import Owners
 from gateways.nfs.v4.slots import Session, fetch
 from gateways.nfs.v4.table import read_operation
+from gateways.nfs.v4.underway import UnderWay
 from sofs.errors import SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock, Random, Timer
@@ -63,7 +64,7 @@ class Service:
     which they are lost with the process. `by` is this gateway's incarnation.
 
     `group` is the instance's number, `others` says whether a number is another one's; `fences` are the gateway incarnations of former homes that may
-    still believe to be that."""
+    still believe to be that; `former` says what the group's former service in this process has left under way."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Service:
         group: int = FIRST_GROUP,
         others: Callable[[int], bool] | None = None,
         fences: Sequence[int] = (),
+        former: UnderWay | None = None,
         repeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.by = by
@@ -123,11 +125,11 @@ class Service:
         self._waits: set[VolumeId] = set()
         """Volumes whose grace takes its whole time: nobody knows for whom it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._compounds: set[asyncio.Task[Any]] = set()
+        self.under_way = UnderWay(former)
         self._timer: Timer | None = None
         self._recording = 0
         """Changes of records that are under way."""
-        self.stopped = asyncio.Event()
+        self.stopped = False
         """What is still under way is never answered."""
         self._settled = False
         self._due = 0.0
@@ -175,7 +177,7 @@ class Service:
         """
         if self._timer is not None:
             self._timer.cancel()
-        self.stopped.set()
+        self._drop()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -186,11 +188,6 @@ class Service:
         """Sees to it that the task is not collected before its end."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def follow(self, task: "asyncio.Task[Any]") -> None:
-        """The same for the rest of a COMPOUND."""
-        self._compounds.add(task)
-        task.add_done_callback(self._compounds.discard)
 
     def begin(self, work: Any, what: str) -> None:
         """Runs a coroutine in the background; what it raises is logged."""
@@ -266,16 +263,9 @@ class Service:
             await self._recorded(system, reply)
 
     async def reached(self, volume: Volume, reply: Reply | Awaitable[Reply], level: Level) -> Reply:
-        """The reply, once what it says is committed, or stable."""
+        """The reply, once what it says is committed, or stable. Raises `SofsError`."""
         answered = reply if isinstance(reply, Reply) else await reply
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tell() -> None:
-            if not opened.done():
-                opened.set_result(None)
-
-        volume.when(answered.gate, level, tell)
-        await opened
+        await self.under_way.opened(volume, answered.gate, level)
         return answered
 
     def note_volume(self, client: Client, id: VolumeId, then: Callable[[], Outcome]) -> Outcome:
@@ -346,10 +336,14 @@ class Service:
 
     def abandon(self) -> None:
         """Another service takes this one's place: who waits for an answer is to ask again, over another connection."""
-        self.stopped.set()
+        self._drop()
         for connection in list(self._bound):
             if connection.busy:
                 connection.link.close("its group has another home, or begins anew")
+
+    def _drop(self) -> None:
+        self.stopped = True
+        self.under_way.drop()
 
     def _ended(self, connection: RpcConnection) -> None:
         for session in self._bound.pop(connection):
@@ -390,8 +384,11 @@ class Service:
         """Fetches what the volumes know of a session and its client from before the restart. Raises `Unavailable`."""
         client = session.client
         volumes = [self.volume(id) for id in sorted(client.volumes)]
+        doubts = session.doubts
 
         def done() -> Outcome:
+            if session.doubts != doubts:
+                return self.restore(session, then)
             session.restored = True
             return then()
 
@@ -545,7 +542,7 @@ class Service:
                     del client.states[other]
                 client.restored = False
                 for session in client.sessions.values():
-                    session.restored = False
+                    session.doubt()
 
     def check_lost(self, client: Client, id: VolumeId) -> bool:
         """Whether the volume may have lost what the client had there since it came; it is then to reclaim it."""

@@ -2,12 +2,16 @@
 
 While the server runs, a slot remembers its last reply. What survives a crash are the tokens in the volumes: of each slot's last request that changed
 something, the operation up to which it had come and, if the client asked for the reply to be kept, what is needed to go on behind it (PROTOCOLS, "NFS").
-After a restart the first request of a slot is compared with its token: equal is a retry, greater is new.
+After a restart the first request of a slot is compared with its token: equal is a retry, greater is new. That first request may have been late, forwarded by a
+node that had held it up, while its client was already further on. So until one has been carried out that leaves a token (had it been late, that would have been
+known from the one it left the first time), later requests may be more than one ahead, too: whatever had an effect has left its token, and a client goes on only
+when it has an answer.
 """
 
+import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from crc32c import crc32c
@@ -66,7 +70,7 @@ _read_note = decoder(Note, "a slot token's note", Damaged)
 class Slot:
     """One slot's last request."""
 
-    __slots__ = ("busy", "digest", "kept", "number", "reply", "sequence", "used")
+    __slots__ = ("busy", "digest", "kept", "number", "reply", "sequence", "sure", "tokened", "used")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -79,6 +83,10 @@ class Slot:
         """What followed the RPC header, if the client asked to keep it."""
         self.kept: api.Slot | None = None
         """The newest token, until the first request after the server's start."""
+        self.tokened = False
+        """What the request asks of volumes carries tokens."""
+        self.sure = False
+        """The client has come as far as `sequence`, and no further: of a session from before the server's start."""
 
 
 class Session:
@@ -95,6 +103,8 @@ class Session:
         """From before the server's start: its slots' first requests are compared with tokens."""
         self.restored = True
         """The tokens have been fetched."""
+        self.doubts = 0
+        """How often what had been fetched, or was being fetched, was not enough."""
         self.connections: set[RpcConnection] = set()
 
     # For Compound
@@ -103,6 +113,7 @@ class Session:
         """The token of the operation that is being carried out."""
         slot = compound.slot
         assert slot is not None and volume.id in self.client.volumes
+        slot.tokened = True
         note = _progress(compound) if compound.cache else None
         return SlotToken(self.id, slot.number, slot.sequence, slot.digest, compound.index, note)
 
@@ -119,22 +130,51 @@ class Session:
         slot = compound.slot
         assert slot is not None
         slot.busy = False
+        if slot.tokened:
+            slot.tokened, slot.sure = False, slot.sure or compound.status is Status.OK
         slot.reply = b"".join(pieces)[REPLY_SIZE:] if compound.cache else None
         self.client.waiting -= 1
 
     def restore(self, slots: Sequence[api.Slot]) -> None:
-        """Tokens from a volume; the highest sequence counts."""
+        """Tokens from a volume; the highest sequence counts. Slots that have been used since the server's start know more than these."""
         for kept in slots:
             if kept.slot < len(self.slots):
                 slot = self.slots[kept.slot]
-                if slot.kept is None or _behind(slot.kept, kept):
+                if not slot.used and (slot.kept is None or _behind(slot.kept, kept)):
                     slot.kept = kept
+
+    def doubt(self) -> None:
+        """There may be other tokens by now: they are to be fetched before the next request."""
+        self.restored = False
+        self.doubts += 1
+
+    def wait_for(self, number: int, call: "asyncio.Task[Any]") -> None:
+        """The slot's last request was dropped, and a volume may yet carry it out: until it has answered, nobody knows the slot's token."""
+        slot = self.slots[number]
+        slot.busy = True
+        self.client.waiting += 1
+
+        def answered(_: object) -> None:
+            slot.busy = False
+            self.client.waiting -= 1
+            self.doubt()
+
+        call.add_done_callback(answered)
 
 
 def _behind(first: api.Slot, second: api.Slot) -> bool:
     """`second` is newer: a later request, or a later operation of the same."""
-    distance = second.sequence - first.sequence & 0xFFFFFFFF
-    return distance < 1 << 31 and (distance > 0 or second.index > first.index)
+    return _is_ahead(second.sequence, first.sequence) or (second.sequence == first.sequence and second.index > first.index)
+
+
+def _may_jump(session: Session, slot: Slot) -> bool:
+    """What the slot has come to may be a late request's doing."""
+    return session.resumed and not slot.sure
+
+
+def _is_ahead(sequence: int, other: int) -> bool:
+    """By serial arithmetic."""
+    return 0 < sequence - other & 0xFFFFFFFF < 1 << 31
 
 
 def _progress(compound: Compound) -> bytes | None:
@@ -190,10 +230,10 @@ def sequence(c: Compound, args: SequenceArgs) -> Outcome:
     resume = None
     if slot.kept is not None or (session.resumed and not slot.used):
         resume = _first(slot, args, digest)
-    elif args.sequence != (slot.sequence + 1 & 0xFFFFFFFF):
+    elif args.sequence != (slot.sequence + 1 & 0xFFFFFFFF) and not (_may_jump(session, slot) and _is_ahead(args.sequence, slot.sequence)):
         _repeated(c, session, slot, args, digest)
     elif slot.busy:
-        raise Failure(Status.SEQ_MISORDERED)
+        raise Failure(Status.DELAY if _may_jump(session, slot) else Status.SEQ_MISORDERED)
     if args.highest >= len(session.slots):
         raise Failure(Status.BAD_HIGH_SLOT)
     if c.count > fore.operations:
@@ -247,11 +287,10 @@ def _first(slot: Slot, args: SequenceArgs, digest: bytes) -> api.Slot | None:
     kept = slot.kept
     if kept is None:
         return None
-    distance = args.sequence - kept.sequence & 0xFFFFFFFF
-    if distance >= 1 << 31:
-        raise Failure(Status.SEQ_MISORDERED)
-    if distance:
+    if _is_ahead(args.sequence, kept.sequence):
         return None
+    if args.sequence != kept.sequence:
+        raise Failure(Status.SEQ_MISORDERED)
     if kept.digest != digest:
         raise Failure(Status.SEQ_FALSE_RETRY)
     return kept
