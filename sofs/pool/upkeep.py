@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
+import structlog
+
 from sofs.errors import DiskRefused, ExtentGone, NotFound, SofsError, Unavailable
 from sofs.pool.extent import Fragment
 from sofs.pool.local_disk import LocalDisk
@@ -18,6 +20,8 @@ from sofs.runtime.ports import Clock
 from sofs.types import PAGE, DiskId
 
 __all__ = ["Probe", "Scrub", "ScrubReport", "Upkeep"]
+
+log = structlog.get_logger("pool")
 
 _STEP = 512  # slots looked up at a time: whole pages of the table
 
@@ -145,4 +149,10 @@ class Upkeep:
     async def _repeat(self, interval: float, duty: Callable[[], Awaitable[object]]) -> None:
         while True:
             await self._clock.sleep(interval)
-            await duty()
+            try:
+                await duty()
+            except SofsError as error:
+                log.warning("duty_failed", pool=self._pool.name, reason=str(error))
+            except Exception:
+                # A bug met on one fragment or disk must not end the care for all others.
+                log.exception("duty_failed", pool=self._pool.name)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sofs.errors import NotSupported
 from sofs.pool.states import State
 from sofs.pool.upkeep import Probe, Scrub, Upkeep
 from sofs.runtime.simulated_files import SimulatedFiles
@@ -244,3 +245,25 @@ def test_scrubbing_finds_rot_that_the_page_cache_hides(host: Host, monkeypatch: 
         await rig.pool.close()
 
     host.run(main())
+
+
+@pytest.mark.parametrize("error", [NotSupported("parity"), ZeroDivisionError("ours")], ids=["outcome", "bug"])
+def test_a_duty_that_fails_is_done_again_the_next_time(error: Exception) -> None:
+    async def main(loop: SimulatedLoop) -> None:
+        random = SimulatedRandom(1)
+        rig = make_rig(SimulatedFiles(random), random, "/disks")
+        upkeep = Upkeep(rig.pool, SimulatedClock(loop), probe_interval_s=1)
+        done = []
+
+        async def failing() -> None:
+            done.append(loop.time())
+            raise error
+
+        upkeep._every = ((1.0, failing),)
+        upkeep.start()
+        await asyncio.sleep(3.5)
+        await upkeep.close()
+        assert len(done) == 3
+        await rig.pool.close()
+
+    simulate(main)
