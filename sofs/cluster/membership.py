@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -22,7 +23,7 @@ import structlog
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.frames import Hello
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
-from sofs.coordination import Condition, Delete, Lease, OutcomeUnknown, Put, Seen, Store, keys
+from sofs.coordination import Condition, Delete, Entry, Lease, OutcomeUnknown, Put, Seen, Store, keys
 from sofs.encoding import Record
 from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock
@@ -255,7 +256,7 @@ class Membership:
     def _see_level(self, seen: Seen) -> None:
         for entry in seen.entries:
             if entry.key == LEVEL:
-                self.level = max(self.level, int(entry.value))
+                self.level = max(self.level, _number(entry))
         if self.level > self._features:
             self._fence(f"the cluster is at feature level {self.level}, this release knows {self._features}")
 
@@ -271,7 +272,7 @@ class Membership:
             return
         try:
             entry = await self._store.get(LEVEL)
-            if entry is None or int(entry.value) < known:
+            if entry is None or _number(entry) < known:
                 await self._store.transact([Condition(LEVEL, entry.revision if entry else 0)], [Put(LEVEL, b"%d" % known)])
         except SofsError as error:
             log.info("cluster.level_not_raised", reason=str(error))  # any member does it with its next start
@@ -349,12 +350,22 @@ def _take(records: dict[NodeId, R], seen: Seen, kind: type[R]) -> None:
     if seen.complete:
         records.clear()
     for key in seen.removed:
-        records.pop(NodeId(keys.id_of(key)), None)
+        with suppress(ValueError):  # it was none of ours
+            records.pop(NodeId(keys.id_of(key)), None)
     for entry in seen.entries:
         try:
             records[NodeId(keys.id_of(entry.key))] = kind.decode(entry.value)
         except (ConfigError, ValueError) as error:
             log.error("cluster.record_unreadable", key=entry.key, reason=str(error))
+
+
+def _number(entry: Entry) -> int:
+    """What a counter says; 0 if that cannot be read."""
+    try:
+        return int(entry.value)
+    except ValueError as error:
+        log.error("cluster.record_unreadable", key=entry.key, reason=str(error))
+        return 0
 
 
 def _fields(record: Record) -> dict[str, object]:

@@ -438,6 +438,16 @@ def test_a_record_that_cannot_be_read_hides_no_other() -> None:
         await rig.store.transact([], [Put(keys.member(7), b"nonsense"), Put("members/xyz", b"{}")])
         one = await rig.run(1)
         assert set(one.members) == {1, 2}
+        # Nor does it end the watch when it goes, or what follows it.
+        await rig.store.transact([], [Delete("members/xyz"), Put("dead/xyz", b"{}"), Put(LEVEL, b"many")])
+        await rig.store.transact([], [Delete("dead/xyz"), Put("nodes/xyz", b"{}")])
+        await rig.store.transact([], [Delete("nodes/xyz")])
+        await asyncio.sleep(1)
+        two = await rig.run(2)
+        await evict(rig.store, NodeId(2), "an operator", force=True)
+        await asyncio.sleep(1)
+        assert one.members[NodeId(2)].state == "evicted" and NodeId(2) not in one.running
+        assert one.is_dead(NodeId(2), two.incarnation)
 
     on_store(main)
 
