@@ -188,7 +188,7 @@ class Assembly:
     async def _open_cluster(self, network: Network) -> None:
         ports, own = self.ports, self.own
         cluster = await cluster_of(self.store)
-        self.store = await GuardedStore.open(self.store)
+        self.store = await GuardedStore.open(self.store, ports.clock)
         if own.cluster != cluster.id:
             raise ConfigError(
                 f"this node belongs to {'cluster ' + own.cluster if own.cluster else 'no cluster'}, this etcd to cluster {cluster.id}; "

@@ -33,14 +33,14 @@ def decoder(kind: object, what: str, failure: type[Exception] = PeerError) -> Ca
 
 
 def decoder(kind: Any, what: str, failure: type[Exception] = PeerError) -> Callable[[Buffer], Any]:
-    """Reads one kind of msgpack body, for paths where it is prepared once; raises `failure`, which says `what` could not be read."""
+    """Reads one kind of msgpack body, for paths where it is prepared once; raises `failure`, which says `what` it was."""
     prepared = msgspec.msgpack.Decoder(kind).decode
 
     def read(data: Buffer) -> Any:
         try:
             return prepared(data)
         except UNREADABLE as error:
-            raise failure(f"{what} of {len(data)} bytes that cannot be read: {error}") from None
+            raise failure(f"{what} of {len(data)} bytes: {error}") from None
 
     return read
 
@@ -50,7 +50,7 @@ def decode(data: Buffer, kind: type[T], what: str = "", failure: type[Exception]
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except UNREADABLE as error:
-        raise failure(f"{what or kind.__name__} of {len(data)} bytes that cannot be read: {error}") from None
+        raise failure(f"{what or kind.__name__} of {len(data)} bytes: {error}") from None
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ Otherwise the store is `Unavailable`, and watches wait.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import structlog
 
 from sofs.coordination import Change, Condition, Entry, Lease, Listing, Seen, Store, Transacted, Watch, keys
 from sofs.errors import ConfigError, SofsError, Unavailable
+from sofs.runtime.ports import Clock
 
 __all__ = ["GuardedStore"]
 
@@ -32,17 +32,18 @@ log = structlog.get_logger("cluster")
 class GuardedStore:
     """`Store` of one cluster. Use `open`."""
 
-    def __init__(self, store: Store, cluster: Entry) -> None:
+    def __init__(self, store: Store, clock: Clock, cluster: Entry) -> None:
+        self.clock = clock
         self._store = store
         self._cluster = cluster
 
     @classmethod
-    async def open(cls, store: Store) -> GuardedStore:
+    async def open(cls, store: Store, clock: Clock) -> GuardedStore:
         """Raises `ConfigError` when there is no cluster in it, `Unavailable`."""
         entry = await store.get(keys.CLUSTER)
         if entry is None:
             raise ConfigError(LOST)
-        return cls(store, entry)
+        return cls(store, clock, entry)
 
     def __getattr__(self, name: str) -> Any:
         """What an adapter offers beyond the port."""
@@ -127,4 +128,4 @@ class _GuardedWatch:
                         log.error("coordination.records_lost", prefix=self._prefix)
                     lost = True
                 # Else it is down just now: what it said before it went may be the last of a store that was wiped.
-            await asyncio.sleep(LOOK_S)
+            await self._store.clock.sleep(LOOK_S)

@@ -104,7 +104,7 @@ _fields = attrgetter(*KeptOpen.__struct_fields__)
 
 def decode_record(value: bytes, kind: type[T]) -> T:
     """Raises `Damaged`."""
-    return decode(value, kind, failure=Damaged)
+    return decode(value, kind, f"a record, which is no {kind.__name__},", Damaged)
 
 
 def encode_open(opened: OpenFile) -> bytes:

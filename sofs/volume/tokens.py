@@ -37,7 +37,7 @@ def _kinds(base: type[api.Reply]) -> list[type[api.Reply]]:
 
 
 _reply: Callable[[Buffer], api.Reply] = decoder(Union[tuple(_kinds(api.Reply))], "a token's reply", Damaged)  # noqa: UP007
-_slot_value = decoder(tuple[int, bytes, int, bytes | None, bytes | None], "a slot's token", Damaged)
+_slot_value = decoder(tuple[int, bytes, int, bytes | None, bytes | None], "the slot token", Damaged)
 _call_value = decoder(tuple[int, int, bytes], "the token of a forwarded request", Damaged)
 """Gateway, sequence, reply."""
 

@@ -105,7 +105,8 @@ class Smbtorture:
         self, node: ConformanceNode, wanted: re.Pattern[str] | None, logs: Path, say: Callable[[str], None], tests: frozenset[str] | None = None
     ) -> Results:
         """Runs the suites whose whole name `wanted` matches; of these only `tests`, if given. Says a line for each."""
-        command = [BINARY, f"//{node.host}/{node.share}", "-p", str(node.smb_port), "-U", f"{node.user}%{node.password}", *self._options]
+        where = [f"//{node.host}/{node.share}", f"--basedir={logs}"]
+        command = [BINARY, *where, "-p", str(node.smb_port), "-U", f"{node.user}%{node.password}", *self._options]
         suites = [
             suite for suite in self._lines(command, "--list-suites")
             if suite.startswith("smb2.") and not LEFT_OUT.fullmatch(suite) and (wanted is None or wanted.fullmatch(suite))

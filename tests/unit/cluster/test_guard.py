@@ -34,7 +34,7 @@ async def lose(rig: Rig) -> dict[str, bytes]:
 def test_nothing_is_read_or_changed_in_a_store_without_its_cluster() -> None:
     async def main(rig: Rig) -> None:
         await found(rig.store, member(1), CLUSTER, rig.clock.now(), [], as_is)
-        store = await GuardedStore.open(rig.store)
+        store = await GuardedStore.open(rig.store, rig.clock)
         assert await store.get("shares/none") is None
         assert (await store.transact([], [Put("shares/x", b"1")])).done
         assert not (await store.transact([Condition("shares/x", 0)], [Put("shares/x", b"2")])).done
@@ -44,7 +44,7 @@ def test_nothing_is_read_or_changed_in_a_store_without_its_cluster() -> None:
                 await question
         assert await rig.store.get("shares/x") is None
         with pytest.raises(ConfigError):
-            await GuardedStore.open(rig.store)
+            await GuardedStore.open(rig.store, rig.clock)
         await rig.store.transact([], [Put(key, value) for key, value in records.items()])
         entry = await store.get("shares/x")
         assert entry is not None and entry.value == b"1"
@@ -59,7 +59,7 @@ def test_nothing_is_read_or_changed_in_a_store_without_its_cluster() -> None:
 def test_a_watch_waits_until_the_records_are_back() -> None:
     async def main(rig: Rig) -> None:
         await found(rig.store, member(1), CLUSTER, rig.clock.now(), [], as_is)
-        store = await GuardedStore.open(rig.store)
+        store = await GuardedStore.open(rig.store, rig.clock)
         await store.transact([], [Put("shares/x", b"1"), Put("shares/y", b"1")])
         seen: list[Seen] = []
 
@@ -86,7 +86,7 @@ def test_a_watch_waits_until_the_records_are_back() -> None:
 def test_no_member_takes_itself_for_evicted_when_the_records_are_lost() -> None:
     async def main(rig: Rig) -> None:
         await rig.begin(2)
-        node = Membership(await GuardedStore.open(rig.store), rig.clock, NodeId(1), 101, "boot")  # type: ignore[arg-type]
+        node = Membership(await GuardedStore.open(rig.store, rig.clock), rig.clock, NodeId(1), 101, "boot")  # type: ignore[arg-type]
         fences: list[str] = []
         node.on_fenced = fences.append
         await node.load()
