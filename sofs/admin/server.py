@@ -86,7 +86,8 @@ class AdminServer:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Turn away strangers, and errors into `Failure`s."""
         if not self._admitted(request):
-            return _failure(401, "AccessDenied", "this needs the token: `--token-file`, or SOFS_TOKEN")
+            wrong = "that is not this node's token" if "Authorization" in request.headers else "this needs the token"
+            return _failure(401, "AccessDenied", f"{wrong}: `--token-file`, or SOFS_TOKEN; it lies in admin.token in the node's data directory")
         try:
             return await handler(request)
         except errors.SofsError as error:
@@ -106,7 +107,9 @@ class AdminServer:
 
     def _admitted(self, request: web.Request) -> bool:
         transport = request.transport
-        if transport is None or isinstance(transport.get_extra_info("sockname"), str):
+        if transport is None:
+            return False  # it has hung up, and nobody can tell any more where it came from
+        if isinstance(transport.get_extra_info("sockname"), str):
             return True  # the Unix socket: the file's mode has decided
         if request.path == "/metrics":
             return True
