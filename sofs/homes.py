@@ -36,8 +36,9 @@ PATIENCE_S = 40.0
 """How long a COMPOUND waits for a home that cannot be reached."""
 ANSWER_S = 120.0
 """What a home may take to answer one."""
-RELEASE_S, LOST_S = 15.0, 1.0
-"""What a home may take to let a group go, and one that has lost the group's address."""
+RELEASE_S, LOST_S, SILENT_S = 15.0, 1.0, 0.25
+"""What a home may take to let a group go, one that has lost the group's address, and one that has also said nothing for `SILENCE_S`."""
+SILENCE_S = 2.5
 TURN_S = 1.0
 """After so long the first in line adopts a group whose home is gone, then the next ...; after `LOOK_S` one whose home is known to have ended."""
 LOOK_S = 0.25
@@ -206,10 +207,15 @@ class Homes:
     async def _lets_go(self, record: GroupRecord, lost: bool) -> bool:
         """Asks the home to hand the group over; false if that is beyond asking. Raises `SofsError`."""
         peer = self._interconnect.peer(NodeId(record.node))
+
+        def silent() -> bool:
+            return bool(peer.heard) and self._clock.monotonic() - peer.heard > SILENCE_S
+
+        wait_s = RELEASE_S if not lost else SILENT_S if silent() else LOST_S
         try:
-            await peer.call(RELEASE, _RELEASE.pack(record.id, *self._processes.me), deadline_s=LOST_S if lost else RELEASE_S)
+            await peer.call(RELEASE, _RELEASE.pack(record.id, *self._processes.me), deadline_s=wait_s)
         except SofsError:
-            if not lost or peer.connected:
+            if not lost or (peer.connected and not silent()):
                 raise
             return False
         return True

@@ -1,7 +1,8 @@
 """How the SMB gateways of a cluster deal with each other: sessions that end elsewhere, and gateways that are gone (`gateways.smb.neighbours`).
 
-A client that has come to another node than the one where its session was has had a reason. So a gateway that does not answer for a few seconds when it is
-asked about such a session counts as gone: it is fenced, which is safe, and if it lives after all it finds out and begins anew.
+A client that has come to another node than the one where its session was has had a reason. So a gateway that has said nothing for `PATIENCE_S` when it is
+asked about such a session counts as gone, whoever has waited for it so long: it is fenced, which is safe, and if it lives after all it finds out and begins
+anew. What is safe about that is the fence at the volume, before anybody is given what the gateway had there, and not how long it was waited for.
 """
 
 import asyncio
@@ -25,8 +26,12 @@ log = structlog.get_logger("smb")
 PREVIOUS = "smb.previous"
 """The interconnect's service."""
 PATIENCE_S = 3.0
-"""What a logon waits for the end of its client's former session."""
-AGAIN_S = 0.25
+"""How long a gateway may be silent."""
+AT_LEAST_S = 0.5
+"""What the first who asks waits in any case: perhaps it is this process that has not listened."""
+FENCED_S = 1.0
+"""What a logon waits for its client's former gateway to be shut out of all volumes."""
+AGAIN_S = 0.1
 _SESSION = struct.Struct(">Q")  # its user's name follows; nobody's ends no session
 _THERE = b"\1"
 
@@ -45,6 +50,8 @@ class Neighbours:
         self._interconnect = interconnect
         self._clock = clock
         self._fencing: set[asyncio.Task[None]] = set()
+        self._asked: dict[int, float] = {}
+        """When a gateway was first asked something that it has not answered."""
 
     def serve(self, gateway: Gateway) -> None:
         """Does for others from now on what is asked of `gateway`."""
@@ -66,17 +73,24 @@ class Neighbours:
             await self._fence_all(incarnation, volumes, by)
 
     async def _ask(self, node: NodeId, incarnation: int, body: bytes) -> bytes | None:
-        """What the gateway answers; None if it does not within `PATIENCE_S`. One that is known to have ended is not asked."""
-        until = self._clock.monotonic() + PATIENCE_S
-        while not self._processes.gone(node, incarnation):
-            left = until - self._clock.monotonic()
-            if left <= 0:
-                return None
+        """What the gateway answers; None if it counts as gone. One that is known to have ended is not asked."""
+        peer, began = self._interconnect.peer(node), self._clock.monotonic()
+        first = self._asked.get(incarnation, 0.0)
+        if began - first > 2 * PATIENCE_S:
+            first = self._asked[incarnation] = began
+
+        def left() -> float:
+            return max(min(first, peer.heard) + PATIENCE_S, first + AT_LEAST_S) - self._clock.monotonic()
+
+        while left() > 0 and not self._processes.gone(node, incarnation):
             try:
-                return bytes((await self._interconnect.peer(node).call(PREVIOUS, body, deadline_s=left)).body)
-            except SofsError as error:
-                log.info("gateway_does_not_answer", node=node, reason=str(error) or type(error).__name__)
-                await self._clock.sleep(AGAIN_S)
+                answer = bytes((await peer.call(PREVIOUS, body, deadline_s=left())).body)
+            except SofsError:
+                await self._clock.sleep(max(min(left(), AGAIN_S), 0))
+            else:
+                self._asked.pop(incarnation, None)
+                return answer
+        log.info("gateway_does_not_answer", node=node, waited_s=round(self._clock.monotonic() - began, 3))
         return None
 
     async def _fence_all(self, gateway: int, volumes: Iterable[Volume], by: Binding) -> None:
@@ -86,7 +100,7 @@ class Neighbours:
             self._fencing.add(task)
             task.add_done_callback(self._fencing.discard)
         if tasks:
-            await asyncio.wait(tasks, timeout=PATIENCE_S)
+            await asyncio.wait(tasks, timeout=FENCED_S)
 
     async def _fence(self, gateway: int, volume: Volume, by: Binding) -> None:
         try:

@@ -89,6 +89,11 @@ class Peer(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def heard(self) -> float:
+        """When anything came from it last over a connection made by this node, by the monotonic clock; 0 if nothing ever did. While it is connected,
+        it is asked for a sign of life whenever it has said nothing for a second."""
+
     def call(
         self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND, deadline_s: float = 5.0
     ) -> Awaitable[Answer]:

@@ -71,6 +71,10 @@ class NetworkPeer(_Peer):
     def connected(self) -> bool:
         return self._connected
 
+    @property
+    def heard(self) -> float:
+        return max(stream.heard for stream in self._streams)
+
     def _ask(
         self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool
     ) -> None:
@@ -119,6 +123,10 @@ class OwnPeer(_Peer):
         self._queue: deque[tuple[bytes, Buffer, Sequence[Buffer], Then | None, float]] = deque()
         self._waiting = Waiting()
         self._closed = False
+
+    @property
+    def heard(self) -> float:
+        return self._clock.monotonic()
 
     def _ask(
         self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool

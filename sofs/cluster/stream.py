@@ -156,6 +156,7 @@ class Stream:
         self._identify = identify
         self._changed = changed
         self._link: CallingLink | None = None  # only while calls may go over it
+        self._heard = 0.0
         self._numbers = 0
         self._connections = 0
         self._calls: dict[int, _Call] = {}
@@ -174,6 +175,10 @@ class Stream:
     @property
     def connected(self) -> bool:
         return self._link is not None
+
+    @property
+    def heard(self) -> float:
+        return self._heard if self._link is None else self._link.heard
 
     @property
     def under_way(self) -> int:
@@ -300,7 +305,7 @@ class Stream:
     def broken(self, link: CallingLink, reason: str) -> None:
         if link is not self._link:
             return
-        self._link = None
+        self._link, self._heard = None, link.heard
         if self._pinger is not None:
             self._pinger.cancel()
         calls, self._calls, self._under_way = list(self._calls.values()), {}, 0

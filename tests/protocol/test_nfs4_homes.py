@@ -14,8 +14,11 @@ from msgspec import structs
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.v4.clients import group_of
 from gateways.nfs.v4.status import Status
+from sofs.cluster import Answer, Asked
+from sofs.cluster.peers import NetworkPeer
 from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
+from sofs.homes import RELEASE
 from sofs.records import GroupRecord
 from sofs.volume.api import Binding, ListClients
 from tests.protocol import nfs3_results as r3
@@ -869,5 +872,26 @@ def test_a_group_that_comes_while_the_volume_with_its_records_fails_is_read_once
         await goes_to(client, two)
         assert await names_in(client, root) == []
         await client.transport.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_group_whose_address_and_home_are_lost_is_adopted_though_the_connection_to_it_has_not_ended_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+
+        async def never(asked: Asked) -> Answer:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        one.interconnect.serve(RELEASE, never)
+        with pytest.raises(Unavailable):  # it lives: what it says comes in time
+            await two.homes.adopt(one.number, lost=True)
+        assert two.interconnect.peer(one.number).connected
+        monkeypatch.setattr(NetworkPeer, "heard", property(lambda peer: 1e-9))
+        await two.homes.adopt(one.number, lost=True)
+        await two.home_of(one.group)
 
     run(tmp_path, scenario)
