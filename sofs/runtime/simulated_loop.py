@@ -131,8 +131,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         except (Crash, Deadlock):
             self._abandon_all()
             raise
-        except BaseException:
+        except BaseException as error:
+            first = next(iter(self.failures), error)
             self._cancel_all()
+            if first is not error:
+                raise first from error  # whatever followed from it
             raise
         if self.failures:
             raise self.failures[0]

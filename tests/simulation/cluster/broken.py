@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from sofs.coordination import Put, keys
+from sofs.hosting import part
 from sofs.locks import ranges
 from sofs.locks.manager import LockManager
 from sofs.log.configuration import Mark
@@ -108,20 +111,45 @@ def _powers(*workloads: str) -> Shape:
     return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=("kill", "power-loss-of-all"), workloads=workloads)
 
 
+def _late(*workloads: str, more: tuple[str, ...] = ()) -> Shape:
+    return Shape(nodes=(3, 3), policies=ACROSS, disks=1, faults=("deposed", *more), workloads=workloads, duration=60.0 if not more else 20.0)
+
+
+def _forgetful(*workloads: str) -> Shape:
+    return Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("forgetful",), workloads=workloads)
+
+
+def _blackout(*workloads: str) -> Shape:
+    return Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("blackout",), workloads=workloads, duration=40.0)
+
+
+def _obeys_an_older_one(original: Any) -> Any:
+    """Takes what an older coordinator sends, and answers as if it still obeyed that."""
+
+    def _refusal(self: Follower, version: int) -> Any:
+        self.__dict__["obeyed"] = version
+        return original(self, max(version, self.version))
+
+    return _refusal
+
+
+def _answers_whom_it_obeys(original: Any) -> Any:
+    def _ack(self: Follower, outcome: int) -> Any:
+        return replace(original(self, outcome), version=min(self.version, self.__dict__["obeyed"]))
+
+    return _ack
+
+
 def _says_all_is_synced(original: Any) -> Any:
     def _ack(self: Follower, outcome: int) -> Any:
         ack = original(self, outcome)
-        return ack._replace(synced=ack.common)
+        return replace(ack, synced=ack.common)
 
     return _ack
 
 
 def _serves_for_ever(original: Any) -> Any:
     return lambda self: self.failure is None
-
-
-def _takes_any_memory(original: Any) -> Any:
-    return lambda self, proof=False, broken=False: original(self, proof, True)
 
 
 def _cuts_the_log_only(original: Any) -> Any:
@@ -157,15 +185,20 @@ MUTATIONS: dict[str, Mutation] = {
     "acknowledge before the last replica has it": Mutation(
         _kills("appends", "slots"), [(Remotes, "committed", lambda original: lambda self, local: local)]
     ),
-    "acknowledge stable before the last replica has synced": Mutation(_powers("names", "trees"), [(Follower, "_ack", _says_all_is_synced)]),
+    "acknowledge stable before the last replica has synced": Mutation(_blackout("names", "trees"), [(Follower, "_ack", _says_all_is_synced)]),
     "count a replica that lacks something": Mutation(_kills("appends", "trees"), [(ReplicatedLog, "_lacks_nothing", _needs_nothing)]),
     "count a replica whose memory is broken": Mutation(_powers("appends", "slots"), [(standby, "is_unbroken", _always(True))]),
-    "skip the fence of configurations": Mutation(_partitions("appends", "names"), [(Registry, "change_configuration", _unconditionally)], slow=True),
+    "skip the fence of configurations": Mutation(_late("appends", "names"), [(Registry, "change_configuration", _unconditionally)]),
     "forget the token of a forwarded request": Mutation(_kills("appends"), [(Tokens, "forwarded", _always(None))]),
     "skip the fence of gateways": Mutation(_partitions("slots", "appends"), [(Gateways, "check", _always(None))]),
-    "promise nothing, and so take over without waiting": Mutation(_partitions("appends", "ring"), [(Follower, "_promise", _always(None))], slow=True),
+    "promise nothing, and so take over without waiting": Mutation(
+        _late("appends", "ring", more=("kill", "late-watch", "move")), [(Follower, "_promise", _always(None))]
+    ),
     "serve after the promise": Mutation(_partitions("appends", "ring"), [(ReplicatedLog, "serving", _serves_for_ever)]),
-    "take over with any memory": Mutation(_powers("appends", "names"), [(Follower, "stand", _takes_any_memory)], slow=True),
+    "take over with any memory": Mutation(_forgetful("appends", "names"), [(part, "may_lead", _always(True))]),
+    "obey an older coordinator": Mutation(
+        _late("appends", "ring"), [(Follower, "_refusal", _obeys_an_older_one), (Follower, "_ack", _answers_whom_it_obeys)]
+    ),
     "truncate the log and not the machine": Mutation(_kills("appends", "names"), [(Follower, "_cut", _cuts_the_log_only)]),
     "change the verifier at every start": Mutation(
         _kill("slots"), [(recovery, "next_incarnation", lambda original: lambda former, boot, unbroken, random: original(None, boot, False, random))]

@@ -13,7 +13,7 @@ from sofs.runtime.simulated_files import Latency
 from tests.simulation.cluster.cluster import Cluster, Node
 from tests.simulation.cluster.machine import DATA, Gone, Machine
 
-__all__ = ["FAULTS", "Faults"]
+__all__ = ["FAULTS", "TOGETHER", "Faults"]
 
 
 class Faults:
@@ -31,6 +31,8 @@ class Faults:
         self._under_way: dict[asyncio.Future[None], None] = {}
         self.costly = asyncio.Lock()
         """Held by whatever costs a replica or its memory."""
+        self.deposing = asyncio.Lock()
+        """Held while somebody is being deposed."""
 
     async def strike(self) -> None:
         """Until it is cancelled."""
@@ -47,7 +49,7 @@ class Faults:
                 return
             async with self.costly:
                 self._note(name)
-                self.cluster.memory_broken = True
+                self.cluster.memory_broken |= name not in HARMLESS
                 await FAULTS[name](self)
                 await self.cluster.made_up()
         else:
@@ -134,6 +136,32 @@ async def pause(faults: Faults) -> None:
     machine.resume()
 
 
+async def deposed(faults: Faults) -> None:
+    """Whoever serves is stopped until another one has taken over; then it hears of that late, and not from everybody.
+
+    Half of the time that is long enough for a third to be taken in, and to be handed the volume: then whoever took over stands by again.
+    """
+    if faults.deposing.locked():
+        return
+    async with faults.deposing:
+        machine = faults.important()
+        others = [other for other in faults.cluster.machines if other is not machine]
+        unheard = [other for other in others if faults.random.chance(0.3)]
+        machine.line.lag = 2.0
+        machine.pause()
+        await asyncio.sleep(3.5 + 4 * faults.random.fraction())
+        if faults.random.chance(0.5) and others:
+            await faults.cluster.made_up()
+            await _move(faults, others[faults.random.below(len(others))], others[faults.random.below(len(others))])
+        for other in unheard:
+            faults.world.network.partition(machine.name, other.name)
+        machine.resume()
+        await faults.some_time(3.0)
+        for other in unheard:
+            faults.world.network.heal(machine.name, other.name)
+        machine.line.lag = 2e-3
+
+
 # Hosts
 
 
@@ -149,6 +177,37 @@ async def power_loss_of_all(faults: Faults) -> None:
         machine.lose_power()
     for machine in faults.cluster.machines:
         await faults.restart(machine, 1.0)
+
+
+async def forgetful(faults: Faults) -> None:
+    """A host loses power and is back while whoever serves has been killed and is away for a moment: that one has everything, and is waited for."""
+    server, other = faults.pair()
+    if server.up and other.up and server is not other:
+        server.kill()
+        other.lose_power()
+        await faults.cluster.reaped(server)
+        other.start()
+        await faults.restart(server, 4.0)
+
+
+async def blackout(faults: Faults) -> None:
+    """The power of all goes while the disks of most are slow, and the one whose is not comes back so late that the others go on without it: what was
+    stable is at every one that counted.
+    """
+    late, faults.cluster.memory_lost = faults.important(), True
+    for machine in faults.cluster.machines:
+        if machine is not late:
+            machine.files.latency = Latency(100e-6, 0.5)
+    await faults.some_time(1.0)
+    for machine in faults.cluster.machines:
+        machine.files.latency = Latency(100e-6, 1e-3)
+        machine.lose_power()
+    for machine in faults.cluster.machines:
+        if machine is not late:
+            await faults.restart(machine, 0.5)
+    await asyncio.sleep(15.0 + 10.0 * faults.random.fraction())
+    if not late.up:
+        late.start()
 
 
 # Disks
@@ -277,13 +336,26 @@ async def store_trouble(faults: Faults) -> None:
     machine.line.trouble, machine.line.restarts, machine.line.delay, machine.line.lag = 0.0, 0.0, 1e-3, 2e-3
 
 
+async def late_watch(faults: Faults) -> None:
+    """Some nodes hear late of what has changed."""
+    machines = [machine for machine in faults.cluster.machines if faults.random.chance(0.5)]
+    for machine in machines:
+        machine.line.lag = 2.0
+    await faults.some_time(10.0)
+    for machine in machines:
+        machine.line.lag = 2e-3
+
+
 # What operators do
 
 
 async def move(faults: Faults) -> None:
     """A volume is to be coordinated by another node."""
+    await _move(faults, faults.any(), faults.any())
+
+
+async def _move(faults: Faults, asked: Machine[Node], target: Machine[Node]) -> None:
     volume = faults.cluster.volumes[faults.random.below(len(faults.cluster.volumes))]
-    asked, target = faults.any(), faults.any()
     try:
         await faults.cluster.move(volume, asked, target)
     except (SofsError, Gone) as error:
@@ -291,16 +363,20 @@ async def move(faults: Faults) -> None:
 
 
 FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
+    "blackout": blackout,
     "cut-off": cut_off,
     "cut-pair": cut_pair,
+    "deposed": deposed,
     "disk-full": disk_full,
     "disk-hiccup": disk_hiccup,
     "disk-loss": disk_loss,
     "disk-slow": disk_slow,
     "flapping": flapping,
+    "forgetful": forgetful,
     "kill": kill,
     "kill-all": kill_all,
     "kill-at-step": kill_at_step,
+    "late-watch": late_watch,
     "lose-connections": lose_connections,
     "move": move,
     "one-way": one_way,
@@ -313,4 +389,8 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
     "store-trouble": store_trouble,
 }
 DISKS = {"disk-hiccup", "disk-loss", "rot"}
-COSTLY = {"disk-hiccup", "disk-loss", "power-loss", "power-loss-of-all", "rot"}
+COSTLY = {"blackout", "disk-hiccup", "disk-loss", "forgetful", "power-loss", "power-loss-of-all", "rot"}
+HARMLESS = {"forgetful"}
+"""Of those: what was committed is still there, so a volume's verifier does not change; unless others keep whoever has it away for longer."""
+TOGETHER = tuple(sorted(FAULTS.keys() - HARMLESS))
+"""What may come in any mixture."""

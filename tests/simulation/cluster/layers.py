@@ -21,9 +21,14 @@ LAYERS: dict[str, Callable[[int, bool], Outcome]] = {
             nodes=(2, 4), policies=ACROSS, disks=1, faults=("cut-off", "cut-pair", "flapping", "kill", "lose-connections", "one-way", "pause", "slow-wire")
         )
     ),
+    "forgetful": _layer(Shape(nodes=(2, 4), policies=ACROSS, disks=1, faults=("forgetful", "lose-connections", "move"))),
+    "late": _layer(Shape(nodes=(2, 4), policies=ACROSS, disks=1, faults=("deposed", "kill", "late-watch", "lose-connections", "move"))),
     "forwarding": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("flapping", "lose-connections", "move", "slow-wire"))),
     "store": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("kill", "move", "pause", "store-outage", "store-trouble"))),
     "kill": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=("kill",))),
+    "power": _layer(
+        Shape(nodes=(2, 4), policies=ACROSS, disks=1, faults=("blackout", "disk-slow", "kill", "power-loss", "power-loss-of-all"), duration=40.0)
+    ),
     "node": _layer(Shape(faults=("kill", "kill-all", "kill-at-step", "pause", "power-loss-of-all"))),
 }
 """Each runs one seed, and raises what it found wrong."""

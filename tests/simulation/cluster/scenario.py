@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.simulation.cluster.cluster import Cluster, small
-from tests.simulation.cluster.faults import FAULTS, Faults
+from tests.simulation.cluster.faults import TOGETHER, Faults
 from tests.simulation.cluster.workloads import WORKLOADS, Workload
 from tests.simulation.cluster.world import World, run
 
@@ -26,7 +26,7 @@ class Shape:
     policies: tuple[str, ...] = ("mirror(2)",)
     volumes: int = 1
     workloads: tuple[str, ...] = tuple(sorted(WORKLOADS))
-    faults: tuple[str, ...] = tuple(sorted(FAULTS))
+    faults: tuple[str, ...] = TOGETHER
     duration: float = 20.0
     """Virtual seconds of faults, on average."""
 
