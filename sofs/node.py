@@ -37,6 +37,7 @@ from sofs.neighbours import Neighbours
 from sofs.operations import NodeOperations
 from sofs.processes import Processes
 from sofs.records import Registry
+from sofs.runtime import durable
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork
@@ -333,8 +334,7 @@ def _token(config: Config, data: Path, fresh: str) -> str:
     path = Path(config.admin.token_file) if config.admin.token_file else data / "admin.token"
     try:
         if not config.admin.token_file and not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(fresh + "\n")
+            durable.replace(path, f"{fresh}\n".encode())
         return path.read_text().strip()
     except OSError as error:
         raise Unavailable(

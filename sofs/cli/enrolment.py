@@ -28,6 +28,7 @@ from sofs.errors import Busy, ConfigError, InvalidArgument, NotFound, Unavailabl
 from sofs.hosting.recovering import known_in_logs
 from sofs.node import open_etcd
 from sofs.records import ConfigurationRecord, DiskRecord, VolumeRecord
+from sofs.runtime import durable
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_tls import Tls
@@ -138,12 +139,8 @@ class Place:
             {"kind": "etcd", "endpoints": coordination.endpoints, "prefix": coordination.prefix},
         )
         text = amended(text, str(self.path), "cluster", {"addresses": config.cluster.addresses})
-        self.path.parent.mkdir(exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(text)
-        if self.path.exists():
-            fresh.chmod(self.path.stat().st_mode)
-        fresh.rename(self.path)
+        durable.make_directory(self.path.parent)
+        durable.replace(self.path, text.encode())
 
     def take_credentials(self, authority: Authority, own: OwnIdentity) -> None:
         issued = authority.issue(own.cluster, own.node, self.clock.now())

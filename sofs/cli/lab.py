@@ -39,6 +39,9 @@ def run(
     netns: Annotated[
         bool, typer.Option("--netns", help="At the first start: each in a network namespace of its own; needs root.")
     ] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="At the first start: on file systems of their own, which can lose power and disks; needs root.")
+    ] = False,
 ) -> None:
     """Starts etcd and the nodes, prints one line of JSON when all serve, and goes on until it is stopped."""
     if context.invoked_subcommand is not None:
@@ -52,7 +55,7 @@ def run(
     data = data.absolute()
     data.mkdir(parents=True, exist_ok=True)
     with _alone(data), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(laboratory, data, nodes, etcd, netns))
+        runner.run(_serve(laboratory, data, nodes, etcd, netns, images))
 
 
 @contextlib.contextmanager
@@ -68,7 +71,7 @@ def _alone(data: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _serve(laboratory: Any, data: Path, nodes: int, members: int, netns: bool) -> None:
+async def _serve(laboratory: Any, data: Path, nodes: int, members: int, netns: bool, images: bool) -> None:
     from sofs.lab import control
 
     loop = asyncio.get_running_loop()
@@ -76,7 +79,7 @@ async def _serve(laboratory: Any, data: Path, nodes: int, members: int, netns: b
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     stopped = asyncio.create_task(stop.wait())
-    opening = asyncio.create_task(laboratory.Lab.open(data, nodes, members, netns))
+    opening = asyncio.create_task(laboratory.Lab.open(data, nodes, members, netns, images))
     await asyncio.wait((opening, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not opening.done():
         opening.cancel()
@@ -127,6 +130,18 @@ def status(context: typer.Context, data: OwnData = None) -> None:
     _tell(context, data, "status")
 
 
+@lab.command("power-off")
+def power_off(context: typer.Context, data: OwnData = None) -> None:
+    """All nodes and members of etcd lose power at once, and what was not synced; needs a lab with --images."""
+    _tell(context, data, "power-off")
+
+
+@lab.command("power-on")
+def power_on(context: typer.Context, data: OwnData = None) -> None:
+    """They have it again, and start."""
+    _tell(context, data, "power-on")
+
+
 _on("kill", "Kill a node's process (SIGKILL). It stays down until `restart`.")
 _on("pause", "Stop a node's process in its tracks (SIGSTOP), until `resume`.")
 _on("resume", "Let a paused node go on.")
@@ -134,7 +149,7 @@ _on("stop", "Stop a node cleanly (SIGTERM). It stays down until `restart`.")
 _on("restart", "Start a node again; one that runs is stopped cleanly first.")
 _on_network("cut", "Cut a node (or an etcd member) off its networks; needs a lab with --netns.")
 _on_network("heal", "Join what was cut.")
-_on("lose-disk", "Take a node's disk away.")
+_on("lose-disk", "Take a node's disk away: with --images every access to it fails from then on, else its directory is gone.")
 _on("return-disk", "Bring it back.")
 _on("etcd-kill", "Kill a member of etcd. It stays down until `etcd-restart`.")
 _on("etcd-restart", "Start a member of etcd again.")

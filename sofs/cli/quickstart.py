@@ -24,6 +24,7 @@ from sofs.cli import show
 from sofs.cli.target import QUICKSTART_DATA, Json
 from sofs.config import Config, load, render
 from sofs.errors import InvalidArgument
+from sofs.runtime import durable
 
 if TYPE_CHECKING:
     from sofs.node import Node
@@ -84,8 +85,8 @@ def quickstart(
     if portmap is not None:
         config.nfs.portmap = portmap
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(config, commented=False))
+        durable.make_directory(path.parent)
+        durable.replace(path, render(config, commented=False).encode(), 0o644)
     config.node.data_dir = str(data)
     name, password = _credentials(user)
     wanted = Wanted(data, name, password, share, json)

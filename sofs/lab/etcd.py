@@ -25,16 +25,16 @@ def binary() -> str:
     return found
 
 
-def command(member: Member, members: Sequence[Member], data: Path) -> list[str]:
-    """What runs this member; the same at every start."""
+def command(member: Member, members: Sequence[Member], data: Path, synced: bool) -> list[str]:
+    """What runs this member; the same at every start. Unless it is `synced` it survives no loss of power."""
     return [
         binary(), f"--name={member.name}", f"--data-dir={data}",
         f"--listen-client-urls=http://{member.client}", f"--advertise-client-urls=http://{member.client}",
         f"--listen-peer-urls=http://{member.peer}", f"--initial-advertise-peer-urls=http://{member.peer}",
         "--initial-cluster=" + ",".join(f"{each.name}=http://{each.peer}" for each in members),
         "--heartbeat-interval=100", "--election-timeout=1000", "--logger=zap", "--log-outputs=stderr", "--log-level=warn",
-        # All members are on one host: a loss of its power would be no test of etcd, and no kill takes what the kernel has.
-        "--unsafe-no-fsync",
+        # No kill takes what the kernel has.
+        *([] if synced else ["--unsafe-no-fsync"]),
     ]  # fmt: skip
 
 

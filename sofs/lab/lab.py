@@ -13,82 +13,24 @@ from typing import Any
 
 import structlog
 
-from sofs.admin.client import AdminClient
 from sofs.cluster.running import Ran, ended
 from sofs.coordination.etcd import EtcdStore
 from sofs.errors import InvalidArgument, SofsError, Unavailable
 from sofs.lab import etcd, setup
+from sofs.lab.images import Images
 from sofs.lab.network import LEGS, Network
+from sofs.lab.node import RunningNode
 from sofs.lab.plan import Machine, Member, Plan, load, make, save
 from sofs.lab.process import Child
-from sofs.lab.readiness import Readiness
+from sofs.runtime.system_addresses import SystemAddresses
 from sofs.runtime.system_files import SystemFiles
 from sofs.supervision import RESTART, record
 from sofs.vips import remove_left_behind
 
 log = structlog.get_logger("lab")
 
-READY_S = 90.0
-"""For a node, after a kill under load, too."""
 STOP_S = 30.0
 FOR_EVER_S = 1e9
-
-
-class RunningNode:
-    """A node of the lab: its process, and what to do when that ends."""
-
-    def __init__(self, machine: Machine, data: Path, prefix: Sequence[str], on_end: Callable[[int], None]) -> None:
-        self.machine = machine
-        self.data = data
-        self.readiness = Readiness(data, "ready")
-        self._on_end = on_end
-        self.process = Child(
-            machine.name,
-            [*prefix, setup.program("sofsd"), "--config", str(setup.config_path(data))],
-            data.parent / f"{machine.name}.log",
-            environment={"NOTIFY_SOCKET": self.readiness.address},
-            on_end=self._ended,
-        )
-
-    def _ended(self, status: int) -> None:
-        self.readiness.forget()
-        log.info("node.ended", node=self.machine.name, status=status)
-        self._on_end(status)
-
-    async def start(self) -> None:
-        """Until clients can connect. Raises `Unavailable` with the end of its log."""
-        self.process.start()
-        await self.wait_ready()
-
-    async def wait_ready(self) -> None:
-        ready = asyncio.create_task(self.readiness.wait())
-        over = asyncio.create_task(self.process.ended())
-        try:
-            done, _ = await asyncio.wait((ready, over), timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
-            over.cancel()
-        if ready not in done:
-            how = f"ended with status {over.result()}" if over in done else f"did not become ready within {READY_S:.0f} s"
-            raise Unavailable(f"node {self.machine.name} {how}; the end of its log:\n{self.process.tail()}")
-
-    @property
-    def admin(self) -> AdminClient:
-        return AdminClient(data=self.data)
-
-    def describe(self) -> dict[str, Any]:
-        ran = setup.identity(self.data)
-        machine = self.machine
-        return {
-            "name": machine.name,
-            "id": f"{ran:016x}",
-            "pid": self.process.pid,
-            "state": "paused" if self.process.paused else "ready" if self.readiness.ready else "running" if self.process.pid else "down",
-            "smb": f"{machine.address}:{machine.smb_port}",
-            "nfs": f"{machine.address}:{machine.nfs_port}",
-            "admin": f"{machine.address}:{machine.admin_port}",
-            "data": str(self.data),
-        }
 
 
 class Lab:
@@ -99,20 +41,25 @@ class Lab:
         self.plan = plan
         self._files = SystemFiles()
         self._network = self._make_network() if plan.netns else None
+        self._images = Images(directory / "images") if plan.images else None
+        self._mounts = self._places() if plan.images else {}
+        self._mount()
         self.members = {member.name: self._member(member) for member in plan.members}
         self.nodes = {machine.name: self._node(machine) for machine in plan.nodes}
         self._store: EtcdStore | None = None
         self._recording: dict[str, asyncio.Task[None]] = {}
         self._closing = False
+        self._dark = False
+        """There is no power."""
 
     @classmethod
-    async def open(cls, directory: Path, nodes: int, members: int, netns: bool) -> Lab:
+    async def open(cls, directory: Path, nodes: int, members: int, netns: bool, images: bool) -> Lab:
         """Everything started, and at the first start made. Raises `ConfigError`, `Unavailable`; then nothing is left running."""
         etcd.binary()
         plan = load(directory)
         fresh = plan is None
         if plan is None:
-            plan = make(nodes, members, netns, secrets.randbelow, secrets.token_urlsafe(9))
+            plan = make(nodes, members, netns, images, secrets.randbelow, secrets.token_urlsafe(9))
         lab = cls(directory, plan)
         try:
             await lab._start(fresh)
@@ -132,11 +79,22 @@ class Lab:
             network.add(machine.name, {"lan": machine.address, "cluster": machine.cluster_address})
         return network
 
+    def _places(self) -> dict[str, Path]:
+        """What is mounted, and where; what lies below another comes behind it."""
+        places = {name: self.directory / name for name in (*(member.name for member in self.plan.members), *(each.name for each in self.plan.nodes))}
+        return places | {f"{each.name}-disk": self.directory / each.name / setup.DISKS for each in self.plan.nodes}
+
+    def _mount(self) -> None:
+        for name, at in self._mounts.items():
+            assert self._images
+            self._images.mount(name, at)
+            at.chmod(0o700)
+
     def _prefix(self, name: str) -> list[str]:
         return self._network.prefix(name) if self._network else []
 
     def _member(self, member: Member) -> Child:
-        command = etcd.command(member, self.plan.members, self.directory / member.name)
+        command = etcd.command(member, self.plan.members, self.directory / member.name, synced=self.plan.images)
         return Child(
             member.name,
             [*self._prefix(member.name), *command],
@@ -147,27 +105,34 @@ class Lab:
     def _node(self, machine: Machine) -> RunningNode:
         data = self.directory / machine.name
         data.mkdir(exist_ok=True)
-        return RunningNode(machine, data, self._prefix(machine.name), partial(self._node_ended, machine.name))
+        seen = Path(f"/proc/{os.getpid()}/root{data}") if self._images else data
+        return RunningNode(machine, data, seen, self._prefix(machine.name), partial(self._node_ended, machine.name))
 
     async def _start(self, fresh: bool) -> None:
-        for member in self.members.values():
-            member.start()
-        endpoints = [(member.address, member.client_port) for member in self.plan.members]
-        self._store = EtcdStore(endpoints)
-        await etcd.answering(self._store)
+        self._store = EtcdStore([(member.address, member.client_port) for member in self.plan.members])
+        await self._start_members()
         nodes = list(self.nodes.values())
         if fresh:
             await setup.join(self.plan, [(node.machine, node.data, self._prefix(node.machine.name)) for node in nodes])
-        await asyncio.gather(*(node.start() for node in nodes))
+        await self._start_nodes()
         if fresh:
             await asyncio.to_thread(setup.provide, self.plan, [(node.machine, node.admin, node.data) for node in nodes])
+
+    async def _start_members(self) -> None:
+        assert self._store
+        for member in self.members.values():
+            member.start()
+        await etcd.answering(self._store)
+
+    async def _start_nodes(self) -> None:
+        await asyncio.gather(*(node.start() for node in self.nodes.values()))
 
     # Ends
 
     def _node_ended(self, name: str, status: int) -> None:
         """Runs in the very tick in which the kernel told it."""
-        if self._store is None:
-            return
+        if self._store is None or self._dark:
+            return  # whoever could record it has no power either
         with self._network.inside(name) if self._network else contextlib.nullcontext():
             for trouble in remove_left_behind(self.nodes[name].data):
                 log.warning("vip.left_behind", node=name, reason=trouble)
@@ -226,12 +191,14 @@ class Lab:
             "password": plan.password,
             "pid": os.getpid(),
             "netns": plan.netns,
+            "images": plan.images,
         }
 
     async def carry_out(self, command: list[str]) -> dict[str, Any]:
         """A command of the control socket. Raises `ConfigError`, `InvalidArgument`, `Unavailable`."""
         verb, *arguments = command or [""]
-        actions: dict[str, Callable[..., Awaitable[None]]] = {
+        of_all: dict[str, Callable[[], Awaitable[None]]] = {"status": self._nothing, "power-off": self._power_off, "power-on": self._power_on}
+        of_one: dict[str, Callable[..., Awaitable[None]]] = {
             "kill": self._kill,
             "pause": self._pause,
             "resume": self._resume,
@@ -244,14 +211,59 @@ class Lab:
             "etcd-kill": self._etcd_kill,
             "etcd-restart": self._etcd_restart,
         }
-        if verb == "status":
-            return self.describe()
-        if verb not in actions or not arguments:
-            raise InvalidArgument(f"a lab does: {', '.join(actions)} NAME; and status")
-        if len(arguments) > (2 if verb in ("cut", "heal") else 1):
+        if verb not in of_all and (verb not in of_one or not arguments):
+            raise InvalidArgument(f"a lab does: {', '.join(of_one)} NAME; and {', '.join(of_all)}")
+        if len(arguments) > (0 if verb in of_all else 2 if verb in ("cut", "heal") else 1):
             raise InvalidArgument(f"{verb} takes no such arguments: {' '.join(arguments)}")
-        await actions[verb](*arguments)
+        if self._dark and verb not in of_all:
+            raise Unavailable("the lab has no power: `sofs lab power-on`")
+        await (of_all | of_one)[verb](*arguments)
         return self.describe()
+
+    async def _nothing(self) -> None:
+        pass
+
+    async def _power_off(self) -> None:
+        images = self._own_images()
+        if self._dark:
+            return
+        self._dark = True
+        if self._network is not None:
+            for name in (*self.nodes, *self.members):
+                self._network.cut(name, self._legs(name, "")[1])  # nobody hears the last of what runs
+        for at in self._mounts.values():
+            images.go_down(at)
+        children = [*self.members.values(), *(node.process for node in self.nodes.values())]
+        await asyncio.gather(*(child.kill() for child in children if child.running))
+        for at in reversed(self._mounts.values()):
+            images.unmount(at)
+        for name in self.nodes if self._network is not None else ():
+            self._forget_addresses(name)
+
+    def _forget_addresses(self, name: str) -> None:
+        """The kernels of hosts without power have no virtual addresses any more."""
+        assert self._network
+        with self._network.inside(name):
+            for machine in self.plan.nodes:
+                SystemAddresses().remove(machine.vip, "lan")
+
+    async def _power_on(self) -> None:
+        images = self._own_images()
+        if not self._dark:
+            return
+        images.start_anew()
+        self._mount()
+        self._dark = False
+        if self._network is not None:
+            for name in (*self.nodes, *self.members):
+                await self._heal(name)
+        await self._start_members()
+        await self._start_nodes()
+
+    def _own_images(self) -> Images:
+        if self._images is None:
+            raise InvalidArgument("only a lab with --images can lose power: its file systems are its own")
+        return self._images
 
     def _named(self, name: str) -> RunningNode:
         self.plan.node(name)
@@ -293,10 +305,19 @@ class Lab:
         return self._network, (leg,) if leg else LEGS
 
     async def _lose_disk(self, name: str) -> None:
-        setup.lose_disk(self._named(name).data)
+        data = self._named(name).data
+        if self._images is not None:
+            self._images.go_down(data / setup.DISKS)
+        else:
+            setup.lose_disk(data)
 
     async def _return_disk(self, name: str) -> None:
-        setup.return_disk(self._named(name).data)
+        data = self._named(name).data
+        if self._images is not None:
+            await asyncio.to_thread(self._images.unmount, data / setup.DISKS)
+            self._images.mount(f"{name}-disk", data / setup.DISKS)
+        else:
+            setup.return_disk(data)
 
     async def _etcd_kill(self, name: str) -> None:
         self.plan.member(name)

@@ -67,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True):
     share: str = "share"
     volume: str = "default"
     pool: str = "default"
+    images: bool = False
 
     def node(self, name: str) -> Machine:
         """Raises `ConfigError`."""
@@ -83,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
         raise ConfigError(f"this lab has no etcd member {name}; it has {', '.join(each.name for each in self.members)}")
 
 
-def make(nodes: int, members: int, netns: bool, random: Callable[[int], int], password: str) -> Plan:
+def make(nodes: int, members: int, netns: bool, images: bool, random: Callable[[int], int], password: str) -> Plan:
     """A new one; `random(n)` gives a number below n. Raises `ConfigError`, `Unavailable`."""
     if not 1 <= nodes <= MOST_NODES:
         raise ConfigError(f"a lab has 1 to {MOST_NODES} nodes, not {nodes}")
@@ -92,6 +93,7 @@ def make(nodes: int, members: int, netns: bool, random: Callable[[int], int], pa
     clients, cluster = ("10.77.0", "10.77.1") if netns else (_free_network(random),) * 2
     return Plan(
         netns=netns,
+        images=images,
         members=tuple(Member(f"e{number + 1}", f"{cluster}.{_FIRST_MEMBER + number}") for number in range(members)),
         nodes=tuple(
             Machine(

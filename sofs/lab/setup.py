@@ -18,8 +18,9 @@ from sofs.admin.client import AdminClient
 from sofs.config import Config, render
 from sofs.errors import ConfigError, InvalidArgument, SofsError, Unavailable
 from sofs.lab.plan import Machine, Plan
+from sofs.runtime import durable
 
-DISK = "ssd0"
+DISKS, DISK = "disks", "ssd0"
 DISKS_SHARE = 0.5
 """What all disks together may take of the free space."""
 JOIN_S = 60.0
@@ -53,8 +54,8 @@ def write_config(plan: Plan, machine: Machine, data: Path) -> None:
     config.smb.port = machine.smb_port
     config.nfs.port = machine.nfs_port
     path = config_path(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(config, commented=False))
+    durable.make_directory(path.parent)
+    durable.replace(path, render(config, commented=False).encode())
 
 
 Joining = tuple[Machine, Path, Sequence[str]]
@@ -95,10 +96,11 @@ async def _run(prefix: Sequence[str], *arguments: str) -> bytes:
 
 def provide(plan: Plan, nodes: Sequence[tuple[Machine, AdminClient, Path]]) -> None:
     """Disks on every node, then a volume over all of them with a share and a user. Every node runs."""
-    free = shutil.disk_usage(nodes[0][2]).free
-    size = int(free * DISKS_SHARE) // len(nodes)
     for _, admin, data in nodes:
-        path = str(data / "disks" / DISK)
+        (data / DISKS).mkdir(exist_ok=True)
+        free = shutil.disk_usage(data / DISKS).free
+        size = int(free * DISKS_SHARE) // (1 if plan.images else len(nodes))
+        path = str(data / DISKS / DISK)
         if path not in {disk.path for disk in admin.ask(api.Operations.disks)}:
             admin.ask(api.Operations.add_disk, api.NewDisk(path, "ssd", plan.pool, size))
     first = nodes[0][1]
@@ -133,7 +135,7 @@ def identity(data: Path) -> int:
 
 def lose_disk(data: Path) -> None:
     """The disk's directory is gone, as after the loss of its file system: what was open is refused at the next look."""
-    disk, gone = data / "disks" / DISK, data / "lost" / DISK
+    disk, gone = data / DISKS / DISK, data / "lost" / DISK
     if not disk.exists():
         raise InvalidArgument(f"{disk} is gone already; `sofs lab return-disk` brings it back")
     gone.parent.mkdir(exist_ok=True)
@@ -141,7 +143,7 @@ def lose_disk(data: Path) -> None:
 
 
 def return_disk(data: Path) -> None:
-    disk, gone = data / "disks" / DISK, data / "lost" / DISK
+    disk, gone = data / DISKS / DISK, data / "lost" / DISK
     if not gone.exists():
         raise InvalidArgument(f"{disk} was not lost")
     gone.rename(disk)

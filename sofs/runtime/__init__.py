@@ -8,6 +8,6 @@
   delay and part. The fault model stands at the top of each module.
 
 `later` is an answer that is not there yet: who waits for it is called in the moment it comes. `whole` reads and replaces small files over either
-family. Both pass the same contract suites (tests/contracts). The runtime knows nothing of what is
+family, `durable` the host's own ones, with their rights. Both families pass the same contract suites (tests/contracts). The runtime knows nothing of what is
 stored or sent; operating system errors end here and become outcomes (`system_errors`).
 """

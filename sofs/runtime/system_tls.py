@@ -7,11 +7,11 @@ Both ends show a certificate, and whatever the authority did not sign ends the h
 may be here is for others to judge.
 """
 
-import os
 import ssl
 from pathlib import Path
 
 from sofs.errors import ConfigError
+from sofs.runtime import durable
 
 __all__ = ["Tls"]
 
@@ -42,8 +42,8 @@ class Tls:
         """Writes new credentials, which new connections use from then on. Raises `ConfigError`."""
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            _write(self._directory / "authority.pem", authority)
-            _write(self._directory / "node.pem", key + certificate)
+            durable.replace(self._directory / "authority.pem", authority)
+            durable.replace(self._directory / "node.pem", key + certificate)
         except OSError as error:
             raise ConfigError(f"{self._directory}: {error.strerror}; the service's user has to be able to write there") from None
         self._load()
@@ -65,19 +65,3 @@ def _context(protocol: int) -> ssl.SSLContext:
     context.check_hostname = False  # a node is known by its id, wherever it is
     context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replaces a file durably; nobody but its owner can read it, at any moment."""
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

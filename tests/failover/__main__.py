@@ -1,10 +1,11 @@
-"""`python -m tests.failover --rounds N [--writers 4] [--nodes 4] [--only WORD] [--seed S] [--data DIR]`; as root."""
+"""`python -m tests.failover --rounds N [--writers 4] [--nodes 4] [--only WORD] [--plain] [--seed S] [--data DIR]`; as root."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import shutil
 import sys
 import tempfile
 import time
@@ -23,13 +24,17 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--only", default="", help="faults whose name has this in it")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--plain", action="store_true", help="without file systems of the lab's own: nothing can lose power")
     parser.add_argument("--data", type=Path, help="where the lab lives; kept")
     arguments = parser.parse_args()
-    faults = [fault for fault in FAULTS if arguments.only in fault.name]
+    images = not arguments.plain and shutil.which("mkfs.xfs") is not None
+    faults = [fault for fault in FAULTS if arguments.only in fault.name and (images or not fault.power)]
+    if not images:
+        print("no loss of power: " + ("as asked" if arguments.plain else "it needs mkfs.xfs (apt-get install xfsprogs)"))
     print(f"seed {arguments.seed}; a request is sent again after {REPLY_S:.0f} s, and given up after {GIVE_UP_S:.0f} s", flush=True)
     with contextlib.ExitStack() as scratch:
         data = arguments.data or Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="sofs-failover-"))) / "lab"
-        lab = Laboratory(data, arguments.nodes)
+        lab = Laboratory(data, arguments.nodes, images=images)
         try:
             lab.start()
             lab.enter()

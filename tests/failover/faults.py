@@ -19,6 +19,8 @@ class Fault(NamedTuple):
     happen: Callable[[Laboratory], Awaitable[None]]
     target: str
     """The pause that it may cause."""
+    power: bool = False
+    """Hosts lose power: only what was stable counts, and the lab needs file systems of its own."""
 
 
 async def coordinator(lab: Laboratory) -> str:
@@ -103,6 +105,12 @@ async def lose_disk(lab: Laboratory) -> None:
     await lab.do("return-disk", name)
 
 
+async def power(lab: Laboratory) -> None:
+    await lab.do("power-off")
+    await asyncio.sleep(DOWN_S)
+    await lab.do("power-on")
+
+
 async def move(lab: Laboratory) -> None:
     """A planned one, by draining: volumes, groups and addresses go."""
     from sofs.admin import api
@@ -125,4 +133,5 @@ FAULTS = (
     Fault("loss of all etcd for 60 s", etcd_all, "none"),
     Fault("loss of the coordinator's disk", lose_disk, "L + 1 s"),
     Fault("planned move", move, "1 s"),
+    Fault("loss of power of all nodes and all etcd", power, "none", power=True),
 )

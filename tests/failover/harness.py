@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.failover.faults import Fault
-from tests.failover.laboratory import Laboratory
+from tests.failover.laboratory import Counted, Laboratory
 from tests.failover.nfs3 import Nfs3Directory
 from tests.failover.nfs4 import Nfs4Directory
 from tests.failover.retrying import LOST, Directory, Trouble
@@ -38,6 +38,10 @@ class Score:
     caught: dict[str, int] = field(default_factory=dict)
     """By fault, the rounds in which a request was under way and had to be sent again."""
     played: dict[str, int] = field(default_factory=dict)
+    replays: dict[str, int] = field(default_factory=dict)
+    """By fault, the requests that came again and that the servers knew: answered from tokens, slots and sequences, or opens reconnected."""
+    took: dict[str, float] = field(default_factory=dict)
+    """By fault, the seconds that all its rounds took."""
     resent: int = 0
     acknowledged: int = 0
     messages: list[str] = field(default_factory=list)
@@ -113,8 +117,11 @@ class Harness:
             await asyncio.sleep(0.5)
 
     async def _round(self, fault: Fault, number: int, go: asyncio.Event) -> None:
-        score, at = self.score, f"{fault.name}, round {number + 1}"
+        score, at, began = self.score, f"{fault.name}, round {number + 1}", time.monotonic()
         resent = sum(writer.resent for writer in self.writers)
+        repeated = await self._repeated()
+        rewritten = sum(writer.rewritten for writer in self.writers)
+        await asyncio.gather(*(writer.be_cautious(fault.power) for writer in self.writers))
         go.set()
         await asyncio.sleep(self.chance.uniform(*BEFORE_S))
         since = time.monotonic()
@@ -126,7 +133,8 @@ class Harness:
         await asyncio.sleep(self.chance.uniform(*AFTER_S))
         go.clear()
         await self._quiet(at)
-        await self._whole(at)
+        mended = time.monotonic()
+        await asyncio.gather(self._whole(at), self._compare(at))
         slowest = max(self.writers, key=lambda writer: writer.longest(since))
         for writer in self.writers:
             score.pauses.setdefault(fault.name, []).append(writer.longest(since))
@@ -136,14 +144,31 @@ class Harness:
         score.resent += max(0, again)
         score.caught[fault.name] = score.caught.get(fault.name, 0) + (again > 0)
         score.played[fault.name] = score.played.get(fault.name, 0) + 1
+        if fault.power:
+            again_written = max(0, sum(writer.rewritten for writer in self.writers) - rewritten)
+            print(f"{at}: {again_written} unstable writes written again since the verifier had changed, {self._forgotten()} changes cut short", flush=True)
+        known = replays(repeated, await self._repeated())
+        score.replays[fault.name] = score.replays.get(fault.name, 0) + known
         score.rounds += 1
-        await self._compare(at)
-        worst = max(score.pauses[fault.name][-len(self.writers) :])
+        worst, ended = max(score.pauses[fault.name][-len(self.writers) :]), time.monotonic()
+        score.took[fault.name] = score.took.get(fault.name, 0.0) + ended - began
         print(
-            f"{at}: longest pause {worst:.2f} s ({slowest.protocol}), {again} requests sent again; "
+            f"{time.strftime('%H:%M:%S')} {at}: longest pause {worst:.2f} s ({slowest.protocol}), {again} requests sent again, {known} known to the servers; "
+            f"{ended - began:.1f} s, {ended - mended:.1f} of them until all was whole and compared; "
             f"{score.lost} lost, {score.wrong} wrong, {score.errors} errors so far",
             flush=True,
         )
+
+    def _forgotten(self) -> int:
+        forgotten = sum(writer.forgotten for writer in self.writers)
+        for writer in self.writers:
+            writer.forgotten = 0
+        return forgotten
+
+    async def _repeated(self) -> Counted:
+        """What each process has counted; of one that does not answer, nothing."""
+        counted = await asyncio.gather(*(self.lab.repeated(name) for name in self.lab.names), return_exceptions=True)
+        return {process: count for each in counted if not isinstance(each, BaseException) for process, count in each.items()}
 
     async def _quiet(self, at: str) -> None:
         """Until no change is under way."""
@@ -172,6 +197,7 @@ class Harness:
             else:
                 bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
                 bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
+                bad += await self._crowded()
                 if cluster.quorum and not bad:
                     return
                 why = "; ".join(bad) or "etcd has no quorum"
@@ -179,21 +205,28 @@ class Harness:
         self.score.errors += 1
         self.score.complain(f"{at}: not whole again after {WHOLE_S:.0f} s: {why}")
 
+    async def _crowded(self) -> list[str]:
+        """Virtual addresses that are not at a node of their own."""
+        vips = await self.lab.holders(self.lab.names[-1])
+        holders = list(vips.values())
+        return [f"{address} is at {holder or 'no node'}" for address, holder in vips.items() if not holder or holders.count(holder) > 1]
+
     # Comparing, through another node and the other protocol
 
     async def _compare(self, at: str) -> None:
-        for number, writer in enumerate(self.writers):
-            node = self.lab.names[(number + self.score.rounds) % len(self.lab.names)]
-            found = await self._look(writer, node, at)
-            if found is None:
-                writer.ledger.pending = None
-                continue
-            verdict = writer.ledger.verify(found)
-            self.score.lost += len(verdict.lost)
-            self.score.wrong += len(verdict.wrong)
-            if verdict.lost or verdict.wrong:
-                self.score.complain(f"{at}: {writer.name} at {node}: lost {verdict.lost}, wrong {verdict.wrong}")
-        await self._compare_locks(at)
+        await asyncio.gather(*(self._compare_one(number, writer, at) for number, writer in enumerate(self.writers)), self._compare_locks(at))
+
+    async def _compare_one(self, number: int, writer: Writer, at: str) -> None:
+        node = self.lab.names[(number + self.score.rounds) % len(self.lab.names)]
+        found = await self._look(writer, node, at)
+        if found is None:
+            writer.ledger.pending = None
+            return
+        verdict = writer.ledger.verify(found)
+        self.score.lost += len(verdict.lost)
+        self.score.wrong += len(verdict.wrong)
+        if verdict.lost or verdict.wrong:
+            self.score.complain(f"{at}: {writer.name} at {node}: lost {verdict.lost}, wrong {verdict.wrong}")
 
     async def _look(self, writer: Writer, node: str, at: str) -> Files | None:
         self._clients += 1
@@ -230,18 +263,24 @@ class Harness:
                 self.score.errors += 1
                 self.score.complain(f"{at}: the lock of {protocol} cannot be asked for at {node}: {trouble!r}")
             finally:
-                await probe.close()
+                await (probe.leave() if isinstance(probe, Nfs4Directory) else probe.close())
+
+
+def replays(before: Counted, after: Counted) -> int:
+    """How much was counted in between: a count that fell, or that is new, began anew."""
+    return sum(count - (before.get(process, 0) if before.get(process, 0) <= count else 0) for process, count in after.items())
 
 
 def report(score: Score, faults: Sequence[Fault], tell: Callable[[str], object] = print) -> None:
     """A table per fault, and the line that counts."""
-    tell(f"{'fault':38} {'rounds':>6} {'in flight':>9} {'p50 s':>7} {'p99 s':>7} {'worst s':>8}  target")
+    tell(f"{'fault':38} {'rounds':>6} {'in flight':>9} {'token replays':>13} {'p50 s':>7} {'p99 s':>7} {'worst s':>8}  {'target':8} {'a round':>8}")
     for fault in faults:
         pauses = sorted(score.pauses.get(fault.name, []))
         if pauses:
             tell(
-                f"{fault.name:38} {score.played[fault.name]:6} {score.caught[fault.name]:9} {_share(pauses, 0.5):7.2f} {_share(pauses, 0.99):7.2f} "
-                f"{pauses[-1]:8.2f}  {fault.target}"
+                f"{fault.name:38} {score.played[fault.name]:6} {score.caught[fault.name]:9} {score.replays.get(fault.name, 0):13} "
+                f"{_share(pauses, 0.5):7.2f} {_share(pauses, 0.99):7.2f} {pauses[-1]:8.2f}  {fault.target:8} "
+                f"{score.took[fault.name] / score.played[fault.name]:6.1f} s"
             )
     every = sorted(pause for pauses in score.pauses.values() for pause in pauses)
     tell(f"{score.acknowledged} changes acknowledged, {score.resent} requests sent again")

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,14 +20,21 @@ from sofs.lab import control
 SOFS = str(Path(sys.executable).with_name("sofs"))
 STOP_S = 90.0
 CLONE_NEWNET = 0x40000000
+REPEATED = re.compile(r'^sofs_requests_repeated_total\{protocol="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+Counted = dict[tuple[str, int, str], int]
+"""By node, process and what counts."""
 
 
 class Laboratory:
     """A running lab. `enter` puts the calling thread, and all that it starts, into its network for good."""
 
-    def __init__(self, data: Path, nodes: int = 4, members: int = 3) -> None:
+    def __init__(self, data: Path, nodes: int = 4, members: int = 3, images: bool = False) -> None:
+        """`images`: on file systems of its own, which can lose power."""
         self.data = data
         self._command = [SOFS, "lab", "--data", str(data), "--nodes", str(nodes), "--etcd", str(members), "--netns"]
+        self._command += ["--images"] if images else []
         self._process: subprocess.Popen[str] | None = None
         self.about: dict[str, Any] = {}
 
@@ -79,12 +87,29 @@ class Laboratory:
         return next(str(node["smb"]).partition(":")[0] for node in self.about["nodes"] if node["name"] == name)
 
     def admin(self, name: str, timeout: float = 10.0) -> AdminClient:
-        return AdminClient(data=self.data / name, timeout=timeout)
+        return AdminClient(data=next(Path(node["data"]) for node in self.about["nodes"] if node["name"] == name), timeout=timeout)
 
     async def volume(self, at: str) -> api.Volume:
         """The volume, as this node knows it."""
         volumes = await asyncio.to_thread(self.admin(at).ask, api.Operations.volumes)
         return next(volume for volume in volumes if volume.name == self.about["volume"])
+
+    async def holders(self, at: str) -> dict[str, str]:
+        """Who has each virtual address, as this node knows it; empty: nobody."""
+        vips = await asyncio.to_thread(self.admin(at).ask, api.Operations.vips)
+        return {vip.address: vip.holder for vip in vips}
+
+    async def repeated(self, at: str) -> Counted:
+        """How many requests this node's process has known again: its gateways, and the volume if it coordinates that."""
+        admin = self.admin(at)
+        status = await asyncio.to_thread(admin.ask, api.Operations.status)
+        text = await asyncio.to_thread(admin.metrics)
+        counted = {(at, status.pid, match[1]): int(float(match[2])) for match in REPEATED.finditer(text)}
+        for volume in status.volumes:
+            if volume.coordinator == at:
+                again = sum(count for figure, count in volume.figures.items() if figure.startswith("again_"))
+                counted[at, status.pid, f"volume {volume.name}"] = again
+        return counted
 
     async def cluster(self, at: str) -> api.Cluster:
         return await asyncio.to_thread(self.admin(at).ask, api.Operations.cluster)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import decode, encode
-from tests.failover import CONNECT_S, REPLY_S
+from tests.failover import COMMIT_AFTER_S, CONNECT_S, REPLY_S
 from tests.failover.retrying import LOST, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol import nfs3_results as r3
@@ -20,6 +20,7 @@ from tests.unit.gateways.nfs_link import call_bytes, sys_credential
 
 OK, NO_ENTRY, EXISTS, JUKEBOX = 0, 2, 17, 10008
 READ = 128 << 10
+FILE_SYNC = 2
 ROOT = sys_credential(0, 0)
 
 
@@ -33,6 +34,8 @@ class Nfs3Directory:
         self._directory = b""
         self._stable = 0
         self.resent = 0
+        self.cautious = False
+        self.rewritten = 0
 
     async def open(self) -> None:
         status, mounted = await self._call(MOUNT, 1, m.MountPath(f"/{self._share}".encode()), "MOUNT")
@@ -97,9 +100,21 @@ class Nfs3Directory:
     async def write(self, name: str, offset: int, data: bytes) -> None:
         handle = await self._handle(self._directory, name.encode())
         self._stable = (self._stable + 1) % 3
-        written = await self._do("WRITE", r3.WriteArgs(handle, offset, len(data), self._stable, data))
-        if written.length != len(data):
-            raise Trouble(f"WRITE of {len(data)} wrote {written.length}")
+        asked = r3.WriteArgs(handle, offset, len(data), self._stable, data)
+        while True:
+            written = await self._do("WRITE", asked)
+            if written.length != len(data):
+                raise Trouble(f"WRITE of {len(data)} wrote {written.length}")
+            if not self.cautious or written.committed == FILE_SYNC:
+                return
+            await asyncio.sleep(COMMIT_AFTER_S)
+            if (await self._do("COMMIT", m.CommitArgs(handle, 0, 0))).verifier == written.verifier:
+                return
+            self.rewritten += 1
+
+    async def settle(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self._do("COMMIT", m.CommitArgs(await self._handle(self._directory, name.encode()), 0, 0))
 
     async def truncate(self, name: str, size: int) -> None:
         handle = await self._handle(self._directory, name.encode())

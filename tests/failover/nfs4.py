@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from tests.failover import CONNECT_S, REPLY_S
-from tests.failover.retrying import LOST, Patience, Trouble, Turns
+from tests.failover import COMMIT_AFTER_S, CONNECT_S, REPLY_S
+from tests.failover.retrying import LOST, Forgotten, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Result, Transport
@@ -18,6 +18,11 @@ DELAY, GRACE, EXISTS = 10008, 10013, 17
 PERSIST = 1
 DENIED = 10010
 CHUNK = 128 << 10
+UNSTABLE, FILE_SYNC = 0, 2
+HELD_BYTES = 100
+RECLAIM_NEEDED = 0x100
+FORGOTTEN = (10011, 10023, 10025)
+"""EXPIRED, STALE_STATEID, BAD_STATEID."""
 
 
 class Nfs4Directory:
@@ -31,7 +36,13 @@ class Nfs4Directory:
         self._sequence = 0
         self._directory = b""
         self._owners = 0
+        self._held: bytes = b""
+        """The handle of the file with a lock."""
+        self._reclaiming = False
+        self._writes = 0
         self.resent = 0
+        self.cautious = False
+        self.rewritten = 0
 
     async def open(self) -> None:
         patience = Patience("EXCHANGE_ID and CREATE_SESSION")
@@ -65,6 +76,17 @@ class Nfs4Directory:
         self._session = result.last.session
         await self._do(op.reclaim_complete())
 
+    async def leave(self) -> None:
+        """For good: the server need not wait for this client in a grace."""
+        try:
+            async with asyncio.timeout(REPLY_S):
+                transport = await self._connected()
+                await transport.compound([op.destroy_session(self._session)], 1)
+                await transport.compound([op.destroy_clientid(self._clientid)], 1)
+        except LOST:
+            pass  # its lease runs out
+        await self.close()
+
     async def close(self) -> None:
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -85,6 +107,8 @@ class Nfs4Directory:
             result = await self._one(operations, patience)
             if result.operations[0][1]:
                 raise Trouble(f"{what}: SEQUENCE was answered {result.operations[0][1]}")
+            if result.operations[0][2].flags & RECLAIM_NEEDED and not self._reclaiming:
+                await self._reclaim()
             if result.status in (DELAY, GRACE):
                 await patience.wait(0.2, "DELAY")
                 continue
@@ -107,8 +131,23 @@ class Nfs4Directory:
                 continue
             return result
 
+    async def _reclaim(self) -> None:
+        """What was held before a loss of power; whoever holds nothing only says so (RFC 8881 8.4.2.1)."""
+        self._reclaiming = True
+        try:
+            if self._held:
+                asked = op.open_("", op.BOTH, owner=self._new_owner(), clientid=self._clientid, claim=op.claim_previous())
+                state = (await self._do(op.putfh(self._held), asked)).last.stateid
+                again = op.lock(op.WRITE_LT, 0, HELD_BYTES, state, self._new_owner(), reclaim=True, clientid=self._clientid)
+                await self._do(op.putfh(self._held), again)
+            await self._do(op.reclaim_complete())
+        finally:
+            self._reclaiming = False
+
     async def _do(self, *operations: Op) -> Result:
         result = await self._compound(operations)
+        if result.status in FORGOTTEN:
+            raise Forgotten(f"operation {result.operations[-1][0]} was answered {result.status}")
         if result.status:
             raise Trouble(f"operation {result.operations[-1][0]} was answered {result.status}")
         return result
@@ -132,12 +171,27 @@ class Nfs4Directory:
         handle, state = await self._opened(name, "open")
         locked = await self._do(op.putfh(handle), op.lock(op.WRITE_LT, offset, len(data), state, self._new_owner(), clientid=self._clientid))
         lock = locked.last
-        written = (await self._do(op.putfh(handle), op.write(lock, offset, data, 2))).last
-        if written.count != len(data):
-            raise Trouble(f"WRITE of {len(data)} wrote {written.count}")
+        await self._write(handle, lock, offset, data)
         lock = (await self._do(op.putfh(handle), op.locku(op.WRITE_LT, offset, len(data), lock))).last
         await self._do(op.putfh(handle), op.free_stateid(lock))
         await self._do(op.putfh(handle), op.close(state))
+
+    async def _write(self, handle: bytes, lock: Stateid, offset: int, data: bytes) -> None:
+        self._writes += 1
+        stable = UNSTABLE if self.cautious and self._writes % 2 else FILE_SYNC
+        while True:
+            written = (await self._do(op.putfh(handle), op.write(lock, offset, data, stable))).last
+            if written.count != len(data):
+                raise Trouble(f"WRITE of {len(data)} wrote {written.count}")
+            if written.committed == FILE_SYNC:
+                return
+            await asyncio.sleep(COMMIT_AFTER_S)
+            if (await self._do(op.putfh(handle), op.commit())).last == written.verifier:
+                return
+            self.rewritten += 1
+
+    async def settle(self, names: Iterable[str]) -> None:
+        """Nothing is unstable unless it is cautious."""
 
     async def truncate(self, name: str, size: int) -> None:
         await self._do(op.putfh(self._directory), op.lookup(name), op.setattr_(ANONYMOUS, size=size))
@@ -150,7 +204,8 @@ class Nfs4Directory:
 
     async def hold(self, name: str) -> None:
         handle, state = await self._opened(name, "unchecked")
-        await self._do(op.putfh(handle), op.lock(op.WRITE_LT, 0, 100, state, self._new_owner(), clientid=self._clientid))
+        await self._do(op.putfh(handle), op.lock(op.WRITE_LT, 0, HELD_BYTES, state, self._new_owner(), clientid=self._clientid))
+        self._held = handle
 
     async def touch(self) -> None:
         await self._do()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from tests.failover import GIVE_UP_S
@@ -18,11 +18,19 @@ class Trouble(Exception):
     """An answer that no client expects: what counts as an error."""
 
 
+class Forgotten(Trouble):
+    """The server knows nothing of an open or a lock of the client's. A loss of power may do that to what was not stable yet; nothing else may."""
+
+
 class Directory(Protocol):
     """A client's directory. Each change is carried out, however often it has to be sent, or raises `Trouble`."""
 
     resent: int
     """Requests that were sent again since they had no answer."""
+    cautious: bool
+    """A change counts as done only when the server says that no loss of power can undo it."""
+    rewritten: int
+    """Writes that were written again since the server's verifier had changed before they were stable."""
 
     async def open(self) -> None: ...
 
@@ -39,6 +47,9 @@ class Directory(Protocol):
     async def remove(self, name: str) -> None: ...
 
     async def read_all(self) -> Files: ...
+
+    async def settle(self, names: Iterable[str]) -> None:
+        """Makes stable what was done to these files before it was `cautious`."""
 
     async def hold(self, name: str) -> None:
         """Opens a file of its own and locks it from now on, where the protocol has locks."""

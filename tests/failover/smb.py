@@ -11,7 +11,7 @@ import struct
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +19,7 @@ from gateways.smb import contexts
 from gateways.smb.header import Command
 from gateways.smb.service import SmbService
 from tests.failover import CONNECT_S, REPLY_S
-from tests.failover.retrying import LOST, Patience, Trouble, Turns
+from tests.failover.retrying import LOST, Forgotten, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol.smb_client import (
     FileId,
@@ -82,6 +82,9 @@ class SmbDirectory:
         self._history: deque[str] = deque(maxlen=HISTORY)
         """What was sent and answered last, for whoever has to explain an error."""
         self.resent = 0
+        self.cautious = False
+        """Says nothing here: a continuously available share answers when all is stable."""
+        self.rewritten = 0
 
     async def open(self) -> None:
         made = await self._create(self._name, OPEN_OR_MAKE, DIRECTORY, persistent=False, access=READ_ONLY)
@@ -241,6 +244,9 @@ class SmbDirectory:
     async def remove(self, name: str) -> None:
         await self._set(name, DISPOSITION, b"\1")
 
+    async def settle(self, names: Iterable[str]) -> None:
+        """All is stable."""
+
     async def hold(self, name: str) -> None:
         held = await self._create(self._path(name), OPEN_OR_MAKE, NOT_DIRECTORY)
         await self._on(held, Command.LOCK, lambda file: _numbered(lock(file, (0, 100, EXCLUSIVE_AT_ONCE)), 1))
@@ -285,7 +291,7 @@ class SmbDirectory:
         return content
 
 
-class NotThere(Trouble):
+class NotThere(Forgotten):
     """The server knows of no such open."""
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,21 @@ ROUND = ("kill -9 of the coordinator", "coordinator cut off", "planned move")
 """What there is time for in every run of the tests."""
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+def _elsewhere(play: Callable[[Path, Connection], None], data: Path) -> Any:
+    """What a process of its own sends, which has a lab there."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=play, args=(data, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        raise AssertionError((data / "lab.log").read_text()[-3000:]) from None
+    finally:
+        process.join(120)
+        process.kill()
 
 
 def _play(data: Path, answer: Connection) -> None:
@@ -37,19 +55,53 @@ def _play(data: Path, answer: Connection) -> None:
 
 
 def test_clients_of_three_protocols_lose_nothing_when_the_coordinator_dies_is_cut_off_or_moves(tmp_path: Path) -> None:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_play, args=(tmp_path / "lab", theirs))
-    process.start()
-    theirs.close()
-    try:
-        lost, wrong, errors, rounds, acknowledged, messages = ours.recv()
-    except EOFError:
-        raise AssertionError((tmp_path / "lab" / "lab.log").read_text()[-3000:]) from None
-    finally:
-        process.join(120)
-        process.kill()
+    lost, wrong, errors, rounds, acknowledged, messages = _elsewhere(_play, tmp_path / "lab")
     assert (lost, wrong, errors) == (0, 0, 0), "\n".join(messages)
     assert rounds == len(ROUND) and acknowledged > 0
+
+
+def _lose_power(data: Path, answer: Connection) -> None:
+    """In a process of its own, since it moves into the lab's network. Answers the boot ids and the files, before and after."""
+    import asyncio
+
+    from tests.failover.harness import NFS_PORT
+    from tests.failover.nfs3 import Nfs3Directory
+
+    lab = Laboratory(data, nodes=2, members=1, images=True)
+
+    def boots() -> set[str]:
+        return {Path(f"/proc/{node['pid']}/root/proc/sys/kernel/random/boot_id").read_text() for node in lab.about["nodes"]}
+
+    async def play() -> None:
+        directory = Nfs3Directory(lab.vips, NFS_PORT, lab.about["share"], "d", 1)
+        directory.cautious = True
+        await directory.open()
+        await directory.create("stable")
+        for number in range(3):
+            await directory.write("stable", 5000 * number, bytes([number + 1]) * 5000)
+        before = boots()
+        Path(lab.about["nodes"][0]["data"], "unsynced").write_bytes(b"x")
+        await lab.do("power-off")
+        lab.about = await lab.do("power-on")
+        lost = not Path(lab.about["nodes"][0]["data"], "unsynced").exists()
+        files = await directory.read_all()
+        await directory.close()
+        answer.send((before, boots(), lost, {name: len(content) for name, content in files.items()}))
+
+    try:
+        lab.start()
+        lab.enter()
+        asyncio.run(play())
+    finally:
+        lab.stop()
+
+
+@pytest.mark.skipif(shutil.which("mkfs.xfs") is None, reason="needs mkfs.xfs")
+def test_a_lab_on_images_loses_power_and_with_it_what_was_not_synced(tmp_path: Path) -> None:
+    before, after, lost, files = _elsewhere(_lose_power, tmp_path / "lab")
+    assert len(before) == len(after) == 1 and before != after, "hosts that were started anew have another boot id"
+    assert lost and files == {"stable": 15000}
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "nothing is mounted outside the lab"
 
 
 def children(pid: int) -> list[int]:

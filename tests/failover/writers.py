@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.failover.retrying import Directory, Trouble
+from tests.failover.retrying import Directory, Forgotten, Trouble
 from tests.interop.ledger import Change, Create, Ledger, Remove, Rename, Truncate, Write
 
 HELD = "held"
@@ -27,6 +27,8 @@ class Writer:
     errors: list[str] = field(default_factory=list)
     durations: list[tuple[float, float]] = field(default_factory=list)
     """Of each change: when it began, and how long it took."""
+    forgotten: int = 0
+    """Changes that were given up since a loss of power had taken what was open for them."""
     under_way: float | None = None
     """Since when a change is."""
 
@@ -57,7 +59,10 @@ class Writer:
         if trouble is not None:
             # What has become of it is seen when the directory is compared: it stays pending.
             taken = time.monotonic() - began
-            self.errors.append(f"{self.protocol} {self.name}: {_brief(change)}, {taken:.1f} s after it began: {trouble}")
+            if isinstance(trouble, Forgotten) and self.directory.cautious:  # type: ignore[union-attr]
+                self.forgotten += 1
+            else:
+                self.errors.append(f"{self.protocol} {self.name}: {_brief(change)}, {taken:.1f} s after it began: {trouble}")
             await self._begin_anew()
             return
         self.ledger.files = change.after(self.ledger.files)
@@ -67,15 +72,28 @@ class Writer:
     async def _begin_anew(self) -> None:
         """With another client; and the ledger waits for the comparison, since one change may have happened or not."""
         assert self.directory is not None
+        cautious = self.directory.cautious
         await self.directory.close()
         self.directory = self.open()
+        self.directory.cautious = cautious
         await self.directory.open()
         while self.ledger.pending is not None:  # noqa: ASYNC110  # the comparison settles it, some seconds later
             await asyncio.sleep(0.05)
 
+    async def be_cautious(self, cautious: bool) -> None:
+        """Between two rounds."""
+        assert self.directory is not None
+        if cautious and not self.directory.cautious:
+            await self.directory.settle(self.ledger.files)
+        self.directory.cautious = cautious
+
     @property
     def resent(self) -> int:
         return self.directory.resent if self.directory is not None else 0
+
+    @property
+    def rewritten(self) -> int:
+        return self.directory.rewritten if self.directory is not None else 0
 
     def longest(self, since: float) -> float:
         """The longest change that ended after this moment."""
