@@ -121,20 +121,17 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Runs `main` to its end, and raises what it or any unattended callback raised.
 
-        What is still running afterwards is ended: cancelled as `asyncio.run` does, or, after a `Crash` or a
-        `Deadlock`, thrown away without another step.
+        What is still running afterwards is ended: cancelled as `asyncio.run` does, or, if `main` has failed, thrown away without another step (some
+        of it may belong to a process that is paused, and would never end).
         """
         task = self.create_task(main)
         try:
             value = self.run_until_complete(task)
             self._cancel_all()
-        except (Crash, Deadlock):
-            self._abandon_all()
-            raise
         except BaseException as error:
             first = next(iter(self.failures), error)
-            self._cancel_all()
-            if first is not error:
+            self._abandon_all()
+            if first is not error and not isinstance(error, Crash | Deadlock):
                 raise first from error  # whatever followed from it
             raise
         if self.failures:
