@@ -10,7 +10,8 @@ In reading order: `configuration` (who counts, where a log stands), `record` (on
 together:
 group commit). Then across nodes: `messages`, `follower` (a standby's side), `syncing` (how far it is on its disk), `service` (all followers of a
 node),
-`remote` (the coordinator's side of one copy), `stretch` (what is sent to catch up), `remotes` (all of them: the lease).
+`remote` (the coordinator's side of one copy), `stretch` (what is sent to catch up), `mending` (what is damaged here, fetched from there), `remotes`
+(all of them: the lease).
 
 A position is that of a record's first byte. `committed` and `stable` are the positions behind the last record
 that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 names no record and is always stable.
@@ -98,6 +99,10 @@ Replicas have incarnations. A configuration names random ids of logs, not nodes:
 A learner's log may begin behind a checkpoint that its machine was given: the records below it are written, verified by the chain up to the
     checkpoint's own mark, and not applied. Its process may die before it is whole; then its log has a hole that no recovery can see. Whoever opens
     it must know from a note beside it that it was whole once.
+
+Damage is nobody else's fault. A record that is damaged here is fetched from a copy that has it (`mending`). What no copy has intact and was never
+    acknowledged is lost with the copies here, which are given up; only a copy that lacks what it had acknowledged itself is left out for it
+    (`ReplicatedLog._stretch`).
 
 Promotion looks twice. Once while acknowledging goes on, and once more after that has paused (`Copies.promote`): between the last look and the
     outcome of the compare-and-set nothing is committed, so nothing can be committed without it that it lacks.

@@ -54,7 +54,10 @@ class Coordinator(Protocol):
         """Up to where the local copies have everything."""
 
     def stretch(self, after: Mark, length: int) -> "asyncio.Future[Stretch]":
-        """Records behind a mark, out of a local copy. Raises `Damaged`, `ExtentGone`, `DiskFailed`."""
+        """Records behind a mark of this log, out of a local copy. Raises `Damaged`, `ExtentGone`, `DiskFailed`."""
+
+    def has(self, mark: Mark) -> "asyncio.Future[bool]":
+        """Whether a mark is certainly a place in this log."""
 
     def moved(self, remote: "RemoteReplica") -> None:
         """It has acknowledged more, or promised for longer."""
@@ -226,10 +229,10 @@ class RemoteReplica:
             self._timer("ask", self._settings.lease.retry_s, self._ask)
 
     def _stop(self, reason: str) -> None:
+        self.reason = reason
         self._epoch += 1
         self._live = self._asking = self._catching_up = False
         self._on_way = self._messages = 0
-        self.reason = reason
         # Whoever answers next may have lost what the one before had.
         self.acknowledged = self.synced = self._wanted = Lsn(0)
         if self._pumping is not None:
@@ -249,9 +252,7 @@ class RemoteReplica:
         """It has everything up to `stable` as all have it, and something up to `end`."""
         log = self._log
         assert log is not None
-        self._epoch += 1
-        self._on_way = self._messages = 0
-        self._asking = self._live = self._catching_up = False
+        self._stop("it lacks some of the log")
         self._pump(stable, end)
 
     def _begin(self, sent: Mark) -> None:
@@ -265,15 +266,15 @@ class RemoteReplica:
 
     # Catching up
 
-    def _pump(self, *candidates: Mark) -> None:
-        """Sends from the disk until nothing is missing; from the last of the candidates on that this log has, if any are given."""
+    def _pump(self, *theirs: Mark) -> None:
+        """Sends from the disk until nothing is missing: from where it stands, or, given how far that copy is stable and has anything, from there."""
         log = self._log
         assert log is not None
-        if not candidates and self._sent == log.written:
+        if not theirs and self._sent == log.written:
             self._live, self.reason = True, ""
             return
         if self._pumping is None:
-            self._pumping = asyncio.ensure_future(self._catch_up(self._epoch, candidates))
+            self._pumping = asyncio.ensure_future(self._catch_up(self._epoch, theirs))
             self._pumping.add_done_callback(self._pumped)
 
     def _pumped(self, task: "asyncio.Task[None]") -> None:
@@ -281,18 +282,18 @@ class RemoteReplica:
         if task is not self._pumping or error is None:
             return
         self._pumping = None
-        self.uncovered |= isinstance(error, ExtentGone)
+        self.uncovered |= isinstance(error, (Damaged, ExtentGone))
         if self._log is not None and isinstance(error, SofsError):
             self._logger.warning("replica_not_caught_up", reason=str(error))
             self._log.lost(self, error)
         else:
             raise error
 
-    async def _catch_up(self, epoch: int, candidates: Sequence[Mark]) -> None:
+    async def _catch_up(self, epoch: int, theirs: Sequence[Mark]) -> None:
         log = self._log
         assert log is not None
-        if candidates:
-            self._sent = await self._common(candidates)
+        if theirs:
+            self._sent = await self._common(*theirs)
             self.needs = min(self.needs, self._sent.lsn)
         self._priority = Priority.REPLICATION if self.counts else Priority.REBUILD
         self._catching_up = True
@@ -319,22 +320,20 @@ class RemoteReplica:
                         asked = piece.end.lsn
                         self._sync(asked)
 
-    async def _common(self, candidates: Sequence[Mark]) -> Mark:
-        """The furthest candidate that is a place in this log too. Raises `ExtentGone` if this log begins behind all of them."""
+    async def _common(self, stable: Mark, end: Mark) -> Mark:
+        """Up to where that copy is certainly the same as this log: its end, or else what it knows to be stable, for that is the same in all copies.
+
+        Raises `ExtentGone` if this log begins behind that.
+        """
         log = self._log
         assert log is not None
-        for mark in sorted(candidates, reverse=True):
-            if mark == log.written:
-                return mark
-            # What the log begins with may follow a place at the very end of what was trimmed.
-            if mark.lsn < log.written.lsn and log.start <= next_segment(mark.lsn, self._settings.segment_size):
-                try:
-                    await log.stretch(mark, 1)
-                except (Damaged, ExtentGone):
-                    continue
-                return mark
+        if await log.has(end):
+            return end
+        # What the log begins with may follow a place at the very end of what was trimmed.
+        if stable.lsn <= log.written.lsn and log.start <= next_segment(stable.lsn, self._settings.segment_size):
+            return stable
         self.uncovered = True
-        raise ExtentGone(f"{self.place} has the log up to {min(candidates).lsn}, and here it begins at {log.start}")
+        raise ExtentGone(f"{self.place} has the log up to {stable.lsn}, and here it begins at {log.start}")
 
     # Time
 

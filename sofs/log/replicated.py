@@ -19,17 +19,18 @@ from typing import Concatenate, ParamSpec
 
 from crc32c import crc32c
 
-from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, NotFound, SofsError, Unavailable
+from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, SofsError, Unavailable
 from sofs.log import DamagedRecord, Machine, Record
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.copies import Copies
 from sofs.log.gates import Gates
+from sofs.log.mending import fetch_missing
 from sofs.log.reading import SegmentReader, next_segment
-from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, decode, encode, page_sums
+from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
 from sofs.log.remote import RemoteReplica
 from sofs.log.remotes import Hold
 from sofs.log.replica import FIRST, LocalReplica, Replica
-from sofs.log.stretch import Stretch, fetch_record, origin, read_stretch
+from sofs.log.stretch import Stretch, origin, read_stretch
 from sofs.log.syncing import GroupSync
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
@@ -289,9 +290,23 @@ class ReplicatedLog(Copies):
     def stretch(self, after: Mark, length: int) -> "asyncio.Future[Stretch]":
         return asyncio.ensure_future(self._stretch(after, length))
 
-    async def _stretch(self, after: Mark, length: int, mended: bool = False) -> Stretch:
-        """From whichever copy here has it; what all of them lack or have damaged is fetched from another node first."""
-        wrong: SofsError | None = None
+    async def _stretch(self, after: Mark, length: int) -> Stretch:
+        """From whichever copy here has it; what all of them lack or have damaged is fetched from another node first.
+
+        What nobody has, although it was never acknowledged, is the fault of the copies here: they are given up, not the one that was to be sent it.
+        """
+        wrong = await self._read_stretch(after, length)
+        if isinstance(wrong, Damaged) and await self.mend(after.lsn, after.checksum):
+            wrong = await self._read_stretch(after, length)
+        if isinstance(wrong, Stretch):
+            return wrong
+        if isinstance(wrong, Damaged) and after.lsn >= self.committed:
+            for replica in tuple(self._replicas):
+                self._lose(replica, wrong)
+        raise wrong
+
+    async def _read_stretch(self, after: Mark, length: int) -> Stretch | SofsError:
+        wrong: SofsError = Unavailable("no copy of the log is left here")
         for replica in tuple(self._replicas):
             assert isinstance(replica, LocalReplica)
             try:
@@ -299,12 +314,16 @@ class ReplicatedLog(Copies):
             except DiskFailed as error:
                 self._lose(replica, error)
                 wrong = Unavailable(str(error))
-            except Damaged as error:
+            except (Damaged, ExtentGone) as error:
                 wrong = error
-        if isinstance(wrong, Damaged) and not mended and await self.mend(after.lsn, after.checksum):
-            return await self._stretch(after, length, mended=True)
-        assert wrong is not None
-        raise wrong
+        return wrong
+
+    def has(self, mark: Mark) -> "asyncio.Future[bool]":
+        return asyncio.ensure_future(self._goes_on(mark))
+
+    async def _goes_on(self, mark: Mark) -> bool:
+        """Whether an intact record follows a mark here, or it is the end: then it is a place in this log."""
+        return mark == self.written or isinstance(await self._read_stretch(mark, 1), Stretch)
 
     def moved(self, remote: RemoteReplica) -> None:
         self.remotes.renew()
@@ -480,22 +499,20 @@ class ReplicatedLog(Copies):
             self._lose(where, error)
 
     async def mend(self, lsn: Lsn, previous: int | None = None) -> bool:
-        """Fetches the record at a position, or else the one that the next segment begins with, from another node, and puts it back here.
+        """Fetches the records at a position, or else those that the next segment begins with, from another node, and puts them back here: up to the
+        first behind which this log goes on.
 
-        False if nobody has one that is intact, stable, and follows the record before, if that one's checksum (`previous`) is known.
+        False if nobody has some that are intact, certainly this log's, and follow the record before, if that one's checksum (`previous`) is known.
         """
-        for at in (lsn, Lsn(next_segment(lsn, self._size))):
-            for remote in tuple(self.remotes.counted):
-                try:
-                    data = memoryview(await fetch_record(remote, at, self._size))
-                    header, _ = decode(data, at)
-                except (Damaged, ExtentGone, Unavailable, NotFound, DiskFailed):
-                    continue
-                if (previous is None or header.previous == previous) and header.end <= self.stable:
-                    for number in range(len(self._replicas)):
-                        self.rewrite(at, data, number)
-                    return self.failure is None
-        return False
+
+        async def fits(mark: Mark) -> bool:
+            return mark.lsn <= self.stable or await self._goes_on(mark)
+
+        found = await fetch_missing(tuple(self.remotes), lsn, previous, self._size, fits)
+        for at, data in found:
+            for number in range(len(self._replicas)):
+                self.rewrite(at, data, number)
+        return bool(found) and self.failure is None
 
     def scan(self, start: Lsn, end: Lsn) -> Iterator[Record]:
         """Committed records from `start` (where one begins) up to `end`. Raises `DamagedRecord`, naming file and offset."""

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from sofs.cluster import NodeId
-from sofs.errors import DiskFailed, Fenced, NotFound, Unavailable
+from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, Unavailable
 from sofs.log import DamagedRecord
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.follower import Follower
+from sofs.log.record import encode
 from sofs.log.remote import RemoteReplica
 from sofs.log.replica import FIRST, LocalReplica
 from sofs.log.replicated import ReplicatedLog
@@ -340,6 +341,28 @@ def test_a_learner_whose_last_position_is_no_longer_in_the_log_has_to_be_made_an
     run(main, standbys=())
 
 
+def test_a_copy_that_has_lost_what_it_was_sent_is_sent_all_of_it_again_whenever_that_happens() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(14):
+            rig.log.append(b"%d" % number, [bytes(10 << 10)])
+        await rig.log.sync()
+        rig.follow(3, whole=False)
+        remote = rig.remote(3)
+        rig.log.join(remote)
+        for number in range(15):
+            await rig.clock.sleep(0.001)
+            rig.files[3].make_directory(f"/anew{number}")
+            rig.replicas[3] = LocalReplica(rig.files[3], f"/anew{number}", 77, 3, SEGMENT)
+            rig.replicas[3].prepare(0)
+            rig.machines[3].applied.clear()
+            rig.follow(3, whole=False)
+        await rig.clock.sleep(SETTINGS.lease.beacon_s)  # with which it is noticed
+        await asyncio.wait_for(rig.log.promote(remote), 2)
+        assert rig.machines[3].operations == rig.machines[1].operations
+
+    run(main, standbys=(2,))
+
+
 def test_nobody_holds_up_the_logs_space_for_long() -> None:
     async def main(rig: Rig) -> None:
         hold, _ = await rig.log.hold()
@@ -403,6 +426,64 @@ def test_a_learner_is_caught_up_although_a_record_is_damaged_here() -> None:
         rig.log.join(remote)
         await rig.log.promote(remote)
         assert rig.machines[3].operations == rig.machines[1].operations and rig.log.replicas == 3
+
+    run(main, standbys=(2,))
+
+
+def test_what_is_damaged_here_and_not_stable_comes_from_where_the_chain_of_checksums_leads_on() -> None:
+    async def main(rig: Rig) -> None:
+        for number in range(9):
+            rig.log.append(b"%d" % number, [b"payload!" * 10])
+        await rig.reach(rig.log.append(b"9", [b"payload!" * 10]))
+        assert rig.log.stable <= rig.machines[1].applied[4][0]
+        for number in (4, 5, 6):
+            rig.files[1].flip("/log/0000000000000000", rig.machines[1].applied[number][0] + 20)
+        # The second one has been started anew, and lost what it had.
+        rig.followers[2].close()
+        rig.files[2].make_directory("/anew")
+        rig.replicas[2] = LocalReplica(rig.files[2], "/anew", 77, 2, SEGMENT)
+        rig.replicas[2].prepare(0)
+        rig.machines[2].applied.clear()
+        rig.follow(2, whole=False)
+        await rig.log.sync()
+        await rig.clock.sleep(0.5)
+        assert rig.machines[2].operations == rig.machines[1].operations
+        assert rig.log.replica_ids == (1, 2, 3) and rig.log.serving()
+
+    run(main)
+
+
+def test_where_what_nobody_has_yet_is_damaged_here_the_copy_here_is_given_up_and_not_the_good_one() -> None:
+    async def main(rig: Rig) -> None:
+        await rig.reach(rig.log.append(b"a"), Level.STABLE)
+        end = rig.followers[2].end
+        rig.followers[2].close()
+        told = rig.told(rig.log.append(b"b", [b"payload!" * 10]))
+        rig.log.append(b"c", [b"payload!" * 10])
+        await rig.clock.sleep(0.01)
+        rig.files[1].flip("/log/0000000000000000", rig.machines[1].applied[1][0] + 20)
+        rig.follow(2, end=end)
+        await rig.clock.sleep(L + 1)
+        assert isinstance(rig.log.failure, Damaged) and not told
+        assert not rig.changes, "who has all that was acknowledged may take over"
+        assert rig.followers[2].stand()
+
+    run(main, standbys=(2,))
+
+
+def test_what_another_has_in_the_place_of_a_damaged_record_is_not_taken_for_it() -> None:
+    """A copy that was the coordinator's of an earlier configuration may have records that nobody else ever got."""
+
+    async def main(rig: Rig) -> None:
+        await rig.reach(rig.log.append(b"a"), Level.STABLE)
+        mark = rig.log.mark
+        _, other = encode(mark.lsn, mark.lsn, mark.version, mark.checksum, b"of another", 0, 0)
+        rig.replicas[2].write(mark.lsn, [other])
+        for number in range(3):
+            rig.log.append(b"%d" % number)
+        rig.followers[2].close()
+        rig.files[1].flip("/log/0000000000000000", mark.lsn + 20)
+        assert not await rig.log.mend(mark.lsn, mark.checksum)
 
     run(main, standbys=(2,))
 
