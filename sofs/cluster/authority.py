@@ -14,6 +14,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -70,7 +71,7 @@ class Authority:
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("its key is of another kind")
             return cls(key, x509.load_pem_x509_certificate(data))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ConfigError(f"the cluster's authority in the coordination store cannot be read: {error}") from None
 
     def encode(self) -> bytes:
@@ -123,7 +124,7 @@ def expires(certificate: bytes) -> float:
     """Until when it is valid, in seconds since 1970. Raises `ConfigError`."""
     try:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"the node's certificate cannot be read: {error}") from None
 
 

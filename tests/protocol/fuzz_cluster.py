@@ -111,20 +111,29 @@ def feed(take: Callable[[memoryview], None], data: bytes, chance: Random) -> Non
 
 
 def pieces(chance: Random) -> None:
-    """The same frames come out however a stream is cut, and all of them are what was put in."""
+    """The same frames come out however a stream is cut and held up, and all of them are what was put in."""
     whole = stream_of([chance.randrange(1, 10) for _ in range(chance.randrange(6))], chance)
     seen: list[list[tuple[int, int, bytes, bytes, bytes]]] = []
     for cut in (False, True):
         taken: list[tuple[int, int, bytes, bytes, bytes]] = []
+        stops = 0.3 if cut else 0.0
 
         def take(kind: int, number: int, name: memoryview, body: memoryview, payload: memoryview, kept: bool) -> bool:
             taken.append((kind, number, bytes(name), bytes(body), bytes(payload)))  # noqa: B023  # called in this round only
-            return True
+            return chance.random() >= stops  # noqa: B023
 
         reader = FrameReader(take, greeted=True)
+
+        def feed_held(data: memoryview) -> None:
+            reader.feed(data)  # noqa: B023
+            if chance.random() < 0.5:
+                reader.go_on()  # noqa: B023
+
         try:
             if cut:
-                feed(reader.feed, whole, chance)
+                feed(feed_held, whole, chance)
+                stops = 0.0
+                reader.go_on()
             else:
                 reader.feed(memoryview(whole))
         except PeerError:
