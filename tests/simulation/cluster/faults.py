@@ -57,7 +57,9 @@ class Faults:
             await FAULTS[name](self)
 
     def _spare_disk(self) -> bool:
-        """One more host may do without its disk: a failed one stays so until somebody replaces it."""
+        """One more host may do without its disk: a failed one stays so until somebody replaces it. No log lies on that disk alone."""
+        if not self.cluster.single and not all(self.cluster.whole(name) for name in self.cluster.volumes):
+            return False
         self.cluster.disks_lost += 1
         return self.cluster.single or self.cluster.disks_lost <= len(self.cluster.machines) - 2
 
