@@ -12,7 +12,7 @@ line after a moment: clients' leases run out, and delegations are recalled, whet
 import asyncio
 import hashlib
 import struct
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -177,8 +177,10 @@ class Homes:
         self._groups.forget(asked.incarnation, _NUMBER.unpack(asked.body)[0])
         return Answer(b"")
 
-    async def _asked_to_release(self, asked: Asked) -> Answer:
-        id, node, incarnation = _RELEASE.unpack(asked.body)
+    def _asked_to_release(self, asked: Asked) -> Awaitable[Answer]:
+        return self._release(*_RELEASE.unpack(asked.body))
+
+    async def _release(self, id: int, node: int, incarnation: int) -> Answer:
         await self._hand_over(id, NodeId(node), incarnation)
         return Answer(b"")
 

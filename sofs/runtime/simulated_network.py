@@ -19,6 +19,9 @@ from sofs.runtime.simulated_process import CURRENT, SimulatedProcess, context_of
 __all__ = ["SimulatedHost", "SimulatedNetwork"]
 
 
+_USED = b"\xa5"
+
+
 class SimulatedNetwork:
     """The wires between all hosts of a simulation, and their faults."""
 
@@ -283,7 +286,9 @@ class _End:
         if self._network.on_delivery is not None:
             self._network.on_delivery(self.peer[0], self.address, len(piece))
         self.other.arrived(len(piece))
-        self.receiver.received(memoryview(piece))
+        data = bytearray(piece)
+        self.receiver.received(memoryview(data))
+        data[:] = _USED * len(data)  # who has kept a view of it shall find out
 
     def arrived(self, count: int) -> None:
         """So much of what this end has sent is not unsent any more."""

@@ -13,6 +13,8 @@ __all__ = ["SystemNetwork"]
 
 _RECORD = 16 << 10
 """Bytes in one record of TLS at most (RFC 8446 section 5.1)."""
+_AT_ONCE = 256 << 10
+"""Bytes received at a time."""
 
 
 class SystemNetwork:
@@ -20,6 +22,7 @@ class SystemNetwork:
 
     def __init__(self, connect_timeout: float = 5.0, tls: Tls | None = None) -> None:
         self._connect_timeout = connect_timeout
+        self._buffer = memoryview(bytearray(_AT_ONCE))
         self._server: ssl.SSLContext | None = None
         self._client: ssl.SSLContext | None = None
         if tls is not None:
@@ -39,7 +42,7 @@ class SystemNetwork:
     ) -> "SystemListener":
         try:
             server = await asyncio.get_running_loop().create_server(
-                lambda: _Stream(accept), address, port, ssl=self._server, ssl_handshake_timeout=self._handshake_timeout
+                lambda: _Stream(accept, self._buffer), address, port, ssl=self._server, ssl_handshake_timeout=self._handshake_timeout
             )
         except OSError as error:
             raise Unavailable(f"cannot listen on {address} port {port}: {error.strerror or error}") from error
@@ -53,7 +56,7 @@ class SystemNetwork:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, stream = await loop.create_connection(
-                    lambda: _Stream(lambda _: receiver), address, port, ssl=self._client, ssl_handshake_timeout=self._handshake_timeout
+                    lambda: _Stream(lambda _: receiver, self._buffer), address, port, ssl=self._client, ssl_handshake_timeout=self._handshake_timeout
                 )
         except TimeoutError as error:
             raise Unavailable(f"{address} port {port} does not answer") from error
@@ -75,11 +78,16 @@ class SystemListener:
         self._server.close()
 
 
-class _Stream(asyncio.Protocol):
-    """One TCP connection: asyncio's protocol on one side, the port's `Connection` on the other."""
+class _Stream(asyncio.BufferedProtocol):
+    """One TCP connection: asyncio's protocol on one side, the port's `Connection` on the other.
 
-    def __init__(self, accept: Callable[[Connection], Receiver]) -> None:
+    All connections are read into one buffer, of which nobody needs anything once it has been received. (uvloop would make a fresh object of 256 KiB for
+    what each TLS record has: a call of 4 KiB and its answer took 56 us of CPU instead of 22.)
+    """
+
+    def __init__(self, accept: Callable[[Connection], Receiver], buffer: memoryview) -> None:
         self._accept = accept
+        self._buffer = buffer
         self._why = "the peer closed the connection"
         self.peer: tuple[str, int] = ("", 0)
         self.names: tuple[str, ...] = ()
@@ -98,8 +106,11 @@ class _Stream(asyncio.Protocol):
             self.names = tuple(name for kind, name in certificate.get("subjectAltName", ()) if kind == "URI")
         self._receiver = self._accept(self)
 
-    def data_received(self, data: bytes) -> None:
-        self._receiver.received(memoryview(data))
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._receiver.received(self._buffer[:nbytes])
 
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, ssl.SSLError):
