@@ -36,8 +36,8 @@ class Nfs4Directory:
         self._sequence = 0
         self._directory = b""
         self._owners = 0
-        self._held: bytes = b""
-        """The handle of the file with a lock."""
+        self._held: tuple[bytes, bytes] | None = None
+        """The handle of the file with a lock, and the owner of its open and of that lock."""
         self._reclaiming = False
         self._writes = 0
         self.resent = 0
@@ -135,11 +135,12 @@ class Nfs4Directory:
         """What was held before a loss of power; whoever holds nothing only says so (RFC 8881 8.4.2.1)."""
         self._reclaiming = True
         try:
-            if self._held:
-                asked = op.open_("", op.BOTH, owner=self._new_owner(), clientid=self._clientid, claim=op.claim_previous())
-                state = (await self._do(op.putfh(self._held), asked)).last.stateid
-                again = op.lock(op.WRITE_LT, 0, HELD_BYTES, state, self._new_owner(), reclaim=True, clientid=self._clientid)
-                await self._do(op.putfh(self._held), again)
+            if self._held is not None:
+                handle, owner = self._held
+                asked = op.open_("", op.BOTH, owner=owner, clientid=self._clientid, claim=op.claim_previous())
+                state = (await self._do(op.putfh(handle), asked)).last.stateid
+                again = op.lock(op.WRITE_LT, 0, HELD_BYTES, state, owner, reclaim=True, clientid=self._clientid)
+                await self._do(op.putfh(handle), again)
             await self._do(op.reclaim_complete())
         finally:
             self._reclaiming = False
@@ -156,9 +157,9 @@ class Nfs4Directory:
         self._owners += 1
         return b"%s-%d" % (self._owner, self._owners)
 
-    async def _opened(self, name: str, how: str) -> tuple[bytes, Stateid]:
+    async def _opened(self, name: str, how: str, owner: bytes = b"") -> tuple[bytes, Stateid]:
         values = {} if how == "open" else {"mode": 0o666}
-        asked = op.open_(name, op.BOTH, owner=self._new_owner(), clientid=self._clientid, how=how, values=values)
+        asked = op.open_(name, op.BOTH, owner=owner or self._new_owner(), clientid=self._clientid, how=how, values=values)
         result = await self._do(op.putfh(self._directory), asked, op.getfh())
         return result.last, result.value(18).stateid
 
@@ -203,9 +204,10 @@ class Nfs4Directory:
         await self._do(op.putfh(self._directory), op.remove(name))
 
     async def hold(self, name: str) -> None:
-        handle, state = await self._opened(name, "unchecked")
-        await self._do(op.putfh(handle), op.lock(op.WRITE_LT, 0, HELD_BYTES, state, self._new_owner(), clientid=self._clientid))
-        self._held = handle
+        owner = self._new_owner()
+        handle, state = await self._opened(name, "unchecked", owner)
+        await self._do(op.putfh(handle), op.lock(op.WRITE_LT, 0, HELD_BYTES, state, owner, clientid=self._clientid))
+        self._held = handle, owner
 
     async def touch(self) -> None:
         await self._do()
