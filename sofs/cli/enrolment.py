@@ -19,12 +19,12 @@ from sofs.cluster.authority import Authority
 from sofs.cluster.founding import Token, admit, authority_of, evict, found, invite, leave
 from sofs.cluster.membership import FEATURES, endpoint
 from sofs.cluster.own import OwnIdentity, load_or_make, save
-from sofs.cluster.records import ClusterRecord, MemberRecord
+from sofs.cluster.records import ClusterRecord, MemberRecord, named
 from sofs.cluster.recovery import read_copy, restore
 from sofs.config import Config, amended, load
 from sofs.coordination import Entry, Put, Store, keys
 from sofs.coordination.embedded import EmbeddedStore
-from sofs.errors import Busy, ConfigError, InvalidArgument, NotFound, Unavailable
+from sofs.errors import Busy, ConfigError, InvalidArgument, Unavailable
 from sofs.hosting.recovering import known_in_logs
 from sofs.node import open_etcd
 from sofs.records import ConfigurationRecord, DiskRecord, VolumeRecord
@@ -356,12 +356,9 @@ async def _only_there(store: Store, node: NodeId) -> list[str]:
 
 
 async def find_member(store: Store, wanted: str) -> NodeId:
-    """By name, or by id. Raises `NotFound`."""
-    for entry in (await store.range(keys.MEMBERS)).entries:
-        member = MemberRecord.decode(entry.value)
-        if wanted in (member.name, f"{member.id:016x}"):
-            return NodeId(member.id)
-    raise NotFound(f"there is no member {wanted}; `sofs node list` shows all")
+    """By name, or by id. Raises `NotFound`, `Busy` (a name that several have)."""
+    members = (await store.range(keys.MEMBERS)).entries
+    return NodeId(named([MemberRecord.decode(entry.value) for entry in members], wanted).id)
 
 
 # When etcd is lost

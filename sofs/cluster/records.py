@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sofs.encoding import Record
+from collections.abc import Iterable
 
-__all__ = ["ClusterRecord", "DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord"]
+from sofs.encoding import Record
+from sofs.errors import Busy, NotFound
+
+__all__ = ["ClusterRecord", "DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord", "named"]
 
 
 class ClusterRecord(Record, frozen=True, kw_only=True):
@@ -27,6 +30,17 @@ class MemberRecord(Record, frozen=True, kw_only=True):
     """active, draining (it hands over what it coordinates and takes nothing on), or evicted (it may not come back under this id)."""
     features: int = 1
     """The newest feature level that its release knows. The cluster uses the lowest of all members'."""
+
+
+def named(members: Iterable[MemberRecord], name: str) -> MemberRecord:
+    """The member with this name, or id in hexadecimal; an evicted one only if nobody has its name now. Raises `NotFound`, `Busy` (several have the name)."""
+    found = [member for member in members if name in (member.name, f"{member.id:016x}")]
+    found = [member for member in found if member.state != "evicted" or f"{member.id:016x}" == name] or found
+    if not found:
+        raise NotFound(f"there is no node {name}; `sofs node list` shows all")
+    if len(found) > 1:
+        raise Busy(f"{len(found)} nodes are called {name}: give the id")
+    return found[0]
 
 
 class NodeRecord(Record, frozen=True, kw_only=True):

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from sofs.cluster import Incarnation, NodeId
-from sofs.errors import Busy, Fenced, InvalidArgument, NotFound, SofsError, Unavailable
+from sofs.cluster.records import named
+from sofs.errors import Fenced, InvalidArgument, SofsError, Unavailable
 from sofs.hosting.asking import ask
 from sofs.hosting.messages import Leave
 from sofs.hosting.part import Part
@@ -183,9 +184,4 @@ def imbalance(site: Site, parts: Mapping[int, Part]) -> tuple[Part, int] | None:
 
 def find_node(site: Site, name: str) -> int:
     """The member with this name, or id in hexadecimal. Raises `NotFound`, `Busy` (a name that two have)."""
-    found = [id for id, member in site.view.members.items() if member.name == name or f"{id:016x}" == name]
-    if not found:
-        raise NotFound(f"there is no node {name}; `sofs node list` shows all")
-    if len(found) > 1:
-        raise Busy(f"{len(found)} nodes are called {name}: give the id")
-    return found[0]
+    return named(site.view.members.values(), name).id

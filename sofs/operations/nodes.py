@@ -10,9 +10,10 @@ from sofs.admin import api
 from sofs.assembly import Assembly
 from sofs.cluster import NodeId
 from sofs.cluster.membership import ACTIVE, DRAINING, Membership
+from sofs.cluster.records import named
 from sofs.cluster.vips import HolderRecord, VipRecord, Vips
 from sofs.coordination import keys
-from sofs.errors import InvalidArgument, NotFound, NotSupported, Unavailable
+from sofs.errors import InvalidArgument, NotSupported, Unavailable
 from sofs.records import GroupRecord, MemberRecord
 
 DRAIN_S = 60.0
@@ -51,10 +52,7 @@ class Nodes:
         return self._assembly.membership
 
     def _named(self, name: str) -> MemberRecord:
-        for member in self._membership.members.values():
-            if name in (member.name, f"{member.id:016x}"):
-                return member
-        raise NotFound(f"there is no node {name}; `sofs node list` shows all")
+        return named(self._membership.members.values(), name)
 
     async def _left(self, node: int) -> list[str]:
         """What the node still has, as the store says: volumes that it coordinates, groups of NFS clients, addresses."""
@@ -110,10 +108,7 @@ class Addresses:
 
     def _member(self, name: str) -> int:
         assert self._assembly.membership is not None
-        for member in self._assembly.membership.members.values():
-            if name in (member.name, f"{member.id:016x}"):
-                return member.id
-        raise NotFound(f"there is no node {name}; `sofs node list` shows all")
+        return named(self._assembly.membership.members.values(), name).id
 
     def _shown(self, record: VipRecord, vips: Vips) -> api.Vip:
         membership = self._assembly.membership

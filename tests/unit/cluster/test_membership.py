@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.founding import (
@@ -22,7 +23,7 @@ from sofs.cluster.founding import (
 )
 from sofs.cluster.frames import Hello
 from sofs.cluster.membership import ACTIVE, DRAINING, LEASE_S, LEVEL, Membership, endpoint
-from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
+from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord, named
 from sofs.coordination import Delete, Entry, Put, Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import AccessDenied, Busy, ConfigError, Exists, InvalidArgument, NotFound, Unavailable
@@ -285,6 +286,19 @@ def test_draining_is_a_state_of_the_members_record() -> None:
         await one.set_state(NodeId(2), ACTIVE)
 
     on_store(main)
+
+
+def test_a_name_is_that_of_the_member_who_has_it_now() -> None:
+    evicted = structs.replace(member(1, name="two"), state="evicted")
+    two, three, again = member(2, name="two"), member(3, name="three"), member(4, name="three")
+    assert named([evicted, two, three], "two") == two
+    assert named([two, evicted], f"{1:016x}") == evicted
+    assert named([evicted, three], "two") == evicted
+    with pytest.raises(NotFound, match="sofs node list"):
+        named([evicted, two], "four")
+    with pytest.raises(Busy, match="give the id"):
+        named([three, again], "three")
+    assert named([three, again], f"{4:016x}") == again
 
 
 # Founding and joining
