@@ -3,88 +3,41 @@ some of their bytes changed. Every call that is accepted must be answered with r
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import logging
-import shutil
 import struct
-import tempfile
-from contextlib import AsyncExitStack
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import structlog
 
-from gateways.nfs.rpc import RpcConnection
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import encode, unpack
-from sofs.errors import PeerError
-from sofs.runtime.system_files import SystemFile
 from tests.protocol import nfs3_results as r3
 from tests.protocol.fuzz import Target, mutated
 from tests.protocol.fuzz_nfs import sample
+from tests.protocol.fuzzed_server import FuzzedServer
 from tests.protocol.nfs_types import NFS, TYPES
-from tests.served import Served, nfs_on
-from tests.unit.gateways.nfs_link import CollectingLink, call_bytes, sys_credential
+from tests.unit.gateways.nfs_link import call_bytes, sys_credential
 
 NAMES = [b"a", b"b", b"c", b"d", b"A", b"\xff\xfe", b"", b".", b"..", b"x" * 300, b"a/b"]
 
 
-async def _at_once(file: SystemFile) -> None:
-    """In place of a sync."""
-
-
-class Bench:
+class Bench(FuzzedServer):
     """The server that all inputs go to; made with the first."""
 
-    instance: Bench | None = None
-
     def __init__(self) -> None:
-        # Nothing here is about power loss, so no input waits for a disk.
-        SystemFile.sync = _at_once  # type: ignore[method-assign]
-        SystemFile.sync_now = lambda file: None  # type: ignore[method-assign]
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-        self.loop = asyncio.new_event_loop()
-        self.directory = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        self.stack = AsyncExitStack()
-        self.server: Served = self.loop.run_until_complete(self.stack.enter_async_context(nfs_on(self.directory / "v")))
-        self.handles: list[bytes] = [b""]
+        super().__init__()
         self.loop.run_until_complete(self.give([(100005, 1, encode(m.MountPath(b"/data"))), (100005, 1, encode(m.MountPath(b"/")))], 1))
-        atexit.register(self.close)
-
-    @classmethod
-    def get(cls) -> Bench:
-        if cls.instance is None:
-            try:
-                cls.instance = cls()
-            except Exception as error:
-                raise SystemExit(f"the fuzzed server cannot be started: {error}") from error
-        return cls.instance
-
-    def close(self) -> None:
-        self.loop.run_until_complete(self.stack.aclose())
-        shutil.rmtree(self.directory)
 
     async def give(self, calls: list[tuple[int, int, bytes]], uid: int) -> None:
         """Calls on one connection, until all are answered; the answers are checked."""
-        link = CollectingLink("127.0.0.1")
-        core = RpcConnection(link, self.server.gateway.programs("127.0.0.1"))
-        asked: dict[int, tuple[int, int]] = {}
-        for xid, (program, procedure, arguments) in enumerate(calls):
-            record = call_bytes(program, 3, procedure, arguments, xid=xid, auth=sys_credential(uid, uid))
-            asked[xid] = (program, procedure)
-            try:
-                core.size(0x80000000 | len(record))
-                core.received(0x80000000 | len(record), memoryview(bytearray(record)))
-            except PeerError:
-                break
-        async with asyncio.timeout(15):
-            while core.busy:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-        assert not link.closed_for, link.closed_for
-        for reply in link.replies():
-            self.check(reply, *asked[int.from_bytes(reply[:4])])
+        credential = sys_credential(uid, uid)
+        records = [
+            call_bytes(program, 3, procedure, arguments, xid=xid, auth=credential) for xid, (program, procedure, arguments) in enumerate(calls)
+        ]
+        for reply in await self.answered(records):
+            self.check(reply, *calls[int.from_bytes(reply[:4])][:2])
 
     def check(self, reply: bytes, program: int, procedure: int) -> None:
         denied, accepted = struct.unpack_from(">8xI8xI", reply)
@@ -101,12 +54,6 @@ class Bench:
         for found in (getattr(value, "object", None), getattr(value, "handle", None)):
             if found:
                 self.remember(found)
-
-    def remember(self, handle: bytes) -> None:
-        if handle not in self.handles:
-            self.handles.append(handle)
-            if len(self.handles) > 200:
-                del self.handles[3]  # the first ones are the roots
 
 
 def lively(value: Any, chance: Random, handles: list[bytes]) -> Any:

@@ -4,33 +4,23 @@ attributes, some of their bytes changed. Every COMPOUND that is accepted must be
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import logging
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import structlog
 
-from gateways.nfs.rpc import RpcConnection
 from gateways.nfs.v4.table import OPERATIONS
 from gateways.nfs.xdr import encode
-from sofs.errors import PeerError
-from sofs.runtime.later import Later, together
-from sofs.runtime.system_files import SystemFile
 from tests.protocol import nfs4_ops as op
 from tests.protocol.fuzz import Target, mutated
 from tests.protocol.fuzz_nfs import sample
+from tests.protocol.fuzzed_server import FuzzedServer
 from tests.protocol.nfs4_client import NFS, Result, compound_bytes, read_result, read_results
 from tests.protocol.nfs4_xdr import ANONYMOUS, ATTRIBUTES, BYPASS, CURRENT, Ace, Op, Stateid, words
-from tests.served import Served, nfs_on
-from tests.unit.gateways.nfs_link import CollectingLink, call_bytes, sys_credential
+from tests.unit.gateways.nfs_link import call_bytes, sys_credential
 
 NAMES = [b"a", b"b", b"c", b"d", b"A", b"data", b"\xff\xfe", b"", b".", b"..", b"x" * 300, b"a/b", b"n\0l"]
 NUMBERS = [0, 1, 4095, 4096, 4097, 1 << 20, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
@@ -39,45 +29,17 @@ WHO = [b"OWNER@", b"GROUP@", b"EVERYONE@", b"0", b"1000", b"S-1-5-32-544", b"nob
 SLOTS = 8
 
 
-def _at_once(file: SystemFile, quietly: bool = False) -> Later[None]:
-    """In place of a sync."""
-    return together([])
-
-
-class Bench:
-    """The server that all inputs go to, made with the first; and the client that they come from, as long as it gets on with the server."""
-
-    instance: Bench | None = None
+class Bench(FuzzedServer):
+    """The server that all inputs go to, and the client that they come from, as long as it gets on with the server."""
 
     def __init__(self) -> None:
-        # Nothing here is about power loss, so no input waits for a disk.
-        SystemFile.sync = _at_once  # type: ignore[method-assign]
-        SystemFile.sync_now = lambda file: None  # type: ignore[method-assign]
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[_bugs_are_raised])
-        self.loop = asyncio.new_event_loop()
-        self.directory = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        self.stack = AsyncExitStack()
-        self.server: Served = self.loop.run_until_complete(self.stack.enter_async_context(nfs_on(self.directory / "v")))
-        self.handles: list[bytes] = [b""]
+        super().__init__()
         self.stateids: list[Stateid] = [ANONYMOUS, BYPASS, CURRENT]
         self.clientid = 0
         self.session = bytes(16)
         self.sequences = [0] * SLOTS
         self._starts = 0
-        atexit.register(self.close)
-
-    @classmethod
-    def get(cls) -> Bench:
-        if cls.instance is None:
-            try:
-                cls.instance = cls()
-            except Exception as error:
-                raise SystemExit(f"the fuzzed server cannot be started: {error}") from error
-        return cls.instance
-
-    def close(self) -> None:
-        self.loop.run_until_complete(self.stack.aclose())
-        shutil.rmtree(self.directory)
 
     async def begin(self) -> None:
         """The client has restarted (RFC 8881 18.35.4, case 5), and has a new session; what it had before ends."""
@@ -99,23 +61,12 @@ class Bench:
 
     async def give(self, compounds: list[list[Op]], uid: int = 0, minor: int = 2, change: Callable[[bytes], bytes] | None = None) -> list[Result | None]:
         """COMPOUNDs on one connection, until all are answered. Gives their results; None for one that was refused or is unreadable."""
-        link = CollectingLink("127.0.0.1")
-        core = RpcConnection(link, self.server.gateway.programs("127.0.0.1"))
+        records: list[bytes] = []
         for xid, operations in enumerate(compounds):
             arguments = compound_bytes(operations, minor)
-            record = call_bytes(NFS, 4, 1, change(arguments) if change else arguments, xid=xid, auth=sys_credential(uid, uid))
-            try:
-                core.size(0x80000000 | len(record))
-                core.received(0x80000000 | len(record), memoryview(bytearray(record)))
-            except PeerError:
-                break
-        async with asyncio.timeout(15):
-            while core.busy:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-        assert not link.closed_for, link.closed_for
-        core.closed("the input is done")
+            records.append(call_bytes(NFS, 4, 1, change(arguments) if change else arguments, xid=xid, auth=sys_credential(uid, uid)))
         results: list[Result | None] = [None] * len(compounds)
-        for reply in link.replies():
+        for reply in await self.answered(records):
             xid, kind, denied, accepted = struct.unpack_from(">3I8xI", reply)
             if kind == 0 or denied or accepted:
                 continue
@@ -134,10 +85,8 @@ class Bench:
         return result
 
     def _learn(self, number: int, value: Any) -> None:
-        if number == 10 and value not in self.handles:
-            self.handles.append(value)
-            if len(self.handles) > 200:
-                del self.handles[3]  # the first ones are the roots
+        if number == 10:
+            self.remember(value)
         state = value.stateid if number == 18 else value if isinstance(value, Stateid) else None
         if state is not None:
             self.stateids.append(state)
