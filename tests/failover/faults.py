@@ -12,6 +12,8 @@ PAUSED_S = 10.0
 CUT_S = 8.0
 ETCD_DOWN_S = 60.0
 DOWN_S = 2.0
+BACK_S = 30.0
+"""Until an undrained node has an address again; it waits some seconds before it moves one for the balance."""
 
 
 class Fault(NamedTuple):
@@ -112,7 +114,7 @@ async def power(lab: Laboratory) -> None:
 
 
 async def move(lab: Laboratory) -> None:
-    """A planned one, by draining: volumes, groups and addresses go."""
+    """A planned one, by draining: volumes, groups and addresses go. Undrained, the node gets its address back, under load as well."""
     from sofs.admin import api
 
     name = await coordinator(lab)
@@ -120,6 +122,9 @@ async def move(lab: Laboratory) -> None:
     await asyncio.to_thread(asked.ask, api.Operations.drain, name)
     await asyncio.sleep(1)
     await asyncio.to_thread(asked.ask, api.Operations.undrain, name)
+    async with asyncio.timeout(BACK_S):
+        while await lab.crowded(name):  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.2)
 
 
 FAULTS = (

@@ -197,19 +197,13 @@ class Harness:
             else:
                 bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
                 bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
-                bad += await self._crowded()
+                bad += await self.lab.crowded(self.lab.names[-1])
                 if cluster.quorum and not bad:
                     return
                 why = "; ".join(bad) or "etcd has no quorum"
             await asyncio.sleep(0.2)
         self.score.errors += 1
         self.score.complain(f"{at}: not whole again after {WHOLE_S:.0f} s: {why}")
-
-    async def _crowded(self) -> list[str]:
-        """Virtual addresses that are not at a node of their own."""
-        vips = await self.lab.holders(self.lab.names[-1])
-        holders = list(vips.values())
-        return [f"{address} is at {holder or 'no node'}" for address, holder in vips.items() if not holder or holders.count(holder) > 1]
 
     # Comparing, through another node and the other protocol
 
