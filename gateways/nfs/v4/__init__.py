@@ -6,8 +6,10 @@ operations share, and carries them out one after the other; `table` has one line
 finds the open, lock or delegation behind a stateid.
 
 `clients`, `sessions` and `slots` know who the client is, what makes its retries harmless, and how it is called back (`backchannel`); `service` is a
-server instance, what all its connections share, `records` what of it outlives the process, `recalls` how delegations come back. In a cluster there are
-several server instances, `groups`, each at home on one node: `loading` brings one up on a node, `forwarding` is for clients that come to another.
+server instance, what all its connections share, `records` what of it outlives the process, `recalls` how delegations come back, `departing` the end of
+clients and sessions. In a cluster there are several server instances, `groups`, each at home on one node: `loading` brings one up on a node, `restoring` its
+clients' state when they come, `grace` is for what they have lost, `underway` for what the group's former service has left unanswered, and `forwarding` for
+clients that come to another node.
 `status` maps outcomes. The remaining modules are operations, one module per group, and what they are made of: `attributes` writes a file's attributes
 and `settable` reads those that a client sets, `owners` and `acls` say the same of users and rights as SMB does, `facts` is what attributes depend on
 beside the file, `delegated` what only the holder of a write delegation knows of it.

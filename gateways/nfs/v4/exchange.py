@@ -3,6 +3,7 @@
 import struct
 from typing import Annotated, NamedTuple
 
+from gateways.nfs.v4 import departing, grace, restoring
 from gateways.nfs.v4.clients import principal
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import Outcome
@@ -93,7 +94,7 @@ def exchange_id(c: Compound, args: ExchangeArgs) -> Outcome:
         + bytes(4)  # no implementation id
     )
     if found.replaced is not None:
-        return service.end_client(found.replaced, lambda: result)
+        return departing.end_client(service, found.replaced, lambda: result)
     return result
 
 
@@ -115,10 +116,10 @@ def destroy_clientid(c: Compound, args: DestroyClientArgs) -> Outcome:
     if client.sessions:
         raise Failure(Status.CLIENTID_BUSY)
     if not client.restored:
-        return c.service.restore_client(client, lambda: destroy_clientid(c, args))
+        return restoring.restore_client(c.service, client, lambda: destroy_clientid(c, args))
     if client.states:
         raise Failure(Status.CLIENTID_BUSY)
-    return c.service.end_client(client, lambda: b"")
+    return departing.end_client(c.service, client, lambda: b"")
 
 
 class ReclaimCompleteArgs(NamedTuple):
@@ -138,4 +139,4 @@ def reclaim_complete(c: Compound, args: ReclaimCompleteArgs) -> Outcome:
     client = c.session.client
     if client.reclaimed:
         raise Failure(Status.COMPLETE_ALREADY)
-    return c.service.reclaimed(client, lambda: b"")
+    return grace.reclaimed(c.service, client, lambda: b"")

@@ -5,14 +5,13 @@ what is read there stays as it is; then the records are read. Each volume that t
 have there, which is done with a client's first request. So nothing that a former home still has in memory, or on the way, takes effect any more.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
-from gateways.nfs.v4 import records
+from gateways.nfs.v4 import grace, records
 from gateways.nfs.v4.backchannel import Backchannel
 from gateways.nfs.v4.clients import FIRST_GROUP, group_of
-from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.slots import Channel, Session
 from sofs.errors import NotSupported
 from sofs.types import VolumeId
@@ -20,21 +19,19 @@ from sofs.volume.api import (
     BeginGrace,
     ClientList,
     EndClient,
-    EndGrace,
     FenceGateway,
     ForgetSession,
     ListClients,
     ListRecords,
-    Reply,
     Volume,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from gateways.nfs.v4.service import Service
 
-__all__ = ["fenced", "load", "settle", "unless_others_reclaim"]
+__all__ = ["is_of", "load", "settle"]
 
 log = structlog.get_logger("nfs")
 
@@ -64,7 +61,7 @@ async def _read(service: "Service", system: Volume) -> None:
         if service.mine(client.key):
             service.clients.add(client)
             for id in client.volumes:
-                service.check_lost(client, id)
+                grace.check_lost(service, client, id)
     for key, value in (await service.ask(system, ListRecords(records.SESSIONS + prefix))).records:
         record = records.read_session(value)
         owner = service.clients.numbered.get(record.client)
@@ -90,20 +87,7 @@ async def settle(service: "Service", id: VolumeId) -> None:
     service.volume(id)
     await _shut_out(service, volume)
     await _end_unknown(service, volume)
-    await service.perform(service.end_grace([id], lambda: b""))
-
-
-def fenced(service: "Service", volume: Volume, then: "Callable[[], Outcome]") -> Outcome:
-    """Goes on once the group's former homes are shut out of a volume."""
-    left = list(service.fences) if volume.id not in service.shut else []
-
-    def next_one(_: Reply | None) -> Outcome:
-        if left:
-            return Ask(volume, FenceGateway(left.pop()), next_one)
-        service.shut.add(volume.id)
-        return then()
-
-    return next_one(None)
+    await service.perform(grace.end(service, [id], lambda: b""))
 
 
 async def _shut_out(service: "Service", volume: Volume) -> None:
@@ -124,29 +108,9 @@ async def _end_unknown(service: "Service", volume: Volume) -> None:
         return
     log.warning("nfs4.clients_unknown", volume=volume.name, clients=len(unknown))
     await service.ask(volume, BeginGrace())
-    service.let_grace_run(volume.id)
+    service.runs_out.add(volume.id)
     for client in unknown:
         await service.ask(volume, EndClient(client))
-
-
-def unless_others_reclaim(service: "Service", volume: Volume, then: "Callable[[], Outcome]") -> Outcome:
-    """Ends a volume's grace if no client of another group has anything to reclaim there, as their records say."""
-    end = Ask(volume, EndGrace(), lambda _: then())
-    if service.alone or service.system is None:
-        return end
-
-    def look(found: Any) -> Outcome:
-        return then() if _others_reclaim(service, volume, found.records) else end
-
-    return Ask(service.system, ListRecords(records.CLIENTS), look)
-
-
-def _others_reclaim(service: "Service", volume: Volume, found: "Sequence[tuple[bytes, bytes]]") -> bool:
-    for key, value in found:
-        client = records.read_client(key, value, 0.0)
-        if not service.mine(client.key) and client.volumes.get(volume.id, volume.verifier) != volume.verifier:
-            return True
-    return False
 
 
 def is_of(group: int, known: "Callable[[int], bool]", id: bytes) -> bool:

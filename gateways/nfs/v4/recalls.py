@@ -10,7 +10,7 @@ from gateways.nfs.v4.status import Status
 from gateways.nfs.xdr import pad
 from sofs.errors import Unavailable
 from sofs.types import OpenId, VolumeId
-from sofs.volume.api import Recall
+from sofs.volume.api import Caller, Found, GetAttributes, Recall, Reply, Stateless
 
 if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
@@ -70,7 +70,7 @@ async def _ask(service: "Service", client: "Client", held: Held) -> None:
 
 async def _ask_for(service: "Service", client: "Client", held: Held) -> None:
     """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`)."""
-    handles = [held.handle] if held.handle else await service.handles_for(held)
+    handles = [held.handle] if held.handle else await _handles_for(service, held)
     for _ in range(TRIES):
         if held.revoked or held.other not in client.states:
             return
@@ -90,6 +90,21 @@ async def _ask_for(service: "Service", client: "Client", held: Held) -> None:
         if status != Status.DELAY:
             return
         await service.clock.sleep(AGAIN_S)
+
+
+async def _handles_for(service: "Service", held: Held) -> list[bytes]:
+    """The filehandles that a delegation from before a restart may have been given with: one for each export of its volume.
+
+    Raises `Unavailable`, `Stale`.
+    """
+    exports = [share.number for share in service.shares.all() if share.volume == held.volume and share.nfs.enabled]
+    if not exports:
+        raise Unavailable("the export of the delegation is gone")
+    target = Stateless(held.inode, Caller(0, 0, privileged=True))
+    reply = service.volume(held.volume).call(GetAttributes(target), None, service.by)
+    found = reply if isinstance(reply, Reply) else await reply
+    assert isinstance(found, Found)
+    return [service.handles.make(export, held.volume, held.inode, found.attributes.generation) for export in exports]
 
 
 def revoked(service: "Service", volume: VolumeId, key: bytes, delegation: OpenId) -> None:

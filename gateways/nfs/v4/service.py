@@ -1,7 +1,7 @@
 """An NFSv4 server instance, a group: what all its connections share.
 
-It knows clients and sessions, ends those whose lease has run out, and hears what the volumes have to say. It runs on one node at a time, its home,
-and is brought back from its records on another (`loading`, `groups`).
+It knows clients and sessions, and hears what the volumes have to say. It runs on one node at a time, its home, and is brought back from its records on
+another (`loading`, `groups`).
 """
 
 import asyncio
@@ -16,12 +16,12 @@ import structlog
 from gateways.exports import Shares
 from gateways.nfs.handles import Handles
 from gateways.nfs.rpc import RpcConnection
-from gateways.nfs.v4 import loading, recalls, records, stateids
+from gateways.nfs.v4 import departing, loading, recalls, records, restoring, stateids
 from gateways.nfs.v4.backchannel import Callbacks
 from gateways.nfs.v4.clients import FIRST_GROUP, Client, Clients
 from gateways.nfs.v4.operation import Ask, Outcome, Wait
 from gateways.nfs.v4.owners import Owners
-from gateways.nfs.v4.slots import Session, fetch
+from gateways.nfs.v4.slots import Session
 from gateways.nfs.v4.table import read_operation
 from gateways.nfs.v4.underway import UnderWay
 from sofs.errors import SofsError, Unavailable
@@ -30,18 +30,11 @@ from sofs.runtime.ports import Clock, Random, Timer
 from sofs.types import Inode, Level, OpenId, VolumeId
 from sofs.volume.api import (
     Binding,
-    Caller,
-    ClientStates,
-    EndClient,
-    ForgetSession,
-    Found,
-    GetAttributes,
     KeepRecords,
     ListClient,
     Recall,
     Reply,
     Request,
-    Stateless,
     Volume,
 )
 
@@ -109,8 +102,8 @@ class Service:
         self.owners = owners
         self.take = take
         """A large buffer, of those that are used again."""
-        self._handles = handles
-        self._shares = shares
+        self.handles = handles
+        self.shares = shares
         self.clients = Clients(random, group)
         self.sessions: dict[bytes, Session] = {}
         self.slots: Counter[str] = Counter()
@@ -122,7 +115,7 @@ class Service:
         self.read = read_operation
         self._volumes = volumes
         self._hear = hear
-        self._waits: set[VolumeId] = set()
+        self.runs_out: set[VolumeId] = set()
         """Volumes whose grace takes its whole time: nobody knows for whom it is."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.under_way = UnderWay(former)
@@ -144,7 +137,7 @@ class Service:
 
     async def settle(self) -> None:
         """To be called once loaded: sees to the volumes that are shared. Raises `SofsError`."""
-        for id in sorted({share.volume for share in self._shares.all()}):
+        for id in sorted({share.volume for share in self.shares.all()}):
             await loading.settle(self, id)
         self._settled = True
 
@@ -160,10 +153,6 @@ class Service:
     def keeps_nothing(self) -> None:
         """There is no room for records in the system volume."""
         self._keeps = False
-
-    def let_grace_run(self, id: VolumeId) -> None:
-        """Nobody knows for whom the volume's grace is."""
-        self._waits.add(id)
 
     @property
     def idle(self) -> bool:
@@ -380,71 +369,6 @@ class Service:
             flags |= RECLAIM_NEEDED
         return flags
 
-    def restore(self, session: Session, then: Callable[[], Outcome]) -> Outcome:
-        """Fetches what the volumes know of a session and its client from before the restart. Raises `Unavailable`."""
-        client = session.client
-        volumes = [self.volume(id) for id in sorted(client.volumes)]
-        doubts = session.doubts
-
-        def done() -> Outcome:
-            if session.doubts != doubts:
-                return self.restore(session, then)
-            session.restored = True
-            return then()
-
-        return self.restore_client(client, lambda: fetch(session, volumes, done) if session.resumed else done())
-
-    def restore_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
-        """Rebuilds the client's stateids. Raises `Unavailable`."""
-        return then() if client.restored else self._list(client, [self.volume(id) for id in sorted(client.volumes)], then)
-
-    def _list(self, client: Client, volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
-        if not volumes:
-            client.restored = True
-            recalls.catch_up(self, client)
-            return then()
-        volume = volumes[0]
-
-        def answer(found: ClientStates) -> Outcome:
-            self.check_lost(client, volume.id)
-            stateids.restore(client, volume.id, found.states)
-            return self._list(client, volumes[1:], then)
-
-        return loading.fenced(self, volume, lambda: Ask(volume, ListClient(client.key), answer))
-
-    async def handles_for(self, held: stateids.Held) -> list[bytes]:
-        """The filehandles that a delegation from before a restart may have been given with: one for each export of its volume.
-
-        Raises `Unavailable`, `Stale`.
-        """
-        exports = [share.number for share in self._shares.all() if share.volume == held.volume and share.nfs.enabled]
-        if not exports:
-            raise Unavailable("the export of the delegation is gone")
-        target = Stateless(held.inode, Caller(0, 0, privileged=True))
-        reply = self.volume(held.volume).call(GetAttributes(target), None, self.by)
-        found = reply if isinstance(reply, Reply) else await reply
-        assert isinstance(found, Found)
-        return [self._handles.make(export, held.volume, held.inode, found.attributes.generation) for export in exports]
-
-    def reclaimed(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
-        """The client has reclaimed all it had (18.51)."""
-        lost, client.lost, client.reclaimed = client.lost, set(), True
-        for id in lost:
-            client.volumes[id] = self.volume(id).verifier
-        return self.record([records.client_change(client)], lambda: self.end_grace(sorted(lost), then))
-
-    def awaits_reclaim(self, id: VolumeId) -> bool:
-        """Whether clients have yet to reclaim what they had in the volume."""
-        return any(id in client.lost for client in self.clients.numbered.values())
-
-    def end_grace(self, ids: Sequence[VolumeId], then: Callable[[], Outcome]) -> Outcome:
-        """Ends the grace of those volumes where no client has anything to reclaim any more. One that is in none does not mind."""
-        for place, id in enumerate(ids):
-            volume = self._volumes(id)
-            if volume is not None and id not in self._waits and not self.awaits_reclaim(id):
-                return loading.unless_others_reclaim(self, volume, partial(self.end_grace, ids[place + 1 :], then))
-        return then()
-
     def described(self) -> dict[bytes, tuple[str, str]]:
         """Each client's protocol and address, for operators; without a connection, what it calls itself."""
         result = {}
@@ -455,65 +379,14 @@ class Service:
             result[client.key] = f"nfs4.{minor}", ", ".join(peers) or client.owner.decode(errors="replace")
         return result
 
-    # The end of clients
-
-    def end_client(self, client: Client, then: Callable[[], Outcome]) -> Outcome:
-        """Ends a client with everything it has; its records go last, so that a crash in between is made good by its lease running out."""
-        forgotten = records.forget_client(client)
-        for session in tuple(client.sessions.values()):
-            self.remove(session)
-        self.clients.remove(client)
-        client.ended = True
-        volumes = [volume for volume in map(self._volumes, sorted(client.volumes)) if volume is not None]
-        sessions = [key[len(records.SESSIONS) :] for key, _ in forgotten[1:]]
-
-        def gone() -> Outcome:
-            return self.end_grace(sorted(client.lost), then)
-
-        return self._end(client, sessions, volumes, lambda: self.record(forgotten, gone) if client.confirmed else gone())
-
-    def _end(self, client: Client, sessions: Sequence[bytes], volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
-        if not volumes:
-            return then()
-        volume, others = volumes[0], volumes[1:]
-        steps = [Ask(volume, ForgetSession(session), lambda _: b"") for session in sessions]
-
-        def forget(_: Reply) -> Outcome:
-            if steps:
-                return steps.pop()._replace(answer=forget)
-            return self._end(client, sessions, others, then)
-
-        return Ask(volume, EndClient(client.key), forget)
-
-    def forget_session(self, session: Session, then: Callable[[], Outcome]) -> Outcome:
-        """Ends a session, and with it its tokens and its record."""
-        self.remove(session)
-        volumes = [volume for volume in map(self._volumes, sorted(session.client.volumes)) if volume is not None]
-
-        def forget(left: Sequence[Volume]) -> Outcome:
-            if not left:
-                return self.record([records.forget_session(session.id)], then)
-            return Ask(left[0], ForgetSession(session.id), lambda _: forget(left[1:]))
-
-        return forget(volumes)
-
     def _look_later(self) -> None:
         after = max(self.lease_s / 6, 0.05)
         self._due = self.clock.boottime() + after
         self._timer = self.clock.call_later(after, self._look)
 
     def _look(self) -> None:
-        """Ends clients whose lease has run out (8.3). Who could not be heard, because this process stood still, has not been silent."""
         late = self.clock.boottime() - self._due
-        if late > STOOD_STILL_S:
-            for client in self.clients.numbered.values():
-                client.renewed += late
-        limit = self.clock.boottime() - self.lease_s
-        for client in tuple(self.clients.numbered.values()):
-            if client.renewed < limit and not client.waiting:
-                if client.confirmed:
-                    log.info("nfs4.lease_expired", client=client.id, owner=client.owner)
-                self.begin(self.perform(self.end_client(client, lambda: b"")), "expiry")
+        departing.expire(self, late if late > STOOD_STILL_S else 0.0)
         self._look_later()
 
     # sofs.volume.api.Upcalls, as far as they concern a group
@@ -534,21 +407,4 @@ class Service:
             client.states.pop(other, None)
 
     def resumed(self, volume: VolumeId) -> None:
-        """What clients have in the volume is what it was, unless it has another verifier now."""
-        for client in self.clients.numbered.values():
-            if client.restored and self.check_lost(client, volume):
-                # Whatever is left of its states is asked for with its next request.
-                for other in [other for other, held in client.states.items() if held.volume == volume]:
-                    del client.states[other]
-                client.restored = False
-                for session in client.sessions.values():
-                    session.doubt()
-
-    def check_lost(self, client: Client, id: VolumeId) -> bool:
-        """Whether the volume may have lost what the client had there since it came; it is then to reclaim it."""
-        volume, verifier = self._volumes(id), client.volumes.get(id)
-        if volume is None or verifier is None or volume.verifier in (verifier, 0):
-            return False
-        client.lost.add(id)
-        client.reclaimed = False
-        return True
+        restoring.resumed(self, volume)

@@ -6,7 +6,7 @@ Requests for the same sequence of CREATE_SESSION are answered alike; only a succ
 import struct
 from typing import Annotated, NamedTuple
 
-from gateways.nfs.v4 import records
+from gateways.nfs.v4 import departing, records
 from gateways.nfs.v4.backchannel import Backchannel, CallbackSecurity, credential_of
 from gateways.nfs.v4.clients import principal
 from gateways.nfs.v4.compound import Compound
@@ -107,7 +107,7 @@ def create_session(c: Compound, args: CreateSessionArgs) -> Outcome:
 
     def end_before() -> Outcome:
         client.creating = False
-        return result if before is None else service.end_client(before, lambda: result)
+        return result if before is None else departing.end_client(service, before, lambda: result)
 
     def undo() -> None:
         client.creating = False
@@ -151,7 +151,7 @@ def destroy_session(c: Compound, args: DestroySessionArgs) -> Outcome:
         raise Failure(Status.CONN_NOT_BOUND_TO_SESSION)
     if any(slot.busy for slot in session.slots if slot is not c.slot):
         raise Failure(Status.DELAY)
-    return c.service.forget_session(session, lambda: b"")
+    return departing.forget_session(c.service, session, lambda: b"")
 
 
 class BindArgs(NamedTuple):

@@ -10,15 +10,16 @@ when it has an answer.
 
 import asyncio
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from crc32c import crc32c
 
 from gateways.nfs.rpc import REPLY_SIZE, RpcConnection
+from gateways.nfs.v4 import restoring
 from gateways.nfs.v4.compound import Compound
-from gateways.nfs.v4.operation import ABOVE, Above, Ask, Outcome, Replayed, Resumed, Uncached
+from gateways.nfs.v4.operation import ABOVE, Above, Outcome, Replayed, Resumed, Uncached
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import SessionId, Stateid
 from gateways.nfs.xdr import U32, Bool
@@ -26,7 +27,7 @@ from sofs.encoding import decoder, encode
 from sofs.errors import Damaged
 from sofs.runtime.ports import Buffer
 from sofs.volume import api
-from sofs.volume.api import ListSlots, Slots, SlotToken, Volume
+from sofs.volume.api import SlotToken, Volume
 
 if TYPE_CHECKING:
     from gateways.nfs.handles import Place
@@ -220,7 +221,7 @@ def sequence(c: Compound, args: SequenceArgs) -> Outcome:
     if session is None:
         raise Failure(Status.BADSESSION)
     if not session.restored:
-        return c.service.restore(session, lambda: sequence(c, args))
+        return restoring.restore_session(c.service, session, lambda: sequence(c, args))
     if args.slot >= len(session.slots):
         raise Failure(Status.BADSLOT)
     slot = session.slots[args.slot]
@@ -312,14 +313,3 @@ def _place(c: Compound, handle: bytes) -> "Place | Above | None":
         return None
     return c.places.at(handle, c.credential) or ABOVE
 
-
-def fetch(session: Session, volumes: Sequence[Volume], then: Callable[[], Outcome]) -> Outcome:
-    """Asks the volumes for the session's tokens, one after the other."""
-    if not volumes:
-        return then()
-
-    def answer(found: Slots) -> Outcome:
-        session.restore(found.slots)
-        return fetch(session, volumes[1:], then)
-
-    return Ask(volumes[0], ListSlots(session.id), answer)

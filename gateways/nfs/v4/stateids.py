@@ -9,6 +9,7 @@ import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from gateways.nfs.v4 import grace
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from sofs import locks
@@ -151,7 +152,7 @@ def target(c: "Compound", stateid: Stateid, access: int, place: "Place | None" =
     if other == _ZERO:
         if not stateid.sequence:
             place = place or c.place
-            if access and c.service.awaits_reclaim(place.volume.id):
+            if access and grace.awaits_reclaim(c.service, place.volume.id):
                 raise Failure(Status.GRACE)  # what it may conflict with is not known yet (8.4.2.1)
             return place.target
         stateid = resolve(c, stateid)
