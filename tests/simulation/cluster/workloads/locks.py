@@ -147,7 +147,8 @@ class Locks(Workload):
         request = Reconnect(SUPER, locker.open, locker.guid, (b"client " + client.name.encode())[:16], _USER, None)
         while True:
             try:
-                answer = await client.call(request, client.token(), Level.COMMITTED)
+                # Without a token of the client's: what one gateway was answered says nothing of another one's connection.
+                answer = await client.call(request, level=Level.COMMITTED)
             except (NotFound, Closed, Stale) as error:
                 if request.volatile or not isinstance(error, NotFound):
                     self._gone(locker, error)
