@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Harness:
         return Nfs4Directory(addresses, NFS_PORT, about["share"], name)
 
     async def run(self, faults: Sequence[Fault], rounds: int) -> Score:
+        """All rounds, or those until a signal asked to stop behind the one under way."""
         go, stop = asyncio.Event(), asyncio.Event()
         for writer in self.writers:
             writer.directory = writer.open()
@@ -84,11 +86,16 @@ class Harness:
         for directory in self._locks.values():
             await directory.open()
             await directory.hold(HELD)
+        enough = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, enough.set)
         tasks = [asyncio.create_task(writer.run(go, stop)) for writer in self.writers]
         tasks += [asyncio.create_task(self._keep(protocol, directory)) for protocol, directory in self._locks.items()]
         try:
-            for number in range(rounds):
+            for asked in range(rounds):
                 for fault in faults:
+                    if enough.is_set():
+                        return self.score
                     await self._round(fault, number, go)
                     for task in tasks[: len(self.writers)]:
                         if task.done():
@@ -102,7 +109,7 @@ class Harness:
             for each in [*self._locks.values(), *(writer.directory for writer in self.writers)]:
                 if each is not None:
                     await each.close()
-        self.score.acknowledged = sum(writer.ledger.acknowledged for writer in self.writers)
+            self.score.acknowledged = sum(writer.ledger.acknowledged for writer in self.writers)
         return self.score
 
     async def _keep(self, protocol: str, directory: Directory) -> None:

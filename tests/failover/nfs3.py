@@ -60,8 +60,10 @@ class Nfs3Directory:
             record = record or call_bytes(program, 3, procedure, encode(arguments), xid=next(self._xids) & 0xFFFFFFFF, auth=ROOT)
             try:
                 if self._client is None:
-                    self._client = await asyncio.wait_for(RpcClient.connect(self._port, self._turns.address), CONNECT_S)
-                reply = await asyncio.wait_for(self._client.raw(record), REPLY_S)
+                    async with asyncio.timeout(CONNECT_S):
+                        self._client = await RpcClient.connect(self._port, self._turns.address)
+                async with asyncio.timeout(REPLY_S):
+                    reply = await self._client.raw(record)
             except LOST as error:
                 self.resent += 1
                 await self.close()

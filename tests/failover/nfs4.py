@@ -94,7 +94,8 @@ class Nfs4Directory:
 
     async def _connected(self) -> Transport:
         if self._transport is None:
-            self._transport = await asyncio.wait_for(Transport.connect(self._port, self._turns.address), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                self._transport = await Transport.connect(self._port, self._turns.address)
             self._transport.auth = sys_credential(0, 0)
         return self._transport
 
@@ -119,7 +120,8 @@ class Nfs4Directory:
         while True:
             try:
                 transport = await self._connected()
-                result = await asyncio.wait_for(transport.compound(whole, 1), REPLY_S)
+                async with asyncio.timeout(REPLY_S):
+                    result = await transport.compound(whole, 1)
             except LOST as error:
                 self.resent += 1
                 await self.close()

@@ -131,7 +131,8 @@ class SmbDirectory:
         self._history.append(f"{what}: no answer")
         number = client.request(command, body, flags, charge)
         try:
-            reply = await asyncio.wait_for(client.final(number), REPLY_S)
+            async with asyncio.timeout(REPLY_S):
+                reply = await client.final(number)
         except AssertionError as error:  # what the client makes of a connection that has ended
             raise ConnectionError(str(error)) from None
         self._history[-1] = f"{what}: {reply.status:#x}"
