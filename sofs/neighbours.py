@@ -27,7 +27,7 @@ PREVIOUS = "smb.previous"
 """The interconnect's service."""
 PATIENCE_S = 3.0
 """How long a gateway may be silent."""
-AT_LEAST_S = 0.5
+AT_LEAST_S = 0.2
 """What the first who asks waits in any case: perhaps it is this process that has not listened."""
 FENCED_S = 1.0
 """What a logon waits for its client's former gateway to be shut out of all volumes."""
