@@ -66,13 +66,15 @@ class Member:
                 SOFS, "quickstart", "--data", str(self.data), *options, stdout=asyncio.subprocess.PIPE, stderr=log
             )
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), READY_S)
+        async with asyncio.timeout(READY_S):
+            line = await self._process.stdout.readline()
         assert line.startswith(b"ready"), f"{self.name} did not start: see {self.name}.log"
 
     async def stop(self) -> None:
         assert self._process is not None
         self._process.terminate()
-        status = await asyncio.wait_for(self._process.wait(), 90)
+        async with asyncio.timeout(90):
+            status = await self._process.wait()
         assert status == 0, f"{self.name} ended with status {status}"
         self._process = None
 

@@ -88,7 +88,8 @@ class Process:
 
     async def ready(self) -> Node:
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(asyncio.to_thread(self._process.stdout.readline), READY_S)
+        async with asyncio.timeout(READY_S):
+            line = await asyncio.to_thread(self._process.stdout.readline)
         assert line.startswith(b"ready "), line
         smb, nfs = map(int, line.split()[1:])
         return Node(smb, nfs)

@@ -105,7 +105,8 @@ class Child:
         if self.paused:
             self.resume()
         try:
-            await asyncio.wait_for(asyncio.shield(ended), patience_s)
+            async with asyncio.timeout(patience_s):
+                await asyncio.shield(ended)
         except TimeoutError:
             if self.running:
                 await self.kill()

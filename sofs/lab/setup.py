@@ -84,7 +84,8 @@ async def _run(prefix: Sequence[str], *arguments: str) -> bytes:
         *prefix, program("sofs"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        answer, trouble = await asyncio.wait_for(process.communicate(), JOIN_S)
+        async with asyncio.timeout(JOIN_S):
+            answer, trouble = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

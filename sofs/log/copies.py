@@ -379,7 +379,8 @@ class Copies:
         """
         waiting = self.remotes.counted or self.remotes.leaving
         try:
-            await asyncio.wait_for(self.sync(), self._settings.lease.promise_s if waiting else None)
+            async with asyncio.timeout(self._settings.lease.promise_s if waiting else None):
+                await self.sync()
         except TimeoutError:
             return False
         return True

@@ -573,7 +573,8 @@ class ReplicatedLog(Copies):
         """
         if self.failure is None and self.end > FIRST:
             try:
-                await asyncio.wait_for(self._sync_and_note(), self._settings.lease.promise_s if self.remotes.counted or self.remotes.leaving else None)
+                async with asyncio.timeout(self._settings.lease.promise_s if self.remotes.counted or self.remotes.leaving else None):
+                    await self._sync_and_note()
             except TimeoutError:
                 self._logger.warning("log_closed_unstable", stable=self.stable, end=self.end)
         for task in tuple(self._tasks):

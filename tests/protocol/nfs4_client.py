@@ -165,7 +165,8 @@ class Transport:
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
         self._writer.write(struct.pack(">I", 0x80000000 | len(record)) + record)
-        message = await asyncio.wait_for(reply, 20)
+        async with asyncio.timeout(20):
+            message = await reply
         assert message[4:24] == struct.pack(">5I", 1, 0, 0, 0, 0), message.hex()
         return message[24:]
 

@@ -73,7 +73,8 @@ class RpcClient:
         reply = asyncio.get_running_loop().create_future()
         self._waiting[int.from_bytes(record[:4])] = reply
         self.send(struct.pack(">I", 0x80000000 | len(record)) + record)
-        return await asyncio.wait_for(reply, 20)
+        async with asyncio.timeout(20):
+            return await reply
 
     async def results(self, program: int, version: int, procedure: int, arguments: bytes, xid: int | None = None) -> bytes:
         """The results of a call that must be accepted."""

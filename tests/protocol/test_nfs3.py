@@ -603,7 +603,8 @@ def test_bytes_that_are_no_rpc_end_that_connection_only(tmp_path: Path) -> None:
         for junk in (b"GET / HTTP/1.1\r\n\r\n", struct.pack(">I", 0x80000004) + b"abcd", struct.pack(">I", 0xFFFFFFFF)):
             async with await RpcClient.connect(server.port) as other:
                 other.send(junk)
-                await asyncio.wait_for(other.lost.wait(), 10)
+                async with asyncio.timeout(10):
+                    await other.lost.wait()
         assert (await attributes(client, root)).type == m.Type.DIR
 
     served(tmp_path, scenario)
@@ -863,7 +864,8 @@ def test_a_call_that_a_failed_log_cannot_answer_ends_its_connection_and_the_next
                 await asyncio.sleep(0)
             log.lose(1, DiskFailed("disk0: input/output error"))
             server.gateway.give_up(server.volume)
-            await asyncio.wait_for(client.lost.wait(), 10)
+            async with asyncio.timeout(10):
+                await client.lost.wait()
             asked.cancel()
             assert (await idle.nfs("GETATTR", m.GetAttributesArgs(file))).status == Status.IO
             new = m.MakeDirectoryArgs(DirectoryName(root, b"d"), NewAttributes(mode=0o755))

@@ -428,7 +428,8 @@ def test_a_delegation_is_recalled_by_the_new_home(tmp_path: Path, late: bool) ->
             await holder.done(op.putrootfh())
             if not late:
                 assert await status(other, op.putfh(root), opening) is Status.DELAY
-            callback = await asyncio.wait_for(holder.transport.callbacks.get(), 20)
+            async with asyncio.timeout(20):
+                callback = await holder.transport.callbacks.get()
             assert callback.stateid == delegation
             await holder.done(op.putfh(opened.last), op.delegreturn(delegation))
             await other.done(op.putfh(root), opening)
@@ -668,7 +669,8 @@ def test_who_waits_at_a_home_that_has_lost_its_group_asks_the_new_one(tmp_path: 
         route.call = call  # type: ignore[assignment,method-assign]
         whole = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
         asking = asyncio.create_task(client.transport.compound(whole, 2))
-        await asyncio.wait_for(stuck.wait(), 10)
+        async with asyncio.timeout(10):
+            await stuck.wait()
         found = await record(nodes, one.number)
         moved = structs.replace(found, node=two.number, incarnation=two.incarnation, fences=(one.incarnation,), tenure=found.tenure + 1)
         await nodes.store.transact([], [Put(keys.group(one.number), moved.encode())])
@@ -703,7 +705,8 @@ def test_what_a_failed_volume_never_answers_is_asked_again(tmp_path: Path, forwa
         route.when = lambda gate, level, send: stuck.set()  # type: ignore[method-assign]
         whole = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755), op.getfh())
         asking = asyncio.create_task(client.transport.compound(whole, 2))
-        await asyncio.wait_for(stuck.wait(), 10)
+        async with asyncio.timeout(10):
+            await stuck.wait()
         route.when = before  # type: ignore[method-assign]
         one.nfs_gateway.give_up(route)
         if forwarded:
@@ -831,7 +834,8 @@ def test_what_another_volume_than_the_failed_one_still_carries_out_is_not_carrie
         route.call = call  # type: ignore[assignment,method-assign]
         whole = request(client, 15, 1, op.putfh(root), op.remove("d"))
         asking = asyncio.create_task(client.transport.compound(whole, 2))
-        await asyncio.wait_for(stuck.wait(), 10)
+        async with asyncio.timeout(10):
+            await stuck.wait()
         for _ in range(2):  # two volumes fail
             one.nfs_gateway.give_up(route)
             await one.home_of(one.group)
@@ -865,7 +869,8 @@ def test_a_group_that_comes_while_the_volume_with_its_records_fails_is_read_once
         before, stuck = route.when, asyncio.Event()
         route.when = lambda gate, level, send: stuck.set()  # type: ignore[method-assign]
         await one.homes.hand_over(one.number, two.number)
-        await asyncio.wait_for(stuck.wait(), 10)
+        async with asyncio.timeout(10):
+            await stuck.wait()
         route.when = before  # type: ignore[method-assign]
         two.nfs_gateway.give_up(route)
         await two.home_of(group)

@@ -302,7 +302,8 @@ def test_a_fault_of_the_server_s_own_does_not_hold_up_the_slot(tmp_path: Path) -
 
             server.volume.call = lambda request, token, by: broken() if isinstance(request, Make) else call(request, token, by)  # type: ignore
             asked = request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755))
-            result = await asyncio.wait_for(send(client, asked), 5)
+            async with asyncio.timeout(5):
+                result = await send(client, asked)
             assert failed(result) == (2, Status.SERVERFAULT)
             assert await send(client, asked) == result
             assert (await send(client, request(client, 15, 2, op.putfh(root)))).status == 0
@@ -605,7 +606,8 @@ def test_a_delegation_is_called_back_when_another_client_writes(tmp_path: Path) 
             assert await status(other, op.putfh(handle), op.read(ANONYMOUS, 0, 5)) == Status.OK, "reading is in nobody's way"
             writing = op.open_("f", op.WRITE, clientid=other.clientid)
             assert await status(other, op.putfh(root), writing) == Status.DELAY
-            callback = await asyncio.wait_for(client.transport.callbacks.get(), 5)
+            async with asyncio.timeout(5):
+                callback = await client.transport.callbacks.get()
             assert (callback.number, callback.stateid, callback.handle) == (4, delegation, handle)
             await client.done(op.putfh(handle), op.delegreturn(delegation))
             assert await status(other, op.putfh(root), writing) == Status.OK
@@ -687,7 +689,8 @@ def test_a_resumed_session_has_its_callbacks_once_it_is_bound(tmp_path: Path) ->
                 assert client.transport.callbacks.empty()
                 bound = await client.transport.compound([op.bind_conn_to_session(client.session, 7)])
                 assert bound.last[1] == 3
-                callback = await asyncio.wait_for(client.transport.callbacks.get(), 5)
+                async with asyncio.timeout(5):
+                    callback = await client.transport.callbacks.get()
                 assert (callback.stateid, callback.handle) == (delegation, handle)
                 flags = (await send(client, request(client, 15, 2, op.putfh(root)))).operations[0][2].flags
                 assert flags == 0
@@ -707,11 +710,13 @@ def test_callbacks_go_on_after_some_were_lost_with_their_connection(tmp_path: Pa
             client.transport.deaf = asyncio.Event()
             assert await status(other, op.putfh(root), writing) == Status.DELAY
             for number in range(lost):
-                await asyncio.wait_for(client.transport.deaf.wait(), 5)
+                async with asyncio.timeout(5):
+                    await client.transport.deaf.wait()
                 await again(client, server.port)
                 client.transport.deaf = asyncio.Event() if number + 1 < lost else None
                 await client.transport.compound([op.bind_conn_to_session(client.session, 7)])
-            callback = await asyncio.wait_for(client.transport.callbacks.get(), 5)
+            async with asyncio.timeout(5):
+                callback = await client.transport.callbacks.get()
             assert (callback.stateid, callback.handle) == (delegation, handle)
             await client.done(op.putfh(handle), op.delegreturn(delegation))
             assert await status(other, op.putfh(root), writing) == Status.OK

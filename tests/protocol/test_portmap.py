@@ -103,7 +103,8 @@ def test_it_answers_over_tcp_and_udp() -> None:
             sock.setblocking(False)
             sock.connect(("127.0.0.1", number))
             sock.send(call_bytes(PMAP, 2, 3, wanted, xid=9))
-            reply = await asyncio.wait_for(loop.sock_recv(sock, 100), 10)
+            async with asyncio.timeout(10):
+                reply = await loop.sock_recv(sock, 100)
         assert reply == struct.pack(">6I", 9, 1, 0, 0, 0, 0) + (2049).to_bytes(4)
         await mapper.stop()
 

@@ -296,7 +296,8 @@ class NfsHolder:
         """Waits until it is told to, and then returns its delegation."""
         wanted = self.delegations[cell.number]
         while wanted not in self._recalled:
-            callback = await asyncio.wait_for(self.client.transport.callbacks.get(), 20)
+            async with asyncio.timeout(20):
+                callback = await self.client.transport.callbacks.get()
             if callback.number == 4:
                 assert callback.stateid is not None
                 self._recalled.add(callback.stateid)

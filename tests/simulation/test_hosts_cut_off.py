@@ -67,7 +67,8 @@ def test_who_learns_from_the_store_that_it_was_deposed_says_so_to_whoever_waits(
         await hosts.served(by=other)
         one.line.up = True
         with pytest.raises(SofsError):
-            await asyncio.wait_for(ended, 5)
+            async with asyncio.timeout(5):
+                await ended
         assert hosted.where.local is None and seen and all(seen), "not as after a planned move, of which everything has been answered"
 
     cluster(2, main)

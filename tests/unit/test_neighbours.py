@@ -173,7 +173,8 @@ def test_nobody_is_given_what_a_silent_gateway_has_before_it_is_shut_out() -> No
         assert await rig.end() < 2, "a logon does not wait for a volume that nobody serves"
         waiting = asyncio.ensure_future(rig.has())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(waiting), 60)
+            async with asyncio.timeout(60):
+                await asyncio.shield(waiting)
         waiting.cancel()
 
     on_nodes(main)

@@ -116,7 +116,8 @@ class Group:
             try:
                 if random.chance(0.15):
                     asked = dict(self.judge.committed)
-                    await asyncio.wait_for(machine.ask(lambda member, asked=asked: member.show(asked)), 5.0)  # type: ignore[misc]
+                    async with asyncio.timeout(5.0):
+                        await machine.ask(lambda member, asked=asked: member.show(asked))  # type: ignore[misc]
                     continue
                 works = [asyncio.ensure_future(self._write(machine, level)) for _ in range(1 + random.below(8) * random.below(2))]
                 await asyncio.wait(works, timeout=5.0)

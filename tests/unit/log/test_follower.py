@@ -432,7 +432,8 @@ def test_who_waits_for_something_to_be_stable_is_told_or_told_that_it_never_will
         rig.send(*author.write(b"b"))
         never = rig.follower.sync_all()
         rig.send(author.mark, b"", stable=successor.mark.lsn)
-        await asyncio.wait_for(stable, 1)
+        async with asyncio.timeout(1):
+            await stable
         rig.follower.adopt(Configuration(2, (7, 8), coordinator=2))
         rig.send(*successor.write(b"c"), version=2)
         with pytest.raises(Unavailable, match="never committed"):

@@ -357,7 +357,8 @@ def test_a_copy_that_has_lost_what_it_was_sent_is_sent_all_of_it_again_whenever_
             rig.machines[3].applied.clear()
             rig.follow(3, whole=False)
         await rig.clock.sleep(SETTINGS.lease.beacon_s)  # with which it is noticed
-        await asyncio.wait_for(rig.log.promote(remote), 2)
+        async with asyncio.timeout(2):
+            await rig.log.promote(remote)
         assert rig.machines[3].operations == rig.machines[1].operations
 
     run(main, standbys=(2,))
@@ -534,11 +535,14 @@ def test_nothing_pauses_for_a_change_while_the_store_is_away() -> None:
         remote = rig.remote(3)
         rig.log.join(remote)
         with pytest.raises(Unavailable, match="store"):
-            await asyncio.wait_for(rig.log.promote(remote), 30)
+            async with asyncio.timeout(30):
+                await rig.log.promote(remote)
         rig.log.leave(remote)
         with pytest.raises(Unavailable, match="store"):
-            await asyncio.wait_for(rig.log.hand_over(Configuration(0, (2,), coordinator=2, incarnation=22)), 30)
-        await asyncio.wait_for(rig.reach(rig.log.append(b"a"), Level.STABLE), 1)
+            async with asyncio.timeout(30):
+                await rig.log.hand_over(Configuration(0, (2,), coordinator=2, incarnation=22))
+        async with asyncio.timeout(1):
+            await rig.reach(rig.log.append(b"a"), Level.STABLE)
         assert rig.log.serving() and rig.log.replica_ids == (1, 2)
 
     run(main, standbys=(2,))
