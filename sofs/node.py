@@ -258,6 +258,8 @@ async def _watch(store: Store, prefix: str, refresh: Callable[[], Awaitable[None
             await refresh()
         except SofsError as error:
             log.warning("node.not_refreshed", what=prefix, reason=str(error))
+        except Exception:
+            log.exception("node.not_refreshed", what=prefix)  # the next change may be better
 
 
 def _identified(own: OwnIdentity) -> Identify:

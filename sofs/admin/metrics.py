@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from sofs.admin.api import Status
 
 DISK_STATES = ("healthy", "suspect", "missing", "failed", "draining", "retired")
-VOLUME_STATES = ("serving", "degraded", "failed")
+VOLUME_STATES = ("serving", "degraded", "waiting", "failed")
 
 
 Counted = Mapping[str, Mapping[str, int]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
 
 import msgspec
@@ -101,7 +101,7 @@ class NodeOperations:
             disks=await self.disks(),
             pools=await self.pools(),
             volumes=await self.volumes(),
-            shares=await self.shares(),
+            shares=self._named_shares(self._doors.shares.all()),  # as they are offered, also while the coordination store is down
         )
 
     async def metrics(self) -> bytes:
@@ -172,8 +172,10 @@ class NodeOperations:
     # Shares
 
     async def shares(self) -> list[api.Share]:
+        return self._named_shares(await self._registry.shares())
+
+    def _named_shares(self, shares: Iterable[Share]) -> list[api.Share]:
         names = {hosted.record.id: hosted.record.name for hosted in self._host.volumes.values()}
-        shares = await self._registry.shares()
         return [_shown(share, names.get(share.volume, f"{share.volume:016x}")) for share in shares]
 
     async def create_share(self, request: api.Share) -> api.Share:
