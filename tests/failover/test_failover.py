@@ -70,7 +70,7 @@ def _lose_power(data: Path, answer: Connection) -> None:
     lab = Laboratory(data, nodes=2, members=1, images=True)
 
     def boots() -> set[str]:
-        return {Path(f"/proc/{node['pid']}/root/proc/sys/kernel/random/boot_id").read_text() for node in lab.about["nodes"]}
+        return {Path("/proc", str(node["pid"]), "root", "proc/sys/kernel/random/boot_id").read_text() for node in lab.about["nodes"]}
 
     async def play() -> None:
         directory = Nfs3Directory(lab.vips, NFS_PORT, lab.about["share"], "d", 1)
