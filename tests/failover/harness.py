@@ -87,12 +87,12 @@ class Harness:
             await directory.open()
             await directory.hold(HELD)
         enough = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, enough.set)
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(asked, enough.set)
         tasks = [asyncio.create_task(writer.run(go, stop)) for writer in self.writers]
         tasks += [asyncio.create_task(self._keep(protocol, directory)) for protocol, directory in self._locks.items()]
         try:
-            for asked in range(rounds):
+            for number in range(rounds):
                 for fault in faults:
                     if enough.is_set():
                         return self.score
