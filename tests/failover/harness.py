@@ -264,7 +264,7 @@ class Harness:
                 self.score.errors += 1
                 self.score.complain(f"{at}: the lock of {protocol} cannot be asked for at {node}: {trouble!r}")
             finally:
-                await (probe.leave() if isinstance(probe, Nfs4Directory) else probe.close())
+                await probe.leave()
 
 
 def replays(before: Counted, after: Counted) -> int:

@@ -47,6 +47,9 @@ class Nfs3Directory:
             raise Trouble(f"MKDIR was answered {status}")
         self._directory = await self._handle(mounted.handle, self._name.encode())
 
+    async def leave(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:

@@ -77,7 +77,6 @@ class Nfs4Directory:
         await self._do(op.reclaim_complete())
 
     async def leave(self) -> None:
-        """For good: the server need not wait for this client in a grace."""
         try:
             async with asyncio.timeout(REPLY_S):
                 transport = await self._connected()

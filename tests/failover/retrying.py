@@ -36,6 +36,9 @@ class Directory(Protocol):
 
     async def close(self) -> None: ...
 
+    async def leave(self) -> None:
+        """Closes for good: the server need not wait for this client in a grace."""
+
     async def create(self, name: str) -> None: ...
 
     async def write(self, name: str, offset: int, data: bytes) -> None: ...

@@ -90,6 +90,9 @@ class SmbDirectory:
         made = await self._create(self._name, OPEN_OR_MAKE, DIRECTORY, persistent=False, access=READ_ONLY)
         await self._close(made)
 
+    async def leave(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:

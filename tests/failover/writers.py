@@ -73,7 +73,7 @@ class Writer:
         """With another client; and the ledger waits for the comparison, since one change may have happened or not."""
         assert self.directory is not None
         cautious = self.directory.cautious
-        await self.directory.close()
+        await self.directory.leave()
         self.directory = self.open()
         self.directory.cautious = cautious
         await self.directory.open()
