@@ -28,7 +28,7 @@ from sofs.cluster.running import Claim, claim
 from sofs.cluster.stream import Identify
 from sofs.config import Config
 from sofs.coordination import Store, keys
-from sofs.errors import ConfigError
+from sofs.errors import ConfigError, Unavailable
 from sofs.hosting import Host
 from sofs.records import Registry
 from sofs.runtime.ports import Clock, Files, Network, Random
@@ -221,7 +221,10 @@ class Assembly:
         self._addresses = []
         for text in self.config.cluster.addresses:
             host, port = endpoint(text)
-            port = await interconnect.listen(host, port)
+            try:
+                port = await interconnect.listen(host, port)
+            except Unavailable as error:
+                raise Unavailable(f"{error}; [cluster] addresses says where other nodes reach this one") from None
             self._addresses.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         if not self._addresses:
             raise ConfigError('[cluster] addresses is empty: say where other nodes reach this one, such as ["10.0.0.1:4700"]')

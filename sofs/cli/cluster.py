@@ -71,12 +71,15 @@ def join(
     data: Data = None,
     address: Addresses = None,
     name: Name = None,
+    etcd: Annotated[
+        list[str] | None, typer.Option("--etcd", metavar="HOST:PORT", help="Where etcd is for this host (default: as the token has it); may be repeated.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a new node, which has no data yet, a member. Repeat it if it was interrupted."""
     from sofs.cli.enrolment import join_cluster
 
-    done = join_cluster(data_directory(data).absolute(), token, address or [], name)
+    done = join_cluster(data_directory(data).absolute(), token, address or [], name, etcd or [])
     if json:
         show.as_json(done)
     else:

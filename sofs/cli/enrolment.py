@@ -19,14 +19,14 @@ from sofs.cluster.authority import Authority
 from sofs.cluster.founding import Token, admit, authority_of, evict, found, invite, leave
 from sofs.cluster.membership import FEATURES, endpoint
 from sofs.cluster.own import OwnIdentity, load_or_make, save
+from sofs.cluster.own import load as load_own
 from sofs.cluster.records import ClusterRecord, MemberRecord, named
 from sofs.cluster.recovery import read_copy, restore
+from sofs.cluster.store import open_etcd
 from sofs.config import Config, amended, load
 from sofs.coordination import Entry, Put, Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import Busy, ConfigError, InvalidArgument, Unavailable
-from sofs.hosting.recovering import known_in_logs
-from sofs.node import open_etcd
 from sofs.records import ConfigurationRecord, DiskRecord, VolumeRecord
 from sofs.runtime import durable
 from sofs.runtime.system_clock import SystemClock, SystemRandom
@@ -85,8 +85,8 @@ class Place:
     @property
     def own(self) -> OwnIdentity:
         """Raises `ConfigError` when this is no member of a cluster."""
-        own = load_or_make(self.files, self.random, str(self.data)) if self.data.exists() else OwnIdentity(0)
-        if not own.cluster or self.config.coordination.kind != "etcd":
+        own = load_own(self.files, str(self.data))
+        if own is None or not own.cluster or self.config.coordination.kind != "etcd":
             raise ConfigError(f"{self.data} is not of a cluster's member; `sofs cluster init` founds a cluster, --data names another directory")
         return own
 
@@ -161,12 +161,12 @@ class Place:
         return EmbeddedStore.open(self.files, self.clock, self.random, str(path)) if path.exists() else None
 
 
-def _run(work: Callable[[], Awaitable[T]]) -> T:
+def _run(place: Place, work: Callable[[], Awaitable[T]]) -> T:
     async def main() -> T:
         try:
             return await work()
         except Unavailable as error:
-            raise Unavailable(f"{error} (etcd as coordination.endpoints or --etcd name it)") from None
+            raise Unavailable(f"{error} (at {', '.join(place.config.coordination.endpoints)}; --etcd or coordination.endpoints name it)") from None
 
     return asyncio.run(main())
 
@@ -206,7 +206,7 @@ def found_cluster(data: Path, etcd: Sequence[str], prefix: str | None, addresses
             place.write_config()
             return Enrolled(own.cluster, f"{own.id:016x}", place.name, len(records))
 
-    return _run(work)
+    return _run(place, work)
 
 
 async def _refuse_lost(place: Place, own: OwnIdentity, store: Store) -> None:
@@ -254,13 +254,14 @@ def make_token(data: Path, reusable: bool, valid_s: float) -> str:
             )
             return token.encode()
 
-    return _run(work)
+    return _run(place, work)
 
 
-def join_cluster(data: Path, text: str, addresses: Sequence[str], name: str | None) -> Enrolled:
+def join_cluster(data: Path, text: str, addresses: Sequence[str], name: str | None, etcd: Sequence[str] = ()) -> Enrolled:
+    """`etcd`: where it is for this host, if that is not where it is for whoever made the token."""
     token = Token.decode(text)
     place = Place(data)
-    place.use_etcd(token.endpoints, token.prefix)
+    place.use_etcd(etcd or token.endpoints, token.prefix)
     place.use_addresses(addresses, name)
 
     async def work() -> Enrolled:
@@ -276,7 +277,7 @@ def join_cluster(data: Path, text: str, addresses: Sequence[str], name: str | No
             place.write_config()
             return Enrolled(own.cluster, f"{own.id:016x}", place.name)
 
-    return _run(work)
+    return _run(place, work)
 
 
 async def _refuse_data(place: Place) -> None:
@@ -310,7 +311,7 @@ def leave_cluster(data: Path) -> Enrolled:
             save(place.files, str(data), OwnIdentity(own.id))
             return Enrolled(own.cluster, f"{own.id:016x}", place.name)
 
-    return _run(work)
+    return _run(place, work)
 
 
 def evict_member(data: Path, wanted: str, force: bool) -> Enrolled:
@@ -337,7 +338,7 @@ def evict_member(data: Path, wanted: str, force: bool) -> Enrolled:
             barred = await evict(store, node, "an operator", force=force, incarnations=named)
             return Enrolled(own.cluster, f"{node:016x}", barred.name)
 
-    return _run(work)
+    return _run(place, work)
 
 
 async def _only_there(store: Store, node: NodeId) -> list[str]:
@@ -388,11 +389,15 @@ def recover_cluster(data: Path, etcd: Sequence[str]) -> Recovered:
             place.write_config()
         return Recovered(own.cluster, *outcome)
 
-    return _run(work)
+    return _run(place, work)
 
 
 def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> None:
     """The replicas on this node's disks may know of a change that came too late for the copy."""
+    from sofs.hosting.recovering import (
+        known_in_logs,  # all of a volume: half a second that the other commands need not wait
+    )
+
     disks = [DiskRecord.decode(value) for key, value in copy.items() if key.startswith(keys.DISKS)]
     paths = [(disk.id, str(place.data / disk.path)) for disk in disks if disk.node == own.id]
     for volume, known in known_in_logs(place.files, paths).items():

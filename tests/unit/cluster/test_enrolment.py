@@ -11,6 +11,7 @@ import pytest
 from sofs.cli import enrolment
 from sofs.cluster import NodeId
 from sofs.cluster.authority import node_of
+from sofs.cluster.founding import Token
 from sofs.cluster.own import load as load_own
 from sofs.cluster.records import DeadRecord, MemberRecord
 from sofs.cluster.recovery import FILE, RecordsCopy, older, read_copy, restore
@@ -18,7 +19,7 @@ from sofs.config import load
 from sofs.coordination import Entry, Put, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.coordination.etcd import EtcdStore
-from sofs.errors import AccessDenied, Busy, ConfigError, InvalidArgument, NotFound
+from sofs.errors import AccessDenied, Busy, ConfigError, InvalidArgument, NotFound, Unavailable
 from sofs.records import ConfigurationRecord, DiskRecord, ReplicaRecord, VolumeRecord
 from sofs.runtime.ports import Connection
 from sofs.runtime.system_clock import SystemClock, SystemRandom
@@ -204,6 +205,26 @@ def test_a_prefix_ends_with_a_slash(tmp_path: Path, etcd: Etcd) -> None:
     with pytest.raises(InvalidArgument, match="ends with /"):
         enrolment.found_cluster(tmp_path / "one", [etcd.endpoint], etcd.prefix[:-1], ["127.0.0.1:1"], None)
     assert not (tmp_path / "one").exists()
+
+
+def test_a_token_whose_etcd_is_elsewhere_for_this_host_says_so_and_is_good_with_another_address(
+    tmp_path: Path, etcd: Etcd
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    init(one, etcd)
+    config = one / "conf" / "sofs.toml"
+    token = Token.decode(enrolment.make_token(one, False, 3600))
+    text = Token(token.cluster, ("127.0.0.1:1",), token.prefix, token.id, token.secret, token.fingerprint).encode()
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1; --etcd"):
+        join(two, text, "two")
+    joined = enrolment.join_cluster(two, text, ["127.0.0.1:4702"], "two", [etcd.endpoint])
+    assert joined.name == "two" and load(two / "conf" / "sofs.toml").coordination.endpoints == [etcd.endpoint] == load(config).coordination.endpoints
+
+
+def test_a_command_leaves_nothing_in_a_directory_that_is_no_nodes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not of a cluster's member"):
+        enrolment.make_token(tmp_path, False, 60)
+    assert not list(tmp_path.iterdir())
 
 
 def test_commands_wait_for_no_running_node(tmp_path: Path, etcd: Etcd) -> None:
