@@ -8,10 +8,11 @@ from typing import Any
 
 import structlog
 
+from gateways.buffers import Buffers
 from gateways.eager import begin
 from gateways.exports import Shares
 from gateways.identity import Identities
-from gateways.server import Buffers, Link
+from gateways.server import Link
 from gateways.smb.connection import Connection
 from gateways.smb.crypto import Dialect
 from gateways.smb.durable import Durables

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import gateways.server
-from gateways.server import CHUNK, HIGH, SLACK, Buffers, Connection, Link, Server, origin_of
+from gateways.buffers import CHUNK, SLACK, Buffers
+from gateways.server import HIGH, Connection, Link, Server, origin_of
 from sofs.errors import PeerError
 from sofs.runtime.system_clock import SystemClock
 
@@ -387,7 +388,7 @@ def test_messages_of_every_size_give_their_room_back(size: int, monkeypatch: pyt
 
 def test_who_holds_room_without_using_it_is_disconnected_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateways.server, "UNDER_WAY", 3 << 20)
-    monkeypatch.setattr(gateways.server, "PATIENCE_S", 0.2)
+    monkeypatch.setattr("gateways.buffers.PATIENCE_S", 0.2)
 
     async def test(server: Server, port: int, cores: list[Echo]) -> None:
         strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(9)]
