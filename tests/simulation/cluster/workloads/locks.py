@@ -24,6 +24,7 @@ from sofs.errors import (
 from sofs.types import Inode, Level, OpenId
 from sofs.volume.api import (
     Access,
+    Binding,
     Bound,
     Close,
     Disposition,
@@ -150,17 +151,18 @@ class Locks(Workload):
                 # Without a token of the client's: what one gateway was answered says nothing of another one's connection.
                 answer = await client.call(request, level=Level.COMMITTED)
             except (NotFound, Closed, Stale) as error:
-                if request.volatile or not isinstance(error, NotFound):
-                    self._gone(locker, error)
-                # An attempt whose answer the client did not wait for may have connected the open to this very gateway. A real one asks so,
-                # because it knows that the client's former session is no more.
-                request = msgspec.structs.replace(request, volatile=True)
-                continue
-            if not isinstance(answer.reply, Bound):
+                self._gone(locker, error)
+            reply = answer.reply
+            if not isinstance(reply, Bound):
                 client.note("reconnected", locker.open)
                 locker.gateway = answer.gateway
                 return answer.gateway
-            await self.cluster.shut_out(answer.reply.gateway, client)
+            if reply.gateway == answer.gateway:
+                # An attempt whose answer the client did not wait for has connected the open to this very gateway. A real one knows that the client's
+                # session of then is no more.
+                request = msgspec.structs.replace(request, former=Binding(reply.gateway, reply.session))
+            else:
+                await self.cluster.shut_out(reply.gateway, client)
 
     def _gone(self, locker: _Locker, error: SofsError) -> NoReturn:
         """An open may be gone only with the memory of the volume. Raises `_Lost`."""
