@@ -23,15 +23,16 @@ from sofs.admin import api
 from sofs.admin.server import AdminServer
 from sofs.assembly import Assembly, Ports
 from sofs.cluster.authority import node_of
-from sofs.cluster.membership import DRAINING, Membership, endpoint
+from sofs.cluster.membership import DRAINING, Membership
 from sofs.cluster.own import OwnIdentity
 from sofs.cluster.renewal import renew_if_due
+from sofs.cluster.store import open_etcd
 from sofs.cluster.stream import Identify
 from sofs.config import Config, changes, load
 from sofs.coordination import Store, keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.doors import Doors
-from sofs.errors import ConfigError, SofsError, Unavailable
+from sofs.errors import SofsError, Unavailable
 from sofs.homes import Homes
 from sofs.neighbours import Neighbours
 from sofs.operations import NodeOperations
@@ -297,30 +298,6 @@ async def _answering(store: Store) -> None:
                 raise Unavailable("none of the etcd members in coordination.endpoints answers; is etcd running there?") from None
             log.warning("coordination.waiting")
             await asyncio.sleep(1)
-
-
-def open_etcd(config: Config) -> Store:
-    """Raises `ConfigError`."""
-    from sofs.coordination.etcd import Credentials, EtcdStore  # grpc takes a while to import
-
-    coordination = config.coordination
-    try:
-        endpoints = [endpoint(text) for text in coordination.endpoints]
-    except ConfigError:
-        raise ConfigError(f"coordination.endpoints: {config.coordination.endpoints}; write HOST:PORT, such as 10.0.0.1:2379") from None
-    credentials = None
-    if coordination.authority_file:
-        files = (coordination.authority_file, coordination.certificate_file, coordination.key_file)
-        credentials = Credentials(*(_read(path) if path else None for path in files))  # type: ignore[arg-type]  # the first is there
-    return EtcdStore(endpoints, coordination.prefix, credentials=credentials)
-
-
-def _read(path: str) -> bytes:
-    """Raises `ConfigError`."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; [coordination] names it for TLS with etcd") from None
 
 
 def _make_durable(files: SystemFiles, path: Path) -> None:

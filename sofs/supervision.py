@@ -9,16 +9,20 @@ needs the store, and its process may have died before it was written.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import structlog
 
+from sofs.cluster.records import DeadRecord
 from sofs.cluster.running import Ran
 from sofs.coordination import OutcomeUnknown, Put, Store, keys
-from sofs.errors import Unavailable
-from sofs.records import DeadRecord
+from sofs.errors import SofsError, Unavailable
+from sofs.runtime.system_addresses import SystemAddresses
 
 log = structlog.get_logger("supervisor")
 
+HELD = "vips"
+"""In the data directory: which addresses the kernel has been given, a line `ADDRESS INTERFACE` each."""
 RETRY_S = 0.2
 RESTART = 75
 """The exit status (EX_TEMPFAIL) of a process that the cluster goes on without, and that is to be started again at once."""
@@ -40,3 +44,20 @@ async def record(store: Store, ran: Ran, by: str, patience_s: float) -> None:
                     return
     except TimeoutError:
         raise Unavailable(f"the coordination store did not take the record within {patience_s:.0f} s") from None
+
+
+def remove_left_behind(data: Path) -> list[str]:
+    """Takes from the kernel what a process that has ended was given, before anybody is told of its end. Gives what could not be taken, with reasons."""
+    path = data / HELD
+    if not path.exists():
+        return []
+    trouble = []
+    addresses = SystemAddresses()
+    for line in path.read_text().splitlines():
+        address, _, interface = line.partition(" ")
+        try:
+            addresses.remove(address, interface)
+        except SofsError as error:
+            trouble.append(str(error))
+    path.unlink()
+    return trouble

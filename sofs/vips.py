@@ -8,13 +8,10 @@ from pathlib import Path
 from sofs.assembly import Assembly
 from sofs.cluster.vips import Facts, Vips
 from sofs.doors import Doors
-from sofs.errors import SofsError
 from sofs.runtime.system_addresses import SystemAddresses
+from sofs.supervision import HELD
 
-__all__ = ["FILE", "remove_left_behind", "virtual_addresses"]
-
-FILE = "vips"
-"""In the data directory: what the kernel has been given, a line `ADDRESS INTERFACE` each."""
+__all__ = ["virtual_addresses"]
 
 
 def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | None:
@@ -32,7 +29,7 @@ def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | No
 
     def note(held: Sequence[tuple[str, str]]) -> None:
         # Not synced: addresses do not outlive the host either.
-        (data / FILE).write_text("".join(f"{address} {interface}\n" for address, interface in held))
+        (data / HELD).write_text("".join(f"{address} {interface}\n" for address, interface in held))
 
     vips = Vips(
         interconnect.node,
@@ -49,20 +46,3 @@ def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | No
     membership.on_dead(lambda node, incarnation: vips.look())
     host.view.on_change(lambda *_: vips.look())
     return vips
-
-
-def remove_left_behind(data: Path) -> list[str]:
-    """Takes from the kernel what a process that has ended was given, before anybody is told of its end. Gives what could not be taken, with reasons."""
-    path = data / FILE
-    if not path.exists():
-        return []
-    trouble = []
-    addresses = SystemAddresses()
-    for line in path.read_text().splitlines():
-        address, _, interface = line.partition(" ")
-        try:
-            addresses.remove(address, interface)
-        except SofsError as error:
-            trouble.append(str(error))
-    path.unlink()
-    return trouble

@@ -60,11 +60,10 @@ def died(
 
 async def _record(config: object, data: Path) -> str:
     from sofs.cluster.running import ended
+    from sofs.cluster.store import open_etcd
     from sofs.config import Config
-    from sofs.node import open_etcd
     from sofs.runtime.system_files import SystemFiles
-    from sofs.supervision import record
-    from sofs.vips import remove_left_behind
+    from sofs.supervision import record, remove_left_behind
 
     assert isinstance(config, Config)
     ran = ended(SystemFiles(), str(data))

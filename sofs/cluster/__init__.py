@@ -19,7 +19,7 @@ Who takes part:
 - `records`, `membership`: members, who of them runs, who is dead, and which features all know.
 - `founding`: how a cluster begins, how nodes come and go. `own`: a node's identity on its own disk.
 - `recovery`: every node's copy of the coordination store's records, for the day when that is lost.
-- `guard`: what keeps a running node from believing an emptied store.
+- `store`: the coordination store, as the configuration names it. `guard`: what keeps a running node from believing an emptied one.
 - `running`: the lock of a data directory, which says which incarnation runs there and proves that one has ended.
 - `vips`: virtual addresses, each at one node at a time, wherever clients are to find it.
 """

@@ -24,8 +24,7 @@ from sofs.lab.plan import Machine, Member, Plan, load, make, save
 from sofs.lab.process import Child
 from sofs.runtime.system_addresses import SystemAddresses
 from sofs.runtime.system_files import SystemFiles
-from sofs.supervision import RESTART, record
-from sofs.vips import remove_left_behind
+from sofs.supervision import RESTART, record, remove_left_behind
 
 log = structlog.get_logger("lab")
 

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sofs.cluster.store import open_etcd
 from sofs.config import Config
 from sofs.coordination import Put
 from sofs.errors import ConfigError, Unavailable
-from sofs.node import open_etcd
 from tests.contracts.etcd_server import EtcdServer
 
 
