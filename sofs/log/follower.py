@@ -102,7 +102,7 @@ class Follower:
         self._tail = deque((header.lsn, Mark(header.end, header.checksum, header.version)) for header in tail)
         self._common = stable.lsn
         self._applied = end if end.lsn > checkpoint.lsn else checkpoint
-        self._syncing = Syncing(replica, stable.lsn, self._fail, clock.settle)
+        self._syncing = Syncing(clock, replica, stable.lsn, self._fail)
         self._replaying: asyncio.Task[None] | None = None
         self._adopting: asyncio.Task[None] | None = None
         self._waiting: list[tuple[Lsn, asyncio.Future[None]]] = []
@@ -367,7 +367,8 @@ class Follower:
     def _sync_to(self, upto: Lsn) -> Ack | Later[Ack]:
         if self._syncing.synced >= upto:
             return self._ack(Result.DONE)
-        version, later = self.version, Later[Ack]()
+        version = self.version
+        later: Later[Ack] = Later()
 
         def answer(error: SofsError | None) -> None:
             if error is not None:

@@ -330,7 +330,6 @@ class ReplicatedLog(Copies):
         if remote.synced < self._asked:
             remote.sync(self._asked)
         self._advance()
-        self._clock.settle()  # the replies leave now, not in the loop's next round
 
     async def establish(self) -> None:
         """Completes when all copies that count have this log and nothing else, and have promised to take nothing over: from now on this log serves.
@@ -425,11 +424,14 @@ class ReplicatedLog(Copies):
 
     @_own_work
     def _synced(self) -> None:
-        self._advance()
-        if self._sync_due or self._awaited_unsynced():
-            self._sync_due = True
-            self._clock.call_soon(self._begin_sync)
-        self._clock.settle()  # the replies leave now, not in the loop's next round
+        self._clock.hold()
+        try:
+            self._advance()
+            if self._sync_due or self._awaited_unsynced():
+                self._sync_due = True
+                self._clock.call_soon(self._begin_sync)
+        finally:
+            self._clock.settle()  # the replies leave now, not in the loop's next round
 
     # Joining
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from sofs.errors import SofsError
 from sofs.log.replica import Replica
+from sofs.runtime.ports import Clock
 from sofs.types import Lsn
 
 __all__ = ["GroupSync", "Syncing"]
@@ -19,13 +20,12 @@ Answer = Callable[[SofsError | None], None]
 class Syncing:
     """The syncs of one replica."""
 
-    def __init__(self, replica: Replica, synced: Lsn, failed: Callable[[SofsError], object], told: Callable[[], object]) -> None:
-        """Everything below `synced` is durable. `failed` is called once, when a sync has failed: the replica is lost. `told`: whoever waited for
-        a sync that has ended has been told."""
+    def __init__(self, clock: Clock, replica: Replica, synced: Lsn, failed: Callable[[SofsError], object]) -> None:
+        """Everything below `synced` is durable. `failed` is called once, when a sync has failed: the replica is lost."""
         self.synced = synced
+        self._clock = clock
         self._replica = replica
         self._failed = failed
-        self._told = told
         self._end = synced
         self._waiting: deque[tuple[Lsn, Answer]] = deque()
         self._under_way = False
@@ -78,11 +78,14 @@ class Syncing:
             return
         if cuts == self._cuts:
             self.synced = max(self.synced, target)
-        while self._waiting and self._waiting[0][0] <= self.synced:
-            self._waiting.popleft()[1](None)
-        if self._waiting:
-            self._begin()
-        self._told()
+        self._clock.hold()
+        try:
+            while self._waiting and self._waiting[0][0] <= self.synced:
+                self._waiting.popleft()[1](None)
+            if self._waiting:
+                self._begin()
+        finally:
+            self._clock.settle()  # the answers leave now, not in the loop's next round
 
     def _lost(self, error: SofsError) -> None:
         self._under_way = False

@@ -43,7 +43,9 @@ class Clock(Protocol):
         """Runs `call` on the loop at the end of this tick."""
 
     def hold(self) -> None:
-        """`settle` is certain to be called before anybody waits: until then the loop need not be told of what `call_soon` puts off."""
+        """A batch begins that ends with `settle`: until then the loop need not be told of what `call_soon` puts off. Of batches within each other the
+        outermost settles.
+        """
 
     def settle(self) -> None:
         """The tick is as good as over: what `call_soon` has put off is done now, if the clock can do that."""

@@ -22,7 +22,7 @@ class SystemClock:
         self._loop: asyncio.AbstractEventLoop | None = None
         """Whose tick these belong to."""
         self._settling = False
-        self._held = False
+        self._held = 0
 
     def now(self) -> Time:
         return from_unix_ns(time.time_ns())
@@ -45,11 +45,12 @@ class SystemClock:
         self._soon.append(call)
 
     def hold(self) -> None:
-        self._held = True
+        self._held += 1
 
     def settle(self) -> None:
-        self._held = False
-        if self._settling:
+        if self._held:
+            self._held -= 1
+        if self._held or self._settling:
             return
         self._settling = True
         # What these calls put off themselves is done, too, but not for ever.

@@ -93,3 +93,18 @@ def test_what_is_held_while_settling_is_done_all_the_same() -> None:
         assert len(done) == 11
 
     asyncio.run(main())
+
+
+def test_of_batches_within_each_other_the_outermost_settles() -> None:
+    async def main() -> None:
+        clock, done = SystemClock(), []
+        clock.hold()
+        clock.call_soon(lambda: done.append(1))
+        clock.hold()
+        clock.call_soon(lambda: done.append(2))
+        clock.settle()
+        assert not done
+        clock.settle()
+        assert done == [1, 2]
+
+    asyncio.run(main())
