@@ -7,6 +7,7 @@ from typing import Any
 
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
+from sofs.errors import Unavailable
 from sofs.runtime.ports import Connection, Listener, Network, Receiver
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedNetwork
@@ -25,6 +26,7 @@ class SimulatedCluster:
         self.network = SimulatedNetwork(self.random)
         self.cables = cables
         self.nodes: dict[int, NetworkInterconnect] = {}
+        self.hosts: dict[int, _Cables] = {}
         self.starts = 0
         self.members = {NodeId(number) for number in range(1, count + 1)}
 
@@ -51,7 +53,8 @@ class SimulatedCluster:
         self.starts += 1
         clock = SimulatedClock(self.loop)
         me = NodeId(number), Incarnation(1000 * number + self.starts)
-        node = NetworkInterconnect(clock, self.random, _Cables(self, number), me, self.addresses, features=features)
+        self.hosts[number] = _Cables(self, number)
+        node = NetworkInterconnect(clock, self.random, self.hosts[number], me, self.addresses, features=features)
         for cable in range(self.cables):
             await node.listen(self.address(number, cable), PORT)
         self.nodes[number] = node
@@ -62,6 +65,7 @@ class SimulatedCluster:
         for cable in range(self.cables):
             self.network.crash(self.address(number, cable))
         self.nodes.pop(number)
+        self.hosts[number].up = False
 
     def part(self, one: int, other: int, cable: int = 0) -> None:
         self.network.partition(self.address(one, cable), self.address(other, cable))
@@ -82,13 +86,21 @@ class _Cables:
     """`Network` of one node that has an address on each cable: whom it connects to decides which one is its own."""
 
     def __init__(self, cluster: SimulatedCluster, number: int) -> None:
+        self.up = True
+        """Its process lives: one that is gone must not go on connecting from the address that its successor has."""
         self._hosts = [cluster.network.host(cluster.address(number, cable)) for cable in range(cluster.cables)]
 
     def listen(self, address: str, port: int, accept: Callable[[Connection], Receiver]) -> Awaitable[Listener]:
+        self._check()
         return self._hosts[_cable(address)].listen(address, port, accept)
 
     def connect(self, address: str, port: int, receiver: Receiver) -> Awaitable[Connection]:
+        self._check()
         return self._hosts[_cable(address)].connect(address, port, receiver)
+
+    def _check(self) -> None:
+        if not self.up:
+            raise Unavailable("the process is gone")
 
 
 def _cable(address: str) -> int:
