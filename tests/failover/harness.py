@@ -141,7 +141,11 @@ class Harness:
         go.clear()
         await self._quiet(at)
         mended = time.monotonic()
+        over = asyncio.Event()
+        idle = asyncio.create_task(self._renew(over))
         await asyncio.gather(self._whole(at), self._compare(at))
+        over.set()
+        await idle
         slowest = max(self.writers, key=lambda writer: writer.longest(since))
         for writer in self.writers:
             score.pauses.setdefault(fault.name, []).append(writer.longest(since))
@@ -176,6 +180,16 @@ class Harness:
         """What each process has counted; of one that does not answer, nothing."""
         counted = await asyncio.gather(*(self.lab.repeated(name) for name in self.lab.names), return_exceptions=True)
         return {process: count for each in counted if not isinstance(each, BaseException) for process, count in each.items()}
+
+    async def _renew(self, over: asyncio.Event) -> None:
+        """Clients that have nothing to do are heard of all the same, and so hear that they are to reclaim; those of an operating system once a lease period."""
+        while not over.is_set():
+            try:
+                await asyncio.gather(*(writer.directory.touch() for writer in self.writers if writer.idle and writer.directory is not None))
+            except Trouble as trouble:
+                self.score.errors += 1
+                self.score.complain(f"a client that was idle: {trouble}")
+            await asyncio.sleep(0.5)
 
     async def _quiet(self, at: str) -> None:
         """Until no change is under way."""

@@ -29,6 +29,7 @@ class Writer:
     """Of each change: when it began, and how long it took."""
     forgotten: int = 0
     """Changes that were given up since a loss of power had taken what was open for them."""
+    idle: bool = False
     under_way: float | None = None
     """Since when a change is."""
 
@@ -36,7 +37,9 @@ class Writer:
         """Changes files whenever `go` is set."""
         assert self.directory is not None
         while not stop.is_set():
+            self.idle = True
             await go.wait()
+            self.idle = False
             if stop.is_set():
                 return
             change = self.ledger.draw()
