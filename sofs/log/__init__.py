@@ -5,13 +5,10 @@ makes them committed and then stable, reads their payload back and trims what a 
 of files. Records of one loop tick are written together, and one sync makes all of them stable.
 
 In reading order: `configuration` (who counts, where a log stands), `record` (one record, as bytes), `replica` (one copy: segments on a disk),
-`reading`,
-`recovery` (what a log holds after a crash), `gates` (who waits), `copies` (which copies count, and how that changes), `replicated` (all copies
-together:
-group commit). Then across nodes: `messages`, `follower` (a standby's side), `syncing` (how far it is on its disk), `service` (all followers of a
-node),
-`remote` (the coordinator's side of one copy), `stretch` (what is sent to catch up), `mending` (what is damaged here, fetched from there), `remotes`
-(all of them: the lease).
+`reading`, `recovery` (what a log holds after a crash), `gates` (who waits), `copies` (which copies count, and how that changes), `contents` (what they
+hold), `replicated` (all copies together: group commit). Then across nodes: `messages`, `follower` (a standby's side), `syncing` (how far it is on its
+disk), `service` (all followers of a node), `remote` (the coordinator's side of one copy), `stretch` (what is sent to catch up), `mending` (what is
+damaged here, fetched from there), `remotes` (all of them: the lease).
 
 A position is that of a record's first byte. `committed` and `stable` are the positions behind the last record
 that is: a record at `lsn` is committed when `lsn < log.committed`. Position 0 names no record and is always stable.
@@ -102,7 +99,7 @@ A learner's log may begin behind a checkpoint that its machine was given: the re
 
 Damage is nobody else's fault. A record that is damaged here is fetched from a copy that has it (`mending`). What no copy has intact and was never
     acknowledged is lost with the copies here, which are given up; only a copy that lacks what it had acknowledged itself is left out for it
-    (`ReplicatedLog._stretch`).
+    (`Contents._stretch`).
 
 Promotion looks twice. Once while acknowledging goes on, and once more after that has paused (`Copies.promote`): between the last look and the
     outcome of the compare-and-set nothing is committed, so nothing can be committed without it that it lacks.
