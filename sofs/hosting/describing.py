@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sofs.errors import SofsError, Unavailable
+from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.hosting.asking import ask
 from sofs.hosting.messages import Describe, Described, ReplicaState, decode_described
 from sofs.hosting.part import Part
@@ -54,7 +54,7 @@ async def describe_anywhere(site: Site, part: Part) -> Described:
         try:
             answer = await ask(site, configuration.coordinator, Describe(part.hosted.record.id), deadline_s=ANSWER_S)
             return decode_described(bytes(answer.body))
-        except SofsError as error:
+        except (SofsError, PeerError) as error:
             member = site.view.members.get(configuration.coordinator)
             name = member.name if member else f"{configuration.coordinator:016x}"
             reason = f"node {name}, which coordinated it last, does not: {error}"
