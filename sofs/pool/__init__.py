@@ -53,8 +53,8 @@ has acknowledged (a copy of a disk, a snapshot of its file system).
 
 In reading order: `extent` (the words), `scheme` and `policy` (how many fragments, and where), `label`, `table`, `fragment`, `revocations`
 (the formats, each told in its module), `layout` (the directory), `sync` (one for all who wait), `slots` (what is free), `disk` (what a disk
-can do), `opening` and `local_disk`, `messages`, `service` and `remote_disk` (the same from another node), `states`, `members` and
-`neighbours` (what a pool knows of its disks), `copies` (reading around damage), `local_pool`, `upkeep`.
+can do), `opening`, `fragments` and `local_disk`, `messages`, `service` and `remote_disk` (the same from another node), `states`, `members` and
+`neighbours` (what a pool knows of its disks), `copies` (reading around damage), `capacity`, `local_pool`, `upkeep`.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence

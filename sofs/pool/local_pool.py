@@ -5,8 +5,7 @@ is mended by `copies`. This module carries them out, and it is the place where a
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sofs.cluster import Interconnect, Priority
@@ -20,13 +19,13 @@ from sofs.errors import (
     SofsError,
     Unavailable,
 )
+from sofs.pool.capacity import Capacity
 from sofs.pool.copies import Copy, Trouble, mend, read_copies, worst
 from sofs.pool.disk import Disk, Part
 from sofs.pool.extent import (
     EXTENT_LIMIT,
     MIB,
     NAMES_PER_MIB,
-    Copies,
     ExtentId,
     Fragment,
     Placement,
@@ -35,12 +34,12 @@ from sofs.pool.extent import (
 )
 from sofs.pool.fragment import Checksummer, Sums
 from sofs.pool.local_disk import LocalDisk
-from sofs.pool.members import DiskSpec, DiskStatus, Members, Report
+from sofs.pool.members import DiskSpec, Members, Report
 from sofs.pool.neighbours import Neighbours
-from sofs.pool.policy import Candidate, Policy
+from sofs.pool.policy import Policy
 from sofs.pool.remote_disk import RemoteDisk
 from sofs.pool.scheme import Redundancy, parse_scheme
-from sofs.pool.states import READABLE, WRITABLE, Event, State
+from sofs.pool.states import Event, State
 from sofs.runtime.ports import Buffer, Clock, Files, Random
 from sofs.types import PAGE, DiskId, VolumeId
 
@@ -54,11 +53,9 @@ GRACE_S = 600.0
 """For so long a missing disk may come back before its extents are written elsewhere."""
 PATIENCE_S = 20.0
 """For so long a reader waits for a disk of another node that has the only copy."""
-CROWDED = 0.05
-"""A disk is crowded when a larger share of it is used than of all disks of its tier together, by this much."""
 
 
-class LocalPool:
+class LocalPool(Capacity):
     """The pool's interface in this process; see `sofs.pool.Pool` for what its methods promise."""
 
     def __init__(
@@ -74,11 +71,9 @@ class LocalPool:
     ) -> None:
         """Without `interconnect` all disks are this node's."""
         self.name = name
-        self.members = Members(name, files, report, clock, interconnect)
-        self.counters: Counter[str] = Counter()
+        members = Members(name, files, report, clock, interconnect)
+        super().__init__(members, None if interconnect is None else Neighbours(members, interconnect, self._start), grace_s)
         self._clock = clock
-        self._grace_s = grace_s
-        self._claims: dict[VolumeId, int] = {}
         self._random = random
         self._report = report
         self._ready = self.members.ready
@@ -86,7 +81,6 @@ class LocalPool:
         self._in_doubt = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._returning: asyncio.Task[None] | None = None
-        self._neighbours = None if interconnect is None else Neighbours(self.members, interconnect, self._start)
 
     def open(self, disks: Sequence[DiskSpec]) -> None:
         """Opens the pool's disks; see `Members.open` for what is raised and what makes it degraded."""
@@ -451,69 +445,7 @@ class LocalPool:
         disk = self.members.readable(bad.disk)
         return disk is not None and not await disk.check(bad.slot, id, at.length)
 
-    # Capacity and disks
-
-    def usage(self, tier: str | None = None) -> Usage:
-        total = free = 0
-        for member in self.members:
-            if tier in (None, member.spec.tier):
-                usage = self.members.usage(member)
-                total += usage.total
-                free += usage.free if member.state in WRITABLE else 0
-        return Usage(total, free)
-
-    def room(self, policy: Policy, volume: VolumeId) -> Usage:
-        claimed = self.claimed - self._claims.get(volume, 0)
-        if self._neighbours is not None:
-            claimed += self._neighbours.claimed
-        free = policy.usable(self.members.candidates()) - -(-claimed // policy.scheme.width)
-        return Usage(policy.usable(self.members.capacities()), max(0, free))
-
-    @property
-    def claimed(self) -> int:
-        """What all volumes that are served here have claimed."""
-        return sum(self._claims.values())
-
-    def claim(self, volume: VolumeId, size: int) -> None:
-        self._claims[volume] = size
-
-    def healthy(self, at: Placement) -> bool:
-        """A draining disk does not count: what lies on it is to be written elsewhere."""
-        return len(at.fragments) == parse_scheme(at.scheme).width and all(
-            self.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments
-        )
-
-    def relied_on(self, at: Placement) -> Copies | None:
-        readable = sure = 0
-        for fragment in at.fragments:
-            if self.members.counts(fragment.disk, self._grace_s):
-                sure += 1
-            elif self.members.state(fragment.disk) in READABLE:
-                readable += 1
-        return Copies(readable + sure, sure) if sure < parse_scheme(at.scheme).width else None
-
-    @property
-    def standing(self) -> object:
-        return self.members.counting(self._grace_s), self.counters["degraded_extents"]
-
-    def attainable(self, policy: Policy, avoid: Collection[DiskId] = ()) -> int:
-        candidates = [each for each in self.members.candidates() if each.disk not in avoid]
-        return min(policy.scheme.width, policy.breadth(candidates, MIB))
-
-    def crowded(self, policy: Policy) -> Mapping[DiskId, float]:
-        found: dict[DiskId, float] = {}
-        totals = {each.disk: each.free for each in self.members.capacities()}
-        disks = [each for each in self.members.candidates() if policy.allows(each)]
-        for tier in sorted({each.tier for each in disks}):
-            found |= _crowded([each for each in disks if each.tier == tier], totals)
-        return found if found and self.attainable(policy, found) == policy.scheme.width else {}
-
-    def validate(self, policy: Policy) -> None:
-        """Raises `InvalidArgument` if the pool's disks, all present and empty, could not hold an extent of this policy."""
-        policy.validate(self.members.prospects())
-
-    def disks(self) -> list[DiskStatus]:
-        return [self.members.status(member) for member in self.members]
+    # Disks
 
     async def drain(self, id: DiskId, on: bool = True) -> State:
         """Has a disk of any node emptied, or no longer. Raises `InvalidArgument`, `NotFound`, `Unavailable` (its node is away)."""
@@ -533,18 +465,6 @@ class LocalPool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _crowded(disks: Sequence[Candidate], totals: dict[DiskId, int]) -> dict[DiskId, float]:
-    """Those of the disks that are fuller than all of them together by more than `CROWDED`, with the share of their contents that is too much."""
-    total = sum(totals.get(disk.disk, 0) for disk in disks)
-    used = total - sum(disk.free for disk in disks)
-    found: dict[DiskId, float] = {}
-    for disk in disks:
-        size = totals.get(disk.disk, 0)
-        if size and (size - disk.free) / size > used / total + CROWDED:
-            found[disk.disk] = 1 - used / total * size / (size - disk.free)
-    return found
 
 
 async def _checksum(data: Sequence[Buffer], known: Sequence[int] | None) -> Sums:

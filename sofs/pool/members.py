@@ -328,9 +328,9 @@ class Members:
         Raises `NoSpace` if it does not: whoever asked takes another.
         """
         member = self._members.get(disk.id)
-        if member is None or member.state not in WRITABLE:
+        if member is None or member.state in (State.DRAINING, State.RETIRED):
             raise NoSpace(f"{self.describe(disk.id)}: it takes no new extents")
-        return await disk.write(part)
+        return await disk.write(part)  # one that has failed says so itself
 
     def state(self, id: DiskId) -> State | None:
         """A disk's state; `None` if the pool does not know it."""

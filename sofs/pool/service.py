@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from sofs.cluster import Answer, Asked, Interconnect
 from sofs.errors import DiskFailed, NotFound, SofsError, Unavailable
 from sofs.pool import messages
-from sofs.pool.local_disk import Fetched, LocalDisk
+from sofs.pool.fragments import Fetched
+from sofs.pool.local_disk import LocalDisk
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import Member, Members
 from sofs.pool.messages import SERVICE

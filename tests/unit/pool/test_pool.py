@@ -860,7 +860,7 @@ def test_a_cancelled_write_leaves_an_orphan_and_no_slot_in_doubt() -> None:
 
 
 def test_checksums_in_memory_are_bounded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sofs.pool.local_disk._CACHED", 3)
+    monkeypatch.setattr("sofs.pool.fragments._CACHED", 3)
 
     async def main() -> None:
         rig = make_rig(host.files, host.random, host.root, 1)
