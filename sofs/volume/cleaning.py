@@ -1,6 +1,6 @@
 """Cleaning: the background work that keeps the log short and gives dead space back.
 
-    destage            when the log is fuller than `log_high` (down to `log_low`), or when nobody writes and an extent's worth is there
+    destage            when the log is fuller than `log_high`, or when nobody writes, down to `log_low`; the rest when nobody has written for long
     trim               the log, below what is both destaged and in a checkpoint
     delete freed       extents whose freeing no recovery can undo
     maps               frozen maps of clones that have lost readers
@@ -138,13 +138,14 @@ class Cleaner:
         await self._keyspace.checkpoint()
         await self._extents.delete_freed()
 
-    async def _destage_once(self) -> int:
-        """A step of destaging, for which space is reclaimed if need be."""
+    async def _destage_once(self, keep: float = 0.0) -> int:
+        """A step of destaging, for which space is reclaimed if need be. The newest part of the log, `keep` of its capacity, stays."""
+        newest = int(keep * self._log.capacity)
         try:
-            return await self._destager.run_once()
+            return await self._destager.run_once(newest)
         except NoSpace as shortage:
             await self._reclaim(shortage)
-            return await self._destager.run_once()
+            return await self._destager.run_once(newest)
         finally:
             # Extents take whole MiB: what was admitted has to be reckoned anew.
             self._space.forget()
@@ -167,7 +168,7 @@ class Cleaner:
     async def destage(self, fill: float = 0.0) -> None:
         """Destages and trims until the log is no fuller than this, as far as it is stable."""
         async with self._turn:
-            while self.fill > fill and await self._destage_once():
+            while self.fill > fill and await self._destage_once(fill):
                 await self._shorten()
 
     async def compact(self) -> int:
@@ -223,16 +224,18 @@ class Cleaner:
         """The service; runs until it is cancelled."""
         orphans = compaction = protection = balancing = self._clock.monotonic() - 2 * _ORPHANS_S
         end = self._log.end
+        written = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
             try:
                 idle = self._log.end - end < self._settings.extent_size // 64
-                waiting = self._log.stable - self._destager.destaged
+                if not idle:
+                    written = now
                 if self.fill > self._settings.log_high:
                     await self.destage(self._settings.log_low)
-                elif idle and waiting >= self._settings.extent_size:
+                elif idle and self._waiting(keep := self._kept(now - written)):
                     async with self._turn:
-                        await self._destage_once()
+                        await self._destage_once(keep)
                 end = self._log.end
                 async with self._turn:
                     await self._shorten()
@@ -261,6 +264,14 @@ class Cleaner:
                 self._logger.warning("cleaning failed", reason=str(error), kind=type(error).__name__)
                 await self._clock.sleep(1.0)
             await self._clock.sleep(_TICK_S)
+
+    def _kept(self, idle_s: float) -> float:
+        """The share of the log that stays in it while nobody writes: it may soon be written again."""
+        return self._settings.log_low if idle_s < self._settings.log_rest_s else 0.0
+
+    def _waiting(self, keep: float) -> bool:
+        """Whether there is an extent's worth to be destaged beside what is kept."""
+        return self._log.stable - self._destager.destaged - int(keep * self._log.capacity) >= self._settings.extent_size
 
     def _note(self, event: str, count: int) -> None:
         if count:

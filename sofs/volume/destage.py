@@ -117,25 +117,25 @@ class Destager:
             self._stable = self._switched.popleft()[1]
         return self._stable
 
-    async def run_once(self) -> int:
+    async def run_once(self, keep: int = 0) -> int:
         """One step, of one extent as a rule; gives the bytes of log it dealt with, 0 if all that is stable is destaged.
 
-        Raises `NoSpace`, `DiskFailed`; then nothing has changed.
+        The newest `keep` bytes of the log are left alone. Raises `NoSpace`, `DiskFailed`; then nothing has changed.
         """
         try:
-            return await self._step(self._settings.extent_size)
+            return await self._step(self._settings.extent_size, keep)
         except NoSpace:
             # A pool that is nearly full may have no room for so much in a row.
-            return await self._step(MIB)
+            return await self._step(MIB, keep)
 
-    async def _step(self, size: int) -> int:
-        start = self.destaged
+    async def _step(self, size: int, keep: int) -> int:
+        start, stop = self.destaged, Lsn(self._log.end - keep)
         try:
-            found = await self._collect(start, size // PAGE)
+            found = await self._collect(start, stop, size // PAGE)
         except DamagedRecord as error:
             if not await self._log.mend(error.lsn):
                 raise
-            found = await self._collect(start, size // PAGE)
+            found = await self._collect(start, stop, size // PAGE)
         if found.end <= start:
             return 0
         written: list[_Extent] = []
@@ -154,13 +154,15 @@ class Destager:
             await self._extents.abandon(placement)
         return found.end - start
 
-    async def _collect(self, start: Lsn, limit: int) -> _Found:
-        """Live pages from `start` on, as many as fill an extent of `limit` pages."""
+    async def _collect(self, start: Lsn, stop: Lsn, limit: int) -> _Found:
+        """Live pages of stable records from `start` on and before `stop`, as many as fill an extent of `limit` pages."""
         runs: list[_Run] = []
         touched: set[int] = set()
         pages = 0
         end = start
         for seen, record in enumerate(self._log.scan(start, self._log.stable), 1):
+            if record.lsn >= stop:
+                break
             if record.length:
                 before = len(runs)
                 for code, body in decode(record.operations):
