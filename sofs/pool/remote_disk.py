@@ -95,7 +95,8 @@ class RemoteDisk:
         await self._ask(encode(request))
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
-        await self.revoke_all([(volume, ids.start, ids.stop)])
+        if ids:
+            await self.revoke_all([(volume, ids.start, ids.stop)])
 
     async def revoke_all(self, ranges: Iterable[tuple[VolumeId, int, int]]) -> None:
         """Several at once."""

@@ -241,7 +241,7 @@ class Extents:
         )
         closed = self._closed(limit)
         in_doubt = self._pool.in_doubt
-        if not closed and in_doubt == self._in_doubt:
+        if limit == 1 or (not closed and in_doubt == self._in_doubt):
             return 0
         await self._keyspace.log.sync()
         ids = range(1, limit)

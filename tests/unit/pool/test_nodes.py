@@ -275,6 +275,19 @@ def test_a_disk_that_was_away_hears_first_what_was_revoked() -> None:
     nodes(test)
 
 
+def test_to_revoke_nothing_is_no_nonsense_and_breaks_no_connection() -> None:
+    async def test(cluster: Nodes) -> None:
+        await cluster.run(cluster[1], cluster[1].pool.revoke(VOLUME, range(1, 1)))
+        assert await cluster.run(cluster[1], cluster[1].pool.orphans(VOLUME, range(1, 1), lambda number: ())) == []
+        assert all(cluster.state(cluster[1], spec.id) is State.HEALTHY for spec in cluster.specs)
+        disk = cluster[1].pool.members.get(cluster.specs[1].id).disk
+        assert isinstance(disk, RemoteDisk) and disk.peer.connected
+        await cluster.run(cluster[1], disk.revoke(VOLUME, range(1, 1)))
+        assert disk.peer.connected
+
+    nodes(test)
+
+
 def test_a_fragment_whose_writing_was_not_heard_of_is_a_stray_beside_its_extent() -> None:
     async def test(cluster: Nodes) -> None:
         strays = 0
