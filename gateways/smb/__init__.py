@@ -3,9 +3,10 @@
 Bottom up, as it is best read: `wire`, `header` and `status` are the vocabulary; `names` and `patterns` translate paths; `crypto` derives keys, signs
 and encrypts; `auth` says who a client is, and `guesses` who has guessed too often. `handle` has what a client holds: sessions, with a channel on each
 of their connections, trees and opens; `leases` what it may cache, `durable` which opens outlive a connection. `connection` is the protocol proper,
-without I/O: it takes whole messages, counts credits (`credits`), decrypts, walks compounds and finishes replies; `exchange` is one request on its
-way, `admission` checks what it must show. `dispatch` is the table of commands with what each needs; `commands/` has one module per command, with its
-messages (`contexts`: the extras of CREATE), `info/` the classes of information, `control/` the file system controls, `rpc/` the named pipes.
+without I/O: it takes whole messages, counts credits (`credits`), decrypts, and has each request answered, `compounds` several at once; `replies` are
+what leaves. `exchange` is one request on its way, `admission` checks what it must show. `dispatch` is the table of commands with what each needs;
+`commands/` has one module per command, with its messages (`contexts`: the extras of CREATE), `info/` the classes of information, `control/` the file
+system controls, `rpc/` the named pipes.
 `notices` keeps what opens that watch their directory have yet to tell, `previous` finds files as of a snapshot, `short_names` and `quotas` are what
 their names say. `service` holds what all connections share, `upcalls` hears what volumes have to tell, `neighbours` says what is asked of
 other nodes' gateways, `gateway` is all of it behind its listeners.

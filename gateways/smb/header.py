@@ -3,6 +3,9 @@
 import struct
 from enum import IntEnum
 
+FRAME = struct.Struct(">I")
+"""The direct TCP header, MS-SMB2 2.1."""
+
 SMB1 = b"\xffSMB"
 PLAIN = b"\xfeSMB"
 ENCRYPTED = b"\xfdSMB"

@@ -106,7 +106,7 @@ class Bench:
 
     async def settle(self, client: Client) -> None:
         """Until everything that does not wait for others is answered; what does is cancelled."""
-        for number in [key for key in client.core._in_progress if key >= 0]:
+        for number in [key for key in client.core.in_progress if key >= 0]:
             client.cancel(number)
         async with asyncio.timeout(15):
             while client.core.busy:  # noqa: ASYNC110
