@@ -62,6 +62,8 @@ class Nfs3Directory:
         while True:
             record = record or call_bytes(program, 3, procedure, encode(arguments), xid=next(self._xids) & 0xFFFFFFFF, auth=ROOT)
             try:
+                if self._client is not None and self._client.lost.is_set():
+                    await self.close()  # an idle client sees that, too
                 if self._client is None:
                     async with asyncio.timeout(CONNECT_S):
                         self._client = await RpcClient.connect(self._port, self._turns.address)

@@ -92,6 +92,8 @@ class Nfs4Directory:
             await transport.close()
 
     async def _connected(self) -> Transport:
+        if self._transport is not None and self._transport.lost.is_set():
+            await self.close()  # an idle client sees that, too
         if self._transport is None:
             async with asyncio.timeout(CONNECT_S):
                 self._transport = await Transport.connect(self._port, self._turns.address)

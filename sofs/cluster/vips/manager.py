@@ -27,6 +27,8 @@ ANSWER_S = 1.0
 """For a claim; a store that has not answered by then is asked what has become of it."""
 SETTLE_S = 5.0
 """For so long an address must belong elsewhere before it moves there for the balance alone."""
+HOME_FIRST_S = 0.1
+"""What an address waits for its group to be adopted; what comes until then waits for that in its turn."""
 ADOPT_S = 5.0
 LEAVE_S = 5.0
 
@@ -58,6 +60,7 @@ class Vips:
         self._wishes: dict[str, tuple[int, float]] = {}
         """To which node an address is to move, and since when."""
         self._working: dict[str, asyncio.Task[None]] = {}
+        self._adopting: set[asyncio.Task[None]] = set()
 
     # For others
 
@@ -114,7 +117,7 @@ class Vips:
         """Does nothing any more, and leaves all as it is."""
         await self._known.close()
         await self._keeping.close()
-        working = list(self._working.values())
+        working = [*self._working.values(), *self._adopting]
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
@@ -233,15 +236,22 @@ class Vips:
         address = record.address
         if not self._may_take(address):
             return
+        adopting = asyncio.create_task(self._adopt(record))
+        self._adopting.add(adopting)
+        adopting.add_done_callback(self._adopting.discard)
+        # NFS clients are better served by a node that is their home already; but neither they nor SMB's are to wait long for an address.
+        await asyncio.wait((adopting,), timeout=HOME_FIRST_S)
+        if self._may_take(address):  # else the next look begins anew
+            self._here.take(address, record.interface, self._keeping.lasting)
+
+    async def _adopt(self, record: VipRecord) -> None:
         if record.group:
             try:
                 async with asyncio.timeout(ADOPT_S):
                     await self._doors.adopt(record.group)
             except (SofsError, TimeoutError) as error:
-                # SMB clients need not wait for it, and the first NFS request has it tried again.
-                log.warning("vip.group_not_adopted", address=address, reason=str(error) or type(error).__name__)
-        if self._may_take(address):  # else it took too long: the next look begins anew
-            self._here.take(address, record.interface, self._keeping.lasting)
+                # The first NFS request has it tried again.
+                log.warning("vip.group_not_adopted", address=record.address, reason=str(error) or type(error).__name__)
 
     async def _give(self, record: VipRecord, to: int) -> None:
         """Lets another node have it: first gone here, then free there."""

@@ -54,10 +54,12 @@ class Kernel:
 class Doors:
     def __init__(self) -> None:
         self.adopted: list[int] = []
+        self.slow = 0.0
         self.handed: list[tuple[int, int]] = []
         self.listening: set[str] = set()
 
     async def adopt(self, group: int) -> None:
+        await asyncio.sleep(self.slow)
         self.adopted.append(group)
 
     async def hand_over(self, group: int, to: int) -> None:
@@ -207,6 +209,23 @@ def test_the_address_of_a_reaped_process_is_elsewhere_at_once() -> None:
             await w.crash(1, reaped=True)
             assert await w.until(lambda: w.where(A) in (2, 3), 5) < 0.5
             assert 1 in w.doors[w.where(A)].adopted
+
+    run(test)
+
+
+def test_an_address_does_not_wait_for_a_group_that_takes_long_to_be_adopted() -> None:
+    """As after the death of the coordinator, which had the address, too: SMB clients have no use for the group."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 12)
+            for number in (2, 3):
+                w.doors[number].slow = 3.0
+            await w.crash(1, reaped=True)
+            assert await w.until(lambda: w.where(A) in (2, 3), 5) < 0.5
+            there = w.where(A)
+            assert 1 not in w.doors[there].adopted
+            await w.until(lambda: 1 in w.doors[there].adopted, 5)
 
     run(test)
 
