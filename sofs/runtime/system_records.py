@@ -2,11 +2,14 @@
 
 The loop reads through one read transaction, so that it sees one state however many commits a thread makes meanwhile;
 `refresh` moves it on. LMDB's default locking stays on: without it a reader that is held over commits silently reads
-newer values. A write transaction lives within one thread from its begin to its commit, as LMDB demands.
+newer values. Its table of readers lies in memory, not beside the data: it is written to through a map, and once a disk's file system has shut down
+that kills the process (SIGBUS), even with no more than closing. A write transaction lives within one thread from its begin to its commit, as LMDB
+demands.
 """
 
 import os
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import lmdb
@@ -31,7 +34,8 @@ class SystemRecords:
     def __init__(self, path: str, size: int) -> None:
         self._path = path
         try:
-            self._environment = lmdb.open(path, map_size=size, max_dbs=0, metasync=True, sync=True, lock=True)
+            with _lock_in_memory(path):
+                self._environment = lmdb.open(path, map_size=size, max_dbs=0, metasync=True, sync=True, lock=True)
             # A process that died left its reader slot; its snapshot would keep pages from reuse.
             self._environment.reader_check()
             # A process killed within its last commit may have left that in the page cache alone. Once it has been
@@ -40,6 +44,8 @@ class SystemRecords:
             self._reader = self._environment.begin(buffers=False)
         except lmdb.Error as error:
             raise _meaning(error, path) from error
+        except OSError as error:
+            raise outcome(error, path) from error
         self._threads = Threads("records", 1)
 
     def get(self, key: bytes) -> bytes | None:
@@ -101,6 +107,24 @@ class SystemRecords:
         self._threads.close()
         self._reader.abort()
         self._environment.close()
+
+
+@contextmanager
+def _lock_in_memory(path: str) -> Iterator[None]:
+    """Within, the file that LMDB opens as its lock is one in memory, if the disk takes a name for it. The directory is nobody else's meanwhile."""
+    os.makedirs(path, 0o755, exist_ok=True)
+    lock = os.path.join(path, "lock.mdb")
+    descriptor = os.memfd_create("lock.mdb")
+    try:
+        with suppress(OSError):  # on a disk without any space LMDB's own file may still do
+            with suppress(FileNotFoundError):
+                os.unlink(lock)
+            os.symlink(f"/proc/self/fd/{descriptor}", lock)
+        yield
+        if os.path.islink(lock):
+            os.unlink(lock)
+    finally:
+        os.close(descriptor)
 
 
 def _fill(transaction: "lmdb.Transaction[bytes]", cursor: "lmdb.Cursor[bytes]", changes: list[Change]) -> None:
