@@ -21,8 +21,9 @@ from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.types import DiskId, VolumeId
 from sofs.volume.data import APPLIERS, Data, DataSettings
+from sofs.volume.format import make_volume
 from sofs.volume.recovery import Place, StoreSettings, make_store, open_store
-from sofs.volume.volume import LocalVolume, make_volume
+from sofs.volume.volume import LocalVolume
 
 VOLUME = VolumeId(0x5105)
 MIB = 1 << 20

@@ -25,11 +25,11 @@ from sofs.log.remote import RemoteReplica
 from sofs.records import ConfigurationRecord, VolumeRecord
 from sofs.volume.data import APPLIERS
 from sofs.volume.duties import begin
+from sofs.volume.format import make_volume
 from sofs.volume.memory import BROKEN
 from sofs.volume.recovery import Place, Store, note, open_store
 from sofs.volume.standby import Standby, open_standby
 from sofs.volume.takeover import take_over
-from sofs.volume.volume import make_volume
 from sofs.volume.where import Coordinator
 
 __all__ = ["Part"]

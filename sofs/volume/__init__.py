@@ -6,9 +6,9 @@ the records. A volume refuses to know of protocols, sessions and connections: it
 A map by idea, in reading order. Who reads only the first three parts knows how everything else works.
 
 What it is
-- `api`: what gateways see: requests, replies, upcalls. `volume`: `LocalVolume`, one table from request to handler.
+- `api`: what gateways see: requests, replies, upcalls. `volume`: `LocalVolume`; `handlers`: one table from request to handler.
   `where`: which node serves it now.
-- `keys`: the whole key space in one table.
+- `keys`: the whole key space in one table. `format`: what a volume's first records say.
 
 Records, and how they change and survive
 - `batch`, `keyspace`, `overlay`: operations, the one way to change records, recent changes in memory. `inode`: the record changed most.

@@ -1,53 +1,28 @@
 """The volume at its coordinator: what gateways call, put together.
 
-Each request has one handler, found by its type in one table; handlers stand in modules by what they are about. A handler answers at once, or with an
-awaitable when data has to be fetched or a client has to give something back first. Nothing is told to a client before the
-reply's gate has opened (`when`).
+Each request has one handler, found by its type in one table (`handlers`); handlers stand in modules by what they are about. Nothing is told to a
+client before the reply's gate has opened (`when`).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import structlog
 
 from sofs.errors import (
-    ConfigError,
     Delayed,
     DiskFailed,
-    Exists,
     Fenced,
     NoSpace,
     SofsError,
     Unavailable,
 )
 from sofs.locks import LockManager, Upcall
-from sofs.runtime.ports import Clock, Random, Timer
-from sofs.types import ROOT, Inode, Kind, Level, Lsn, Time, VolumeId
-from sofs.volume import (
-    api,
-    attributes,
-    clients,
-    closing,
-    descriptors,
-    disconnection,
-    extended,
-    fencing,
-    granting,
-    io,
-    keys,
-    locking,
-    lookup,
-    make,
-    opens,
-    removal,
-    rename,
-    reparse,
-    streams,
-    watching,
-)
+from sofs.runtime.ports import Clock, Timer
+from sofs.types import Inode, Level, Lsn, Time, VolumeId
+from sofs.volume import api, io
 from sofs.volume.access import Judge
 from sofs.volume.api import (
     AnyToken,
@@ -61,130 +36,27 @@ from sofs.volume.api import (
     Token,
     Written,
 )
-from sofs.volume.batch import Batch
-from sofs.volume.core import FILES, NUMBERS, Core, Settings, Wait
+from sofs.volume.core import Core, Settings, Wait
 from sofs.volume.data import Data
 from sofs.volume.duties import begin
-from sofs.volume.inode import InodeRecord
+from sofs.volume.format import count_start, name_secret
+from sofs.volume.handlers import HANDLERS
 from sofs.volume.kept import NFS_STATE
-from sofs.volume.names import UPCASE_ID, NameHash
+from sofs.volume.names import NameHash
 from sofs.volume.quotas import requests as quota_requests
 from sofs.volume.recovery import Store
 from sofs.volume.removal import Reaper
 from sofs.volume.restoring import restore
 from sofs.volume.security import Identities, UnixIdentities
-from sofs.volume.snapshots import requests as snapshot_requests
-from sofs.volume.snapshots.past_volume import PastVolume
+from sofs.volume.snapshots.past_volume import Pasts
 from sofs.volume.upcalls import Teller
 
-__all__ = ["LocalVolume", "Settings", "make_volume"]
-
-FORMAT = keys.meta(b"format")
-FORMAT_VERSION = b"sofs-volume-2"
-SECRET = keys.meta(b"name secret")
-UPCASE = keys.meta(b"upcase")
-STARTS = keys.counter(b"starts")
-
-_PASTS = 16
-"""Snapshots of which the views are kept though nobody may be using them."""
+__all__ = ["LocalVolume", "Settings"]
 
 _BACKGROUND_S = 60.0
 """Between two rounds of background duties, when nothing calls for one earlier."""
 
 R = TypeVar("R", bound=Reply)
-
-Handler = Callable[[Core, Any, Any, Binding], Reply | Awaitable[Reply]]
-"""The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`."""
-
-
-HANDLERS: dict[type[Request], Handler] = {
-    api.Lookup: lookup.lookup,
-    api.ReadDirectory: lookup.read_directory,
-    api.ScanDirectory: lookup.scan_directory,
-    api.ReadLink: lookup.read_link,
-    api.Make: make.make,
-    api.Link: make.link,
-    api.Remove: removal.remove,
-    api.Rename: rename.rename,
-    api.Open: opens.open_file,
-    api.Close: closing.close,
-    api.SetDisposition: closing.set_disposition,
-    api.ListOpens: closing.list_opens,
-    api.GetAttributes: attributes.get_attributes,
-    api.SetAttributes: attributes.set_attributes,
-    api.CheckAccess: attributes.check_access,
-    api.GetSecurity: descriptors.get_security,
-    api.SetSecurity: descriptors.set_security,
-    api.GetExtended: extended.get_extended,
-    api.SetExtended: extended.set_extended,
-    api.ListStreams: streams.list_streams,
-    api.Flush: io.flush,
-    api.Allocate: io.allocate,
-    api.Punch: io.punch,
-    api.Ranges: io.ranges,
-    api.Clone: io.clone,
-    api.Copy: io.copy,
-    api.GetSpace: io.get_space,
-    api.Lock: locking.lock,
-    api.Unlock: locking.unlock,
-    api.Downgrade: locking.downgrade,
-    api.Disconnect: disconnection.disconnect,
-    api.Reconnect: disconnection.reconnect,
-    api.Retain: disconnection.retain,
-    api.EndClient: clients.end_client,
-    api.ListClient: clients.list_client,
-    api.ListClients: clients.list_clients,
-    api.BeginGrace: clients.begin_grace,
-    api.TestLock: locking.test_lock,
-    api.FreeState: locking.free_state,
-    api.Want: granting.want,
-    api.Acknowledge: granting.acknowledge,
-    api.ReturnGrant: granting.return_grant,
-    api.KeepRecords: clients.keep_records,
-    api.ListRecords: clients.list_records,
-    api.ListSlots: clients.list_slots,
-    api.ForgetSession: clients.forget_session,
-    api.EndGrace: clients.end_grace,
-    api.FenceGateway: fencing.fence_gateway,
-    api.Watch: watching.watch,
-    api.GetReparse: reparse.get_reparse,
-    api.SetReparse: reparse.set_reparse,
-    api.DeleteReparse: reparse.delete_reparse,
-    api.MakeSnapshot: snapshot_requests.make_snapshot,
-    api.ListSnapshots: snapshot_requests.list_snapshots,
-    api.DeleteSnapshot: snapshot_requests.delete_snapshot,
-    api.RestoreSnapshot: snapshot_requests.restore_snapshot,
-    api.SetQuota: quota_requests.set_quota,
-    api.GetQuota: quota_requests.get_quota,
-    api.ListQuotas: quota_requests.list_quotas,
-}
-
-
-async def make_volume(
-    store: Store, clock: Clock, random: Random, *, mode: int = 0o1777, uid: int = 0, gid: int = 0
-) -> None:
-    """Formats an empty store: the root directory with these rights, the secret of the names' hash, the tables' ids. Stable on return.
-
-    Raises `Exists` if it has been formatted already.
-    """
-    keyspace = store.keyspace
-    if keyspace.get(FORMAT) is not None:
-        raise Exists("the volume has been formatted already")
-    now = clock.now()
-    root = InodeRecord(
-        kind=Kind.DIRECTORY, marks=0, mode=mode & 0o7777, links=2, uid=uid, gid=gid, generation=1, size=0, pages=0, created=now,
-        accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=ROOT,
-    )  # fmt: skip
-    batch = Batch()
-    batch.put(FORMAT, FORMAT_VERSION)
-    batch.put(SECRET, random.bytes(32))
-    batch.put(UPCASE, UPCASE_ID)
-    batch.put(NUMBERS, (ROOT + 1).to_bytes(8, "little"))
-    batch.put(keys.inode(ROOT), root.encode())
-    batch.add(FILES, 1)
-    keyspace.commit(batch)
-    await store.log.sync()
-
 
 RECALL_S = 35.0
 """What Windows gives SMB clients to answer a break (MS-SMB2 3.3.2.1); never more than a lease period (PROTOCOLS)."""
@@ -221,11 +93,8 @@ class LocalVolume:
         self._log = store.log
         self._clock = clock
         keyspace = store.keyspace
-        secret = _checked_secret(name, keyspace.get)
-        batch = Batch()
-        batch.add(STARTS, 1)
-        keyspace.commit(batch, reserved=True)
-        starts = int.from_bytes(keyspace.get(STARTS) or b"", "little")
+        secret = name_secret(name, keyspace.get)
+        starts = count_start(keyspace)
         locks = LockManager(clock, self._tell, min(RECALL_S, lease_s), lease_s)
         judge = Judge(identities or UnixIdentities())
         self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts, gateway)
@@ -239,10 +108,7 @@ class LocalVolume:
         self.reaper = Reaper(self.core, store.log.serving)
         self._quotas = quota_requests.QuotaKeeper(self.core)
         data.snapshots.restored = self._quotas.restored
-        self._past: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
-        self._kept: dict[int, PastVolume] = {}
-        self.core.pasts = lambda: [past.core for past in self._past.values()]
-        self.core.forget_past = self._forget_past
+        self._pasts = Pasts(id, name, self.verifier, self.core, self._log_failure)
         self._snapshots = data.snapshots
         self._running: dict[bytes, asyncio.Future[Any]] = {}
         self.closing: list[Callable[[], None]] = []
@@ -371,22 +237,7 @@ class LocalVolume:
         self.core.locks.go_on()
 
     def at(self, snapshot: int) -> api.Volume:
-        found = self._snapshots.get(snapshot)
-        known = self._past.get(snapshot)
-        if known is None:
-            known = PastVolume(self.id, self.name, self.verifier, self.core, found, HANDLERS, self._log_failure)
-            self._past[snapshot] = known
-        # The ones that were asked for last are kept, with what they remember, and those with opens.
-        self._kept.pop(snapshot, None)
-        self._kept[snapshot] = known
-        if len(self._kept) > _PASTS:
-            idle = next((number for number, past in self._kept.items() if number != snapshot and not past.core.opens), None)
-            if idle is not None:
-                del self._kept[idle]
-        return known
-
-    def _forget_past(self, number: int) -> None:
-        self._kept.pop(number, None)
+        return self._pasts.of(self._snapshots.get(snapshot))
 
     # Waiting
 
@@ -518,12 +369,3 @@ class LocalVolume:
         await self._quotas.run_once()
         while self.core.tokens.expire(Time(self._clock.now())):
             await self._clock.sleep(0)
-
-
-def _checked_secret(name: str, get: Callable[[bytes], bytes | None]) -> bytes:
-    found, upcase, secret = get(FORMAT), get(UPCASE), get(SECRET)
-    if found is None or secret is None:
-        raise ConfigError(f"volume {name} has not been formatted")
-    if found != FORMAT_VERSION or upcase != UPCASE_ID:
-        raise ConfigError(f"volume {name} has format {found!r} with names by {upcase!r}; this release knows {FORMAT_VERSION!r} with {UPCASE_ID!r}")
-    return secret

@@ -4,8 +4,9 @@ The production handlers work on a core of its own, whose key space is that of th
 restart: grants are not given, since what cannot change needs none, and opens end with their gateway.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -28,6 +29,7 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
+from sofs.volume.handlers import HANDLERS
 from sofs.volume.inode import InodeRecord
 from sofs.volume.pages import Pages
 from sofs.volume.ranges import RangeChanges
@@ -35,7 +37,7 @@ from sofs.volume.reader import Reader
 from sofs.volume.snapshots.history import Snapshot
 from sofs.volume.snapshots.past_keys import PastKeys
 
-__all__ = ["PastVolume"]
+__all__ = ["PastVolume", "Pasts"]
 
 _READING = frozenset(
     {
@@ -52,7 +54,8 @@ _CHANGING = int(
 )  # fmt: skip
 """Rights that nobody has to a snapshot."""
 
-Handlers = Mapping[type[Request], Callable[[Core, Any, AnyToken | None, Binding], Reply | Awaitable[Reply]]]
+_KEPT = 16
+"""Snapshots of which the views are kept though nobody may be using them."""
 
 
 class _PastReader(Reader):
@@ -116,7 +119,6 @@ class PastVolume:
         verifier: int,
         core: Core,
         snapshot: Snapshot,
-        handlers: Handlers,
         failure: Callable[[], SofsError | None],
     ) -> None:
         """`core` is the living volume's, `failure` says why nothing can be answered any more."""
@@ -125,7 +127,6 @@ class PastVolume:
         self.verifier = verifier
         self.snapshot = snapshot
         self._living = core
-        self._handlers = handlers
         self._failure = failure
         self._log = core.keys.log
         self._keys = PastKeys(core.keys, snapshot)
@@ -142,7 +143,7 @@ class PastVolume:
         self._ready()
         self.core.gateways.check(by.gateway)
         if type(request) is api.ListSnapshots:
-            return self._handlers[api.ListSnapshots](self._living, request, None, by)
+            return HANDLERS[api.ListSnapshots](self._living, request, None, by)
         if type(request) not in _READING:
             raise ReadOnly(f"a snapshot cannot be changed: {type(request).__name__}")
         if isinstance(request, api.Open):
@@ -150,7 +151,7 @@ class PastVolume:
         core = self.core
         core.gate = Lsn(0)
         try:
-            reply = self._handlers[type(request)](core, request, None, by)
+            reply = HANDLERS[type(request)](core, request, None, by)
         except Wait:
             raise AssertionError("nothing in a snapshot has to be waited for") from None
         except SofsError as error:
@@ -193,6 +194,35 @@ class PastVolume:
         if (failure := self._failure()) is not None:
             raise failure
         self._keys.check()
+
+
+class Pasts:
+    """The views of a volume's snapshots that are in use, with those that were asked for last: they remember what was read through them."""
+
+    def __init__(self, id: VolumeId, name: str, verifier: int, core: Core, failure: Callable[[], SofsError | None]) -> None:
+        """As `PastVolume`."""
+        self._make = partial(PastVolume, id, name, verifier, core, failure=failure)
+        self._known: WeakValueDictionary[int, PastVolume] = WeakValueDictionary()
+        self._kept: dict[int, PastVolume] = {}
+        core.pasts = lambda: [past.core for past in self._known.values()]
+        core.forget_past = self._forget
+
+    def of(self, snapshot: Snapshot) -> PastVolume:
+        number = snapshot.number
+        known = self._known.get(number)
+        if known is None:
+            known = self._known[number] = self._make(snapshot)
+        self._kept.pop(number, None)
+        self._kept[number] = known
+        if len(self._kept) > _KEPT:
+            # One with opens stays.
+            idle = next((each for each, past in self._kept.items() if each != number and not past.core.opens), None)
+            if idle is not None:
+                del self._kept[idle]
+        return known
+
+    def _forget(self, number: int) -> None:
+        self._kept.pop(number, None)
 
 
 def _reading(request: api.Open) -> api.Open:

@@ -6,7 +6,8 @@ from sofs.errors import ConfigError, Exists
 from sofs.types import ROOT, Level
 from sofs.volume import api
 from sofs.volume.batch import Batch
-from sofs.volume.volume import FORMAT, HANDLERS, UPCASE, make_volume
+from sofs.volume.format import FORMAT, UPCASE, make_volume
+from sofs.volume.handlers import HANDLERS
 from tests.unit.volume.volume_rig import VolumeRig, run
 
 

@@ -34,7 +34,8 @@ from sofs.volume.api import (
     Target,
     Token,
 )
-from sofs.volume.volume import LocalVolume, Settings, make_volume
+from sofs.volume.format import make_volume
+from sofs.volume.volume import LocalVolume, Settings
 from tests.unit.volume.rig import Rig, done
 
 __all__ = ["ALICE", "BOB", "BY", "SUPER", "VolumeRig", "run"]

@@ -12,6 +12,7 @@ from sofs.locks import GrantKind
 from sofs.types import Inode, Level, Lsn, OpenId
 from sofs.volume import api
 from sofs.volume.api import Attributes, Binding, Recall, Reply, Request, SlotToken, Target, Token
+from sofs.volume.handlers import HANDLERS
 from sofs.volume.remote import messages
 from sofs.volume.remote.messages import (
     HEAD,
@@ -32,7 +33,6 @@ from sofs.volume.remote.messages import (
     WriteAsk,
 )
 from sofs.volume.remote.repeating import REPEATABLE
-from sofs.volume.volume import HANDLERS
 from tests.unit.volume.remote.strategies import any_of
 
 _FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
