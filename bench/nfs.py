@@ -144,8 +144,9 @@ class NfsFiles:
         if count != length:
             raise RuntimeError(f"{count} bytes instead of {length}")
 
-    def write(self, handle: bytes, offset: int, data: bytes) -> Step:
-        arguments = _handle(handle) + struct.pack(">QIII", offset, len(data), 0, len(data))
+    def write(self, handle: bytes, offset: int, data: bytes, stable: bool = False) -> Step:
+        """UNSTABLE, or FILE_SYNC."""
+        arguments = _handle(handle) + struct.pack(">QIII", offset, len(data), 2 if stable else 0, len(data))
         checked((yield _call(NFS, 7, arguments, data)))
 
     def sync(self, handle: bytes) -> Step:

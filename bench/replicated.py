@@ -1,12 +1,14 @@
 """`python -m bench.replicated [--seconds 3] [--quick]`: what a replicated write costs, all daemons counted, and what etcd has to do with it.
 
 Three nodes and an etcd of one member on the loopback, nodes talking over TLS; a volume with one, two and three copies on distinct hosts, each
-coordinated by the first node, to which the client connects (or, in the rows marked so, to another node, which forwards). Prints JSON lines: the
-client's view, and CPU microseconds per operation of all nodes together, less what they use when nothing is asked of them. What is put off (checkpoints,
-destaging) is waited for and counted as in `make bench`; what the kernel's workers do for syncs is not, here as there.
+coordinated by the node to which the client connects (or, in the rows marked so, by another, to which it forwards). Volumes are made at different nodes, so
+that none is moved for balance' sake meanwhile. Prints JSON lines: the client's view, and CPU microseconds per operation of all nodes together, less what
+they use when nothing is asked of them. What is put off (checkpoints, destaging) is waited for and counted as in `make bench`; what the kernel's workers do
+for syncs is not, here as there. `wake_ups` are the nodes' per operation; `others` is how much of the machine something else used; and before and after
+everything a byte is passed to and fro between two processes, which tells how dear a wake-up is at the moment (7 us of CPU here).
 
-The last lines tell the requests that etcd got in all that time beyond those of as much time without load, per 10,000 operations, and a table with the
-peers' figures from the same kind of measure (their CPU per operation, two replicas).
+The last lines tell the requests that etcd got in all that time beyond those of as much time without load, per 10,000 operations and by kind, and a table
+with the peers' figures from the same kind of measure (their CPU per operation, two replicas).
 """
 
 from __future__ import annotations
@@ -14,19 +16,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
+import socket
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.driver import Worker, drive
 from bench.nfs import NfsFiles
-from bench.servers import tree_s
+from bench.servers import busy_s, tree_s
 from bench.smb import Protection, SmbFiles
-from bench.workloads import Scene, create_extra, prepare, random_write, random_write_sync
+from bench.workloads import Scene, create_extra, prepare, random_write, random_write_stable, random_write_sync
 from sofs.admin import api
 from tests.contracts.etcd_server import EtcdServer, free_ports
 from tests.elastic import PASSWORD, USER, Member, sofs
@@ -34,10 +39,12 @@ from tests.elastic import PASSWORD, USER, Member, sofs
 SIZE = 32 << 20
 DISK_GIB = 6.0
 SETTLE_S = 10.0
-IDLE_S = 8.0
+IDLE_S = 20.0
 POLICIES = {1: "simple", 2: "mirror(2) across host", 3: "mirror(3) across host"}
 FORWARDED = "2-elsewhere"
 """The volume of two copies to which the client comes by another node."""
+HOMES = {"1": 0, "2": 1, "3": 2, FORWARDED: 1}
+"""Which node coordinates each. The first has the system volume besides: so no node has two more than another."""
 PEERS = {
     ("smb", "random write 4 KiB"): "Gluster 1,067-1,082",
     ("nfs", "random write 4 KiB"): "Gluster 622-663",
@@ -59,6 +66,8 @@ ROWS = (
     Row("random write 4 KiB", 16, random_write),
     Row("random write 4 KiB + fsync", 1, random_write_sync),
     Row("random write 4 KiB + fsync", 16, random_write_sync),
+    Row("random write 4 KiB stable", 1, random_write_stable),
+    Row("random write 4 KiB stable", 16, random_write_stable),
     Row("create+write 4 KiB+close", 1, create_extra),
 )
 
@@ -88,7 +97,7 @@ class Cluster:
         for node in self.nodes:
             await sofs("disk", "add", "--data", node.data, node.data / "disks" / "bench", "--pool", "bench", "--size-gib", DISK_GIB)
         for name, policy in [*((str(copies), policy) for copies, policy in POLICIES.items()), (FORWARDED, POLICIES[2])]:
-            await sofs("volume", "create", f"v{name}", "--data", first.data, "--pool", "bench", "--policy", policy)
+            await sofs("volume", "create", f"v{name}", "--data", self.nodes[HOMES[name]].data, "--pool", "bench", "--policy", policy)
             first.admin.ask(api.Operations.create_share, api.Share(name=f"s{name}", volume=f"v{name}", squash="none"))
 
     def stop(self) -> None:
@@ -99,12 +108,28 @@ class Cluster:
     def cpu_s(self) -> float:
         return sum(tree_s(node.pid) for node in self.nodes)
 
-    def etcd_requests(self) -> int:
-        """All that it has been asked, by whomever; a stream counts once."""
+    def wake_ups(self) -> int:
+        """How often the nodes' threads have waited for something."""
+        found = 0
+        for node in self.nodes:
+            for status in Path(f"/proc/{node.pid}/task").glob("*/status"):
+                found += int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)$", status.read_text(), re.MULTILINE)[0])
+        return found
+
+    def check_homes(self) -> None:
+        """Every volume is where the rows say that it is."""
+        at = {volume.name: volume.coordinator for volume in self.nodes[0].admin.ask(api.Operations.volumes)}
+        wrong = {name: at[f"v{name}"] for name, home in HOMES.items() if at[f"v{name}"] != self.nodes[home].name}
+        assert not wrong, f"coordinated elsewhere: {wrong}"
+
+    def etcd_requests(self) -> Counter[str]:
+        """All that it has been asked, by whomever, by kind; what comes over a stream counts, too."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.etcd.port}/metrics") as answer:
             text = answer.read().decode()
-        sent = re.findall(r"^grpc_server_msg_received_total\{.*\} (\S+)$", text, re.MULTILINE)
-        return int(sum(map(float, sent)))
+        found: Counter[str] = Counter()
+        for kind, number in re.findall(r'^grpc_server_msg_received_total\{.*grpc_method="(\w+)".*\} (\S+)$', text, re.MULTILINE):
+            found[kind] += int(float(number))
+        return found
 
     def files(self, protocol: str, name: str, node: Member) -> NfsFiles | SmbFiles:
         if protocol == "smb":
@@ -118,8 +143,9 @@ class Bench:
         self._seconds = seconds
         self.operations = 0
         self.loaded_s = 0.0
-        self.loaded_requests = 0
-        self.idle_cpu = self.idle_requests = 0.0
+        self.loaded_requests: Counter[str] = Counter()
+        self.idle_requests: Counter[str] = Counter()
+        self.idle_cpu = 0.0
         self.rows: list[dict[str, Any]] = []
 
     def rest(self) -> None:
@@ -127,16 +153,19 @@ class Bench:
         cpu, requests = self._cluster.cpu_s(), self._cluster.etcd_requests()
         time.sleep(IDLE_S)
         self.idle_cpu = (self._cluster.cpu_s() - cpu) / IDLE_S
-        self.idle_requests = (self._cluster.etcd_requests() - requests) / IDLE_S
-        print(json.dumps({"idle": True, "cpu_ms_per_s": round(1e3 * self.idle_cpu, 1), "etcd_requests_per_s": round(self.idle_requests, 2)}), flush=True)
+        self.idle_requests = self._cluster.etcd_requests() - requests
+        each = {kind: round(number / IDLE_S, 2) for kind, number in self.idle_requests.items()}
+        print(json.dumps({"idle": True, "cpu_ms_per_s": round(1e3 * self.idle_cpu, 1), "etcd_requests_per_s": each}), flush=True)
 
     def share(self, protocol: str, copies: int, forwarded: bool) -> None:
-        node = self._cluster.nodes[1 if forwarded else 0]
-        scene = Scene(self._cluster.files(protocol, FORWARDED if forwarded else str(copies), node), SIZE, 0)
+        name = FORWARDED if forwarded else str(copies)
+        node = self._cluster.nodes[0 if forwarded else HOMES[name]]
+        scene = Scene(self._cluster.files(protocol, name, node), SIZE, 0)
         self._drive(scene, prepare(scene), 1, 300.0)
         self._settle()
         for row in ROWS:
             self._row(scene, row, copies, forwarded)
+        self._cluster.check_homes()
 
     def _drive(self, scene: Scene, worker: Worker, depth: int, seconds: float, more: Any = None) -> Any:
         channel = scene.files.channel()
@@ -149,7 +178,11 @@ class Bench:
     def _row(self, scene: Scene, row: Row, copies: int, forwarded: bool) -> None:
         scene.taken = count()
         cpu, requests, began = self._cluster.cpu_s(), self._cluster.etcd_requests(), time.monotonic()
+        waits, busy, own = self._cluster.wake_ups(), busy_s() - cpu, time.process_time()
         figures = self._drive(scene, row.worker(scene), row.depth, self._seconds, row.worker)
+        waits = self._cluster.wake_ups() - waits
+        others = busy_s() - self._cluster.cpu_s() - busy - (time.process_time() - own)
+        loaded = time.monotonic() - began
         self._settle()
         elapsed = time.monotonic() - began
         used = self._cluster.cpu_s() - cpu - elapsed * self.idle_cpu
@@ -166,6 +199,8 @@ class Bench:
             "p50_us": round(figures.p50_us),
             "p99_us": round(figures.p99_us),
             "cpu_us": round(1e6 * used / figures.operations, 1),
+            "wake_ups": round(waits / figures.operations, 1),
+            "others": f"{max(0.0, others) / loaded / (os.cpu_count() or 1):.0%}",
         }
         self.rows.append(found)
         print(json.dumps(found), flush=True)
@@ -182,8 +217,12 @@ class Bench:
             before = now
 
     def report(self) -> None:
-        more = max(0.0, self.loaded_requests - self.loaded_s * self.idle_requests)
-        print(json.dumps({"operations": self.operations, "etcd_requests_per_10000": round(1e4 * more / max(1, self.operations), 3)}))
+        each = 1e4 / max(1, self.operations)
+        more = {
+            kind: round(each * (self.loaded_requests[kind] - self.loaded_s * self.idle_requests[kind] / IDLE_S), 3)
+            for kind in self.loaded_requests | self.idle_requests
+        }
+        print(json.dumps({"operations": self.operations, "etcd_requests_per_10000": round(sum(more.values()), 3), "by_kind": more}))
         print(f"{'CPU us per operation, all nodes':44} {'1 copy':>8} {'2':>8} {'3':>8}   peers, two replicas")
         for protocol in ("nfs", "smb"):
             for row in ROWS:
@@ -202,6 +241,26 @@ class Bench:
         return ""
 
 
+def exchange_us() -> float:
+    """CPU of one process that answers a byte, over the loopback, each time it gets one."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    child = os.fork()
+    if not child:
+        there = listener.accept()[0]
+        there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while there.recv(1):
+            there.send(b"x")
+        os._exit(0)
+    with socket.create_connection(listener.getsockname()) as here:
+        here.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(20_000):
+            here.send(b"x")
+            here.recv(1)
+    listener.close()
+    used = os.wait4(child, 0)[2]
+    return 1e6 * (used.ru_utime + used.ru_stime) / 20_000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.replicated")
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each row")
@@ -218,12 +277,15 @@ async def measure(directory: Path, seconds: float, protocols: list[str], copies:
     try:
         await cluster.start()
         bench = Bench(cluster, seconds)
-        await asyncio.sleep(2)
+        await asyncio.sleep(10)  # until the newest volume has all its copies
+        cluster.check_homes()
+        print(json.dumps({"exchange_us": round(exchange_us(), 1), "load": os.getloadavg()}), flush=True)
         bench.rest()
         for protocol in protocols:
             for each in copies:
                 bench.share(protocol, each, False)
             bench.share(protocol, 2, True)
+        print(json.dumps({"exchange_us": round(exchange_us(), 1), "load": os.getloadavg()}), flush=True)
         bench.report()
     finally:
         cluster.stop()

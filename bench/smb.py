@@ -275,8 +275,9 @@ class SmbFiles:
         if count != length:
             raise RuntimeError(f"{count} bytes instead of {length}")
 
-    def write(self, file: bytes, offset: int, data: bytes) -> Step:
-        body = struct.pack("<HHIQ16sIIHHI", 49, 112, len(data), offset, file, 0, 0, 0, 0, 0) + data
+    def write(self, file: bytes, offset: int, data: bytes, stable: bool = False) -> Step:
+        """`stable`: SMB2_WRITEFLAG_WRITE_THROUGH."""
+        body = struct.pack("<HHIQ16sIIHHI", 49, 112, len(data), offset, file, 0, 0, 0, 0, int(stable)) + data
         yield Request(((WRITE, body),), max(len(data) >> 16, 1))
 
     def sync(self, file: bytes) -> Step:

@@ -106,6 +106,14 @@ def random_write_sync(scene: Scene) -> Worker:
     return random_write(scene, True)
 
 
+def random_write_stable(scene: Scene) -> Worker:
+    """Each write is stable when it is answered."""
+    file = yield from scene.files.open(scene.extra, "random")
+    for offset in _random_offsets(scene, 4096):
+        yield from scene.files.write(file, offset, BLOCK[offset % 999 : offset % 999 + 4096], stable=True)
+        yield DONE
+
+
 def _sequence(scene: Scene) -> Iterator[int]:
     """Offsets of 1 MiB, in order over all workers of a run, round and round."""
     for number in scene.taken:
