@@ -200,8 +200,9 @@ class Nfs4Files:
         if count != length:
             raise RuntimeError(f"{count} bytes instead of {length}")
 
-    def write(self, file: File, offset: int, data: bytes) -> Step:
-        yield Request((_put(file.handle), _op(WRITE, file.stateid + struct.pack(">QII", offset, 0, len(data)))), data)
+    def write(self, file: File, offset: int, data: bytes, stable: bool = False) -> Step:
+        """UNSTABLE4, or FILE_SYNC4."""
+        yield Request((_put(file.handle), _op(WRITE, file.stateid + struct.pack(">QII", offset, 2 if stable else 0, len(data)))), data)
 
     def sync(self, file: File) -> Step:
         yield Request((_put(file.handle), _op(COMMIT, bytes(12))))
