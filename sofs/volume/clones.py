@@ -7,6 +7,7 @@ pages goes in several batches, the last of which carries the caller's operations
 """
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -29,6 +30,26 @@ _CHUNK = 1 << 20
 
 _DEEPEST = 8
 """Maps behind a file's own, at most: each costs a reader two look-ups, 1 us."""
+
+
+class _Span(NamedTuple):
+    """A range of one file that is to become a range of another, or of the same."""
+
+    source: Inode
+    source_offset: int
+    target: Inode
+    offset: int
+    length: int
+    now: Time
+    flags: int
+
+    def part(self, at: int, length: int) -> "_Span":
+        return self._replace(source_offset=self.source_offset + at, offset=self.offset + at, length=length)
+
+    @property
+    def backwards(self) -> bool:
+        """Its parts are done from behind, should they overlap: what is read must not have been overwritten."""
+        return self.source == self.target and self.offset > self.source_offset
 
 
 class Cloner:
@@ -69,93 +90,78 @@ class Cloner:
         Offsets must be multiples of the page, and so must the length unless the range ends where the source does. Raises `InvalidArgument`, `Stale`,
         `FileTooLarge`, `NoSpace`.
         """
-        batch = Batch() if batch is None else batch
-        self._check(source, source_offset, offset, length)
-        if self._is_whole(source, source_offset, target, offset, length):
-            if self._is_ready(source, target):
-                return self._whole(source, target, now, batch, flags)
-            return self._make_ready(source, target, now, batch, flags)
-        self._allow(source, source_offset, target, offset, length)
-        if length // PAGE > SLICE:
-            return self._slices(source, source_offset, target, offset, length, now, batch, flags)
+        return self._clone(_Span(source, source_offset, target, offset, length, now, flags), Batch() if batch is None else batch)
+
+    def _clone(self, span: _Span, batch: Batch) -> Done | Awaitable[Done]:
+        self._check(span)
+        if self._is_whole(span):
+            return self._whole(span, batch) if self._is_ready(span) else self._make_ready(span, batch)
+        self._allow(span)
+        if span.length // PAGE > SLICE:
+            return self._slices(span, batch)
         known: tuple[Known, Known] = {}, {}
-        return attempted(
-            lambda: self._attempt(source, source_offset, target, offset, length, now, batch, flags, known)
-        )
+        return attempted(lambda: self._attempt(span, batch, known))
 
     # Whole files
 
-    def _is_whole(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> bool:
+    def _is_whole(self, span: _Span) -> bool:
         """Whether all of a file, large enough, is to become all of another."""
         pages = self._pages
         return (
-            source_offset == offset == 0
-            and source != target
-            and length == pages.size(source) >= pages.size(target)
-            and self._ranges.seen(source) >= self._whole_from
+            span.source_offset == span.offset == 0
+            and span.source != span.target
+            and span.length == pages.size(span.source) >= pages.size(span.target)
+            and self._ranges.seen(span.source) >= self._whole_from
         )
 
-    def _is_ready(self, source: Inode, target: Inode) -> bool:
+    def _is_ready(self, span: _Span) -> bool:
         """Whether one batch does it."""
         pages = self._pages
-        return self._ranges.small(target) and depth(pages.keyspace.get, pages.way(source)) < _DEEPEST
+        return self._ranges.small(span.target) and depth(pages.keyspace.get, pages.way(span.source)) < _DEEPEST
 
-    def _whole(self, source: Inode, target: Inode, now: Time, batch: Batch, flags: int) -> Done:
-        size = self._pages.size(source)
-        more = self._ranges.seen(source) - self._ranges.seen(target)
-        self._pages.quotas.grow(self._pages.inode(target), more)
-        batch.raw(Operation.CLONE_FILE, origins.clone_file(source, target, size, now, flags))
-        return self._pages.commit(batch, length=size)
+    def _whole(self, span: _Span, batch: Batch) -> Done:
+        more = self._ranges.seen(span.source) - self._ranges.seen(span.target)
+        self._pages.quotas.grow(self._pages.inode(span.target), more)
+        batch.raw(Operation.CLONE_FILE, origins.clone_file(span.source, span.target, span.length, span.now, span.flags))
+        return self._pages.commit(batch, length=span.length)
 
-    async def _make_ready(self, source: Inode, target: Inode, now: Time, batch: Batch, flags: int) -> Done:
-        length = self._pages.size(source)
-        while not self._is_ready(source, target):
-            if not self._ranges.small(target):
-                await self._ranges.trim(target, now)
+    async def _make_ready(self, span: _Span, batch: Batch) -> Done:
+        while not self._is_ready(span):
+            if not self._ranges.small(span.target):
+                await self._ranges.trim(span.target, span.now)
             # A file that was changed and cloned again and again: what lies behind it becomes its own, and it begins anew.
-            if depth(self._pages.keyspace.get, self._pages.way(source)) >= _DEEPEST:
-                await self._maps.flatten(source)
-        if self._is_whole(source, 0, target, 0, length):
-            return self._whole(source, target, now, batch, flags)
+            if depth(self._pages.keyspace.get, self._pages.way(span.source)) >= _DEEPEST:
+                await self._maps.flatten(span.source)
+        if self._is_whole(span):
+            return self._whole(span, batch)
         # Somebody has changed a size meanwhile.
-        done = self.clone(source, 0, target, 0, length, now, batch, flags)
+        done = self._clone(span, batch)
         return done if isinstance(done, Done) else await done
 
     # Ranges
 
-    def _allow(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> None:
+    def _allow(self, span: _Span) -> None:
         """Passes when the target may have as many pages as the source has there. Raises `QuotaExceeded`."""
         pages = self._pages
         if pages.quotas.limits:
-            given, had = (
-                pages.used(inode, at // PAGE, -(-(at + length) // PAGE)) for inode, at in ((source, source_offset), (target, offset))
-            )
-            pages.quotas.grow(pages.inode(target), given - had)
+            ends = ((span.source, span.source_offset), (span.target, span.offset))
+            given, had = (pages.used(inode, at // PAGE, -(-(at + span.length) // PAGE)) for inode, at in ends)
+            pages.quotas.grow(pages.inode(span.target), given - had)
 
-    def _check(self, source: Inode, source_offset: int, offset: int, length: int) -> None:
-        end = source_offset + length
-        size = self._pages.size(source)
-        if min(source_offset, offset, length) < 0 or end > size:
+    def _check(self, span: _Span) -> None:
+        end = span.source_offset + span.length
+        size = self._pages.size(span.source)
+        if min(span.source_offset, span.offset, span.length) < 0 or end > size:
             raise InvalidArgument(f"the source ends at {size}, before {end}")
-        if source_offset % PAGE or offset % PAGE or (length % PAGE and end != size):
+        if span.source_offset % PAGE or span.offset % PAGE or (span.length % PAGE and end != size):
             raise InvalidArgument(f"a cloned range begins and ends at multiples of {PAGE}, or at the source's end")
-        if offset + length > LARGEST:
+        if span.offset + span.length > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
 
-    def _attempt(
-        self,
-        source: Inode,
-        source_offset: int,
-        target: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        batch: Batch,
-        flags: int,
-        known: tuple[Known, Known],
-    ) -> Done | Awaitable[object]:
-        self._check(source, source_offset, offset, length)
-        self._allow(source, source_offset, target, offset, length)
+    def _attempt(self, span: _Span, batch: Batch, known: tuple[Known, Known]) -> Done | Awaitable[object]:
+        self._check(span)
+        self._allow(span)
+        source, source_offset, target, offset, length, now, flags = span
         pages = self._pages
         size, end = pages.size(target), offset + length
         count, tail = divmod(length, PAGE)
@@ -176,52 +182,36 @@ class Cloner:
             payload = [new[:tail], old[tail:]]
         size = max(size, end)
         if count:
-            batch.raw(
-                Operation.CLONE,
-                mapping.clone(
-                    source, source_offset // PAGE, target, offset // PAGE, count, size, now, flags
-                ),
-            )
+            batch.raw(Operation.CLONE, mapping.clone(source, source_offset // PAGE, target, offset // PAGE, count, size, now, flags))
         if payload:
             sums = crc32c(payload[1], crc32c(payload[0])).to_bytes(4, "little")
             map_ = pages.map(target)
             batch.raw(Operation.WRITE, mapping.write(target, end // PAGE, sums, 0, size, now, flags, map_))
         return pages.commit(batch, payload, length)
 
-    async def _slices(
-        self,
-        source: Inode,
-        source_offset: int,
-        target: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        batch: Batch,
-        flags: int,
-    ) -> Done:
-        parts = self._parts(source, source_offset, target, offset, length)
-        if source == target and offset > source_offset:
-            # Ranges that overlap: what is read must not have been overwritten.
+    async def _slices(self, span: _Span, batch: Batch) -> Done:
+        parts = self._parts(span)
+        if span.backwards:
             parts.reverse()
-        for at, size in parts[:-1]:
-            part = self.clone(source, source_offset + at, target, offset + at, size, now, None, flags)
-            if not isinstance(part, Done):
-                await part
+        for part in parts[:-1]:
+            cloning = self._clone(span.part(*part), Batch())
+            if not isinstance(cloning, Done):
+                await cloning
             await self._pause()
-        at, size = parts[-1]
-        last = self.clone(source, source_offset + at, target, offset + at, size, now, batch, flags)
+        last = self._clone(span.part(*parts[-1]), batch)
         done = last if isinstance(last, Done) else await last
-        return Done(done.lsn, length)
+        return Done(done.lsn, span.length)
 
-    def _parts(self, source: Inode, source_offset: int, target: Inode, offset: int, length: int) -> list[tuple[int, int]]:
+    def _parts(self, span: _Span) -> list[tuple[int, int]]:
         """Cuts a range to be cloned into parts (where in it, how much) of at most `SLICE` pages, the last of which ends with it.
 
         Where neither file has anything, nothing is to be done: a file's size is its client's choice, and may be far beyond what any disk holds.
         """
+        length = span.length
         parts: list[tuple[int, int]] = []
         at = end = 0
         while True:
-            at = min(self._data_from(source, source_offset, at, length), self._data_from(target, offset, at, length))
+            at = min(self._data_from(span.source, span.source_offset, at, length), self._data_from(span.target, span.offset, at, length))
             if at >= length:
                 break
             parts.append((at, min(SLICE * PAGE, length - at)))
@@ -252,19 +242,18 @@ class Cloner:
         """Copies a range, cut at the source's end; `Done.length` says how much. Overlapping ranges are copied as by memmove."""
         batch = Batch() if batch is None else batch
         length = max(0, min(length, self._pages.size(source) - source_offset))
-        if self._is_whole(source, source_offset, target, offset, length):
-            whole = self.clone(source, 0, target, 0, length, now, batch, flags)
+        span = _Span(source, source_offset, target, offset, length, now, flags)
+        if self._is_whole(span):
+            whole = self._clone(span, batch)
             return whole if isinstance(whole, Done) else await whole
         parts = _parts(source_offset, offset, length)
-        if source == target and offset > source_offset:
+        if span.backwards:
             parts.reverse()
         done = Done(self._pages.commit(batch).lsn) if not parts else None
         for number, (shared, at, size) in enumerate(parts):
             mine = batch if number == len(parts) - 1 else Batch()
             if shared:
-                result = self.clone(
-                    source, source_offset + at, target, offset + at, size, now, mine, flags
-                )
+                result = self._clone(span.part(at, size), mine)
             else:
                 data = memoryview(bytearray(size))
                 got = self._pages.reader.read(source, source_offset + at, data)
