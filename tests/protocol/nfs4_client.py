@@ -6,16 +6,15 @@ import asyncio
 import os
 import struct
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any, NamedTuple
 
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_ops import CALLBACK_PROGRAM, ChannelAttributes
 from tests.protocol.nfs4_xdr import Op, Reader, Stateid, Writer, bitmap, stateid
-from tests.unit.gateways.nfs_link import call_bytes, sys_credential
+from tests.protocol.nfs_client import RpcTransport
+from tests.unit.gateways.nfs_link import sys_credential
 
 NFS = 100003
-_XIDS = count(0x40000000)
 
 
 class Result(NamedTuple):
@@ -42,14 +41,11 @@ class Callback(NamedTuple):
     handle: bytes
 
 
-class Transport:
-    """One connection: calls with any number of replies under way, and callbacks, which are answered with OK unless `refuse` says otherwise."""
+class Transport(RpcTransport):
+    """One connection, and callbacks, which are answered with OK unless `refuse` says otherwise."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._task = asyncio.create_task(self._receive())
-        self.auth = sys_credential(1000, 1000)
+        super().__init__(reader, writer)
         self.callbacks: asyncio.Queue[Callback] = asyncio.Queue()
         self.refuse: Callable[[Callback], int] = lambda callback: 0
         self.called: dict[tuple[bytes, int], int] = {}
@@ -60,35 +56,6 @@ class Transport:
         """What CB_GETATTR is answered with: a fattr4."""
         self.silent = False
         """Callbacks are not answered at all."""
-        self.lost = asyncio.Event()
-
-    @classmethod
-    async def connect(cls, port: int, host: str = "127.0.0.1") -> Transport:
-        return cls(*await asyncio.open_connection(host, port))
-
-    async def close(self) -> None:
-        self._task.cancel()
-        self._writer.close()
-        await asyncio.gather(self._task, self._writer.wait_closed(), return_exceptions=True)
-
-    async def _receive(self) -> None:
-        try:
-            while True:
-                (header,) = struct.unpack(">I", await self._reader.readexactly(4))
-                assert header & 0x80000000, "the server sends whole records"
-                message = await self._reader.readexactly(header & 0x7FFFFFFF)
-                xid, kind = struct.unpack_from(">II", message)
-                if kind == 0:
-                    self._called(xid, message)
-                    continue
-                waiting = self._waiting.pop(xid, None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message)
-        except (EOFError, OSError):
-            self.lost.set()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(ConnectionError("the server closed the connection"))
 
     def _called(self, xid: int, message: bytes) -> None:
         reader = Reader(message)
@@ -103,7 +70,7 @@ class Transport:
         results = self._compound(reader) if procedure == 1 else b""
         if not self.silent:
             reply = struct.pack(">6I", xid, 1, 0, 0, 0, 0) + results
-            self._writer.write(struct.pack(">I", 0x80000000 | len(reply)) + reply)
+            self.send_record(reply)
 
     def _compound(self, reader: Reader) -> bytes:
         """CB_COMPOUND: CB_SEQUENCE, whose numbers must follow each other, then what the server wants."""
@@ -160,15 +127,7 @@ class Transport:
 
     async def call(self, procedure: int, arguments: bytes, xid: int | None = None) -> bytes:
         """The results of a call that must be accepted."""
-        number = next(_XIDS) if xid is None else xid
-        record = call_bytes(NFS, 4, procedure, arguments, xid=number, auth=self.auth)
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = reply
-        self._writer.write(struct.pack(">I", 0x80000000 | len(record)) + record)
-        async with asyncio.timeout(20):
-            message = await reply
-        assert message[4:24] == struct.pack(">5I", 1, 0, 0, 0, 0), message.hex()
-        return message[24:]
+        return await self.results(NFS, 4, procedure, arguments, xid)
 
     async def compound(self, operations: Sequence[Op], minor: int = 2, tag: bytes = b"") -> Result:
         """Exactly these operations."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from gateways.nfs.v3.messages import Mounted
 from gateways.nfs.xdr import decode, encode
@@ -22,8 +22,8 @@ class Result(NamedTuple):
     value: Any
 
 
-class RpcClient:
-    """One connection. Replies may come in any order."""
+class RpcTransport:
+    """One connection: calls with any number of replies under way, which may come in any order."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -35,10 +35,10 @@ class RpcClient:
         """Set when the server has closed the connection."""
 
     @classmethod
-    async def connect(cls, port: int, host: str = "127.0.0.1") -> RpcClient:
+    async def connect(cls, port: int, host: str = "127.0.0.1") -> Self:
         return cls(*await asyncio.open_connection(host, port))
 
-    async def __aenter__(self) -> RpcClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -54,25 +54,35 @@ class RpcClient:
             while True:
                 (header,) = struct.unpack(">I", await self._reader.readexactly(4))
                 assert header & 0x80000000, "the server sends whole records"
-                reply = await self._reader.readexactly(header & 0x7FFFFFFF)
-                waiting = self._waiting.pop(int.from_bytes(reply[:4]), None)
+                message = await self._reader.readexactly(header & 0x7FFFFFFF)
+                xid, kind = struct.unpack_from(">II", message)
+                if kind == 0:
+                    self._called(xid, message)
+                    continue
+                waiting = self._waiting.pop(xid, None)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(reply)
+                    waiting.set_result(message)
         except (EOFError, OSError):
             self.lost.set()
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(ConnectionError("the server closed the connection"))
 
+    def _called(self, xid: int, message: bytes) -> None:
+        raise AssertionError("a server that calls this client")
+
     def send(self, data: bytes) -> None:
         """Raw bytes, record headers included."""
         self._writer.write(data)
+
+    def send_record(self, record: bytes) -> None:
+        self.send(struct.pack(">I", 0x80000000 | len(record)) + record)
 
     async def raw(self, record: bytes) -> bytes:
         """One call as it is; its whole reply."""
         reply = asyncio.get_running_loop().create_future()
         self._waiting[int.from_bytes(record[:4])] = reply
-        self.send(struct.pack(">I", 0x80000000 | len(record)) + record)
+        self.send_record(record)
         async with asyncio.timeout(20):
             return await reply
 
@@ -82,6 +92,10 @@ class RpcClient:
         reply = await self.raw(call_bytes(program, version, procedure, arguments, xid=number, auth=self.auth))
         assert reply[4:24] == struct.pack(">5I", 1, 0, 0, 0, 0), reply.hex()
         return reply[24:]
+
+
+class RpcClient(RpcTransport):
+    """Version 3 and MOUNT, by their declared types."""
 
     async def call(self, program: int, procedure: int, arguments: Any = None, xid: int | None = None) -> Result:
         """A call by its declared types."""
