@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,12 @@ from sofs.volume.data import Done
 from sofs.volume.volume import LocalVolume
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, RELATED, Client
-from tests.served_smb import SHARES, smb_on
+from tests.protocol.smb_scenes import run, started
+from tests.served_smb import SHARES
 from tests.unit.gateways.smb.test_smb_logon_attacks import authenticate
 
-Test = Callable[[SmbService], Awaitable[None]]
 READ_ONLY_ACCESS = 0x120089
 DIRECTORY, NON_DIRECTORY, DELETE_ON_CLOSE = 0x1, 0x40, 0x1000
-
-
-def run(path: Path, test: Test, settings: SmbSettings = SmbSettings()) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v", settings) as served:
-            await test(served.gateway.service)
-
-    asyncio.run(main())
-
-
-async def started(service: SmbService, share: str = "data", **options: object) -> Client:
-    client = Client(service)
-    await client.start(share, **options)  # type: ignore[arg-type]
-    return client
 
 
 # Setting up
@@ -181,7 +167,7 @@ def test_signing_can_be_left_to_the_client(tmp_path: Path) -> None:
 
 def test_an_encrypted_share_is_not_to_be_had_in_the_clear(tmp_path: Path) -> None:
     async def test(service: SmbService) -> None:
-        client = await started(service, "sealed")
+        client = await started(service, share="sealed")
         assert (await client.ask(Command.CREATE, smb.create("x"))).status == Status.ACCESS_DENIED
         client.sealed = True
         await client.open("x")
@@ -571,7 +557,7 @@ def test_a_read_only_share_can_be_read_and_nothing_else(tmp_path: Path) -> None:
         file = await writer.open("x")
         await writer.ask(Command.WRITE, smb.write(file, 0, b"data"))
         await writer.ask(Command.CLOSE, smb.close(file))
-        client = await started(service, "fixed")
+        client = await started(service, share="fixed")
         readable = await client.open("x", access=READ_ONLY_ACCESS, disposition=1)
         assert (await client.ask(Command.READ, smb.read(readable, 0, 4))).message[80:] == b"data"
         for request in (smb.create("new"), smb.create("x", access=2), smb.create("x", access=1, disposition=5)):
@@ -652,7 +638,7 @@ def test_a_symbolic_link_on_the_way_is_told_to_the_client(tmp_path: Path) -> Non
 
 def test_a_continuously_available_share_tells_changes_when_they_are_stable(tmp_path: Path) -> None:
     async def test(service: SmbService) -> None:
-        client = await started(service, "safe")
+        client = await started(service, share="safe")
         number = client.request(Command.CREATE, smb.create("x"))
         assert client.replies() == [], "the name is not on the disk yet"
         file = smb.file_id(await client.final(number))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,24 +16,9 @@ from sofs.errors import PeerError
 from sofs.runtime.interfaces import Interface, host_interfaces
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, Client
-from tests.served_smb import smb_on
+from tests.protocol.smb_scenes import run, started
 
-Test = Callable[[SmbService], Awaitable[None]]
 QUERY_INTERFACES, VALIDATE = 0x001401FC, 0x00140204
-
-
-def run(path: Path, test: Test, settings: SmbSettings = SmbSettings()) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v", settings) as served:
-            await test(served.gateway.service)
-
-    asyncio.run(main())
-
-
-async def started(service: SmbService, share: str = "data", **options: object) -> Client:
-    client = Client(service)
-    await client.start(share, **options)  # type: ignore[arg-type]
-    return client
 
 
 async def bound(service: SmbService, first: Client, **options: object) -> Client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,34 +18,14 @@ from gateways.smb.status import Status
 from sofs.locks import HANDLE, READ, WRITE
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
+from tests.protocol.smb_scenes import created, run, started
 from tests.served_smb import smb_on
 
-Test = Callable[[SmbService], Awaitable[None]]
 RH, RWH = READ | HANDLE, READ | WRITE | HANDLE
 GUID, OTHER, KEY = b"create".ljust(16, b"\0"), b"other".ljust(16, b"\0"), b"key".ljust(16, b"\0")
 NOT_FOUND = Status.OBJECT_NAME_NOT_FOUND
 
-
-def run(path: Path, test: Test) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v") as served:
-            await test(served.gateway.service)
-
-    asyncio.run(main())
-
-
-async def started(service: SmbService, guid: bytes = b"guid" * 4, share: str = "data", **options: object) -> Client:
-    client = Client(service, guid)
-    await client.start(share, **options)  # type: ignore[arg-type]
-    return client
-
-
-async def made(
-    client: Client, name: str, *extras: tuple[bytes, bytes], level: int = LEVEL_BATCH, flags: int = 0, status: int = 0, share: int = 7
-) -> tuple[FileId, smb.Granted]:
-    reply = await client.ask(Command.CREATE, smb.create(name, extras=contexts.encode(list(extras)), level=level, share=share), flags)
-    assert reply.status == status, hex(reply.status)
-    return (smb.file_id(reply), smb.granted(reply)) if not status else ((0, 0), smb.Granted(0, {}))
+made = partial(created, level=LEVEL_BATCH)
 
 
 def cut(client: Client) -> None:

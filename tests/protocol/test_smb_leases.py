@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,32 +12,17 @@ from gateways.smb import contexts
 from gateways.smb.crypto import Dialect
 from gateways.smb.header import Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_EXCLUSIVE, LEVEL_II, LEVEL_LEASE, LEVEL_NONE
-from gateways.smb.service import SmbService, SmbSettings
+from gateways.smb.service import SmbService
 from gateways.smb.status import Status
 from sofs.locks import HANDLE, READ, WRITE
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
-from tests.served_smb import smb_on
+from tests.protocol.smb_scenes import run, started
 
-Test = Callable[[SmbService], Awaitable[None]]
 RH, RW, RWH = READ | HANDLE, READ | WRITE, READ | WRITE | HANDLE
 DIRECTORY = 1
 READING, DELETING = 0x120089, 0x110000
 ONE, TWO = b"one".ljust(16, b"\0"), b"two".ljust(16, b"\0")
-
-
-def run(path: Path, test: Test, settings: SmbSettings = SmbSettings()) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v", settings) as served:
-            await test(served.gateway.service)
-
-    asyncio.run(main())
-
-
-async def started(service: SmbService, guid: bytes = b"guid" * 4, share: str = "data", **options: object) -> Client:
-    client = Client(service, guid)
-    await client.start(share, **options)  # type: ignore[arg-type]
-    return client
 
 
 async def leased(client: Client, name: str, key: bytes, state: int, version: int = 2, **options: int) -> tuple[FileId, smb.Granted]:

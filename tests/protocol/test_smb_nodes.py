@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from gateways.smb import contexts
 from gateways.smb.crypto import SigningAlgorithm
 from gateways.smb.header import FLAG_REPLAY, Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_LEASE, LEVEL_NONE
@@ -22,11 +22,14 @@ from sofs.types import Level, OpenId
 from sofs.volume.api import Binding, ListOpens, Opened, OpenList, Reconnect, Reply
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
+from tests.protocol.smb_scenes import created
 from tests.served_nodes import GatewayNode, Nodes, run
 
 RH, RWH = READ | HANDLE, READ | WRITE | HANDLE
 GUID, KEY, ME = b"create".ljust(16, b"\0"), b"key".ljust(16, b"\0"), b"one client".ljust(16, b"\0")
 NOT_FOUND = Status.OBJECT_NAME_NOT_FOUND
+
+made = partial(created, level=LEVEL_LEASE)
 EXCLUSIVE_NOW = 0x12
 NOTIFY_ENUM_DIR = 0x10C
 
@@ -40,14 +43,6 @@ async def at(node: GatewayNode, share: str = "safe", previous: int = 0, guid: by
         client.sealer._session_id = client.session_id
     assert (await client.connect(share)).status == 0
     return client
-
-
-async def made(
-    client: Client, name: str, *extras: tuple[bytes, bytes], level: int = LEVEL_LEASE, flags: int = 0, status: int = 0, share: int = 7
-) -> tuple[FileId, smb.Granted]:
-    reply = await client.ask(Command.CREATE, smb.create(name, extras=contexts.encode(list(extras)), level=level, share=share), flags)
-    assert reply.status == status, hex(reply.status)
-    return (smb.file_id(reply), smb.granted(reply)) if not status else ((0, 0), smb.Granted(0, {}))
 
 
 def persistent() -> list[tuple[bytes, bytes]]:

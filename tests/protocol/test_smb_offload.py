@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateways.smb.header import Command
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId, Reply
-from tests.served_smb import Served, smb_on
+from tests.protocol.smb_scenes import run_with_client as run
+from tests.served_smb import Served
 
 READ, WRITE, TRIM = 0x00094264, 0x00098268, 0x00098208
 INVALID_TOKEN, INVALID_PARAMETER, END_OF_FILE, ACCESS_DENIED = 0xC0000465, 0xC000000D, 0xC0000011, 0xC0000022
-
-
-def run(path: Path, scene: Callable[[Served, Client], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v") as served:
-            client = Client(served.gateway.service)
-            await client.start()
-            await scene(served, client)
-
-    asyncio.run(main())
 
 
 def output(reply: Reply) -> bytes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 
 from gateways.smb import contexts, previous
@@ -13,21 +12,12 @@ from sofs.types import Time
 from sofs.volume.api import Binding, MakeSnapshot
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, Reply
+from tests.protocol.smb_scenes import run_with_client as run
 from tests.protocol.test_smb_offload import content, filled, output
-from tests.served_smb import Served, smb_on
+from tests.served_smb import Served
 
 ENUMERATE = 0x00144064
 NOT_FOUND, WRITE_PROTECTED = 0xC0000034, 0xC00000A2
-
-
-def run(path: Path, scene: Callable[[Served, Client], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with smb_on(path / "v") as served:
-            client = Client(served.gateway.service)
-            await client.start()
-            await scene(served, client)
-
-    asyncio.run(main())
 
 
 async def snapshot(served: Served, name: str) -> Time:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,8 @@ from sofs.volume.api import Binding, Changes, Lookup, Make, ReadLink
 from sofs.volume.api import Caller as Somebody
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, Reply
-from tests.served_smb import Served, smb_on
+from tests.protocol.smb_scenes import run_with_client as run
+from tests.served_smb import Served
 
 SET, GET, DELETE = 0x000900A4, 0x000900A8, 0x000900AC
 SYMLINK, NFS = 0xA000000C, 0x80000014
@@ -23,16 +22,6 @@ OPEN_REPARSE_POINT, DIRECTORY = 0x200000, 1
 STOPPED_ON_SYMLINK, NOT_HANDLED, NO_REPARSE_POINT, MISMATCH = 0x8000002D, 0xC0000279, 0xC0000275, 0xC0000277
 INVALID = 0xC0000278
 NOBODY, BY = Somebody(0, 0), Binding(9, 9)
-
-
-def run(path: Path, scene: Callable[[Served, Client], Awaitable[None]], user: str = "alice", password: str = "secret") -> None:
-    async def main() -> None:
-        async with smb_on(path / "v") as served:
-            client = Client(served.gateway.service)
-            await client.start(user=user, password=password)
-            await scene(served, client)
-
-    asyncio.run(main())
 
 
 def buffer(tag: int, data: bytes) -> bytes:
@@ -112,7 +101,7 @@ def test_special_files_are_nfs_reparse_points(tmp_path: Path, kind: Kind, data: 
         assert found.device == ((5, 1) if kind is Kind.CHARACTER_DEVICE else (0, 0))
         assert output(await client.ask(Command.IOCTL, smb.ioctl(made, GET))) == buffer(NFS, data)
 
-    run(tmp_path, scene, "root", "wheel")
+    run(tmp_path, scene, user="root", password="wheel")
 
 
 def test_other_reparse_points_are_kept_for_those_who_know_them(tmp_path: Path) -> None:
