@@ -102,10 +102,13 @@ class Follower:
         self._tail = deque((header.lsn, Mark(header.end, header.checksum, header.version)) for header in tail)
         self._common = stable.lsn
         self._applied = end if end.lsn > checkpoint.lsn else checkpoint
-        self._syncing = Syncing(clock, replica, stable.lsn, self._fail)
+        # The checkpoint says only what this disk has. What records say is stable, copies had that counted then.
+        self._syncing = Syncing(clock, replica, min(stable.lsn, checkpoint.lsn), self._fail)
         self._replaying: asyncio.Task[None] | None = None
         self._adopting: asyncio.Task[None] | None = None
         self._waiting: list[tuple[Lsn, asyncio.Future[None]]] = []
+        self._syncing_stable = False
+        """A sync is under way for those who wait."""
         self._retired = False
         self._logger = structlog.get_logger(component="follower", place=replica.place)
         assert not tail or self._tail[-1][1] == end, "the tail ends where the log does"
@@ -310,10 +313,8 @@ class Follower:
         stable = min(message.stable, self._common)
         while self._tail and self._tail[0][1].lsn <= stable:
             self._base = self._tail.popleft()[1]
-        while self._waiting and self._waiting[0][0] < self._base.lsn:
-            done = self._waiting.pop(0)[1]
-            if not done.done():
-                done.set_result(None)
+        if self._waiting:
+            self._tell_stable()
         if not self.whole and self._common >= message.committed and self.end.lsn >= self.checkpoint.lsn:
             self.whole = True
             if self.on_whole is not None:
@@ -384,17 +385,32 @@ class Follower:
         return self.reach(Lsn(self.end.lsn - 1))
 
     def reach(self, lsn: Lsn) -> Awaitable[None]:
-        """Completes when the record at `lsn` is stable. Raises `Unavailable` when it is cut off, or the follower ends."""
+        """Completes when the record at `lsn` is stable, on this disk too. Raises `Unavailable` when it is cut off, or the follower ends."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody has to wait for it
         if self.failure is not None:
             done.set_exception(Unavailable(f"this copy is no longer followed: {self.failure}"))
-        elif lsn < self._base.lsn:
-            done.set_result(None)
         else:
             self._waiting.append((lsn, done))
             self._waiting.sort(key=lambda waited: waited[0])
+            self._tell_stable()
         return done
+
+    def _tell_stable(self) -> None:
+        """Whoever waits for what is stable is told once it is so here: nobody waits for the syncs of a copy that does not count, or ask for them."""
+        safe = min(self._base.lsn, self._syncing.synced)
+        while self._waiting and self._waiting[0][0] < safe:
+            done = self._waiting.pop(0)[1]
+            if not done.done():
+                done.set_result(None)
+        if self._waiting and self._waiting[0][0] < self._base.lsn and not self._syncing_stable and self.failure is None:
+            self._syncing_stable = True
+            self._syncing.reach(self._base.lsn, self.end.lsn, self._synced_stable)
+
+    def _synced_stable(self, error: SofsError | None) -> None:
+        self._syncing_stable = False
+        if error is None:
+            self._tell_stable()
 
     # Configurations and taking over
 

@@ -442,6 +442,47 @@ def test_who_waits_for_something_to_be_stable_is_told_or_told_that_it_never_will
     run(main)
 
 
+def test_what_is_stable_elsewhere_is_waited_for_until_this_disk_has_it() -> None:
+    async def main(rig: Rig) -> None:
+        author = Author()
+        rig.files.sync_directory("/")
+        rig.send(*author.write(b"a"))
+        rig.send(author.mark, b"", stable=author.mark.lsn)  # nobody has asked this copy to sync: it is a learner
+        await rig.follower.reach(Lsn(author.mark.lsn - 1))
+        left = LocalReplica(rig.files.after_power_loss(), "/log", 77, 7, SEGMENT)
+        found: list[bytes] = []
+        recover([left], BEGINNING, 1, lambda: False, lambda lsn, operations, address: found.append(operations))
+        assert found == [b"a"]
+
+    run(main)
+
+
+def test_what_records_call_stable_is_not_said_to_be_on_a_disk_of_which_only_the_checkpoint_is_known() -> None:
+    async def main(rig: Rig) -> None:
+        author = Author()
+        after, data = author.write(b"a")
+        rig.send(after, data)
+        again = Follower(
+            rig.clock,
+            rig.replica,
+            rig.machine,
+            configuration=rig.configuration,
+            end=author.mark,
+            stable=author.mark,
+            tail=(),
+            checkpoint=BEGINNING,
+            whole=True,
+            settings=SETTINGS,
+            read_configuration=rig.read,
+        )
+        assert again.status.synced == FIRST
+        answer = again.sync(Sync(7, 1, author.mark.lsn))
+        assert not isinstance(answer, Ack) and again.common == author.mark.lsn
+        assert (await answer).synced == author.mark.lsn
+
+    run(main)
+
+
 def test_what_was_appended_while_the_machine_catches_up_is_applied_once_and_in_order() -> None:
     async def main(rig: Rig) -> None:
         author = Author()
