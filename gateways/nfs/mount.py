@@ -87,6 +87,9 @@ class Mount:
         peer, shown = self._places.peer, path.decode(errors="backslashreplace")
 
         def fail(error: SofsError) -> None:
+            if isinstance(error, errors.Fenced):
+                call.drop()
+                return
             status = _STATUS.get(type(error), MountStatus.SERVERFAULT)
             log.warning("nfs_mount_refused", peer=peer, path=shown, status=status.name, reason=str(error))
             call.reply(status.to_bytes(4))

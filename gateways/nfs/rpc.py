@@ -92,6 +92,11 @@ class Call:
         header = _REPLY.pack(LAST_FRAGMENT | len(results) + 24, self.xid, 1, 0, 0, 0, SUCCESS)
         self.connection.answer(self, (header, results))
 
+    def drop(self) -> None:
+        """It is never answered here: this gateway has been shut out, and the call, or an earlier transmission of it, may have been carried out all the
+        same. Told to try again, the client would do so under another number; without its connection it asks elsewhere, or later, under the same."""
+        self.connection.drop(self)
+
     def refuse(self, status: int, detail: bytes = b"") -> None:
         """Answers with an accept_stat other than SUCCESS."""
         header = _REPLY.pack(LAST_FRAGMENT | len(detail) + 24, self.xid, 1, 0, 0, 0, status)
@@ -214,6 +219,10 @@ class RpcConnection:
             if self._paused and self._calls <= CALLS // 2 and self._bytes <= BYTES // 2:
                 self._paused = False
                 self.link.resume()
+
+    def drop(self, call: Call) -> None:
+        """The client is to send the call again, over another connection."""
+        self.link.close("this gateway has been shut out")
 
     def _record(self, data: memoryview) -> None:
         if self.back is not None and data[4:8] == _IS_REPLY:

@@ -15,7 +15,7 @@ from gateways.nfs.status import Status, status_of
 from gateways.nfs.v3 import attributes, data, directories, layout, messages, names
 from gateways.nfs.v3.pseudo import PSEUDO, Pseudo
 from gateways.nfs.xdr import unpack
-from sofs.errors import CrossVolume, ReadOnly, SofsError
+from sofs.errors import CrossVolume, Fenced, ReadOnly, SofsError
 from sofs.types import Level, Lsn
 from sofs.volume.api import Found, GetAttributes, Token
 
@@ -186,6 +186,9 @@ class Nfs3:
 
     def _fail(self, call: Call, parts: bytes, place: Place | None, error: SofsError) -> None:
         """Tells a status, with the object's attributes if the volume has them at hand: they save the client a GETATTR."""
+        if isinstance(error, Fenced):
+            call.drop()
+            return
         status = status_of(error)
         if place is None:
             call.reply(_failure(parts, status, b""))

@@ -33,7 +33,7 @@ from gateways.nfs.v4.operation import (
 from gateways.nfs.v4.status import Failure, Status, status_of
 from gateways.nfs.v4.types import ANONYMOUS
 from gateways.nfs.xdr import pad
-from sofs.errors import ReadOnly, SofsError
+from sofs.errors import Fenced, ReadOnly, SofsError
 from sofs.runtime.ports import Buffer
 from sofs.types import Kind, Level, Lsn
 from sofs.volume.api import Found, GetAttributes, Reply, SlotToken, Volume
@@ -175,6 +175,9 @@ class Compound:
                 self._finish(settled)
             else:
                 self._finish(outcome)
+        except Fenced:
+            self.call.drop()
+            return False
         except (SofsError, Failure, BadHandle) as error:
             self._fail(error)
         except Replayed as replayed:
@@ -258,7 +261,7 @@ class Compound:
                     try:
                         reply = volume.call(outcome.request, token, self.service.by)
                     except SofsError as error:
-                        if outcome.refused is None:
+                        if outcome.refused is None or isinstance(error, Fenced):
                             raise
                         outcome = outcome.refused(error)
                         continue
@@ -285,7 +288,7 @@ class Compound:
             if self.service.stopped:
                 return
             refusal = error
-            refused = outcome.refused if isinstance(outcome, Ask) and isinstance(error, SofsError) else None
+            refused = outcome.refused if isinstance(outcome, Ask) and isinstance(error, SofsError) and not isinstance(error, Fenced) else None
 
             def give_up() -> Outcome:
                 if refused is None:

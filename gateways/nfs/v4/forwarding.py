@@ -89,6 +89,10 @@ class RemoteConnection(RpcConnection):
             call.refuse(GARBAGE_ARGS)
         return call.replied
 
+    def drop(self, call: Call) -> None:
+        assert isinstance(call, RemoteCall)
+        call.replied.cancel()
+
     def answer(self, call: Call, buffers: Sequence[Buffer]) -> None:
         assert isinstance(call, RemoteCall)
         if not call.replied.done():
