@@ -24,7 +24,7 @@ from sofs.types import Level
 from sofs.volume.api import Binding, FenceGateway
 from sofs.volume.remote.routed import RoutedVolume
 from tests.simulation.cluster.answers import done, sent
-from tests.simulation.cluster.machine import DATA, Machine, Ports
+from tests.simulation.cluster.machine import DATA, Gone, Machine, Ports
 from tests.simulation.cluster.replicas import Replicas
 from tests.simulation.cluster.world import World
 
@@ -306,10 +306,23 @@ class Cluster:
     async def check_volumes(self) -> None:
         """`sofs check`, reading all data, of every volume at whoever serves it."""
         for name in self.volumes:
-            serving = [machine for machine in self.machines if machine.node is not None and machine.node.serves(name)]
-            assert serving, f"nobody serves {name}"
-            problems = await serving[0].ask(partial(_check, name=name))
+            problems = await self._check_volume(name)
             assert not problems, f"{name}:\n" + "\n".join(problems[:20])
+
+    async def _check_volume(self, name: str) -> list[str]:
+        """What is wrong with it. A process may yet end (a client has had it shut out): then it is looked again, for it was not calm."""
+        while True:
+            starts = sum(machine.starts for machine in self.machines)
+            serving = [machine for machine in self.machines if machine.node is not None and machine.node.serves(name)]
+            problems = ["nobody serves it"]
+            if serving:
+                try:
+                    problems = await serving[0].ask(partial(_check, name=name))
+                except (Gone, SofsError) as error:
+                    problems = [repr(error)]
+            if not problems or (starts == sum(machine.starts for machine in self.machines) and all(machine.up for machine in self.machines)):
+                return problems
+            await self.recovered()
 
 
 async def _fence(node: Node, volume: str, gateway: int) -> None:
