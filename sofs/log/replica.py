@@ -200,20 +200,21 @@ class LocalReplica:
 
     def read(self, address: int, into: memoryview) -> Awaitable[None] | None:
         file, offset = self._at(address)
-        count = file.read(offset, [into])
+        count = file.read(offset, (into,))
         if isinstance(count, int):
-            self._whole(count, address, into)
+            if count < len(into):
+                self._whole(count, into)
             return None
-        return self._finish(count, address, into)
+        return self._finish(count, into)
 
-    async def _finish(self, counting: Awaitable[int], address: int, into: memoryview) -> None:
-        self._whole(await counting, address, into)
+    async def _finish(self, counting: Awaitable[int], into: memoryview) -> None:
+        self._whole(await counting, into)
 
     def read_now(self, address: int, into: memoryview) -> None:
         file, offset = self._at(address)
-        self._whole(file.read_now(offset, [into]), address, into)
+        self._whole(file.read_now(offset, [into]), into)
 
-    def _whole(self, count: int, address: int, into: memoryview) -> None:
+    def _whole(self, count: int, into: memoryview) -> None:
         # A file cut short by somebody reads as zeros; checksums tell.
         into[count:] = bytes(len(into) - count)
 

@@ -50,7 +50,7 @@ class SystemClock:
     def settle(self) -> None:
         if self._held:
             self._held -= 1
-        if self._held or self._settling:
+        if self._held or self._settling or not self._soon:
             return
         self._settling = True
         # What these calls put off themselves is done, too, but not for ever.

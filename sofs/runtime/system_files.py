@@ -29,6 +29,7 @@ __all__ = ["SystemFile", "SystemFiles"]
 T = TypeVar("T")
 
 _IOV_MAX = 1024
+_NOWAIT = os.RWF_NOWAIT
 _KEEP_SIZE = 0x01  # linux/falloc.h
 _PUNCH_HOLE = 0x02
 _ZEROS = bytes(1 << 20)
@@ -58,9 +59,9 @@ class SystemFile:
         return os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, offset: int, into: Sequence[memoryview]) -> int | Awaitable[int]:
-        wanted = sum(map(len, into))
+        wanted = len(into[0]) if len(into) == 1 else sum(map(len, into))
         try:
-            count = os.preadv(self._fd, into, offset, os.RWF_NOWAIT)
+            count = os.preadv(self._fd, into, offset, _NOWAIT)
         except OSError as error:
             # EAGAIN: not in the page cache. Some file systems know no RWF_NOWAIT; more than 1024 buffers are EINVAL.
             if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
