@@ -31,8 +31,7 @@ class Receiver(Protocol):
 class Buffers:
     """Large buffers, used again once nobody holds a view of them (fresh ones cost a page fault per 4 KiB)."""
 
-    def __init__(self, limit: int = POOLED) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._pooled = 0
         self._classes: dict[int, list[bytearray]] = {}
 
@@ -44,7 +43,7 @@ class Buffers:
             if sys.getrefcount(buffer) == 3:  # the list's, the loop variable's and the argument's
                 return buffer
         buffer = bytearray(capacity)
-        if self._pooled + capacity <= self._limit:
+        if self._pooled + capacity <= POOLED:
             self._pooled += capacity
             known.append(buffer)
         return buffer

@@ -61,21 +61,15 @@ class Gateway(Protocol):
 
 
 class Homes:
-    """One node's view. `group_of_address` gives the group, by its id, that a virtual address of this node belongs to."""
+    """One node's view."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        processes: Processes,
-        interconnect: Interconnect,
-        clock: Clock,
-        group_of_address: Callable[[str], int | None] = lambda address: None,
-    ) -> None:
+    def __init__(self, registry: Registry, processes: Processes, interconnect: Interconnect, clock: Clock) -> None:
         self._registry = registry
         self._processes = processes
         self._interconnect = interconnect
         self._clock = clock
-        self.group_of_address = group_of_address
+        self.group_of_address: Callable[[str], int | None] = lambda address: None
+        """The group, by its id, that a virtual address of this node belongs to."""
         self._gateway: Gateway | None = None
         self._records: dict[int, GroupRecord] = {}
         """By number."""

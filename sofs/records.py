@@ -7,7 +7,7 @@ A record is JSON under its key (`sofs.coordination.keys`). Shares and users are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gateways.exports import Share
@@ -33,6 +33,8 @@ __all__ = [
 
 TRIES = 8
 """Attempts at a change that other changes overtake, before the caller is told to try again."""
+RETRY_S = 0.5
+"""Between two attempts at a store that is away."""
 
 
 class GroupRecord(Record, frozen=True, kw_only=True):
@@ -100,18 +102,12 @@ class ConfigurationRecord(Record, frozen=True, kw_only=True):
 R = TypeVar("R", bound=Record)
 
 
-async def _half_a_second() -> None:
-    await asyncio.sleep(0.5)
-
-
 class Registry:
     """The records, typed, over a store."""
 
-    def __init__(self, store: Store, random: Random, pause: Callable[[], Awaitable[None]] = _half_a_second) -> None:
-        """`pause` is what lies between two attempts at a store that is away."""
+    def __init__(self, store: Store, random: Random) -> None:
         self.store = store
         self._random = random
-        self._pause = pause
 
     # Reading
 
@@ -178,12 +174,12 @@ class Registry:
                 return value
         raise Unavailable(f"the secret {name} could not be made; try again")
 
-    async def next_number(self, name: str, first: int = 1) -> int:
+    async def next_number(self, name: str) -> int:
         """A number that was never given out before under this name."""
         key = keys.counter(name)
         for _ in range(TRIES):
             present = await self.store.get(key)
-            number = int(present.value) + 1 if present else first
+            number = int(present.value) + 1 if present else 1
             try:
                 done = (
                     await self.store.transact(
@@ -227,7 +223,7 @@ class Registry:
             except Unavailable:
                 if not sent:
                     raise
-                await self._pause()  # this one was not sent, but the one before may yet be made
+                await asyncio.sleep(RETRY_S)  # this one was not sent, but the one before may yet be made
             entry = await self._get_surely(key)
 
     async def _get_surely(self, key: str) -> Entry | None:
@@ -235,7 +231,7 @@ class Registry:
             try:
                 return await self.store.get(key)
             except Unavailable:
-                await self._pause()
+                await asyncio.sleep(RETRY_S)
 
     # A volume
 

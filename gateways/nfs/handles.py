@@ -151,9 +151,9 @@ class Place:
         """Another file of the same export, for the same user."""
         return Place(self._view, of.inode, of.generation)
 
-    def in_snapshot(self, snapshot: int, inode: Inode, generation: int = 0) -> "Place":
+    def in_snapshot(self, snapshot: int, inode: Inode) -> "Place":
         """A file of the same export as of a snapshot (0: as it is), for the same user. Raises `NotFound`."""
-        return Place(self._view.at(snapshot), inode, generation)
+        return Place(self._view.at(snapshot), inode, 0)
 
     @property
     def own_handle(self) -> bytes:

@@ -8,7 +8,7 @@ from gateways.identity import Identities
 from gateways.server import Server
 from gateways.smb.neighbours import Neighbours
 from gateways.smb.service import SmbService, SmbSettings
-from sofs.runtime.interfaces import Interface, host_interfaces
+from sofs.runtime.interfaces import host_interfaces
 from sofs.runtime.ports import Clock, Random
 from sofs.volume.api import Volume
 
@@ -22,13 +22,12 @@ class SmbGateway:
 
     def __init__(
         self, settings: SmbSettings, shares: Shares, identities: Identities, clock: Clock, random: Random, incarnation: int,
-        loop: asyncio.AbstractEventLoop, interfaces: Callable[[], list[Interface]] = host_interfaces,
-        neighbours: Neighbours | None = None, on_fenced: Callable[[], None] = lambda: None,
+        loop: asyncio.AbstractEventLoop, neighbours: Neighbours | None = None, on_fenced: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.service = SmbService(settings, shares, identities, clock, random, incarnation, neighbours, on_fenced)
         self.server = Server("smb", loop, self.service.accept, clock=clock)
         self.server.unacknowledged_s = UNACKNOWLEDGED_S
-        self.service.interfaces = interfaces
+        self.service.interfaces = host_interfaces
         self.service.listening = lambda: self.server.addresses
 
     @property

@@ -36,13 +36,13 @@ def as_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
-def table(rows: Sequence[Any], columns: Sequence[Column], empty: str, title: str | None = None) -> None:
+def table(rows: Sequence[Any], columns: Sequence[Column], empty: str) -> None:
     """One row for each of `rows`; `empty` says what to do when there is none."""
     console = Console()
     if not rows:
         console.print(empty, highlight=False)
         return
-    drawn = Table(box=None, pad_edge=False, title=title, title_justify="left", header_style="bold")
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
     for heading, _ in columns:
         drawn.add_column(
             heading, overflow="fold", justify="right" if heading in ("SIZE", "FREE", "FILES") else "left"

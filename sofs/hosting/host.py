@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -237,10 +237,6 @@ class Host:
         """Where a volume is served; None if there is no such volume."""
         part = self.parts.get(volume)
         return None if part is None else part.hosted.where
-
-    @property
-    def whereabouts(self) -> Mapping[int, Whereabouts]:
-        return {id: part.hosted.where for id, part in self.parts.items()}
 
     def volume(self, id: VolumeId) -> LocalVolume | None:
         """The volume, if it is served here."""

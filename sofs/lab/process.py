@@ -30,14 +30,12 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         on_end: Callable[[int], None] = lambda status: None,
-        descriptors: Sequence[int] = (),
     ) -> None:
         self.name = name
         self._command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         self._log = log
         self._environment = {**os.environ, **(environment or {})}
         self._on_end = on_end
-        self._descriptors = descriptors
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: asyncio.Future[int] | None = None
         self.paused = False
@@ -59,7 +57,7 @@ class Child:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
-                    start_new_session=True, pass_fds=self._descriptors,
+                    start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
             raise Unavailable(f"{self._command[0]} cannot be run: {error.strerror}") from None

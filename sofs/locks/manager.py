@@ -71,11 +71,9 @@ class LockManager:
         """Adds an open. Raises `DeletePending`, `SharingViolation`, `Delayed`."""
         return self._attempt(inode, lambda state, again: transitions.open_file(state, opening, overwrite, again), wait)
 
-    def change_open(
-        self, inode: Inode, id: OpenId, access: int, share: int, *, overwrite: bool = False, wait: bool = False
-    ) -> Awaitable[None] | None:
+    def change_open(self, inode: Inode, id: OpenId, access: int, share: int, *, overwrite: bool = False) -> Awaitable[None] | None:
         """Gives an open other rights and another share mode. Raises as `open` does, and `Closed`."""
-        return self._attempt(inode, lambda state, again: transitions.change_open(state, id, access, share, overwrite), wait)
+        return self._attempt(inode, lambda state, again: transitions.change_open(state, id, access, share, overwrite), False)
 
     def close(self, inode: Inode, id: OpenId) -> bool:
         """Ends an open with its ranges; says whether the file is to be deleted now. Raises `Closed`."""

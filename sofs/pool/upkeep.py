@@ -115,16 +115,18 @@ class Scrub:
         return report._replace(bad=report.bad + 1, mended=report.mended + good)
 
 
+HEAR_S = 2.0
+"""So often other nodes are asked how their disks are."""
+
+
 class Upkeep:
     """Runs a pool's duties as long as the node serves."""
 
     def __init__(
         self, pool: LocalPool, clock: Clock, *, probe_interval_s: float = 10.0, scrub_interval_s: float = 60.0,
-        scrub_bytes: int = 64 << 20, hear_interval_s: float = 2.0,
+        scrub_bytes: int = 64 << 20,
     ) -> None:  # fmt: skip
-        """Every `scrub_interval_s` seconds `scrub_bytes` are scrubbed: by default a MiB a second, 90 GB a day. Other nodes are asked how their
-        disks are every `hear_interval_s`.
-        """
+        """Every `scrub_interval_s` seconds `scrub_bytes` are scrubbed: by default a MiB a second, 90 GB a day."""
         self.scrub = Scrub(pool)
         self.probe = Probe(pool)
         self._pool = pool
@@ -132,7 +134,7 @@ class Upkeep:
         self._every = (
             (probe_interval_s, self.probe.run_once),
             (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)),
-            (hear_interval_s, pool.hear),
+            (HEAR_S, pool.hear),
         )
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -212,14 +212,14 @@ class Extents:
 
     # Giving back
 
-    async def delete_freed(self, limit: int = 64) -> int:
+    async def delete_freed(self) -> int:
         """Deletes freed extents whose freeing no recovery can undo; gives how many."""
         ready: list[Placement] = []
         for key, value in self._keyspace.walk(keys.FREED):
             lsn, placement = decode_freed(self.volume, int.from_bytes(key[1:9]), value)
             if lsn < self._keyspace.checkpointed:
                 ready.append(placement)
-                if len(ready) == limit:
+                if len(ready) == 64:
                     break
         for placement in ready:
             await self._pool.delete(placement)

@@ -22,10 +22,8 @@ UPCASE = keys.meta(b"upcase")
 STARTS = keys.counter(b"starts")
 
 
-async def make_volume(
-    store: Store, clock: Clock, random: Random, *, mode: int = 0o1777, uid: int = 0, gid: int = 0
-) -> None:
-    """Formats an empty store: the root directory with these rights, the secret of the names' hash, the tables' ids. Stable on return.
+async def make_volume(store: Store, clock: Clock, random: Random, *, mode: int = 0o1777) -> None:
+    """Formats an empty store: the superuser's root directory with this mode, the secret of the names' hash, the tables' ids. Stable on return.
 
     Raises `Exists` if it has been formatted already.
     """
@@ -34,7 +32,7 @@ async def make_volume(
         raise Exists("the volume has been formatted already")
     now = clock.now()
     root = InodeRecord(
-        kind=Kind.DIRECTORY, marks=0, mode=mode & 0o7777, links=2, uid=uid, gid=gid, generation=1, size=0, pages=0, created=now,
+        kind=Kind.DIRECTORY, marks=0, mode=mode & 0o7777, links=2, uid=0, gid=0, generation=1, size=0, pages=0, created=now,
         accessed=now, modified=now, changed=now, change=1, flags=0, major=0, minor=0, ea_size=0, parent=ROOT,
     )  # fmt: skip
     batch = Batch()
