@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from sofs.admin.api import Operations
 from sofs.admin.client import AdminClient
@@ -103,3 +106,14 @@ def test_a_missing_config_file_is_told() -> None:
     assert outcome.stderr == (
         "sofsd: /nowhere/sofs.toml: cannot be read (No such file or directory); `--config` says where the file is\n"
     )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    unit = tmp_path / "sofsd@main.service"
+    shutil.copy(Path(__file__).parents[2] / "systemd" / "sofsd@.service", unit)
+    outcome = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (outcome.returncode, outcome.stdout + outcome.stderr) == (0, "")
+    unit.write_text(unit.read_text().replace("TimeoutStopSec=", "TimeoutStoppSec="))
+    outcome = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
+    assert "TimeoutStoppSec" in outcome.stderr, "the check can fail"
