@@ -75,6 +75,8 @@ class Client:
         self.tokens = 0
         self.bound = 0
         """The incarnation of the gateway that it used last."""
+        self.session = 1
+        """Of its connection to a gateway: who has something to take over has another one with each."""
         self._left: dict[int, None] = {}
         """Incarnations that it has left, and that may still be at work for it."""
         self.reattach: Callable[[], Awaitable[int]] | None = None
@@ -170,7 +172,7 @@ class Client:
     async def _once(self, node: "Node", ask: Send, level: Level, begun: float) -> Answer:
         volume = node.volume(self.volume)
         try:
-            reply = await done(ask(volume, node.binding))
+            reply = await done(ask(volume, Binding(node.incarnation, self.session)))
         except SofsError as error:
             await sent(volume, error.gate, level)
             raise
@@ -184,6 +186,7 @@ class Client:
         if doubtful and node is not None:
             self._left[node.incarnation] = None
             self.bound = 0
+            self.session += self.reattach is not None
         await asyncio.sleep(0.05 + 0.5 * self.random.fraction())
         running = [machine for machine in self.cluster.machines if machine.node is not None]
         others = [machine for machine in running if machine.node is not None and machine.node.incarnation not in self._left]

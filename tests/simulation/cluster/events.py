@@ -24,12 +24,12 @@ def listen(loud: bool = False) -> None:
 
 
 def _judged(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Logging with a traceback says that a bug was survived: none is to be survived here."""
+    """Logging with a traceback says that a bug was survived: none is to be survived here. Nor does any node send what another cannot read."""
     process = CURRENT.get()
-    if event.get("exc_info") and not (process is not None and process.ended):
+    if (event.get("exc_info") or event["event"] == "cluster.peer_error") and not (process is not None and process.ended):
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        error = sys.exc_info()[1]
+        error = sys.exc_info()[1] if event.get("exc_info") else None
         loop.failures.append(error if isinstance(error, Exception) else AssertionError(f"{event}"))
     return event
 

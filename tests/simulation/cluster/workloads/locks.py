@@ -70,6 +70,8 @@ class _Locker:
         """When the open was made."""
         self.gateway = 0
         """The incarnation that it is connected through."""
+        self.session = 0
+        """And the client's session there."""
         self.guid = b""
         self.opens = 0
         self.holds: list[_Held] = []
@@ -131,7 +133,7 @@ class Locks(Workload):
         )  # fmt: skip
         answer = await client.call(request, client.token(), Level.COMMITTED)
         opened = cast(Opened, answer.reply)
-        locker.open, locker.verifier, locker.gateway = opened.open, answer.verifier, answer.gateway
+        locker.open, locker.verifier, locker.gateway, locker.session = opened.open, answer.verifier, answer.gateway, client.session
         client.note("opened", opened.open, "smb" if locker.smb else "nfs")
         if locker.smb and opened.sequence == 0:
             locker.gateway = 0
@@ -143,7 +145,7 @@ class Locks(Workload):
             return 0
         client = locker.client
         node = client.machine.node
-        if node is not None and node.incarnation == locker.gateway:
+        if node is not None and (node.incarnation, client.session) == (locker.gateway, locker.session):
             return locker.gateway
         request = Reconnect(SUPER, locker.open, locker.guid, (b"client " + client.name.encode())[:16], _USER, None)
         while True:
@@ -155,7 +157,7 @@ class Locks(Workload):
             reply = answer.reply
             if not isinstance(reply, Bound):
                 client.note("reconnected", locker.open)
-                locker.gateway = answer.gateway
+                locker.gateway, locker.session = answer.gateway, client.session
                 return answer.gateway
             if reply.gateway == answer.gateway:
                 # An attempt whose answer the client did not wait for has connected the open to this very gateway. A real one knows that the client's
