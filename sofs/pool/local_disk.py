@@ -5,6 +5,7 @@ another extent's by then.
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from sofs.errors import (
     DiskFailed,
@@ -149,9 +150,14 @@ class LocalDisk(Fragments):
             raise self._break(error) from error
 
     async def revoke(self, volume: VolumeId, ids: range) -> None:
+        await self.revoke_all([(volume, ids.start, ids.stop)])
+
+    async def revoke_all(self, ranges: Iterable[tuple[VolumeId, int, int]]) -> None:
+        """Several at once."""
         self._check_usable()
-        if self.revoked.add(volume, ids):
-            self._revision += 1
+        for volume, start, stop in ranges:
+            if self.revoked.add(volume, range(start, stop)):
+                self._revision += 1
         wanted = self._revision
         # When a node dies many volumes come at once: those who come while the list is being stored share the next time.
         while self._saved < wanted:

@@ -118,7 +118,7 @@ class MendHeader(OfFragment, tag=6):
 
 
 class Revoke(OfDisk, tag=7):
-    ranges: list[tuple[int, int, int]]
+    ranges: Sequence[tuple[int, int, int]]
     """Volume, first number, end."""
 
 

@@ -25,6 +25,8 @@ READ_S = 3.0
 GENTLE_READ_S = 20.0
 """The same for what rebuilding reads: everything else goes first."""
 CHANGE_S = 15.0
+REVOKED_AT_ONCE = 8192
+"""Ranges in one message, of some 20 bytes each."""
 LONG_S = 60.0
 """For what reads a whole table, or a fragment from the disk's surface."""
 
@@ -100,7 +102,9 @@ class RemoteDisk:
 
     async def revoke_all(self, ranges: Iterable[tuple[VolumeId, int, int]]) -> None:
         """Several at once."""
-        await self._ask(encode(messages.Revoke(self.id, list(ranges))))
+        left = list(ranges)
+        for start in range(0, len(left), REVOKED_AT_ONCE):
+            await self._ask(encode(messages.Revoke(self.id, left[start : start + REVOKED_AT_ONCE])))
 
     async def find(self, volume: VolumeId, ids: range) -> list[tuple[int, Entry]]:
         entries: list[tuple[int, Entry]] = []

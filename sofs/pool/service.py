@@ -142,8 +142,7 @@ class DiskService:
 
     def _revoke(self, request: messages.Revoke, pool: LocalPool, disk: LocalDisk, payload: Buffer) -> Awaitable[Answer]:
         async def revoke() -> Answer:
-            for volume, start, stop in request.ranges:
-                await disk.revoke(VolumeId(volume), range(start, stop))
+            await disk.revoke_all([(VolumeId(volume), start, stop) for volume, start, stop in request.ranges])
             return _DONE
 
         return self._change(pool, disk, revoke())

@@ -10,7 +10,7 @@ from sofs.pool import parse_policy
 from sofs.pool.remote_disk import RemoteDisk
 from sofs.pool.states import Event, State
 from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
-from sofs.types import PAGE
+from sofs.types import PAGE, VolumeId
 from tests.unit.pool.nodes import ACROSS, Node, Nodes
 from tests.unit.pool.rig import MIB, VOLUME, content, eid
 
@@ -284,6 +284,20 @@ def test_to_revoke_nothing_is_no_nonsense_and_breaks_no_connection() -> None:
         assert isinstance(disk, RemoteDisk) and disk.peer.connected
         await cluster.run(cluster[1], disk.revoke(VOLUME, range(1, 1)))
         assert disk.peer.connected
+
+    nodes(test)
+
+
+def test_a_disk_that_returns_hears_of_any_number_of_revoked_ranges() -> None:
+    async def test(cluster: Nodes) -> None:
+        cluster.kill(cluster[2])
+        for number in range(50_000):
+            cluster[1].pool.members.revoked.add(VolumeId((1 << 62) + number), range(1 << 30, (1 << 30) + 5))
+        cluster.network.power_up(cluster[2].address)
+        await cluster.start(cluster[2])
+        await asyncio.sleep(5)
+        assert cluster.state(cluster[1], cluster.specs[1].id) is State.HEALTHY
+        assert len(list(cluster.disk(cluster.specs[1].id).revoked)) == 50_000
 
     nodes(test)
 
