@@ -17,7 +17,7 @@ def listen(loud: bool = False) -> None:
     """Has whatever nodes log come here."""
     structlog.configure(
         processors=[_judged, _shown if loud else _dropped],
-        wrapper_class=structlog.make_filtering_bound_logger(0 if loud else 40),
+        wrapper_class=structlog.make_filtering_bound_logger(0 if loud else 30),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=False,
     )
