@@ -311,12 +311,17 @@ class Lab:
             setup.lose_disk(data)
 
     async def _return_disk(self, name: str) -> None:
-        data = self._named(name).data
-        if self._images is not None:
-            await asyncio.to_thread(self._images.unmount, data / setup.DISKS)
-            self._images.mount(f"{name}-disk", data / setup.DISKS)
-        else:
-            setup.return_disk(data)
+        node = self._named(name)
+        if self._images is None:
+            setup.return_disk(node.data)
+            return
+        running = node.process.running
+        # A process keeps the table of a disk that has failed open: as after a repair, it begins anew.
+        await node.process.stop(STOP_S)
+        self._images.unmount(node.data / setup.DISKS)
+        self._images.mount(f"{name}-disk", node.data / setup.DISKS)
+        if running:
+            await node.start()
 
     async def _etcd_kill(self, name: str) -> None:
         self.plan.member(name)

@@ -213,12 +213,13 @@ class Harness:
         while time.monotonic() < until:
             try:
                 cluster = await self.lab.cluster(self.lab.names[-1])
+                crowded = await self.lab.crowded(self.lab.names[-1])
             except Exception as error:
                 why = repr(error)
             else:
                 bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
                 bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
-                bad += await self.lab.crowded(self.lab.names[-1])
+                bad += crowded
                 if cluster.quorum and not bad:
                     return
                 why = "; ".join(bad) or "etcd has no quorum"
