@@ -10,4 +10,8 @@ What the figures mean: ops/s and latency are the client's view. `cpu` is the ser
 the steadier figure; work that a server has put off is waited for (at most `SETTLE_S`) and counted. The ratio of a row is the peer's CPU
 over ours: at least 1.0 means that sofs needs no more than the peer. What the kernel's own workers do for a server, no process is
 charged for: the writing back of the peers' files, and most of a sync of sofs (some 40 us each, `sofs/runtime/system_sync.py`).
+
+What was written last, up to a quarter of the log (256 MiB), sofs leaves there, and it is moved to its place only if it is still live when
+later writes push it out (1 to 1.5 ms of CPU per MiB): that is counted with those writes. So rows that overwrite their file pay little of it,
+and the last row that writes new data leaves some behind.
 """
