@@ -7,8 +7,11 @@ A record is JSON under its key (`sofs.coordination.keys`). Shares and users are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import TypeVar
+
+import msgspec
 
 from gateways.exports import Share
 from gateways.identity import User
@@ -242,18 +245,32 @@ class Registry:
             raise NotFound(f"there is no volume {id:016x}")
         return VolumeRecord.decode(entry.value)
 
-    async def change_volume(self, volume: int, change: Callable[[VolumeRecord], VolumeRecord]) -> VolumeRecord:
-        """Change a volume's record by compare-and-set; `change` may be asked again for a newer one. Raises `NotFound`, `Unavailable`."""
-        key = keys.volume(volume)
+    async def change_replicas(
+        self,
+        volume: int,
+        coordinator: tuple[int, int],
+        change: Callable[[tuple[ReplicaRecord, ...], Collection[int]], tuple[ReplicaRecord, ...]],
+    ) -> VolumeRecord:
+        """Change where a volume's replicas are, for its coordinator (a node and its incarnation), by compare-and-set.
+
+        `change` is given those there are, and which of them the configuration in force names; it may be asked again. What it answers is put only while
+        that configuration stays in force: whoever has been deposed, and does not know it, would else take a replica out that counts.
+        Raises `NotFound`, `Fenced`, `Unavailable`.
+        """
+        key, place = keys.volume(volume), keys.configuration(volume)
         for _ in range(TRIES):
-            entry = await self.store.get(key)
-            if entry is None:
+            entry, named = await self.store.get(key), await self.store.get(place)
+            if entry is None or named is None:
                 raise NotFound(f"volume {volume:016x} has been deleted")
+            configuration = ConfigurationRecord.decode(named.value)
+            if (configuration.coordinator, configuration.incarnation) != coordinator:
+                raise Fenced(f"volume {volume:016x} is coordinated by another process")
             present = VolumeRecord.decode(entry.value)
-            wanted = change(present)
+            wanted = msgspec.structs.replace(present, replicas=change(present.replicas, configuration.replicas))
             if wanted == present:
                 return present
-            value = wanted.encode()
-            if await self._transact(Condition(key, entry.revision), [Put(key, value)], key, value):
-                return wanted
+            conditions = [Condition(key, entry.revision), Condition(place, named.revision)]
+            with suppress(OutcomeUnknown):  # it is looked at again
+                if (await self.store.transact(conditions, [Put(key, wanted.encode())])).done:
+                    return wanted
         raise Unavailable(f"volume {volume:016x} is being changed by somebody else; try again")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import msgspec
 import structlog
 
 from sofs.cluster import NodeId, Priority
@@ -58,11 +57,10 @@ async def recruit(site: Site, part: Part, store: Store, disk: DiskStatus, stoppi
     replica = ReplicaRecord(id=site.random.number(63), disk=disk.id)
     counted = store.log.replica_ids
     # Recorded before it is made: a replica that counts must be found by the next start. One that the configuration does not name is left alone.
-    hosted.record = await site.registry.change_volume(
+    hosted.record = await site.registry.change_replicas(
         hosted.record.id,
-        lambda record: msgspec.structs.replace(
-            record, replicas=(*(each for each in record.replicas if each.id in counted), replica)
-        ),
+        (site.node, site.incarnation),
+        lambda replicas, named: (*(each for each in replicas if each.id in counted or each.id in named), replica),
     )
     site.view.volumes[hosted.record.id] = hosted.record
     where = disk.path if disk.own else f"node {disk.host}"

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from sofs.errors import NotFound, SofsError, Unavailable
@@ -24,7 +23,7 @@ from sofs.hosting.recruiting import readmit, recruit
 from sofs.hosting.site import Site
 from sofs.pool.members import DiskStatus
 from sofs.pool.states import WRITABLE, State
-from sofs.records import ReplicaRecord, VolumeRecord
+from sofs.records import ReplicaRecord
 from sofs.volume.rebuild import remove_replica
 from sofs.volume.recovery import Place, Store, let_go
 
@@ -274,7 +273,11 @@ class Redundancy:
         counted = store.log.replica_ids
         if all(replica.id in counted for replica in hosted.record.replicas):
             return
-        hosted.record = await self._site.registry.change_volume(hosted.record.id, lambda record: only(record, counted))
+        hosted.record = await self._site.registry.change_replicas(
+            hosted.record.id,
+            (self._site.node, self._site.incarnation),
+            lambda replicas, named: tuple(each for each in replicas if each.id in counted or each.id in named),
+        )
 
     # What is left behind
 
@@ -362,8 +365,3 @@ def choose_disk(disks: list[DiskStatus], taken: set[int], logs: Mapping[int, tup
     return min(
         usable, key=lambda disk: (disk.host in hosts, disk.tier != "ssd", logs.get(disk.id, (0, 0)), -disk.usage.free), default=None
     )
-
-
-def only(record: VolumeRecord, replicas: tuple[int, ...]) -> VolumeRecord:
-    return msgspec.structs.replace(record, replicas=tuple(each for each in record.replicas if each.id in replicas))
-
