@@ -49,3 +49,8 @@ def begin(started: Coroutine[Any, Any, T]) -> "T | asyncio.Task[T]":
         result: T = done.value
         return result
     return asyncio.get_running_loop().create_task(_Rest(started, waiting))
+
+
+def is_here(volume: object) -> bool:
+    """Whether a volume is served by this node, so that most of what it is asked is answered at once. Only a routed volume knows; any other is."""
+    return getattr(volume, "local", volume) is not None

@@ -7,7 +7,7 @@ into a snapshot they ask `gateways.nfs.past`, since each snapshot is a file syst
 
 from collections.abc import Awaitable, Callable
 
-from sofs.errors import NotDirectory, NotFound, ReadOnly
+from sofs.errors import NotDirectory, NotFound, ReadOnly, Stale
 from sofs.types import Inode, Kind, Level, Lsn, Time
 from sofs.volume import api
 from sofs.volume.api import Access, Attributes, Binding, Reply, Request, SnapshotInfo
@@ -33,15 +33,32 @@ class SnapshotList:
         self.name = volume.name
         self.verifier = volume.verifier
 
+    @property
+    def local(self) -> object:
+        """As `gateways.eager.is_here` asks for it."""
+        return getattr(self._volume, "local", self._volume)
+
     def call(self, request: Request, token: api.AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         if isinstance(request, api.GetSpace):
             return self._volume.call(request, None, by)
-        gate, snapshots = self.snapshots()
+        reply = self._volume.call(api.ListSnapshots(), None, by)
+        return self._answer(request, reply, by) if isinstance(reply, Reply) else self._later(request, reply, by)
+
+    async def _later(self, request: Request, waiting: Awaitable[Reply], by: Binding) -> Reply:
+        answer = self._answer(request, await waiting, by)
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _answer(self, request: Request, known: Reply, by: Binding) -> Reply | Awaitable[Reply]:
+        assert isinstance(known, api.SnapshotList)
+        gate, snapshots = known.gate, known.snapshots  # oldest first
         own = _attributes(gate, snapshots)
-        if isinstance(request, api.GetAttributes) or (isinstance(request, api.Lookup) and not request.path):
+        if isinstance(request, api.Lookup) and request.path:
+            snapshot = next((each for each in snapshots if each.name.encode() == request.path[0]), None)
+            if snapshot is None:
+                raise NotFound(f"there is no snapshot {request.path[0]!r}")
+            return self._enter(snapshot, request.caller, api.Found(gate, _of_entry(snapshot, self._root), directory=own), by)
+        if isinstance(request, (api.GetAttributes, api.Lookup)):
             return api.Found(gate, own)
-        if isinstance(request, api.Lookup):
-            raise NotFound(f"there is no {request.path[0]!r} in the list of snapshots")
         if isinstance(request, api.CheckAccess):
             return api.Rights(gate, request.wanted & _RIGHTS, own)
         if isinstance(request, api.GetExtended):
@@ -55,11 +72,21 @@ class SnapshotList:
             return api.Entries(gate, entries, len(behind) <= request.limit, own)
         raise ReadOnly(f"the list of snapshots is changed by `sofs snapshot`: {type(request).__name__}")
 
-    def snapshots(self) -> tuple[Lsn, list[SnapshotInfo]]:
-        """All snapshots of the volume, oldest first, and on what that rests."""
-        reply = self._volume.call(api.ListSnapshots(), None, Binding(0, 0))
-        assert isinstance(reply, api.SnapshotList), "a list of snapshots is answered at once"
-        return reply.gate, reply.snapshots
+    def _enter(self, snapshot: SnapshotInfo, caller: api.Caller, found: api.Found, by: Binding) -> Reply | Awaitable[Reply]:
+        """`found`, if the export's directory existed at that snapshot. Raises `NotFound`."""
+        try:
+            reply = self._volume.at(snapshot.number).call(api.GetAttributes(api.Stateless(self._root, caller)), None, by)
+        except Stale:
+            raise _not_yet(snapshot) from None
+        return found if isinstance(reply, Reply) else self._entered(snapshot, reply, found)
+
+    @staticmethod
+    async def _entered(snapshot: SnapshotInfo, waiting: Awaitable[Reply], found: api.Found) -> Reply:
+        try:
+            await waiting
+        except Stale:
+            raise _not_yet(snapshot) from None
+        return found
 
     def read(self, target: api.Target, offset: int, into: memoryview, by: Binding) -> api.Read | Awaitable[api.Read]:
         raise NotDirectory("a directory has no data")
@@ -79,6 +106,10 @@ class SnapshotList:
         return self._volume.at(snapshot)
 
 
+def _not_yet(snapshot: SnapshotInfo) -> NotFound:
+    return NotFound(f"the export's directory did not exist at snapshot {snapshot.name!r}")
+
+
 def _cookie(snapshot: SnapshotInfo) -> int:
     return snapshot.number + 2
 
@@ -93,5 +124,6 @@ def _attributes(gate: Lsn, snapshots: list[SnapshotInfo]) -> Attributes:
 
 
 def _of_entry(snapshot: SnapshotInfo, root: Inode) -> Attributes:
+    """`change` is the snapshot's number."""
     time = snapshot.taken
     return Attributes(root, 0, Kind.DIRECTORY, 0o555, 2, 0, 0, 0, 0, time, time, time, time, snapshot.number, 0, (0, 0), LIST_INODE)

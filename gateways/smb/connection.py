@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gateways.eager import begin
+from gateways.eager import begin, is_here
 from gateways.server import Link
 from gateways.smb import compounds, dispatch
 from gateways.smb.admission import admit
@@ -237,7 +237,7 @@ class Connection:
         if not exchange.rule.waits:
             if exchange.command != Command.SESSION_SETUP:  # a client does not expect that while it logs on
                 exchange.timer = self.service.clock.call_later(PENDING_AFTER_S, partial(self._tell_pending, exchange))
-        elif exchange.command != Command.CHANGE_NOTIFY and _is_elsewhere(exchange):
+        elif exchange.command != Command.CHANGE_NOTIFY and not is_here(exchange.tree.volume):
             exchange.timer = self.service.clock.call_later(PENDING_SOON_S, partial(self._tell_pending, exchange))
         else:
             self._tell_pending(exchange)
@@ -369,9 +369,3 @@ class Connection:
             raise PeerError("a second SMB1 NEGOTIATE")
         reply = negotiate.answer_smb1(self, message)
         self.link.send([FRAME.pack(len(reply)), reply])
-
-
-def _is_elsewhere(exchange: Exchange) -> bool:
-    """Whether another node serves the volume. Only a routed volume knows; any other is here."""
-    volume = exchange.tree.volume
-    return getattr(volume, "local", volume) is None

@@ -20,7 +20,7 @@ from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
 from sofs.homes import RELEASE
 from sofs.records import GroupRecord
-from sofs.volume.api import Binding, ListClients
+from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply
 from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
@@ -904,3 +904,38 @@ def test_a_group_whose_address_and_home_are_lost_is_adopted_though_the_connectio
         await two.home_of(one.group)
 
     run(tmp_path, scenario)
+
+
+def test_snapshots_are_seen_at_gateways_elsewhere(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one = nodes.nodes[0]
+        client = await Nfs4Client.connect(one.nfs)
+        root = await client.root()
+        file, state = await open_file(client, root, "f")
+        await client.done(op.putfh(file), op.write(state, 0, b"before"))
+        made = nodes.volume.call(MakeSnapshot("monday"), None, Binding(0, 0))
+        assert isinstance(made, Reply)
+        await client.done(op.putfh(file), op.write(state, 0, b"after!"))
+        listed = (await client.done(op.putfh(root), op.lookup(".snapshot"), op.readdir(0, "fsid", "fileid"))).last
+        assert [entry.name for entry in listed[0]] == [b"monday"]
+        found = await client.done(op.putfh(root), op.lookup(".snapshot"), op.lookup("monday"), op.lookup("f"), op.read(ANONYMOUS, 0, 100))
+        assert found.last[1] == b"before"
+        above = await client.done(op.putfh(root), op.lookup(".snapshot"), op.lookup("monday"), op.lookupp(), op.lookupp(), op.getfh())
+        assert above.last == root
+        assert await status(client, op.putfh(root), op.lookup(".snapshot"), op.lookup("sunday")) is Status.NOENT
+        v3 = await RpcClient.connect(one.nfs)
+        old = root
+        for name in (b".snapshot", b"monday", b"f"):
+            looked = await v3.nfs("LOOKUP", m.LookupArgs(m.DirectoryName(old, name)))
+            assert looked.status == 0, name
+            old = looked.value.object
+        assert (await v3.nfs("READ", r3.ReadArgs(old, 0, 100))).value.data == b"before"
+        snapshots = (await v3.nfs("LOOKUP", m.LookupArgs(m.DirectoryName(root, b".snapshot")))).value.object
+        plus = await v3.nfs("READDIRPLUS", m.ReadDirectoryPlusArgs(snapshots, 0, bytes(8), 4096, 4096))
+        assert b"monday" in [entry.name for entry in plus.value.entries]
+        gone = await v3.nfs("LOOKUP", m.LookupArgs(m.DirectoryName(snapshots, b"sunday")))
+        assert gone.status == 2
+        await v3.close()
+        await client.transport.close()
+
+    run(tmp_path, scenario, count=1)

@@ -59,9 +59,9 @@ def lookup(place: Place, args: LookupArgs) -> Outcome:
             + layout.post_op(found.directory, fsid)
         )
 
-    to = past.step(place, name)
-    if to is not None:
-        return _crossing(to)
+    crossed = past.cross(place, name, Ask, _crossing)
+    if crossed is not None:
+        return crossed
     if name == b"." or (name == b".." and place.is_root):
         return Ask(place.volume, GetAttributes(place.target), answer)
     if name == b"..":

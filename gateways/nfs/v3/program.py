@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gateways.eager import is_here
 from gateways.nfs.ask import Outcome, Performer
 from gateways.nfs.handles import BadHandle, Place, Places
 from gateways.nfs.rpc import Call, Version
@@ -194,7 +195,7 @@ class Nfs3:
             call.reply(_failure(parts, status, b""))
             return
         gate, now = error.gate, b""
-        if parts and status != Status.STALE:
+        if parts and status != Status.STALE and is_here(place.volume):
             try:
                 found = place.volume.call(GetAttributes(place.target), None, self._performer.by)
                 if isinstance(found, Found):

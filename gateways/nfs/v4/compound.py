@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from gateways.eager import is_here
 from gateways.nfs.auth import Credential
 from gateways.nfs.handles import BadHandle, Place, Places
 from gateways.nfs.rpc import REPLY_SIZE, Call, write_header
@@ -362,8 +363,8 @@ class Compound:
         return status
 
     def _wrong_kind(self, wanted: Kind) -> Status | None:
-        """What the current filehandle stands for instead, if it is that what an operation stumbled over (15.1.2.9, 15.1.2.10)."""
-        if not isinstance(self.here, Place):
+        """What the current filehandle stands for instead, if it is that what an operation stumbled over (15.1.2.9, 15.1.2.10), and is known at once."""
+        if not isinstance(self.here, Place) or not is_here(self.here.volume):
             return None
         try:
             found = self.here.volume.call(GetAttributes(self.here.target), None, self.service.by)

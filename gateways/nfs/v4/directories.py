@@ -6,6 +6,7 @@ time and at any node. Neither `.` nor `..` is listed.
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from gateways.exports import Share
@@ -134,7 +135,7 @@ def readdir_above(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     """Each export."""
 
     def crossing(share: Share) -> "Crossing":
-        return above.cookie(share), share.name.encode(), lambda: c.places.place(share, c.credential, share.root)
+        return above.cookie(share), share.name.encode(), lambda then, _: then(c.places.place(share, c.credential, share.root))
 
     shares = sorted(c.places.visible(), key=above.cookie)
     return _crossings(c, args, [crossing(share) for share in shares if above.cookie(share) > args.cookie])
@@ -145,12 +146,12 @@ def _snapshots(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     place = c.place
 
     def crossing(entry: Entry) -> "Crossing":
-        def find() -> Place:
-            to = past.step(place, entry.name)
-            assert to is not None
-            return to
+        def enter(then: "Then", refused: Callable[[SofsError], Outcome]) -> Outcome:
+            outcome: Outcome | None = past.cross(place, entry.name, partial(Ask, refused=refused), then)
+            assert outcome is not None
+            return outcome
 
-        return entry.cookie, entry.name, find
+        return entry.cookie, entry.name, enter
 
     def answer(found: Entries) -> Outcome:
         return _crossings(c, args, [crossing(entry) for entry in found.entries])
@@ -158,8 +159,10 @@ def _snapshots(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     return Ask(place.volume, ReadDirectory(place.caller, place.inode, args.cookie, MOST_ENTRIES), answer)
 
 
-Crossing = tuple[int, bytes, Callable[[], Place]]
-"""An entry that is another file system: cookie, name, and what finds that file system's own directory."""
+Then = Callable[[Place], Outcome]
+Crossing = tuple[int, bytes, Callable[[Then, Callable[[SofsError], Outcome]], Outcome]]
+"""An entry that is another file system: cookie, name, and what gives the outcome of what is made of that file system's own directory, or of there being
+none, which it may also raise."""
 
 
 def _crossings(c: Compound, args: ReadDirectoryArgs, entries: Sequence[Crossing]) -> Outcome:
@@ -172,10 +175,19 @@ def _crossings(c: Compound, args: ReadDirectoryArgs, entries: Sequence[Crossing]
         while waiting:
             entry = waiting.pop()
             try:
-                return describe(entry, entry[2]())
-            except SofsError:  # it is not served just now, or has just gone: nothing more is known of it
-                pieces.append(_piece(*entry[:2], _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
+                outcome: Outcome = entry[2](partial(describe, entry), partial(skip, entry))
+                return outcome
+            except SofsError:
+                unreadable(entry)
         return _joined(pieces, room, True)
+
+    def unreadable(entry: Crossing) -> None:
+        """It is not served just now, or has just gone: nothing more is known of it."""
+        pieces.append(_piece(*entry[:2], _unreadable(wanted | 1 << Attr.RDATTR_ERROR)))
+
+    def skip(entry: Crossing, error: SofsError) -> Outcome:
+        unreadable(entry)
+        return go_on()
 
     def describe(entry: Crossing, place: Place) -> Outcome:
         facts = facts_of(c, place)

@@ -5,6 +5,7 @@ The directory above all exports is every client's root; below it each export is 
 """
 
 import struct
+from functools import partial
 from typing import NamedTuple
 
 from gateways.nfs import above, climbing, past
@@ -72,8 +73,8 @@ def restorefh(c: Compound, args: NoArguments) -> Outcome:
 
 def lookup(c: Compound, args: LookupArgs) -> Outcome:
     place, name = c.place, checked(args.name)
-    to = past.step(place, name)
-    return _enter(c, to) if to is not None else _ask(c, place, Lookup(place.caller, place.inode, (name,)))
+    crossed = past.cross(place, name, Ask, partial(_enter, c))
+    return crossed if crossed is not None else _ask(c, place, Lookup(place.caller, place.inode, (name,)))
 
 
 def _enter(c: Compound, place: Place) -> Outcome:
@@ -99,9 +100,9 @@ def lookup_above(c: Compound, args: LookupArgs) -> Outcome:
 def lookupp(c: Compound, args: NoArguments) -> Outcome:
     """Above an export's directory lies the one above all exports; nothing leads to where the export lies in its volume."""
     place = c.place
-    to = past.step(place, b"..")
-    if to is not None:
-        return _enter(c, to)
+    crossed = past.cross(place, b"..", Ask, partial(_enter, c))
+    if crossed is not None:
+        return crossed
     if place.is_root:
         c.go(ABOVE)
         return b""

@@ -328,6 +328,10 @@ class RoutedPast:
     def verifier(self) -> int:
         return self._living.verifier
 
+    @property
+    def local(self) -> LocalVolume | None:
+        return self._living.local
+
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
         return self._ask(
             lambda past: past.call(request, None, by),
