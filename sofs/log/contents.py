@@ -57,8 +57,8 @@ class Contents(Copies):
         return remotes[number]
 
     def rewrite(self, address: int, data: Buffer, replica: int) -> None:
-        if address < self.start or replica >= self.replicas:
-            return  # trimmed, or that copy lost, while the good bytes were being fetched
+        if self.failure is not None or address < self.start or replica >= self.replicas:
+            return  # the log has ended, was trimmed, or has lost that copy while the good bytes were being fetched
         if replica >= len(self._replicas):
             self._elsewhere(replica).rewrite(address, data)
             return

@@ -334,3 +334,17 @@ def test_a_log_may_be_closed_and_opened_again_and_again() -> None:
                 bench.log.append(b"late")
 
     simulate(live)
+
+
+def test_a_log_that_has_ended_writes_nothing_more_also_not_to_mend_what_was_found_wrong_before() -> None:
+    async def main(bench: Bench) -> None:
+        log = bench.log
+        lsn = log.append(b"x", [b"payload!" * 100])
+        await bench.reach(lsn, Level.STABLE)
+        log.abandon(Unavailable("deposed"))
+        steps: list[str] = []
+        bench.files.on_step = lambda operation, path: steps.append(operation)
+        log.rewrite(lsn, b"what another copy has", 0)
+        assert steps == []
+
+    run(Bench(), main)
