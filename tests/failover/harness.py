@@ -13,7 +13,7 @@ from tests.failover.faults import Fault
 from tests.failover.laboratory import Counted, Laboratory
 from tests.failover.nfs3 import Nfs3Directory
 from tests.failover.nfs4 import Nfs4Directory
-from tests.failover.retrying import LOST, Directory, Trouble
+from tests.failover.retrying import LOST, Directory, Forgotten, Trouble
 from tests.failover.smb import SmbDirectory
 from tests.failover.writers import HELD, Writer, ledger
 from tests.interop.ledger import Files
@@ -245,17 +245,22 @@ class Harness:
             self.score.complain(f"{at}: {writer.name} at {node}: lost {verdict.lost}, wrong {verdict.wrong}")
 
     async def _look(self, writer: Writer, node: str, at: str) -> Files | None:
-        self._clients += 1
-        directory = self._directory(OTHER[writer.protocol], writer.name, [self.lab.address(node)], self._clients)
-        try:
-            await directory.open()
-            return await directory.read_all()
-        except (Trouble, *LOST) as trouble:
-            self.score.errors += 1
-            self.score.complain(f"{at}: {writer.name} cannot be read at {node}: {trouble!r}")
-            return None
-        finally:
-            await directory.close()
+        """Begins anew where the node does: what was opened for reading alone, without persistence, ends with it."""
+        until = time.monotonic() + WHOLE_S
+        while True:
+            self._clients += 1
+            directory = self._directory(OTHER[writer.protocol], writer.name, [self.lab.address(node)], self._clients)
+            try:
+                await directory.open()
+                return await directory.read_all()
+            except (Trouble, *LOST) as trouble:
+                if isinstance(trouble, Forgotten) and time.monotonic() < until:
+                    continue
+                self.score.errors += 1
+                self.score.complain(f"{at}: {writer.name} cannot be read at {node}: {trouble!r}")
+                return None
+            finally:
+                await directory.leave()
 
     async def _compare_locks(self, at: str) -> None:
         """What was locked before all faults is locked still, for the other protocol at another node."""
