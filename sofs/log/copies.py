@@ -13,6 +13,7 @@ the outcome of the compare-and-set is known.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -132,7 +133,8 @@ class Copies:
             self._joining.remove(replica)
             return
         if len(self._replicas) == 1:
-            others = bool(self.remotes.counted)
+            # Those that are being left out count as well, as long as that is not recorded: nothing was acknowledged without them.
+            others = bool(self.remotes.counted or self.remotes.leaving)
             self._fail(error)
             if others:
                 return  # other nodes have everything: one of them takes over
@@ -195,6 +197,8 @@ class Copies:
                     await self._change(configuration)
                     break
                 except Unavailable as error:
+                    if self.failure is not None and not self._memory_broken:
+                        raise  # who counts is for those to settle that go on
                     # It may have been recorded all the same; to record it twice does no harm.
                     self._logger.warning("configuration_waits", version=configuration.version, reason=str(error))
                     await self._clock.sleep(_RETRY_S)
@@ -283,7 +287,7 @@ class Copies:
             # From the moment in which it may count it may also take over.
             self.remotes.need(replica)
             try:
-                await self._lacks_nothing(replica)
+                await self._lacks_nothing(replica, self._settings.lease.silence_s)
             except SofsError:
                 self.remotes.recorded(self._in_force.replicas)
                 await self._go_on()
@@ -327,13 +331,16 @@ class Copies:
             reason = f": {replica.reason}" if isinstance(replica, RemoteReplica) else ""
             raise Unavailable(f"{replica.place} has failed while it was brought up to date{reason}")
 
-    async def _lacks_nothing(self, remote: RemoteReplica) -> None:
-        """Completes when a learner has all that has been committed, and on its disk all that is stable."""
+    async def _lacks_nothing(self, remote: RemoteReplica, within_s: float = math.inf) -> None:
+        """Completes when a learner has all that has been committed, and on its disk all that is stable. Raises `Unavailable`."""
+        until = self._clock.monotonic() + within_s
         while True:
             self._check_alive()
             self._check_joining(remote)
             if remote.acknowledged >= self.committed and remote.synced >= self.stable and self._promised(remote):
                 return
+            if self._clock.monotonic() >= until:
+                raise Unavailable(f"{remote.place} has not answered for {within_s} s, and all would have to wait for it")
             remote.sync(self.stable)
             await self._clock.sleep(_LOOK_S)
 

@@ -523,6 +523,52 @@ def test_what_is_still_at_work_appends_nothing_behind_what_is_handed_over() -> N
     run(main)
 
 
+def test_who_loses_its_own_disk_does_not_take_out_the_others_that_it_was_about_to_leave_out() -> None:
+    """They are in the configuration in force, have everything that was acknowledged, and may take over."""
+
+    async def main(rig: Rig) -> None:
+        await rig.reach(rig.log.append(b"a"), Level.STABLE)
+        rig.away = True
+        rig.cut(2)
+        rig.log.append(b"b")
+        await rig.clock.sleep(2)
+        assert rig.log.replica_ids == (1,), "left out here, and not yet in the store"
+        for operation in ("write", "sync"):
+            rig.files[1].fail(operation, "/log")
+        rig.log.append(b"c")
+        await rig.clock.sleep(0.1)
+        assert rig.log.failure is not None
+        rig.away = False
+        await rig.clock.sleep(5)
+        assert not rig.changes and rig.followers[2].stand()
+
+    run(main, standbys=(2,))
+
+
+def test_a_learner_that_goes_away_in_the_last_moment_holds_nobody_up_for_long() -> None:
+    async def main(rig: Rig) -> None:
+        async def look() -> None:
+            rig.cut(3)
+            await rig.reach(rig.log.append(b"what it lacks"))
+
+        rig.log.look = look
+        rig.follow(3, whole=False)
+        remote = rig.remote(3)
+        rig.log.join(remote)
+        promoting = asyncio.ensure_future(rig.log.promote(remote))
+        began, longest = rig.clock.monotonic(), 0.0
+        while rig.clock.monotonic() < began + 15:
+            before = rig.clock.monotonic()
+            await rig.reach(rig.log.append(b"a"))
+            longest = max(longest, rig.clock.monotonic() - before)
+            await rig.clock.sleep(0.01)
+        with pytest.raises(Unavailable):
+            await promoting
+        assert longest < 1.2
+
+    run(main, standbys=(2,))
+
+
 def test_nothing_pauses_for_a_change_while_the_store_is_away() -> None:
     async def main(rig: Rig) -> None:
         async def look() -> None:
