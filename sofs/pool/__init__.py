@@ -79,7 +79,7 @@ class Pool(Protocol):
         `data` must not change until then. `names` (at most `NAMES_PER_MIB` for each MiB of data begun) goes into each fragment's header:
         which chunks it holds, for whoever has to rebuild a volume from its disks. `sums` are the pages' CRC32Cs, if the caller has
         them. When disks are out of service the extent may get fewer
-        fragments than the policy asks for, which `healthy` tells. A disk that fails or is full meanwhile is avoided as
+        fragments than the policy asks for, which its placement and `relied_on` tell. A disk that fails or is full meanwhile is avoided as
         long as there is another. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked), `InvalidArgument`.
         """
 
@@ -147,6 +147,3 @@ class Pool(Protocol):
 
     def crowded(self, policy: Policy) -> Mapping[DiskId, float]:
         """Disks that are much fuller than the others, if extents of this policy can do without them; with the share of what they hold that is too much."""
-
-    def healthy(self, at: Placement) -> bool:
-        """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""

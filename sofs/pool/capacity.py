@@ -8,7 +8,7 @@ from sofs.pool.members import DiskStatus, Members
 from sofs.pool.neighbours import Neighbours
 from sofs.pool.policy import Candidate, Policy
 from sofs.pool.scheme import parse_scheme
-from sofs.pool.states import READABLE, WRITABLE, State
+from sofs.pool.states import READABLE, WRITABLE
 from sofs.types import DiskId, VolumeId
 
 __all__ = ["Capacity"]
@@ -50,12 +50,6 @@ class Capacity:
 
     def claim(self, volume: VolumeId, size: int) -> None:
         self._claims[volume] = size
-
-    def healthy(self, at: Placement) -> bool:
-        """A draining disk does not count: what lies on it is to be written elsewhere."""
-        return len(at.fragments) == parse_scheme(at.scheme).width and all(
-            self.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments
-        )
 
     def relied_on(self, at: Placement) -> Copies | None:
         readable = sure = 0

@@ -11,6 +11,8 @@ from sofs.pool.local_disk import LocalDisk
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
+from sofs.pool.scheme import parse_scheme
+from sofs.pool.states import State
 from sofs.pool.table import Entry
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop
@@ -117,3 +119,10 @@ class Rig:
 def make_rig(files: Files, random: Random, root: str, disks: int = 2, **options: int) -> Rig:
     specs = [make(files, random, f"{root}/d{number}", **options) for number in range(disks)]
     return Rig(files, random, specs)
+
+
+def healthy(pool: LocalPool, at: Placement) -> bool:
+    """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""
+    return len(at.fragments) == parse_scheme(at.scheme).width and all(
+        pool.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments
+    )

@@ -22,7 +22,7 @@ from sofs.pool import Placement
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import PAGE
-from tests.unit.pool.rig import MIB, MIRROR, SIMPLE, VOLUME, Rig, content, eid, make
+from tests.unit.pool.rig import MIB, MIRROR, SIMPLE, VOLUME, Rig, content, eid, healthy, make
 
 POINTS = int(os.environ.get("POOL_CRASH_POINTS", "100"))
 REVOKED = range(500, 510)
@@ -72,7 +72,7 @@ async def workload(rig: Rig, ledger: Ledger, random: SimulatedRandom) -> None:
 async def verify(rig: Rig, ledger: Ledger) -> None:
     assert rig.events == [], "a crash is no damage"
     for number, at in ledger.written.items():
-        assert rig.pool.healthy(at)
+        assert healthy(rig.pool, at)
         assert await rig.pool.check(at) == []
         for _ in at.fragments:
             at = at._replace(fragments=(*at.fragments[1:], at.fragments[0]))

@@ -12,7 +12,7 @@ from sofs.pool.states import Event, State
 from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import PAGE, VolumeId
 from tests.unit.pool.nodes import ACROSS, Node, Nodes
-from tests.unit.pool.rig import MIB, VOLUME, content, eid
+from tests.unit.pool.rig import MIB, VOLUME, content, eid, healthy
 
 SIMPLE = parse_policy("simple")
 
@@ -39,7 +39,7 @@ def test_every_node_writes_to_and_reads_from_the_disks_of_all() -> None:
             used |= {node.id for node in homes(cluster, at)}
             for node in cluster.all:
                 assert await cluster.read(node, at) == content(number, at.length)
-                assert node.pool.healthy(at)
+                assert healthy(node.pool, at)
             assert await cluster.run(cluster[1], cluster[1].pool.check(at)) == []
         assert used == {1, 2, 3}
         assert cluster.used().keys() == {spec.id for spec in cluster.specs}
@@ -92,7 +92,7 @@ def test_a_node_that_dies_has_its_disks_missing_and_they_return_with_it() -> Non
             assert cluster.state(node, gone) is State.MISSING
             for number, at in enumerate(placements):
                 assert await cluster.read(node, at) == content(number, MIB)
-                assert node.pool.healthy(at) == (gone not in [fragment.disk for fragment in at.fragments])
+                assert healthy(node.pool, at) == (gone not in [fragment.disk for fragment in at.fragments])
                 assert node.pool.relied_on(at) is None, "nothing is written off because of a short absence"
         later = [await cluster.write(cluster[1], 100 + number) for number in range(4)]
         assert all(cluster[3] not in homes(cluster, at) and len(at.fragments) == 2 for at in later)
@@ -101,7 +101,7 @@ def test_a_node_that_dies_has_its_disks_missing_and_they_return_with_it() -> Non
         assert cluster.state(cluster[1], gone) is cluster.state(cluster[3], gone) is State.HEALTHY
         for number, at in enumerate(placements):
             assert await cluster.read(cluster[3], at) == content(number, MIB)
-            assert cluster[1].pool.healthy(at)
+            assert healthy(cluster[1].pool, at)
 
     nodes(test)
 
@@ -364,7 +364,7 @@ def test_a_disk_of_another_node_is_drained_and_retires_when_it_is_empty() -> Non
             assert (cluster[3].pool.relied_on(at) == (2, 1)) == on_it
             if on_it:
                 new = await cluster.run(cluster[3], cluster[3].pool.reprotect(at, eid(100 + number), ACROSS))
-                assert leaving not in [fragment.disk for fragment in new.fragments] and cluster[3].pool.healthy(new)
+                assert leaving not in [fragment.disk for fragment in new.fragments] and healthy(cluster[3].pool, new)
                 await cluster.run(cluster[3], cluster[3].pool.delete(at))
                 assert await cluster.read(cluster[2], new) == content(number, MIB)
         await asyncio.sleep(3)

@@ -24,7 +24,7 @@ from sofs.runtime.ports import Files
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedRandom
 from tests.unit.pool.conftest import Host
-from tests.unit.pool.rig import MIB, SIMPLE, Rig, clock, eid, make, make_rig
+from tests.unit.pool.rig import MIB, SIMPLE, Rig, clock, eid, healthy, make, make_rig
 
 
 def put(files: Files, path: str, data: bytes) -> None:
@@ -56,7 +56,7 @@ def test_extents_survive_a_restart(host: Host) -> None:
         rig = Rig(host.files, host.random, old.specs)
         at = old.at  # type: ignore[attr-defined]
         assert await rig.read(at) == b"".join(b"%016x%016x" % (1, page) * 128 for page in range(256))
-        assert rig.pool.healthy(at) and await rig.pool.check(at) == [] and rig.events == []
+        assert healthy(rig.pool, at) and await rig.pool.check(at) == [] and rig.events == []
         await rig.pool.close()
 
     host.run(second(host.run(first())))
@@ -154,13 +154,13 @@ def test_a_missing_disk_leaves_the_pool_degraded_and_can_come_back(host: Host) -
         assert [status.state for status in again.pool.disks()] == [State.MISSING, State.HEALTHY]
         assert "is the disk mounted there?" in again.pool.disks()[0].reason
         assert ("disk state", State.MISSING) in [(name, fields.get("new")) for name, fields in again.events]
-        assert len(await again.read(at)) == MIB and not again.pool.healthy(at)
+        assert len(await again.read(at)) == MIB and not healthy(again.pool, at)
         assert any("is missing" in line for line in await again.pool.check(at))
         degraded = await again.write(2)
-        assert len(degraded.fragments) == 1 and not again.pool.healthy(degraded)
+        assert len(degraded.fragments) == 1 and not healthy(again.pool, degraded)
         host.files.rename(f"{host.root}/unplugged", f"{host.root}/d0")
         assert await again.pool.members.reopen(rig.specs[0].id) is State.HEALTHY
-        assert again.pool.healthy(at)
+        assert healthy(again.pool, at)
         await again.pool.close()
 
     host.run(main())

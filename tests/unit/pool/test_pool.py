@@ -16,7 +16,7 @@ from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import PAGE
 from tests.unit.pool.conftest import Host
-from tests.unit.pool.rig import MIB, MIRROR, SIMPLE, VOLUME, Rig, content, eid, make, make_rig
+from tests.unit.pool.rig import MIB, MIRROR, SIMPLE, VOLUME, Rig, content, eid, healthy, make, make_rig
 
 LENGTHS = [PAGE, 16 * PAGE, 17 * PAGE, MIB - PAGE, MIB, MIB + PAGE, 5 * MIB, 8 * MIB]
 
@@ -352,7 +352,7 @@ def test_a_read_error_makes_a_disk_suspect_and_the_other_copy_answers() -> None:
         assert await rig.read(at) == content(1, MIB)
         assert rig.pool.members.state(first) is State.SUSPECT
         assert rig.events[0][0] == "disk state" and "simulated failure of read" in str(rig.events[0][1]["reason"])
-        assert not rig.pool.healthy(at)
+        assert not healthy(rig.pool, at)
         files.faults.clear()
         rig.events.clear()
         assert await rig.read(at) == content(1, MIB)
@@ -689,7 +689,7 @@ def test_a_drained_disk_takes_nothing_new_and_retires_when_empty(host: Host) -> 
         for number, at in enumerate(placements):
             assert await rig.read(at) == content(number, MIB)
             on_it = leaving in [fragment.disk for fragment in at.fragments]
-            assert rig.pool.healthy(at) != on_it
+            assert healthy(rig.pool, at) != on_it
             if on_it:
                 moved = await rig.pool.reprotect(at, eid(100 + number), MIRROR)
                 assert leaving not in [fragment.disk for fragment in moved.fragments]

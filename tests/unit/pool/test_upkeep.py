@@ -12,7 +12,7 @@ from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import PAGE
 from tests.unit.pool.conftest import Host
-from tests.unit.pool.rig import MIB, SIMPLE, Rig, content, make_rig
+from tests.unit.pool.rig import MIB, SIMPLE, Rig, content, healthy, make_rig
 
 
 def test_scrubbing_finds_and_mends_what_nobody_read(host: Host) -> None:
@@ -158,7 +158,7 @@ def test_a_probe_brings_back_a_disk_that_was_plugged_in_and_misses_one_that_was_
         assert await rig.read(at, 0, PAGE) == content(1, PAGE)
         host.files.rename(f"{host.root}/pulled", f"{host.root}/d0")
         await Probe(rig.pool).run_once()
-        assert rig.pool.members.state(pulled) is State.HEALTHY and rig.pool.healthy(at)
+        assert rig.pool.members.state(pulled) is State.HEALTHY and healthy(rig.pool, at)
         await rig.pool.close()
 
     host.run(main())
@@ -197,9 +197,9 @@ def test_upkeep_runs_the_duties_in_time_and_stops_when_told() -> None:
         assert await rig.read(at) == content(1, MIB)
         files.faults.remove(fault)
         rig.spoil(*rig.page_at(at, 1, 5))
-        assert not rig.pool.healthy(at)
+        assert not healthy(rig.pool, at)
         await asyncio.sleep(11)
-        assert rig.pool.healthy(at)
+        assert healthy(rig.pool, at)
         await asyncio.sleep(60)
         assert await rig.pool.check(at) == []
         await upkeep.close()

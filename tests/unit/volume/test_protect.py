@@ -10,6 +10,7 @@ from sofs.pool.states import Event, State
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.types import PAGE, Inode
 from sofs.volume import keys
+from tests.unit.pool.rig import healthy
 from tests.unit.volume.rig import MIB, NOW, Rig, done
 from tests.unit.volume.test_data import pattern, run
 
@@ -38,7 +39,7 @@ def test_others_get_their_turn_while_many_extents_are_re_protected() -> None:
         await rig.data.cleaner.room(MIB // 4)
         assert not protecting.done()
         await protecting
-        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        assert all(healthy(rig.pool, rig.data.extents.placement(number)) for number in numbers(rig))
         await rig.clean()
 
     run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4)
@@ -70,7 +71,7 @@ def test_an_extent_that_no_disk_can_read_does_not_keep_the_others_from_being_re_
         rig.pool.members.drain(placement.fragments[0].disk)
         await rig.data.cleaner.protect()
         for number in numbers(rig):
-            assert number == first or rig.pool.healthy(rig.data.extents.placement(number))
+            assert number == first or healthy(rig.pool, rig.data.extents.placement(number))
         assert first in numbers(rig) and not set(others) <= set(numbers(rig))
 
     run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4)
@@ -107,7 +108,7 @@ def test_extents_with_the_fewest_copies_left_come_first(monkeypatch: pytest.Monk
         await rig.data.cleaner.protect()
         lefts = [sum(fragment.disk not in lost for fragment in at.fragments) for at in moved]
         assert lefts == sorted(lefts) and {1, 2} <= set(lefts)
-        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        assert all(healthy(rig.pool, rig.data.extents.placement(number)) for number in numbers(rig))
         await rig.clean()
 
     run(scenario, disks=7, policy="mirror(3)", direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
@@ -126,7 +127,7 @@ def test_a_missing_disk_has_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.sleep(101)
         assert await rig.data.cleaner.protect() > 0
         assert {gone} <= {fragment.disk for at in moved for fragment in at.fragments}
-        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        assert all(healthy(rig.pool, rig.data.extents.placement(number)) for number in numbers(rig))
         assert member.state is State.MISSING
         await rig.clean()
 
@@ -196,7 +197,7 @@ def test_extents_move_off_a_crowded_disk_until_it_is_no_more() -> None:
         assert rig.pool.crowded(rig.data.settings.policy) == {}
         assert await rig.data.cleaner.balance() == 0
         for number in numbers(rig):
-            assert rig.pool.healthy(rig.data.extents.placement(number))
+            assert healthy(rig.pool, rig.data.extents.placement(number))
         await rig.clean()
 
     run(scenario, disks=4, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
@@ -213,7 +214,7 @@ def test_what_was_written_with_too_few_disks_is_completed_when_one_returns() -> 
         assert all(len(rig.data.extents.placement(number).fragments) == 1 for number in numbers(rig))
         rig.pool.members.happened(member, Event.OPENED, "")
         assert await rig.data.cleaner.protect() == EXTENTS
-        assert all(rig.pool.healthy(rig.data.extents.placement(number)) for number in numbers(rig))
+        assert all(healthy(rig.pool, rig.data.extents.placement(number)) for number in numbers(rig))
         await rig.clean()
 
     run(scenario, disks=2, direct_threshold=MIB, extent_size=MIB // 4, log_disks=1)
