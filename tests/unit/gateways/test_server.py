@@ -431,3 +431,40 @@ def test_one_address_cannot_take_all_connections() -> None:
 
     serve(test)
     assert origin_of("2001:db8:0:1::5") == origin_of("2001:db8::1:ffff:0:0:1%eth0") != origin_of("2001:db8:0:2::5")
+
+
+def test_what_is_put_off_is_done_behind_each_batch_of_a_lone_connection_and_together_for_several() -> None:
+    clock, events = SystemClock(), []
+
+    class Puts(Echo):
+        def received(self, header: int, message: memoryview) -> None:
+            name = bytes(message).decode()
+            events.append(f"got {name}")
+            clock.call_soon(lambda: events.append(f"done {name}"))
+            clock.call_soon(lambda: self.link.send([record(b"ok")]))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = Server("puts", loop, Puts, clock=clock)
+        port = server.listen("127.0.0.1", 0)
+        one, other = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
+
+        async def ask(*names: str) -> None:
+            for sock, name in zip((one, other), names, strict=False):
+                sock.sendall(record(name.encode()))
+            for sock in (one, other)[: len(names)]:
+                sock.setblocking(False)
+                assert await loop.sock_recv(sock, 100) == record(b"ok")
+                sock.setblocking(True)
+
+        for name in "abc":
+            await ask(name)
+        assert events[-4:] == ["got b", "done b", "got c", "done c"]
+        for _ in range(2):
+            await ask("d", "e")
+        assert sorted(events[-4:-2]) == ["got d", "got e"] and sorted(events[-2:]) == ["done d", "done e"]
+        one.close()
+        other.close()
+        await server.stop()
+
+    asyncio.run(main())
