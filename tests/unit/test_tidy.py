@@ -152,3 +152,16 @@ def dependencies() -> set[str]:
 def test_every_dependency_has_its_reason_in_the_readme() -> None:
     rows = re.findall(r"^\| `([A-Za-z0-9_-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert dependencies() - {name.lower() for name in rows} == set()
+
+
+def test_what_the_readme_names_on_its_way_through_one_write_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    walk = text[text.index("### One WRITE") : text.index("`tests/` mirrors the source")]
+    named = set(re.findall(r"`([^`\n]+)`", walk))
+    files = {name for name in named if name.endswith((".py", "/"))}
+    sources = {name_of(path): path for path in SOURCES}
+    found = {file: [name for name in sources if f"/{name}".endswith(f"/{file}") or name.startswith(file)] for file in files}
+    assert [file for file, names in found.items() if not names] == []
+    code = "\n".join(sources[name].read_text() for names in found.values() for name in names)
+    functions = {name for name in named - files if ("/" not in name and "." not in name) or name[0].isupper()}
+    assert [name for name in sorted(functions) if not re.search(rf"\b(def|class) {name.rpartition('.')[2]}\b", code)] == []
