@@ -5,7 +5,7 @@
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
 # make soak SEEDS=N   whole clusters in simulation, with every fault
-# make failover ROUNDS=N  a cluster of real processes, killed, stopped, cut off and robbed of etcd under verifying writers (root)
+# make failover ROUNDS=N  a cluster of real processes, killed, stopped, cut off and robbed of etcd, disks and power under verifying writers (root)
 # make mutations      production code broken on purpose, and how many seeds it takes to catch it
 # make fuzz N=…       every decoder of bytes from a network or a disk
 # make explore        the property tests with examples that nobody has tried yet
