@@ -5,9 +5,11 @@ coordinator that was deposed does not know it before a change of its is refused:
 mending and collecting orphans. Everything below is the production code: pools, services, disks, the interconnect.
 
 Faults: processes are killed (with what was in memory, or with the power), paused and resumed; links are cut and healed; connections break; bits rot,
-never the same page of both copies; a disk is pulled out and put back; one node is lost for good with its disk, evicted, and replaced.
+never the same page of both copies; a disk is pulled out and put back, or drained and taken back; one node is lost for good with its disk, evicted, and
+replaced.
 
-What must hold: nobody ever reads anything but an extent's bytes, and nothing is damaged beyond mending; in the end, when all nodes are back, every recorded
+What must hold: nobody ever reads anything but an extent's bytes, and nothing is damaged beyond mending; a disk that is retired is empty; no node sends what
+another takes for nonsense; in the end, when all nodes are back, every recorded
 extent has all its copies, each page of them good, and the disks hold nothing else. A seed replays a run:
 
     .venv/bin/python -m tests.simulation.pool_nodes SEED [SECONDS]
@@ -20,16 +22,19 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from sofs.errors import Damaged, ExtentGone, SofsError
 from sofs.pool import Copies, Fragment, Placement
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE
+from sofs.pool.local_disk import LocalDisk
 from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
 from sofs.pool.policy import Policy
 from sofs.pool.states import State
 from sofs.runtime.simulated_files import Latency
 from sofs.runtime.simulated_loop import Crash, SimulatedLoop, SimulatedRandom, simulate
-from sofs.types import PAGE
+from sofs.types import PAGE, DiskId
 from tests.unit.pool.nodes import ACROSS, Node, Nodes
 from tests.unit.pool.rig import ARENA_SLOTS, MIB, VOLUME, content, eid
 
@@ -227,6 +232,7 @@ class World:
         self.met: Counter[str] = Counter()
         self.broken: list[str] = []
         self.pulled: dict[int, str] = {}
+        self.draining: set[DiskId] = set()
         self.quiet = False
         self.closed = 0
         """A collection over all disks was made below this number: what was never recorded will never be on a disk again."""
@@ -250,6 +256,10 @@ class World:
             await asyncio.sleep(0.5)
             for node in self.running():
                 self.begin(node, self.visit(node))
+            for node in self.running():
+                for member in node.pool.members:
+                    if isinstance(member.disk, LocalDisk) and member.state is State.RETIRED and not member.disk.empty:
+                        self.broken.append(f"disk {member.spec.id:x} is retired with {member.disk.entries(0, member.disk.slots)}")
             for disk, entries in self.nodes.used().items():
                 for slot, entry in entries.items():
                     if entry.id.number < closed and entry.id.number not in self.volume.ever:
@@ -356,6 +366,8 @@ class World:
                 nodes.loop.call_later(10 + 20 * random.fraction(), self.put_back, node)
             elif chance < 0.8:
                 self.depose()
+            elif chance < 0.86:
+                self.drain(other)
             else:
                 self.rot()
 
@@ -364,6 +376,40 @@ class World:
             node.files.rename("/disks/d0/label.pulled", "/disks/d0/label")
             node.files.sync_directory("/disks/d0")
             self.met["put back"] += 1
+
+    def drain(self, asked: Node) -> None:
+        """An operator has a disk emptied, by way of any node, and takes it back into service some time later."""
+        disks = [spec.id for spec in self.nodes.specs if not spec.lost]
+        disk = disks[self.random.below(len(disks))]
+        if self.draining or asked not in self.running():
+            return
+
+        async def drain() -> None:
+            try:
+                await asked.pool.drain(disk)
+            except SofsError as error:
+                self.met[type(error).__name__] += 1
+                return
+            self.draining.add(disk)
+            self.met["drained"] += 1
+
+        self.begin(asked, drain())
+        self.nodes.loop.call_later(5 + 30 * self.random.fraction(), self.undrain)
+
+    def undrain(self) -> None:
+        there = {spec.id for spec in self.nodes.specs if not spec.lost}
+        for disk in list(self.draining):
+            owner = self.nodes.owner(disk) if disk in there else None
+            if owner is not None and owner not in self.running():
+                continue
+            if owner is not None:
+                state = owner.pool.members.state(disk)
+                if state is State.MISSING:
+                    continue  # pulled out: it is drained still when it is back
+                if state in (State.DRAINING, State.RETIRED):
+                    owner.pool.members.drain(disk, False)
+                self.met[f"undrained {state}"] += 1
+            self.draining.discard(disk)
 
     def depose(self) -> None:
         """Somebody who runs takes over; the former coordinator hears nothing of it."""
@@ -425,6 +471,7 @@ class World:
             node.process.resume(nodes.loop)
         for _ in range(200):
             await asyncio.sleep(1)
+            self.undrain()
             if all(nodes.state(node, spec.id) is State.HEALTHY for node in nodes.all for spec in nodes.specs):
                 break
             for node in nodes.all:
@@ -496,7 +543,11 @@ def run(seed: int, troubled_s: float = 60.0) -> Counter[str]:
         watching.cancel()
         return world.met
 
-    return simulate(main)
+    with structlog.testing.capture_logs() as events:
+        met = simulate(main)
+    if nonsense := [event for event in events if event["event"] in ("cluster.peer_error", "cluster.handler_failed", "cluster.connection_failed")]:
+        raise Broken(f"a node sends nonsense: {nonsense[0]}")
+    return met
 
 
 if __name__ == "__main__":
