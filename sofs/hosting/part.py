@@ -352,6 +352,10 @@ class Part:
                 current = await reader(site, record.id)()
             lead.follower.resume(current)
             return None
+        except SofsError:
+            # A record that this release does not understand: what was sent, if anything was, cannot follow it any more.
+            lead.follower.resume(current)
+            raise
         self._acted = wanted.version
         return wanted
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from sofs.log.configuration import Configuration
+from sofs.log.follower import Lead
 from sofs.log.remote import RemoteReplica
 from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.ports import Clock, Files, Random
@@ -19,6 +20,7 @@ from sofs.volume.recovery import (
     Change,
     Store,
     StoreSettings,
+    let_go,
     next_incarnation,
     note,
     stored_incarnation,
@@ -47,9 +49,47 @@ async def take_over(
 
     Raises `Fenced` (another configuration is in force), `DiskFailed`, `Unavailable`; then everything has been let go of.
     """
-    lead = standby.follower.retire()
-    await standby.stop()
+    store: Store | None = None
+    try:
+        lead = standby.follower.retire()
+        await standby.stop()
+        store = _founded(files, clock, random, standby, lead, remotes, configuration, change, log_id=log_id, boot=boot, unbroken=unbroken, settings=settings)
+        log = store.log
+        await log.establish()
+        write_incarnation(store.keyspace, log, store.incarnation)
+        await log.sync()
+        note(files, standby.opened.place, boot)
+    except (Exception, asyncio.CancelledError):
+        if store is not None:
+            await store.abandon()
+        else:
+            let_go(standby.opened)
+        raise
+    structlog.get_logger(component="volume").info(
+        "taken_over", place=standby.opened.place.path, version=log.version, replicas=log.replicas, lost=store.lost
+    )
+    return store
+
+
+def _founded(
+    files: Files,
+    clock: Clock,
+    random: Random,
+    standby: Standby,
+    lead: Lead,
+    remotes: Sequence[RemoteReplica],
+    configuration: Configuration,
+    change: Change,
+    *,
+    log_id: int,
+    boot: bytes,
+    unbroken: bool,
+    settings: StoreSettings,
+) -> Store:
     keyspace, opened = standby.keyspace, standby.opened
+    former = stored_incarnation(keyspace)
+    incarnation = next_incarnation(former, boot, unbroken, random)
+    lost = former is not None and former.verifier != incarnation.verifier
     log = ReplicatedLog(
         clock, keyspace, [lead.replica], configuration, change, lead.end, lead.stable, settings.log, remotes=remotes
     )
@@ -58,21 +98,6 @@ async def take_over(
         clock, keyspace, log, {opened.place.id: opened.records}, standby.checkpoints.done, settings.checkpoint
     )
     log.on_lost = checkpoints.lost
-    former = stored_incarnation(keyspace)
-    incarnation = next_incarnation(former, boot, unbroken, random)
-    lost = former is not None and former.verifier != incarnation.verifier
-    store = Store(
+    return Store(
         keyspace, log, checkpoints, incarnation, standby.replayed, [opened], files, clock, log_id, settings, lost
     )
-    try:
-        await log.establish()
-        write_incarnation(keyspace, log, incarnation)
-        await log.sync()
-        note(files, opened.place, boot)
-    except (Exception, asyncio.CancelledError):
-        await store.abandon()
-        raise
-    structlog.get_logger(component="volume").info(
-        "taken_over", place=opened.place.path, version=log.version, replicas=log.replicas, lost=lost
-    )
-    return store

@@ -11,7 +11,9 @@ from sofs.hosting import services
 from sofs.hosting.recovering import known_in_logs
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Level
-from sofs.volume.recovery import Place
+from sofs.volume import takeover
+from sofs.volume.keyspace import KeySpace
+from sofs.volume.recovery import Incarnation, Place, stored_incarnation
 from sofs.volume.standby import Standby, open_standby
 from tests.simulation.cluster.world import World, run
 from tests.simulation.hosts import Hosts
@@ -382,5 +384,28 @@ def test_a_copy_whose_making_failed_at_the_last_step_is_not_taken_for_one_that_i
         assert failed and not part.making
         await asyncio.sleep(70)
         assert not other.files.exists(failed[0].path), "what is left of it is removed"
+
+    cluster(2, main)
+
+
+def test_a_takeover_that_fails_on_its_own_disk_holds_on_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log half made would have the others promise to it for ever, and keep the replica from being opened again."""
+    failed: list[bool] = []
+
+    def fails_once(keyspace: KeySpace) -> Incarnation | None:
+        if not failed:
+            failed.append(True)
+            raise DiskFailed("the disk does not answer")
+        return stored_incarnation(keyspace)
+
+    async def main(world: World, hosts: Hosts) -> None:
+        first, _ = hosts.machines
+        await hosts.in_sync(2)
+        await hosts.write()
+        monkeypatch.setattr(takeover, "stored_incarnation", fails_once)
+        first.lose_power()
+        await hosts.served(within=15)
+        assert failed
+        await hosts.verify()
 
     cluster(2, main)
