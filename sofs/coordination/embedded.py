@@ -158,9 +158,13 @@ class EmbeddedStore:
     def expire_lease(self, id: int) -> None:
         """Ends a lease whose time is over, in the background."""
 
+        async def end_if_due() -> None:
+            if id in self._leases and self._leases[id].due:
+                await self._end_lease(id)
+
         async def expire() -> None:
             try:
-                await self.end_lease(id)
+                await self._in_turn(end_if_due)
             except SofsError:
                 # The disk is full or failed. Until it can be recorded the keys stay, which is the safe side.
                 if id in self._leases:
@@ -226,7 +230,12 @@ class EmbeddedStore:
     async def _end_lease(self, id: int) -> None:
         if id in self._leases:
             keys = sorted(key for key, entry in self._entries.items() if entry.lease == id)
-            await self._commit(_Changes(self._revision + bool(keys), deletes=keys, ended=[id]))
+            lease = self._leases[id]
+            lease.ending = True
+            try:
+                await self._commit(_Changes(self._revision + bool(keys), deletes=keys, ended=[id]))
+            finally:
+                lease.ending = False
 
     async def _commit(self, changes: _Changes) -> None:
         record = msgspec.msgpack.encode(changes)
@@ -283,16 +292,24 @@ class EmbeddedLease:
         self.id = id
         self.duration = duration
         self._store = store
+        self.ending = False
+        """It is being removed: too late to keep it."""
         self.start()
 
     def start(self) -> None:
-        self._timer = self._store.clock.call_later(self.duration, lambda: self._store.expire_lease(self.id))
+        self.due = False
+        """Its time is over."""
+        self._timer = self._store.clock.call_later(self.duration, self._run_out)
+
+    def _run_out(self) -> None:
+        self.due = True
+        self._store.expire_lease(self.id)
 
     def stop(self) -> None:
         self._timer.cancel()
 
     async def keep(self) -> bool:
-        if not self._store.has_lease(self.id):
+        if not self._store.has_lease(self.id) or self.ending:
             return False
         self.stop()
         self.start()

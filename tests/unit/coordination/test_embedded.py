@@ -277,6 +277,32 @@ def test_a_caller_that_is_cancelled_does_not_undo_what_is_under_way() -> None:
     simulate(main)
 
 
+@pytest.mark.parametrize("rounds", range(4))
+def test_a_lease_that_is_kept_in_the_moment_in_which_it_runs_out_lives_or_its_keeper_is_told(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was claimed with it could be claimed by another while its holder counts on it."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        store = open_store(new_files(), loop)
+        lease = await store.lease(10)
+        await store.transact([], [Put("a", b"", lease.id)])
+        over, end = asyncio.Event(), store.expire_lease
+
+        def expire(id: int) -> None:
+            end(id)
+            over.set()
+
+        monkeypatch.setattr(store, "expire_lease", expire)
+        await over.wait()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        kept = await lease.keep()
+        await asyncio.sleep(9)
+        assert kept == (await store.get("a") is not None)
+        await store.close()
+
+    simulate(main)
+
+
 def test_a_lease_that_cannot_be_ended_on_a_full_disk_ends_when_there_is_room() -> None:
     async def main(loop: SimulatedLoop) -> None:
         files = new_files()
