@@ -124,8 +124,8 @@ class Peer(Protocol):
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
         """The same without an answer: it may be lost, with the connection."""
 
-    def on_change(self, call: Callable[[bool], None]) -> None:
-        """Calls with whether there is a connection, whenever that changes."""
+    def on_change(self, call: Callable[[bool], None]) -> Callable[[], None]:
+        """Calls with whether there is a connection, whenever that changes. What it answers ends that."""
 
 
 class Interconnect(Protocol):

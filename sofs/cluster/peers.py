@@ -83,8 +83,9 @@ class NetworkPeer(_Peer):
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
         self._streams[priority].notify(service.encode(), body, payload)
 
-    def on_change(self, call: Callable[[bool], None]) -> None:
+    def on_change(self, call: Callable[[bool], None]) -> Callable[[], None]:
         self._watchers.append(call)
+        return lambda: self._watchers.remove(call) if call in self._watchers else None
 
     def heard_of(self, incarnation: Incarnation) -> None:
         """It has connected here, so it can probably be reached."""
@@ -136,8 +137,9 @@ class OwnPeer(_Peer):
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
         self._add(service, body, payload, None, 0.0)
 
-    def on_change(self, call: Callable[[bool], None]) -> None:
+    def on_change(self, call: Callable[[bool], None]) -> Callable[[], None]:
         """It never changes."""
+        return lambda: None
 
     def close(self) -> None:
         self._closed = True

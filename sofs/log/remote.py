@@ -12,7 +12,7 @@ nothing. The promise in an answer counts from before its question was sent.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -110,6 +110,7 @@ class RemoteReplica:
         """Up to here it has been asked to sync."""
         self._last_sent = self._last_tick = self._silent = 0.0
         self._timers: dict[str, Timer] = {}
+        self._unwatch: Callable[[], None] = lambda: None
         self._pumping: asyncio.Task[None] | None = None
         self._logger = structlog.get_logger(component="log", replica=f"{id:x}", at=place)
 
@@ -120,13 +121,14 @@ class RemoteReplica:
         self.needs = log.start
         self._last_tick = self._clock.boottime()
         self._silent = 0.0
-        self._peer.on_change(self._connection)
+        self._unwatch = self._peer.on_change(self._connection)
         self._tick()
         self._ask()
 
     def detach(self) -> None:
         """Ends: nothing more is sent, or heard."""
         self._log = None
+        self._unwatch()
         self._stop("it is no longer a part of the volume")
         for timer in self._timers.values():
             timer.cancel()

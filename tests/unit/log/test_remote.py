@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sofs.cluster import NodeId
+from sofs.cluster.peers import NetworkPeer
 from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, Unavailable
 from sofs.log import DamagedRecord
 from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
@@ -360,6 +361,21 @@ def test_a_copy_that_has_lost_what_it_was_sent_is_sent_all_of_it_again_whenever_
         async with asyncio.timeout(2):
             await rig.log.promote(remote)
         assert rig.machines[3].operations == rig.machines[1].operations
+
+    run(main, standbys=(2,))
+
+
+def test_who_has_left_is_told_of_no_connection_any_more() -> None:
+    async def main(rig: Rig) -> None:
+        peer = rig.cluster[1].peer(NodeId(3))
+        assert isinstance(peer, NetworkPeer)
+        before = len(peer._watchers)
+        for _ in range(5):
+            remote = rig.remote(3)
+            rig.log.join(remote)
+            await rig.clock.sleep(0.1)
+            rig.log.leave(remote)
+        assert len(peer._watchers) == before
 
     run(main, standbys=(2,))
 
