@@ -102,6 +102,8 @@ class Members:
         self._clock = clock
         self._interconnect = interconnect
         self._members: dict[DiskId, Member] = {}
+        self._places: dict[int, dict[DiskId, Member]] = {}
+        """The same by their nodes; 0 for this one. Nodes are asked for theirs all the time, and a pool may have a thousand."""
         self.ready: dict[DiskId, LocalDisk | RemoteDisk] = {}
         """Those that are read without a second thought."""
         self.near: dict[DiskId, LocalDisk] = {}
@@ -132,6 +134,7 @@ class Members:
                 if isinstance(member.disk, LocalDisk):
                     member.disk.release()
             self._members.clear()
+            self._places.clear()
             self.ready.clear()
             self.near.clear()
             raise
@@ -149,6 +152,10 @@ class Members:
                     self._report("disk forgotten", disk=f"{id:016x}", path=member.spec.path)
                     await self.forget(id, True)
             elif not self.owns(member.spec):
+                if spec.node != member.spec.node:
+                    self._take_out(member)
+                    member.spec = spec
+                    self._put(member)
                 member.spec = spec
                 if spec.lost:
                     self._condemn(member)
@@ -161,12 +168,28 @@ class Members:
         return self._interconnect is None or spec.node in (0, self._interconnect.node)
 
     def is_own(self, id: DiskId) -> bool:
-        member = self._members.get(id)
-        return member is not None and self.owns(member.spec)
+        return id in self._places.get(0, ())
+
+    @property
+    def own(self) -> list[Member]:
+        """This node's disks."""
+        return list(self._places.get(0, {}).values())
+
+    def _put(self, member: Member) -> Member:
+        self._members[member.spec.id] = member
+        self._places.setdefault(self._place(member.spec), {})[member.spec.id] = member
+        return member
+
+    def _take_out(self, member: Member) -> None:
+        del self._members[member.spec.id]
+        del self._places[self._place(member.spec)][member.spec.id]
+
+    def _place(self, spec: DiskSpec) -> int:
+        return 0 if self.owns(spec) else spec.node
 
     def _open(self, spec: DiskSpec) -> None:
         state = spec.state if spec.state in (State.DRAINING, State.RETIRED) else State.HEALTHY
-        member = self._members[spec.id] = Member(spec, state, draining=state is State.DRAINING)
+        member = self._put(Member(spec, state, draining=state is State.DRAINING))
         if state is not State.RETIRED:
             self._try_open(member, spec.state is State.FAILED)
 
@@ -174,7 +197,7 @@ class Members:
         assert self._interconnect is not None
         disk = RemoteDisk(self._interconnect.peer(NodeId(spec.node)), self._clock, spec.id, spec.path)
         state = State.RETIRED if spec.state is State.RETIRED else State.MISSING
-        member = self._members[spec.id] = Member(spec, state, "its node has not been heard yet", disk, since=self._clock.monotonic())
+        member = self._put(Member(spec, state, "its node has not been heard yet", disk, since=self._clock.monotonic()))
         member.well = spec.state in (State.HEALTHY, State.MISSING)
         if spec.lost:
             self._condemn(member)
@@ -187,7 +210,7 @@ class Members:
 
     def of_node(self, node: int) -> list[Member]:
         """Another node's disks that may still be used."""
-        return [member for member in self if member.spec.node == node and not self.owns(member.spec) and not member.spec.lost]
+        return [member for member in self._places.get(node, {}).values() if not member.spec.lost]
 
     def told(self, member: Member, state: State, reason: str, usage: Usage) -> None:
         """A disk's own node says how it is."""
@@ -271,7 +294,7 @@ class Members:
                 "give an empty directory, or --force to make it a new disk"
             )
         spec = DiskSpec(path, label.id, label.tier, label.host, node=0 if self._interconnect is None else self._interconnect.node)
-        member = self._members[label.id] = Member(spec, State.HEALTHY, disk=disk)
+        member = self._put(Member(spec, State.HEALTHY, disk=disk))
         self._share_revocations()
         self.happened(member, Event.OPENED, "added")
         return spec
@@ -293,7 +316,7 @@ class Members:
         member = self.get(id)
         if member.state not in _FORGETTABLE and not whatever:
             raise InvalidArgument(f"disk {id:016x} is {member.state}: drain it first")
-        del self._members[id]
+        self._take_out(member)
         self.ready.pop(id, None)
         self.near.pop(id, None)
         if isinstance(member.disk, LocalDisk):

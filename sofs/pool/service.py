@@ -74,7 +74,7 @@ class DiskService:
         pool = self._pools.get(request.pool)
         if pool is None:
             raise NotFound(f"there is no pool {request.pool} at this node")
-        own = [told(pool.members, member) for member in pool.members if pool.members.is_own(member.spec.id)]
+        own = [told(pool.members, member) for member in pool.members.own]
         return Answer(messages.encode(messages.Heard(own, pool.claimed)))
 
     # What does not change the disk
