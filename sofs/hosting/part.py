@@ -15,10 +15,11 @@ import structlog
 from sofs.cluster import Incarnation, NodeId
 from sofs.errors import Damaged, DiskFailed, Fenced, NotFound, ReadOnly, SofsError, Unavailable
 from sofs.hosting.asking import ask_checkpoints, node_of
+from sofs.hosting.candidates import Candidates, fitness
 from sofs.hosting.hosted import Hosted
 from sofs.hosting.opening import as_configuration, changer, reader, serve, store_settings
 from sofs.hosting.recovering import note_configuration
-from sofs.hosting.roles import Candidate, Facts, Role, Step, decide, may_lead
+from sofs.hosting.roles import Facts, Role, Step, decide
 from sofs.hosting.site import Site
 from sofs.log.configuration import Configuration, LeaseSettings, LogSettings
 from sofs.log.remote import RemoteReplica
@@ -43,8 +44,6 @@ RETRY_S = 0.25
 REOPEN_S = 2.0
 """Between two attempts to open a replica that is in use, or whose disk is not there yet."""
 PROMISE_S = LeaseSettings().promise_s
-PATIENCE_S = 15.0
-"""For so long a replica with broken memory waits for others to say what they have. Whatever was stable, it has itself."""
 
 
 class Part:
@@ -73,7 +72,7 @@ class Part:
         """Replicas here whose disk failed while this node coordinated: it is yet to leave the volume to others."""
         self._noted: tuple[VolumeRecord, ConfigurationRecord] | None = None
         """What the volume served here has been given of its own records."""
-        self._patience: float | None = None
+        self._candidates = Candidates(site, hosted)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -176,7 +175,7 @@ class Part:
         if decision.step is Step.TAKE_OVER:
             assert configuration is not None
             return await self._take_over(configuration, facts)
-        self._patience = None
+        self._candidates.forget()
         if self.serving and configuration is not None and store is not None:
             self._note(store, configuration)
         if not self.serving:
@@ -294,9 +293,9 @@ class Part:
         named = [standby for standby in self.standbys.values() if standby.id in configuration.replicas]
         if len(named) > 1 and len(named) == len(configuration.replicas):
             return await self._open_here(configuration)
-        lead = max(named, key=_fitness, default=None)
+        lead = max(named, key=fitness, default=None)
         if lead is None:
-            if configuration.coordinator == facts.node and any(other.unbroken for other in (await self._ask(configuration))[0]):
+            if configuration.coordinator == facts.node and any(other.unbroken for other in (await self._candidates.ask(configuration))[0]):
                 # Somebody who has everything can serve it. Without that, what is here may be needed yet.
                 await self._vacate(set(facts.mine))
                 return RETRY_S
@@ -305,7 +304,7 @@ class Part:
         if not lead.follower.settled:
             return RETRY_S
         unbroken = lead.follower.whole or lead.clean
-        if not unbroken and (waits := await self._waits_for(configuration, lead)):
+        if not unbroken and (waits := await self._candidates.waits_for(configuration, lead)):
             self._failed(waits)
             return 2 * RETRY_S
         proof = self._nobody_serves(configuration, facts, lead)
@@ -439,44 +438,13 @@ class Part:
         store.log.on_failure = self._log_failed
         store.log.look = partial(site.registry.configuration, hosted.record.id)
         store.log.on_lost = partial(self._replica_lost, store)
-        self.role, self.reason, self._patience, self._noted = Role.COORDINATOR, "", None, None
+        self.role, self.reason, self._noted = Role.COORDINATOR, "", None
+        self._candidates.forget()
         self.wake()
         hosted.where.moved(Coordinator(site.node, site.incarnation, store.log.version))
         hosted.where.served(volume)
         site.lacking()
         log.info("volume.opened", volume=hosted.record.name, replayed=store.replayed, replicas=store.log.replicas)
-
-    async def _waits_for(self, configuration: ConfigurationRecord, lead: Standby) -> str:
-        """For whom a replica with broken memory waits before it takes over; nothing if for nobody any more."""
-        now = self._site.clock.monotonic()
-        self._patience = self._patience or now
-        others, silent = await self._ask(configuration)
-        if now - self._patience >= PATIENCE_S:
-            silent = []
-        status = lead.follower.status
-        best = Candidate(lead.id, False, status.end.version, status.end.lsn)
-        if may_lead(best, others, len(silent)):
-            return ""
-        if silent:
-            return f"this copy may lack what was written last, and {', '.join(silent)} may have it: waiting for them"
-        return "another node has a better copy of its log, and is to serve it"
-
-    async def _ask(self, configuration: ConfigurationRecord) -> tuple[list[Candidate], list[str]]:
-        """What the replicas on other nodes say of themselves, and the names of nodes that say nothing."""
-        found: list[Candidate] = []
-        silent: list[str] = []
-        assert self._site.logs is not None
-        asked = [(id, self.node_of(id)) for id in configuration.replicas if self.node_of(id) not in (None, self._site.node)]
-        calls = [self._site.logs.status(NodeId(node or 0), id) for id, node in asked]
-        for (id, node), status in zip(asked, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if isinstance(status, SofsError):
-                member = self._site.view.members.get(node or 0)
-                silent.append(f"node {member.name}" if member else f"node {node:016x}")
-            elif isinstance(status, BaseException):
-                raise status
-            else:
-                found.append(Candidate(id, status.whole, status.end.version, status.end.lsn))
-        return found, silent
 
     # Leaving
 
@@ -533,9 +501,3 @@ class Part:
             with suppress(Fenced):  # one of them was faster
                 await changer(self._site, self.hosted.record.id)(Configuration(configuration.version + 1, others))
         self._failed_copies = set()
-
-
-def _fitness(standby: Standby) -> tuple[bool, bool, int, int, int]:
-    """How well a replica is fit to lead: unbroken memory first, then the longest log."""
-    follower = standby.follower
-    return follower.settled, follower.whole or standby.clean, follower.end.version, follower.end.lsn, standby.id
