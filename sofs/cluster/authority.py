@@ -33,6 +33,8 @@ SKEW = timedelta(days=1)
 """How far a host's clock may be behind the one of the host that signed."""
 
 _PEM = serialization.Encoding.PEM
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What keys and certificates raise that are none."""
 
 
 class Identity:
@@ -71,7 +73,7 @@ class Authority:
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("its key is of another kind")
             return cls(key, x509.load_pem_x509_certificate(data))
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise ConfigError(f"the cluster's authority in the coordination store cannot be read: {error}") from None
 
     def encode(self) -> bytes:
@@ -124,7 +126,7 @@ def expires(certificate: bytes) -> float:
     """Until when it is valid, in seconds since 1970. Raises `ConfigError`."""
     try:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"the node's certificate cannot be read: {error}") from None
 
 
