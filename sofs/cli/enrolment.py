@@ -98,9 +98,6 @@ class Place:
         coordination.kind = "etcd"
         coordination.endpoints = list(endpoints) or coordination.endpoints
         coordination.prefix = prefix or coordination.prefix
-        if not coordination.prefix.endswith("/"):
-            # Else the keys of "a" and those of "ab" would be each other's.
-            raise InvalidArgument(f"a prefix ends with /: {coordination.prefix}/")
 
     def use_addresses(self, addresses: Sequence[str], name: str | None) -> None:
         self.config.cluster.addresses = list(addresses) or self.config.cluster.addresses
@@ -179,6 +176,9 @@ def found_cluster(data: Path, etcd: Sequence[str], prefix: str | None, addresses
     place = Place(data)
     place.use_etcd(etcd, prefix)
     place.use_addresses(addresses, name)
+    if not place.config.coordination.prefix.endswith("/"):
+        # Else the keys of "a" and those of "ab" would be each other's.
+        raise InvalidArgument(f"a prefix ends with /: {place.config.coordination.prefix}/")
 
     async def work() -> Enrolled:
         with place.held() as own:
