@@ -333,14 +333,14 @@ class Copies:
 
     async def _lacks_nothing(self, remote: RemoteReplica, within_s: float = math.inf) -> None:
         """Completes when a learner has all that has been committed, and on its disk all that is stable. Raises `Unavailable`."""
-        until = self._clock.monotonic() + within_s
+        until, stream = self._clock.monotonic() + within_s, remote.stream
         while True:
             self._check_alive()
             self._check_joining(remote)
             if remote.acknowledged >= self.committed and remote.synced >= self.stable and self._promised(remote):
                 return
-            if self._clock.monotonic() >= until:
-                raise Unavailable(f"{remote.place} has not answered for {within_s} s, and all would have to wait for it")
+            if within_s < math.inf and (self._clock.monotonic() >= until or remote.stream != stream):
+                raise Unavailable(f"{remote.place} does not answer, and all would have to wait for it")
             remote.sync(self.stable)
             await self._clock.sleep(_LOOK_S)
 

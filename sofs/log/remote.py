@@ -125,6 +125,11 @@ class RemoteReplica:
         self._tick()
         self._ask()
 
+    @property
+    def stream(self) -> int:
+        """A number that is another one once the stream has broken."""
+        return self._epoch
+
     def detach(self) -> None:
         """Ends: nothing more is sent, or heard."""
         self._log = None
