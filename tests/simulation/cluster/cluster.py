@@ -25,6 +25,7 @@ from sofs.volume.api import Binding, FenceGateway
 from sofs.volume.remote.routed import RoutedVolume
 from tests.simulation.cluster.answers import done, sent
 from tests.simulation.cluster.machine import DATA, Gone, Machine, Ports
+from tests.simulation.cluster.members import keep_drained
 from tests.simulation.cluster.replicas import Replicas
 from tests.simulation.cluster.world import World
 
@@ -71,6 +72,7 @@ class Node:
         self.binding = Binding(self.incarnation, 1)
         self._told = _Told(self)
         self._subscribed: dict[int, RoutedVolume] = {}
+        self.draining: asyncio.Future[None] | None = None
 
     def hosted(self, name: str) -> Hosted:
         return self.host.named(name)
@@ -122,6 +124,8 @@ async def _start(ports: Ports, single: bool) -> Node:
     assembly.on_fenced = ports.exit
     node = Node(ports, assembly)
     assembly.routes.lost = lambda volume: ports.hang_up()
+    if not single:
+        node.draining = asyncio.ensure_future(keep_drained(node))
     return node
 
 
@@ -155,22 +159,47 @@ class Cluster:
         if not self.single:
             await self.world.store.transact([], [Put(keys.CLUSTER, ClusterRecord(id=CLUSTER).encode())])
         for machine in self.machines:
-            machine.files.make_directory(DATA)
-            machine.files.sync_directory("/")
-            if not self.single:
-                save(machine.files, DATA, OwnIdentity(_id(machine.number), CLUSTER))
-                await self.make_member(machine)
-            machine.start()
+            await self._install(machine)
         for machine in self.machines:
-            await machine.until_ready()
-            for disk in range(disks):
-                await self._insist(machine, lambda node, path=f"{DATA}/disk{disk}": node.host.add_disk(path, "ssd", "p", DISK_MIB * MIB, False))  # type: ignore[misc]
+            await self._add_disks(machine)
         for number in range(volumes):
             name = f"v{number}"
             machine = self.machines[self.world.random.below(len(self.machines))]
             await self._insist(machine, lambda node, name=name: node.host.create_volume(name, "p", policy, False))  # type: ignore[misc]
             self.volumes.append(name)
         await self.made_up()
+
+    async def _install(self, machine: Machine[Node]) -> None:
+        machine.files.make_directory(DATA)
+        machine.files.sync_directory("/")
+        if not self.single:
+            save(machine.files, DATA, OwnIdentity(_id(machine.number), CLUSTER))
+            await self.make_member(machine)
+        machine.start()
+
+    async def _add_disks(self, machine: Machine[Node]) -> None:
+        await machine.until_ready()
+        for disk in range(self.disks):
+            await self._insist(machine, lambda node, path=f"{DATA}/disk{disk}": node.host.add_disk(path, "ssd", "p", DISK_MIB * MIB, False))  # type: ignore[misc]
+
+    async def grow(self) -> None:
+        """A new machine joins."""
+        machine: Machine[Node] = self.world.add(partial(_start, single=False))
+        self.machines.append(machine)
+        await self._install(machine)
+        for _ in range(100):
+            try:
+                await self._add_disks(machine)
+                return
+            except (Gone, SofsError):
+                await asyncio.sleep(0.5)
+
+    def remove(self, machine: Machine[Node]) -> None:
+        """The machine is no part of it any more, and never comes back."""
+        self.machines.remove(machine)
+
+    def id_of(self, machine: Machine[Node]) -> int:
+        return _id(machine.number)
 
     async def _insist(self, machine: Machine[Node], work: Callable[[Node], Awaitable[object]]) -> None:
         """What an operator does as soon as the node knows of what the others have done before."""

@@ -12,6 +12,7 @@ from sofs.errors import DiskFailed, NoSpace, SofsError
 from sofs.runtime.simulated_files import Latency
 from tests.simulation.cluster.cluster import Cluster, Node
 from tests.simulation.cluster.machine import DATA, Gone, Machine
+from tests.simulation.cluster.members import drain, evict, join, leave, stop
 
 __all__ = ["FAULTS", "TOGETHER", "Faults"]
 
@@ -28,11 +29,13 @@ class Faults:
         self.names = some or list(names)
         self.counts: dict[str, int] = {}
         self.pace = (0.3, 1.0, 4.0)[self.random.below(3)]
-        self._under_way: dict[asyncio.Future[None], None] = {}
+        self._under_way: dict[asyncio.Future[None], str] = {}
         self.costly = asyncio.Lock()
         """Held by whatever costs a replica or its memory."""
         self.deposing = asyncio.Lock()
         """Held while somebody is being deposed."""
+        self.enrolling = asyncio.Lock()
+        """Held while an operator sees to the nodes."""
 
     async def strike(self) -> None:
         """Until it is cancelled."""
@@ -40,7 +43,7 @@ class Faults:
             await asyncio.sleep(self.random.fraction() * 2 * self.pace)
             name = self.names[self.random.below(len(self.names))]
             task = asyncio.ensure_future(self._one(name))
-            self._under_way[task] = None
+            self._under_way[task] = name
             task.add_done_callback(self._over)
 
     async def _one(self, name: str) -> None:
@@ -58,10 +61,13 @@ class Faults:
 
     def _spare_disk(self) -> bool:
         """One more host may do without its disk: a failed one stays so until somebody replaces it. No log lies on that disk alone."""
-        if not self.cluster.single and not all(self.cluster.whole(name) for name in self.cluster.volumes):
+        if not self.cluster.single and not (self._all_run() and all(self.cluster.whole(name) for name in self.cluster.volumes)):
             return False
         self.cluster.disks_lost += 1
         return self.cluster.single or self.cluster.disks_lost <= len(self.cluster.machines) - 2
+
+    def _all_run(self) -> bool:
+        return all(machine.node is not None and not machine.paused for machine in self.cluster.machines)
 
     def _note(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
@@ -73,9 +79,15 @@ class Faults:
             task.result()
 
     def stop(self) -> None:
-        """No more harm; what has been done is for `Cluster.settle` to take back."""
-        for task in list(self._under_way):
-            task.cancel()
+        """No more harm; what has been done is for `Cluster.settle` to take back. Operators finish what they have begun: see `finish`."""
+        for task, name in list(self._under_way.items()):
+            if name not in OPERATORS:
+                task.cancel()
+
+    async def finish(self) -> None:
+        """Waits for the operators, who have nothing in their way any more."""
+        async with asyncio.timeout(600):
+            await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def any(self) -> Machine[Node]:
         return self.cluster.machines[self.random.below(len(self.cluster.machines))]
@@ -97,7 +109,7 @@ class Faults:
 
     async def restart(self, machine: Machine[Node], after: float) -> None:
         await self.some_time(after)
-        if not machine.up:
+        if not machine.up and machine in self.cluster.machines:
             machine.start()
 
 
@@ -369,16 +381,20 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
     "cut-off": cut_off,
     "cut-pair": cut_pair,
     "deposed": deposed,
+    "drain": drain,
     "disk-full": disk_full,
     "disk-hiccup": disk_hiccup,
     "disk-loss": disk_loss,
     "disk-slow": disk_slow,
+    "evict": evict,
     "flapping": flapping,
     "forgetful": forgetful,
+    "join": join,
     "kill": kill,
     "kill-all": kill_all,
     "kill-at-step": kill_at_step,
     "late-watch": late_watch,
+    "leave": leave,
     "lose-connections": lose_connections,
     "move": move,
     "one-way": one_way,
@@ -387,12 +403,15 @@ FAULTS: dict[str, Callable[[Faults], Awaitable[None]]] = {
     "power-loss-of-all": power_loss_of_all,
     "rot": rot,
     "slow-wire": slow_wire,
+    "stop": stop,
     "store-outage": store_outage,
     "store-trouble": store_trouble,
 }
-DISKS = {"disk-hiccup", "disk-loss", "rot"}
-COSTLY = {"blackout", "disk-hiccup", "disk-loss", "forgetful", "power-loss", "power-loss-of-all", "rot"}
+DISKS = {"disk-hiccup", "disk-loss", "evict", "rot"}
+COSTLY = {"blackout", "disk-hiccup", "disk-loss", "evict", "forgetful", "power-loss", "power-loss-of-all", "rot"}
 HARMLESS = {"forgetful"}
 """Of those: what was committed is still there, so a volume's verifier does not change; unless others keep whoever has it away for longer."""
-TOGETHER = tuple(sorted(FAULTS.keys() - HARMLESS))
+OPERATORS = {"drain", "evict", "join", "leave", "stop"}
+"""For clusters of three nodes and more."""
+TOGETHER = tuple(sorted(FAULTS.keys() - HARMLESS - OPERATORS))
 """What may come in any mixture."""

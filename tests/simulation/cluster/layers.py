@@ -16,6 +16,9 @@ def _layer(shape: Shape) -> Callable[[int, bool], Outcome]:
 LAYERS: dict[str, Callable[[int, bool], Outcome]] = {
     "calm": _layer(Shape(nodes=(2, 3), policies=ACROSS, disks=1, faults=())),
     "hosts": _layer(Shape(nodes=(3, 5), policies=ACROSS, disks=1, volumes=2)),
+    "members": _layer(
+        Shape(nodes=(3, 4), policies=ACROSS, disks=1, faults=("drain", "evict", "join", "kill", "leave", "move", "stop"), duration=60.0)
+    ),
     "partitions": _layer(
         Shape(
             nodes=(2, 4), policies=ACROSS, disks=1, faults=("cut-off", "cut-pair", "flapping", "kill", "lose-connections", "one-way", "pause", "slow-wire")

@@ -225,7 +225,7 @@ class Machine(Generic[N]):
         """
         if self.process is None or self.node is None:
             raise Gone(self.name)
-        node = self.node
+        node, process = self.node, self.process
         outcome: asyncio.Future[T] = self.world.loop.create_future()
         self._asked[outcome] = None
 
@@ -233,7 +233,8 @@ class Machine(Generic[N]):
             try:
                 value = await work(node)
             except Exception as error:
-                if not outcome.done():
+                # What code says to being thrown away where it stands, nobody hears.
+                if not outcome.done() and not process.ended:
                     outcome.set_exception(error)
             else:
                 if not outcome.done():

@@ -62,6 +62,7 @@ async def _live(world: World, shape: Shape) -> Outcome:
     faults.stop()
     world.note("world", "settling")
     await cluster.settle()
+    await faults.finish()
     for workload in workloads:
         workload.stopping = True
     try:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.simulation.cluster.layers import LAYERS
 
-SECONDS = 8.0
+SECONDS = 6.0
 """No seed is begun after so long, so that a busy machine runs fewer of them."""
 
 
