@@ -168,7 +168,7 @@ class Cleaner:
     async def destage(self, fill: float = 0.0) -> None:
         """Destages and trims until the log is no fuller than this, as far as it is stable."""
         async with self._turn:
-            while self.fill > fill and await self._destage_once(fill):
+            while self.fill > fill and self._waiting(fill, self._step(fill)) and await self._destage_once(fill):
                 await self._shorten()
 
     async def compact(self) -> int:
@@ -233,7 +233,7 @@ class Cleaner:
                     written = now
                 if self.fill > self._settings.log_high:
                     await self.destage(self._settings.log_low)
-                elif idle and self._waiting(keep := self._kept(now - written)):
+                elif idle and self._waiting(keep := self._kept(now - written), self._settings.extent_size):
                     async with self._turn:
                         await self._destage_once(keep)
                 end = self._log.end
@@ -269,9 +269,14 @@ class Cleaner:
         """The share of the log that stays in it while nobody writes: it may soon be written again."""
         return self._settings.log_low if idle_s < self._settings.log_rest_s else 0.0
 
-    def _waiting(self, keep: float) -> bool:
-        """Whether there is an extent's worth to be destaged beside what is kept."""
-        return self._log.stable - self._destager.destaged - int(keep * self._log.capacity) >= self._settings.extent_size
+    def _step(self, keep: float) -> int:
+        """The bytes of log that are worth a step of destaging beside what is kept: a few pages take as much of the pool as an extent of a MiB."""
+        spare = int((self._settings.log_high - keep) * self._log.capacity) // 2
+        return min(self._settings.extent_size, spare) if keep else 1
+
+    def _waiting(self, keep: float, least: int) -> bool:
+        """Whether there is so much to be destaged beside what is kept."""
+        return self._log.stable - self._destager.destaged - int(keep * self._log.capacity) >= least
 
     def _note(self, event: str, count: int) -> None:
         if count:

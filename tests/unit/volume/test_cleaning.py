@@ -61,3 +61,22 @@ def test_what_is_written_again_soon_is_never_moved() -> None:
         assert rig.data.reader.destaged > 0 and not extents, "all that was destaged was dead by then"
 
     run(scenario, settings=LOG, extent_size=MIB)
+
+
+def test_a_busy_log_is_not_destaged_by_a_few_pages_at_a_time() -> None:
+    async def scenario(rig: Rig) -> None:
+        lengths: list[int] = []
+        write = rig.pool.write
+
+        async def noted(id: Any, data: Any, *arguments: Any) -> Any:
+            lengths.append(sum(map(len, data)))
+            return await write(id, data, *arguments)
+
+        rig.pool.write = noted  # type: ignore[assignment, method-assign]
+        rig.data.start()
+        for number in range(160):
+            await rig.write(rig.make_file(20 + number), 0, pattern(MIB // 4, number))
+            await asyncio.sleep(0.1)
+        assert lengths and min(lengths) >= MIB, "each takes whole MiB of the pool"
+
+    run(scenario, settings=LOG, extent_size=4 * MIB)
