@@ -118,6 +118,8 @@ class CallingLink(Link):
         elif kind == REFUSED and not self.greeting.done():
             self.greeting.set_exception(Unavailable(decode(body, Refusal, "a greeting").reason))
             self.end("refused")
+        elif kind in (WELCOME, REFUSED) and self.greeting.cancelled():
+            self.end("the greeting came too late")
         else:
             raise PeerError(f"a frame of kind {kind} from the end that answers")
         return not self.closed_for
@@ -395,7 +397,8 @@ class Stream:
                 welcome = await link.greeting
         except BaseException as error:
             link.end("it was not welcomed")
-            link.greeting.exception()  # somebody has looked at it
+            if not link.greeting.cancelled():
+                link.greeting.exception()  # somebody has looked at it
             if isinstance(error, TimeoutError):
                 raise Unavailable("no answer") from None
             raise

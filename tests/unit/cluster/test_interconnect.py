@@ -12,9 +12,10 @@ from sofs.cluster import Answer, Asked, Interconnect, NodeId, Outcome, Priority
 from sofs.cluster import stream as streams
 from sofs.cluster.interconnect import NetworkInterconnect
 from sofs.errors import Fenced, NotFound, NotSupported, PeerError, SofsError, SymlinkInPath, Unavailable
+from sofs.runtime.ports import Connection
 from sofs.runtime.simulated_loop import SimulatedLoop, simulate
 from sofs.types import Lsn
-from tests.simulation.cluster_net import SimulatedCluster
+from tests.simulation.cluster_net import PORT, SimulatedCluster
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 
@@ -322,6 +323,33 @@ def test_a_peer_that_is_heard_of_during_an_attempt_is_tried_again_at_once() -> N
         assert peer.connected
 
     on_cluster(main)
+
+
+def test_a_peer_whose_host_takes_connections_and_whose_process_does_not_answer_is_tried_at_each_address_and_given_up() -> None:
+    async def main(cluster: SimulatedCluster) -> None:
+        cluster.members.add(TWO)
+        ends: list[Mute] = []
+
+        class Mute:
+            def __init__(self, connection: Connection) -> None:
+                self.connection = connection
+                ends.append(self)
+
+            def received(self, data: memoryview) -> None:
+                pass
+
+            def closed(self, reason: str) -> None:
+                pass
+
+        for cable in (0, 1):
+            await cluster.network.host(cluster.address(2, cable)).listen(cluster.address(2, cable), PORT, Mute)
+        began = cluster.loop.time()
+        with pytest.raises(Unavailable, match=r"no answer; .*no answer"):
+            await cluster[1].peer(TWO).call("echo", b"", deadline_s=60)
+        assert cluster.loop.time() - began < 3 * streams.CONNECT_S
+        assert len(ends) == 2
+
+    on_cluster(main, 1, cables=2)
 
 
 def test_a_silent_peer_is_given_up_and_found_again_when_the_partition_heals() -> None:
