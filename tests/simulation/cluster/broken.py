@@ -1,4 +1,13 @@
-"""The broken variants of the production code that `mutations` hunts: what is replaced, by what, and in which clusters it ought to show."""
+"""The broken variants of the production code that `mutations` hunts: what is replaced, by what, and in which clusters it ought to show.
+
+Two that suggest themselves are missing, because the code is safe without what they break:
+
+- A follower that takes messages of an older configuration, and answers truthfully. Its answers carry the version that it obeys, and a newer one than its own
+  fences the coordinator; nothing that the follower has in common with the present coordinator is ever cut off; and the deposed one cannot commit anything
+  without whoever took over from it, which follows nobody. "obey an older coordinator" is the variant that also answers as if the old version were in force.
+- A follower that stands with any memory (`Follower.stand`). Whoever asks it to has decided that with `may_lead`, and says so; this is a second lock on the
+  same door. "take over with any memory" breaks the first.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
