@@ -10,7 +10,7 @@ import structlog
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.cluster.vips.here import Here
 from sofs.cluster.vips.known import Known
-from sofs.cluster.vips.lasting import Lasting, Promises
+from sofs.cluster.vips.lasting import PROMISE_S, Lasting, Promises
 from sofs.cluster.vips.records import HolderRecord
 from sofs.coordination import Delete, Lease, Put, Store, keys
 from sofs.encoding import decode, encode
@@ -46,6 +46,8 @@ class Keeping:
         self.answers = True
         """The store does."""
         self.claiming = 0
+        self._asked = -PROMISE_S
+        """When the others were asked for promises last."""
         self.promises = Promises()
         # Whoever asked this node's former process for a promise, or left it out as dead, is not known any more.
         self.promises.give(clock.boottime())
@@ -126,11 +128,16 @@ class Keeping:
         """Gathers promises. One that is refused is asked for again soon: not everybody finds out at the same moment that the store is down."""
         while True:
             if not self.answers and self._here:
-                lasting = self.lasting
+                lasting, self._asked = self.lasting, self._clock.boottime()
                 for id in self._others():
                     asyncio.create_task(self._ask(lasting, id))  # noqa: RUF006  # ends by itself within its deadline
                 self._conclude(lasting)
             await self._clock.sleep(ASK_EVERY_S)
+
+    @property
+    def binds_others(self) -> bool:
+        """Whether others may have promised this node to claim nothing: what it gave away would be nowhere for so long."""
+        return self._clock.boottime() - self._asked < PROMISE_S + ASKED_S
 
     def _conclude(self, lasting: Lasting) -> None:
         if not self.answers:

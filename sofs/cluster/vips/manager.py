@@ -179,6 +179,8 @@ class Vips:
 
     def _is_settled(self, record: VipRecord, belongs: int) -> bool:
         """Whether it is time to move: at once when this node leaves or the address follows a volume."""
+        if self._keeping.binds_others and not self._leaving:
+            return False
         if self._leaving or record.volume or self._known.facts().members.get(self._me.node) != "active":
             return True
         now = self._clock.boottime()

@@ -254,6 +254,31 @@ def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
     run(test)
 
 
+def test_an_address_that_is_to_go_home_behind_an_outage_of_the_store_goes_when_its_home_may_take_it() -> None:
+    """Its home has promised to claim nothing: given away at once, the address would be nowhere until that is over."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 12)
+            await w.crash(1, reaped=True)
+            await w.until(lambda: w.where(A) in (2, 3), 5)
+            await w.start(1)
+            await asyncio.sleep(4)
+            for line in w.lines.values():
+                line.up = False
+            await asyncio.sleep(2.2)  # less than a lease: afterwards all is as before, and the address has been elsewhere for long enough
+            for line in w.lines.values():
+                line.up = True
+            nowhere = 0
+            while w.where(A) != 1:
+                await asyncio.sleep(0.01)
+                nowhere += w.where(A) == 0
+                assert loop.time() < 60
+            assert nowhere < 50
+
+    run(test)
+
+
 def test_a_node_cut_off_from_everybody_has_lost_its_address_before_another_takes_it() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
