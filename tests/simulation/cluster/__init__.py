@@ -7,8 +7,8 @@ have a gateway that they left shut out.
 
 In reading order: `trace` (what happened), `channel` (the coordination store as a node reaches it), `machine` (one host: clock, disks,
 process, wires), `world` (all of them), `cluster` (what a node is, and what is checked all the time), `client`, `workloads`, `members`
-(what operators do), `faults`, `replicas`, `scenario` (one seed), `layers` (the shapes that seeds choose from), `soak` (many seeds), `broken` and `mutations` (the proof
-that all this can fail).
+(what operators do), `faults`, `replicas`, `scenario` (one seed), `layers` (the shapes that seeds choose from), `soak` (many seeds), `broken` and
+`mutations` (the proof that all this can fail).
 
 Which invariant of DESIGN.md section 10 is checked where:
 
