@@ -171,7 +171,7 @@ def _cuts_the_log_only(original: Any) -> Any:
 
 
 def _needs_nothing(original: Any) -> Any:
-    async def _lacks_nothing(self: ReplicatedLog, remote: Any) -> None:
+    async def _lacks_nothing(self: ReplicatedLog, remote: Any, within_s: float = 0.0) -> None:
         pass
 
     return _lacks_nothing

@@ -101,7 +101,7 @@ def go_on_while_a_lost_copy_still_counts() -> AbstractContextManager[None]:
 def promote_what_lacks_something() -> AbstractContextManager[None]:
     """A learner counts once it has joined."""
 
-    async def lacks_nothing(self: Copies, remote: RemoteReplica) -> None:
+    async def lacks_nothing(self: Copies, remote: RemoteReplica, within_s: float = math.inf) -> None:
         while not self._promised(remote):
             await self._clock.sleep(0.005)
             self._check_joining(remote)
@@ -113,9 +113,9 @@ def promote_without_a_last_look() -> AbstractContextManager[None]:
     """A learner that had everything when it was looked at counts, whatever has been acknowledged since."""
     former = Copies._lacks_nothing
 
-    async def lacks_nothing(self: Copies, remote: RemoteReplica) -> None:
+    async def lacks_nothing(self: Copies, remote: RemoteReplica, within_s: float = math.inf) -> None:
         if not self._changing:
-            await former(self, remote)
+            await former(self, remote, within_s)
             await self._clock.sleep(0.3)
 
     return _patched(Copies, "_lacks_nothing", lacks_nothing)
