@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from sofs.coordination import Put, keys
-from sofs.hosting import part
+from sofs.hosting import candidates
 from sofs.locks import ranges
 from sofs.locks.manager import LockManager
+from sofs.locks.state import FileState
 from sofs.log.configuration import Mark
 from sofs.log.follower import Follower
 from sofs.log.remotes import Remotes
@@ -97,7 +98,7 @@ def _hasty_checkpoint(original: Any) -> Any:
 
 
 def _without_ranges(original: Any) -> Any:
-    return lambda self, inode, state: original(self, inode, state._replace(ranges=()))
+    return lambda self, inode, state: original(self, inode, FileState(state.opens, (), state.grants, state.delete_pending))
 
 
 def _grants_the_first(original: Any) -> Any:
@@ -204,7 +205,7 @@ MUTATIONS: dict[str, Mutation] = {
         _late("appends", "ring", more=("kill", "late-watch", "move")), [(Follower, "_promise", _always(None))]
     ),
     "serve after the promise": Mutation(_partitions("appends", "ring"), [(ReplicatedLog, "serving", _serves_for_ever)]),
-    "take over with any memory": Mutation(_forgetful("appends", "names"), [(part, "may_lead", _always(True))]),
+    "take over with any memory": Mutation(_forgetful("appends", "names"), [(candidates, "may_lead", _always(True))]),
     "obey an older coordinator": Mutation(
         _late("appends", "ring"), [(Follower, "_refusal", _obeys_an_older_one), (Follower, "_ack", _answers_whom_it_obeys)]
     ),
