@@ -17,11 +17,11 @@ import pytest
 
 from tests.failover import faults
 from tests.failover.laboratory import Laboratory
-from tests.interop.guest_work import DATA, NAMES, await_progress, ring
+from tests.interop.guest_work import DATA, NAMES, UNTIL_TOLD, await_progress, ring
 from tests.interop.kernel import GIVEN_UP, LASTING, PRELUDE
 from tests.kernel_client import Options, run_script
 
-LIMIT_S, FAULTS_LIMIT_S = 800, 700
+LIMIT_S, PROGRESS_LIMIT_S = 1200, 240
 GUEST, LAB = "10.77.0.50", "10.77.0.1"
 TAP = "guest0"
 FAULTS = 4
@@ -57,8 +57,9 @@ data 3 /a & three=$!
 data 4 /b & four=$!
 data 5 /c & five=$!
 echo working
-read -r _ < /dev/tcp/%(lab)s/%(bell)d  # until enough has happened
-touch /tmp/stop
+"""
+
+AFTER = """
 wait $one && wait $two && wait $three && wait $four && wait $five
 locked after
 exec 5>&- 6>&-
@@ -87,15 +88,14 @@ async def faults_of(lab: Laboratory, number: int) -> None:
 
 def happen(lab: Laboratory, printed: bytearray, over: Callable[[], bool]) -> None:
     """Each when all work has gone round since the last, and so amid its next round."""
-    until = time.monotonic() + FAULTS_LIMIT_S
     while b"working" not in printed and not over():
         time.sleep(0.2)
     for number in range(FAULTS):
-        await_progress(printed, WORKS, over, until)
+        await_progress(printed, WORKS, over, time.monotonic() + PROGRESS_LIMIT_S)
         if over():
             return
         asyncio.run(faults_of(lab, number))
-    await_progress(printed, WORKS, over, until)
+    await_progress(printed, WORKS, over, time.monotonic() + PROGRESS_LIMIT_S)
 
 
 def play(data: Path, answer: Connection) -> None:
@@ -108,16 +108,16 @@ def play(data: Path, answer: Connection) -> None:
         plug_in()
         with socket.create_server((LAB, 0)) as bell, ThreadPoolExecutor(1) as threads:
             vips = dict(zip("abc", lab.vips, strict=True))
-            script = SCRIPT % {**lab.about, **vips, "smb": LASTING, "lab": LAB, "bell": bell.getsockname()[1]}
+            script = SCRIPT % {**lab.about, **vips, "smb": LASTING} + UNTIL_TOLD % {"host": LAB, "bell": bell.getsockname()[1]} + AFTER
             options = Options(timeout_s=LIMIT_S, tap=TAP, address=f"{GUEST}/24")
             guest = threads.submit(run_script, PRELUDE + NAMES + DATA + script, (), options, printed.extend)
-            problem = ""
+            problem, say = "", "enough"
             try:
                 happen(lab, printed, lambda: guest.done() or b" at line " in printed)
             except Exception as error:  # told together with what the guest says
-                problem = repr(error)
+                problem, say = repr(error), "stuck"
             finally:
-                ring(bell, guest.done)
+                ring(bell, guest.done, say)
             outcome = guest.result()
     finally:
         lab.stop()

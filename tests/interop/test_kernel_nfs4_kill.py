@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.guest_work import DATA, NAMES, await_progress, ring
+from tests.interop.guest_work import DATA, NAMES, UNTIL_TOLD, await_progress, ring
 from tests.interop.kernel import PRELUDE
 from tests.interop.running import SHARE, RunningNode
 from tests.kernel_client import Options, run_script
@@ -40,8 +40,9 @@ names 1 /a & one=$!
 names 2 /b & two=$!
 data 3 /a & three=$!
 echo working
-read -r _ < /dev/tcp/$HOST/%(bell)d  # until the node has been killed often enough
-touch /tmp/stop
+"""
+
+AFTER = """
 wait $one && wait $two && wait $three
 locked after
 [ "$(cat <&9)" = orphan ] || fail "what was open without a name is lost"
@@ -81,7 +82,7 @@ def test_the_kernels_client_keeps_its_locks_while_the_node_is_killed(tmp_path: P
     node.start()
     try:
         with socket.create_server(("127.0.0.1", 0)) as bell, ThreadPoolExecutor(1) as threads:
-            script = PRELUDE + NAMES + DATA + SCRIPT % {"share": SHARE, "port": port, "bell": bell.getsockname()[1]}
+            script = PRELUDE + NAMES + DATA + SCRIPT % {"share": SHARE, "port": port} + UNTIL_TOLD % {"host": "$HOST", "bell": bell.getsockname()[1]} + AFTER
             guest = threads.submit(run_script, script, (), Options(timeout_s=LIMIT_S), printed.extend)
             try:
                 kill_again_and_again(node, printed, lambda: guest.done() or b" at line " in printed)
