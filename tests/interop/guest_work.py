@@ -70,10 +70,11 @@ touch /tmp/stop
 
 
 def waits_for_itself(said: str) -> bool:
-    """Whether the guest stood still although no SMB request of its was without an answer, by the list of those under way in its DebugData: Linux 6.1 does,
-    rarely, after its connection was broken several times in a row (seen once; the bytes of that connection added up to answers for all requests, the
-    last of them a handle that was reconnected)."""
-    return "told: stuck" in said and "MIDs:" in said and re.search(r"^\s*State: \d+ com: \d+", said, re.MULTILINE) is None
+    """Whether the guest stood still although no SMB request of its was without an answer, by the list of those under way in its DebugData, and no call of
+    NFS, by its blocked tasks: Linux 6.1 does, rarely, after its connection was broken several times in a row (seen once; the bytes of that connection
+    added up to answers for all requests, the last of them a handle that was reconnected)."""
+    owed = re.search(r"^\s*State: \d+ com: \d+", said, re.MULTILINE) or "rpc_wait" in said
+    return "told: stuck" in said and "MIDs:" in said and not owed
 
 
 def ring(bell: socket.socket, over: Callable[[], bool], say: str = "enough") -> None:
