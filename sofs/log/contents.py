@@ -13,9 +13,8 @@ from sofs.log.copies import Copies
 from sofs.log.mending import fetch_missing
 from sofs.log.reading import SegmentReader, next_segment
 from sofs.log.remote import RemoteReplica
-from sofs.log.remotes import Hold
 from sofs.log.replica import LocalReplica
-from sofs.log.stretch import Stretch, origin, read_stretch
+from sofs.log.stretch import Stretch, read_stretch
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 
@@ -35,11 +34,6 @@ class Contents(Copies):
     """The same, always."""
     _size: int
     """Of a segment."""
-
-    @property
-    def mark(self) -> Mark:
-        """The end, for a checkpoint to note."""
-        raise NotImplementedError
 
     def read(self, address: int, into: memoryview, replica: int = 0) -> Awaitable[None] | None:
         if address >= self._written:
@@ -100,22 +94,6 @@ class Contents(Copies):
             at = record.next
 
     # For other nodes
-
-    async def hold(self) -> tuple[Hold, Mark]:
-        """Keeps everything that the log has now, for a learner that is to be made; and the mark that its log is to begin at.
-
-        To be released once that has joined. Raises `Damaged`, `DiskFailed`, `Unavailable`.
-        """
-        self._check_alive()
-        self._write()
-        replica = self._replicas[0]
-        assert isinstance(replica, LocalReplica)
-        hold = Hold(self.remotes.holds, self.start)
-        try:
-            return hold, await origin(replica, self.start, self.mark)
-        except BaseException:
-            hold.release()
-            raise
 
     def stretch(self, after: Mark, length: int) -> "asyncio.Future[Stretch]":
         return asyncio.ensure_future(self._stretch(after, length))

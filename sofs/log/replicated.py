@@ -26,7 +26,9 @@ from sofs.log.contents import Contents
 from sofs.log.gates import Gates
 from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
 from sofs.log.remote import RemoteReplica
-from sofs.log.replica import FIRST, Replica
+from sofs.log.remotes import Hold
+from sofs.log.replica import FIRST, LocalReplica, Replica
+from sofs.log.stretch import origin
 from sofs.log.syncing import GroupSync
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
@@ -286,6 +288,22 @@ class ReplicatedLog(Contents):
         if remote.synced < self._asked:
             remote.sync(self._asked)
         self._advance()
+
+    async def hold(self) -> tuple[Hold, Mark]:
+        """Keeps everything that the log has now, for a learner that is to be made; and the mark that its log is to begin at.
+
+        To be released once that has joined. Raises `Damaged`, `DiskFailed`, `Unavailable`.
+        """
+        self._check_alive()
+        self._write()
+        replica = self._replicas[0]
+        assert isinstance(replica, LocalReplica)
+        hold = Hold(self.remotes.holds, self.start)
+        try:
+            return hold, await origin(replica, self.start, self.mark)
+        except BaseException:
+            hold.release()
+            raise
 
     async def establish(self) -> None:
         """Completes when all copies that count have this log and nothing else, and have promised to take nothing over: from now on this log serves.

@@ -166,7 +166,7 @@ class Cleaner:
             self._log.trim(Lsn(below))
 
     async def destage(self, fill: float = 0.0) -> None:
-        """Destages and trims until the log is no fuller than this, as far as it is stable."""
+        """Destages and trims until the log is no fuller than this, as far as it is stable and what is left is worth a step."""
         async with self._turn:
             while self.fill > fill and self._waiting(fill, self._step(fill)) and await self._destage_once(fill):
                 await self._shorten()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -67,14 +66,6 @@ if [ "$said" != enough ]; then
 fi
 touch /tmp/stop
 """
-
-
-def waits_for_itself(said: str) -> bool:
-    """Whether the guest stood still although no SMB request of its was without an answer, by the list of those under way in its DebugData, and no call of
-    NFS, by its blocked tasks: Linux 6.1 does, rarely, after its connection was broken several times in a row (seen once; the bytes of that connection
-    added up to answers for all requests, the last of them a handle that was reconnected)."""
-    owed = re.search(r"^\s*State: \d+ com: \d+", said, re.MULTILINE) or "rpc_wait" in said
-    return "told: stuck" in said and "MIDs:" in said and not owed
 
 
 def ring(bell: socket.socket, over: Callable[[], bool], say: str = "enough") -> None:
