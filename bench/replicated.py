@@ -39,6 +39,7 @@ from tests.elastic import PASSWORD, USER, Member, sofs
 SIZE = 32 << 20
 DISK_GIB = 6.0
 SETTLE_S = 10.0
+COPIES_S = 60.0
 IDLE_S = 20.0
 POLICIES = {1: "simple", 2: "mirror(2) across host", 3: "mirror(3) across host"}
 FORWARDED = "2-elsewhere"
@@ -116,11 +117,23 @@ class Cluster:
                 found += int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)$", status.read_text(), re.MULTILINE)[0])
         return found
 
-    def check_homes(self) -> None:
-        """Every volume is where the rows say that it is."""
-        at = {volume.name: volume.coordinator for volume in self.nodes[0].admin.ask(api.Operations.volumes)}
-        wrong = {name: at[f"v{name}"] for name, home in HOMES.items() if at[f"v{name}"] != self.nodes[home].name}
-        assert not wrong, f"coordinated elsewhere: {wrong}"
+    def _wrong(self) -> list[str]:
+        """The volumes that are not where the rows say that they are, or have not as many copies."""
+        volumes = self.nodes[0].admin.ask(api.Operations.volumes)
+        found = {volume.name: (volume.coordinator, sum(replica.in_sync for replica in volume.replicas)) for volume in volumes}
+        wanted = {f"v{name}": (self.nodes[home].name, int(name[0])) for name, home in HOMES.items()}
+        return [f"{name} at {found[name]} instead of {each}" for name, each in wanted.items() if found[name] != each]
+
+    async def settle(self) -> None:
+        """Until all volumes have their copies."""
+        until = time.monotonic() + COPIES_S
+        while self._wrong():
+            assert time.monotonic() < until, self._wrong()
+            await asyncio.sleep(0.2)
+
+    def check(self) -> None:
+        wrong = self._wrong()
+        assert not wrong, f"coordinator and copies: {wrong}"
 
     def etcd_requests(self) -> Counter[str]:
         """All that it has been asked, by whomever, by kind; what comes over a stream counts, too."""
@@ -165,7 +178,7 @@ class Bench:
         self._settle()
         for row in ROWS:
             self._row(scene, row, copies, forwarded)
-        self._cluster.check_homes()
+        self._cluster.check()
 
     def _drive(self, scene: Scene, worker: Worker, depth: int, seconds: float, more: Any = None) -> Any:
         channel = scene.files.channel()
@@ -277,8 +290,7 @@ async def measure(directory: Path, seconds: float, protocols: list[str], copies:
     try:
         await cluster.start()
         bench = Bench(cluster, seconds)
-        await asyncio.sleep(10)  # until the newest volume has all its copies
-        cluster.check_homes()
+        await cluster.settle()
         print(json.dumps({"exchange_us": round(exchange_us(), 1), "load": os.getloadavg()}), flush=True)
         bench.rest()
         for protocol in protocols:
