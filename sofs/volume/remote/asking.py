@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from sofs.cluster import Answer, Interconnect, NodeId, Peer
-from sofs.errors import Fenced, NotSupported, PeerError, SofsError, Unavailable
+from sofs.errors import Fenced, PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Timer
 from sofs.types import Lsn, VolumeId
 from sofs.volume.remote.messages import (
@@ -247,7 +247,7 @@ class Asker:
     def _understood(self, outcome: Answer | SofsError) -> Found | SofsError | None:
         """None: it has to be asked again."""
         if isinstance(outcome, SofsError):
-            return None if isinstance(outcome, (Unavailable, NotSupported)) else outcome
+            return None if isinstance(outcome, Unavailable) else outcome
         try:
             found = decode_answer(outcome.body if len(outcome.body) else outcome.payload[0] if outcome.payload else b"")
         except PeerError as error:

@@ -14,12 +14,13 @@ from sofs.errors import (
     Fenced,
     LockConflict,
     NotFound,
+    NotSupported,
     SharingViolation,
     Unavailable,
 )
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
-from sofs.types import ROOT, Level, Lsn, VolumeId
+from sofs.types import ROOT, Kind, Level, Lsn, VolumeId
 from sofs.volume.api import (
     Access,
     Acknowledge,
@@ -34,6 +35,7 @@ from sofs.volume.api import (
     Open,
     Reconnect,
     Remove,
+    SetReparse,
     Stateless,
     Token,
     Unlock,
@@ -111,6 +113,18 @@ def test_an_error_arrives_as_it_was_raised() -> None:
         rig.make_name(b"f")
         with pytest.raises(Exists, match="f"):
             rig.make_name(b"f")
+
+    run(scenario)
+
+
+def test_what_the_volume_refuses_to_do_at_all_is_told_and_keeps_nobody_else_waiting() -> None:
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f", access=READS | Access.DELETE | Access.WRITE_ATTRIBUTES)
+        await rig.put(rig.smb(b"f").open, 0, b"not empty")
+        eras = rig.between.far._asker._era  # type: ignore[union-attr]
+        with pytest.raises(NotSupported, match="only an empty file"):
+            rig.ask(SetReparse(opened.open, Kind.SYMLINK, b"elsewhere"))
+        assert rig.between.far._asker._era == eras  # type: ignore[union-attr]
 
     run(scenario)
 
