@@ -146,6 +146,18 @@ class Registry:
                 return
         raise Unavailable(f"{what} is being changed by somebody else; try again")
 
+    async def note_disk_state(self, id: int, state: str) -> None:
+        """Change a disk's recorded state, unless the disk has been removed: nobody would ever take its record out again."""
+        key = keys.disk(id)
+        for _ in range(TRIES):
+            entry = await self.store.get(key)
+            if entry is None:
+                return
+            value = msgspec.structs.replace(DiskRecord.decode(entry.value), state=state).encode()
+            if entry.value == value or await self._transact(Condition(key, entry.revision), [Put(key, value)], key, value):
+                return
+        raise Unavailable(f"disk {id:016x} is being changed by somebody else; try again")
+
     async def delete(self, key: str, what: str) -> None:
         """Raises `NotFound`."""
         for _ in range(TRIES):

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from sofs.cluster import Interconnect
@@ -191,9 +190,7 @@ class Pools:
                 # What the operator wanted outlasts trouble with the disk.
                 wanted = record.state in (State.DRAINING, State.RETIRED) and status.state in (State.MISSING, State.FAILED)
                 if status.own and status.id == record.id and status.state != record.state and not wanted:
-                    fresh = msgspec.structs.replace(record, state=str(status.state))
-                    what = f"disk {record.id:016x}"
-                    await self.registry.put(keys.disk(record.id), fresh.encode(), what=what, replace=True)
+                    await self.registry.note_disk_state(record.id, str(status.state))
 
     def places(self, record: VolumeRecord) -> list[Place]:
         """Where the replicas of a volume's log lie on this node's disks: beside their arenas."""

@@ -10,10 +10,11 @@ import pytest
 
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
+from sofs.coordination import keys as store_keys
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import DiskFailed, Exists, InvalidArgument, NotFound
 from sofs.hosting import SYSTEM, Host, Hosted
-from sofs.records import Registry
+from sofs.records import DiskRecord, Registry
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
@@ -283,5 +284,25 @@ def test_a_disk_that_is_drained_loses_its_copy_of_the_log_to_another_disk(tmp_pa
         shutil.move(tmp_path / "disk0", tmp_path / "away")
         async with hosted_on(tmp_path) as host:
             assert noted(host.named("v")) == b"kept" and host.named("v").state == ("serving", "")
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_is_removed_while_its_state_is_being_recorded_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        async with hosted_on(tmp_path) as host:
+            added = await host.add_disk(str(tmp_path / "disk2"), "ssd", "p", 2 << 30, False)
+            await host.pools["p"].drain(added.id)
+            read = host.registry.disks
+
+            async def removed_meanwhile() -> list[DiskRecord]:
+                records = await read()
+                await host.registry.delete(store_keys.disk(added.id), "the disk")
+                return records
+
+            monkeypatch.setattr(host.registry, "disks", removed_meanwhile)
+            await host.note_states()
+            assert added.id not in {record.id for record in await read()}
 
     asyncio.run(main())
