@@ -458,6 +458,12 @@ class Members:
         after(member.state, event)  # raises if that makes no sense now
         member.draining = on
         self.happened(member, event, "by the operator")
+        if member.disk is None:  # it was retired when the node started, so it has not been opened
+            try:
+                self._try_open(member, True)
+            except Unavailable as error:
+                self.happened(member, Event.ABSENT, str(error))  # another process has it: the probe tries again
+            self._share_revocations()
         if on and isinstance(member.disk, LocalDisk) and member.disk.empty:
             self.emptied(id)
         return member.state

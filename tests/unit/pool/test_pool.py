@@ -704,6 +704,26 @@ def test_a_drained_disk_takes_nothing_new_and_retires_when_empty(host: Host) -> 
     host.run(main())
 
 
+@pytest.mark.parametrize("pulled", [False, True])
+def test_a_retired_disk_that_is_wanted_again_after_a_restart_is_opened_first(host: Host, pulled: bool) -> None:
+    async def main() -> None:
+        rig = make_rig(host.files, host.random, host.root, 2)
+        wanted = rig.specs[0]
+        assert rig.pool.members.drain(wanted.id) is State.RETIRED
+        await rig.pool.close()
+        if pulled:
+            host.files.rename(wanted.path, f"{host.root}/pulled")
+        again = Rig(host.files, host.random, [wanted._replace(state=State.RETIRED), rig.specs[1]])
+        assert again.pool.members.drain(wanted.id, False) is (State.MISSING if pulled else State.HEALTHY)
+        if pulled:
+            host.files.rename(f"{host.root}/pulled", wanted.path)
+            assert await again.pool.members.reopen(wanted.id) is State.HEALTHY
+        assert healthy(again.pool, await again.write(1))
+        await again.pool.close()
+
+    host.run(main())
+
+
 def test_a_disk_that_was_away_is_still_to_be_drained(host: Host) -> None:
     async def main() -> None:
         rig = make_rig(host.files, host.random, host.root, 3)
