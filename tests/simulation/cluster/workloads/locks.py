@@ -5,6 +5,7 @@ reconnects its persistent handle at another gateway, an NFS client goes on using
 under it. Only when the verifier says that memory was lost may opens and locks be gone.
 """
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn, cast
@@ -33,8 +34,10 @@ from sofs.volume.api import (
     Open,
     Opened,
     Reconnect,
+    Reply,
     ShareMode,
     Unlock,
+    Volume,
 )
 from tests.simulation.cluster.client import SUPER, Client, stateless
 from tests.simulation.cluster.workloads.base import Workload
@@ -75,6 +78,8 @@ class _Locker:
         self.guid = b""
         self.opens = 0
         self.holds: list[_Held] = []
+        self.closing = False
+        """The CLOSE has been sent: from then on the open may be gone, also if nobody says so."""
 
     def owner(self) -> bytes:
         return b"" if self.smb else b"locker " + self.id
@@ -153,6 +158,8 @@ class Locks(Workload):
                 # Without a token of the client's: what one gateway was answered says nothing of another one's connection.
                 answer = await client.call(request, level=Level.COMMITTED)
             except (NotFound, Closed, Stale) as error:
+                if locker.closing:
+                    raise _Closed from None
                 self._gone(locker, error)
             reply = answer.reply
             if not isinstance(reply, Bound):
@@ -240,10 +247,20 @@ class Locks(Workload):
         assert locker.open is not None
         client = locker.client
         locker.holds.clear()  # once this is sent, they may be gone
+        request, token = Close(locker.open), client.token()
+
+        def close(volume: Volume, by: Binding) -> Reply | Awaitable[Reply]:
+            locker.closing = True
+            return volume.call(request, token, by)
+
         try:
-            await client.call(Close(locker.open), client.token(), Level.STABLE)
+            await client.send(close, Level.STABLE, "Close")
         except (Closed, Stale, NotFound, Fenced, SharingViolation) as error:
             self._gone(locker, error)
+        except _Closed:
+            pass
+        finally:
+            locker.closing = False
         locker.open = None
         client.note("closed")
 
@@ -268,6 +285,10 @@ class Locks(Workload):
         except LockConflict as error:
             assert self.cluster.memory_lost, f"{self.kind}{self.number}: a lock is left that nobody holds: {error}"
         await self._close(locker)
+
+
+class _Closed(Exception):
+    """The client's open is gone, as it has asked: the CLOSE was carried out, and its answer lost."""
 
 
 class _Lost(Exception):
