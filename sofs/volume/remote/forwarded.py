@@ -71,15 +71,15 @@ class RemoteVolume:
         self._opening += opening
 
         def then(found: Found | SofsError, payload: Buffer) -> None:
+            if not future.done():
+                if isinstance(found, Answered):
+                    future.set_result(found.reply)
+                    self._advance()
+                else:
+                    future.set_exception(found if isinstance(found, SofsError) else PeerError("a call is answered with a reply"))
             if opening:
-                self._opened(request, found)
-            if future.done():
-                return
-            if isinstance(found, Answered):
-                future.set_result(found.reply)
-                self._advance()
-            else:
-                future.set_exception(found if isinstance(found, SofsError) else PeerError("a call is answered with a reply"))
+                # Whoever waits for the reply runs in the loop's next round, and this behind that. (What the clock puts off may be done before.)
+                self._loop.call_soon(self._loop.call_soon, self._opened, request, found)
 
         question = self._asker.ask(Kind.CALL, rest, b"", type(request) in REPEATABLE, then)
 
@@ -194,7 +194,7 @@ class RemoteVolume:
         self.tell(upcall)
 
     def _opened(self, request: Request, found: Found | SofsError) -> None:
-        """An open has been answered: what came before the gateway could know of it is told again, when it has been told of it."""
+        """The gateway knows of an open: what came before it did is told again."""
         self._opening -= 1
         again = []
         if isinstance(found, Answered) and self._overheard:
@@ -202,12 +202,7 @@ class RemoteVolume:
             again = [upcall for upcall in self._overheard if mine & _opens_in(upcall)]
         if not self._opening:
             self._overheard = []
-        if again:
-            # Whoever waits for the reply runs in the next round of the loop; this is behind that.
-            self._clock.call_soon(lambda: self._clock.call_soon(lambda: self._tell_all(again)))
-
-    def _tell_all(self, upcalls: list[Upcall]) -> None:
-        for upcall in upcalls:
+        for upcall in again:
             self.tell(upcall)
 
 

@@ -18,9 +18,10 @@ from sofs.errors import (
     SharingViolation,
     Unavailable,
 )
+from sofs.locks import GrantKind
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
-from sofs.types import ROOT, Kind, Level, Lsn, VolumeId
+from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, VolumeId
 from sofs.volume.api import (
     Access,
     Acknowledge,
@@ -33,6 +34,7 @@ from sofs.volume.api import (
     Lookup,
     MakeSnapshot,
     Open,
+    Recall,
     Reconnect,
     Remove,
     SetReparse,
@@ -40,7 +42,7 @@ from sofs.volume.api import (
     Token,
     Unlock,
 )
-from sofs.volume.remote.messages import Reached
+from sofs.volume.remote.messages import Reached, Recalled
 from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.volume import LocalVolume
 from tests.unit.volume.remote.far_rig import GATEWAY, HERE, FarRig, pump
@@ -433,6 +435,32 @@ def test_a_recall_that_overtakes_the_reply_to_its_open_is_told_again_behind_it()
         assert order[-1] == "recall" and "reply" in order
         rig.ask(Acknowledge(reply.attributes.inode, b"k", RH))
         await waiting
+
+    run(scenario)
+
+
+def test_a_recall_that_comes_with_the_reply_to_its_open_is_told_to_who_has_seen_the_reply() -> None:
+    async def scenario(rig: FarRig) -> None:
+        far, known, told = rig.between.far, [], []
+        asker = far._asker
+        assert asker is not None
+        rig.told.recall = lambda volume, recall: told.append(bool(known))  # type: ignore[method-assign]
+        finish = asker._finish
+
+        def finish_and_recall(question: Any, found: Any, payload: Any = b"") -> None:
+            finish(question, found, payload)
+            recall = Recall(Inode(2), b"k", GrantKind.LEASE, (found.reply.open,), RWH, RH, True, 2, 2, OpenId(0))
+            far._far.heard(Recalled(recall))
+
+        asker._finish = finish_and_recall  # type: ignore[method-assign]
+
+        async def gateway() -> None:
+            known.append(await far.call(rig.smb_request(b"f", rights=RWH, key=b"k"), None, SMB))
+
+        await gateway()
+        asker._finish = finish  # type: ignore[method-assign]
+        await asyncio.sleep(0.1)
+        assert told == [False, True]
 
     run(scenario)
 
