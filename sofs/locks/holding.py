@@ -10,7 +10,7 @@ from sofs.locks.sharing import WRITES
 from sofs.locks.state import STATELESS, Dropped, FileState, Revoked, Step, replace_grant
 from sofs.types import OpenId
 
-__all__ = ["acknowledge", "expire", "request", "room"]
+__all__ = ["acknowledge", "expire", "remind", "request", "room"]
 
 
 def request(
@@ -47,6 +47,17 @@ def acknowledge(state: FileState, key: bytes, kept: int) -> Step:
         return step
     kept_now = msgspec.structs.replace(held, rights=kept)
     return step._replace(upcalls=(recall_upcall(state, kept_now, left, tell),))
+
+
+def remind(state: FileState, key: bytes) -> Step:
+    """Tells a holder that is back what it has yet to answer: it may have gone without having heard of it. The epoch is a new one, so that nobody takes
+    this for what the holder was told when it came back (clients leave alone what is not newer)."""
+    held = state.grant(key)
+    if held is None or not held.recalling:
+        return Step(state)
+    again = msgspec.structs.replace(held, epoch=held.epoch + 1 & 0xFFFF)
+    state = replace_grant(state, key, again)
+    return Step(state, (recall_upcall(state, again, again, again.told),))
 
 
 def expire(state: FileState, key: bytes) -> Step:

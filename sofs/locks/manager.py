@@ -185,6 +185,10 @@ class LockManager:
         self._become(inode, step)
         return step.state.grant(key)
 
+    def remind(self, inode: Inode, key: bytes) -> None:
+        """Tells a grant's holder once more what is being recalled, if anything is."""
+        self._become(inode, holding.remind(self.state(inode), key))
+
     # States
 
     def state(self, inode: Inode) -> FileState:

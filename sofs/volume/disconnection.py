@@ -152,5 +152,7 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
         raise
     if opened.guid:
         opened.answer = reply
+    if reply.breaking:
+        core.clock.call_soon(lambda: core.locks.remind(opened.inode, opened.key))  # behind the answer
     core.repeated["reconnected"] += 1
     return reply

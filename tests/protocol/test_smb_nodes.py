@@ -373,6 +373,33 @@ def test_a_lease_is_broken_whose_holder_is_at_another_node(tmp_path: Path) -> No
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_who_comes_back_is_told_of_the_break_that_it_has_not_answered(tmp_path: Path, elsewhere: bool) -> None:
+    """It may have missed it, and would go on with what is taken from it when its time is over."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        holder, other = await at(one), await at(two, guid=b"2" * 16)
+        file, _ = await made(holder, "x", *persistent())
+        waiting = other.request(Command.CREATE, smb.create("x"))
+        await holder.broken()
+        if elsewhere:
+            await nodes.kill(one)
+        else:
+            holder.core.closed("the test cut it")
+        assert (await other.final(waiting)).status == Status.FILE_NOT_AVAILABLE
+        moved = await at(two if elsewhere else one)
+        _, told = await made(moved, "x", *back_to(file))
+        assert told.lease == RWH
+        (again,) = await moved.broken()
+        assert KEY in again
+        waiting = other.request(Command.CREATE, smb.create("x"))
+        assert (await moved.ask(Command.OPLOCK_BREAK, smb.lease_break(KEY, RH))).status == 0
+        assert (await other.final(waiting)).status == 0
+
+    run(tmp_path, scenario)
+
+
 # Volumes that move under a gateway
 
 
