@@ -11,7 +11,7 @@ import structlog
 from sofs.cluster import Incarnation, Interconnect, NodeId
 from sofs.cluster.vips.here import Addresses, Doorkeeper, Here, is_own
 from sofs.cluster.vips.keeping import Keeping
-from sofs.cluster.vips.known import Facts, Known
+from sofs.cluster.vips.known import Facts, Holding, Known
 from sofs.cluster.vips.lasting import kernel_seconds
 from sofs.cluster.vips.placing import Vip, place
 from sofs.cluster.vips.records import HolderRecord, VipRecord
@@ -136,14 +136,14 @@ class Vips:
 
     def _look_at(self, record: VipRecord, plan: Mapping[str, int]) -> None:
         address, me = record.address, self._me.node
-        holder, belongs = self.holder(address), plan.get(address, me)
+        found, holder, belongs = self._known.holders.get(address), self.holder(address), plan.get(address, me)
         if holder == self._me and belongs != me:
             if self._is_settled(record, belongs):
                 self._begin(address, self._give(record, belongs))
         elif holder == self._me:
             self._wishes.pop(address, None)
             if not self._counts(address):
-                self._begin(address, self._claim(record))
+                self._begin(address, self._claim(record, found))
             elif address not in self._here:
                 self._begin(address, self._take(record))
         elif holder is not None:
@@ -151,7 +151,7 @@ class Vips:
                 self._here.drop(address)
         elif address in plan and (belongs == me or address in self._here):
             # What the lease that has ended has left behind stays here, if the others' promises have kept it so long.
-            self._begin(address, self._claim(record))
+            self._begin(address, self._claim(record, found))
 
     def _plan(self) -> dict[str, int]:
         known, facts = self._known, self._known.facts()
@@ -171,8 +171,10 @@ class Vips:
         return address not in self._here and self._keeping.promises.bound(self._clock.boottime())
 
     def _may_take(self, address: str) -> bool:
-        """Whether what is known suffices to let clients in there: what others have promised is only for what is held already; and a claim that was made
-        long after it was asked for must not break a promise that was given in between."""
+        """Whether what is known suffices to let clients in there: what others have promised is only for what is held already, and so is what a node has that
+        leaves; and a claim that was made long after it was asked for must not break a promise that was given in between."""
+        if self._leaving and address not in self._here:
+            return False
         left = self._keeping.lasting.left(self._clock.boottime())
         lasts = left > 0 if is_own(address) else kernel_seconds(left) > 0
         return lasts and self._keeping.answers and not self._is_bound(address) and self.holder(address) == self._me and self._counts(address)
@@ -201,10 +203,9 @@ class Vips:
 
         self._working[address] = asyncio.create_task(do())
 
-    async def _claim(self, record: VipRecord) -> None:
-        """Becomes the holder, if nobody else does meanwhile."""
-        address = record.address
-        found, lease = self._known.holders.get(address), self._keeping.lease
+    async def _claim(self, record: VipRecord, found: Holding | None) -> None:
+        """Becomes the holder in the place of `found`, which was looked at: not of whoever has been heard of since."""
+        address, lease = record.address, self._keeping.lease
         if lease is None or (found is None and self._is_bound(address)):
             return
         key = keys.holder(address)

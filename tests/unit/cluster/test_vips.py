@@ -346,6 +346,52 @@ def test_a_leaving_node_hands_its_group_over_and_has_nothing_left() -> None:
     run(test)
 
 
+def test_a_claim_is_for_what_was_looked_at_and_takes_nothing_from_a_holder_that_was_heard_of_meanwhile() -> None:
+    """The look and the claim are two ticks, and what the watch tells may come in between: here of a node that begins its lease anew, behind a cut, while
+    another has its address by now."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 12)
+            known, key = w.vips[1]._known, keys.holder(A)
+            former = known.holders[A]
+            w.lines[1].up = False
+            await w.until(lambda: w.where(A) in (2, 3), 12)
+            there = w.where(A)
+            now = await w.store.get(key)
+            assert now is not None
+            w.lines[1].up = True
+            await w.until(lambda: (lease := w.vips[1]._keeping.lease) is not None and lease.id != former.lease and 1 in known.candidates(), 12)
+            known.holders[A] = former
+            w.vips[1].look()
+            assert A in w.vips[1]._working
+            known.note(A, now)
+            await w.until(lambda: not w.vips[1]._working, 5)
+            entry = await w.store.get(key)
+            assert entry is not None and entry.revision == now.revision and w.where(A) == there
+
+    run(test)
+
+
+def test_a_node_that_leaves_takes_no_address_that_it_was_just_claiming() -> None:
+    """It would let clients in only to send them away: where it ends because it was shut out, with answers that are worth nothing."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 12)
+            w.doors[1].slow = 1.0
+            await w.crash(2, reaped=True)
+            await w.until(lambda: any(w.vips[number]._working for number in (1, 3)), 5)
+            taking = next(number for number in (1, 3) if w.vips[number]._working)
+            await w.until(lambda: (found := w.vips[taking]._known.holder(B)) is not None and found.node == taking, 5)
+            had = list(w.kernels[taking].announced)
+            await w.vips[taking].leave()
+            await w.until(lambda: w.where(B) == 4 - taking, 12)
+            assert B not in w.kernels[taking].announced[len(had) :]
+
+    run(test)
+
+
 def test_an_address_follows_its_volume() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, VipRecord(address=A, volume=77)) as w:
