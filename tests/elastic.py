@@ -219,10 +219,10 @@ class Elastic:
         self.go.clear()
         await self._quiet(what)
         await self._until(WHOLE_S, "every copy is in step", self._not_whole)
-        longest = [writer.longest(since) for writer in self.writers]
+        longest = [writer.longest(since).took for writer in self.writers]
         self.pauses += longest
         for writer in self.writers:
-            writer.durations.clear()
+            writer.changes.clear()
         await self._compare(what)
         self.steps += 1
         print(f"{what}: took {taken:.1f} s, longest pause of a writer {max(longest):.2f} s; {self._shares()}", flush=True)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.failover.faults import Fault
@@ -21,7 +21,10 @@ from tests.interop.ledger import Files
 PROTOCOLS = ("smb", "nfs3", "nfs4")
 OTHER = {"smb": "nfs3", "nfs3": "smb", "nfs4": "smb"}
 """Through which protocol a writer's directory is compared."""
-BEFORE_S, AFTER_S = (0.5, 1.5), (1.0, 2.0)
+BEFORE_S, AFTER_S = (0.3, 1.0), (0.2, 1.0)
+LONGER_S = (0.0, 0.0, 0.2, 0.5, 0.5, 1.0, 2.0, 8.0)
+"""So much longer than every client needs to go on a fault lasts: most times little, so that it is mended while the cluster still gets over it, now and then
+so long that it replaces what is away."""
 WHOLE_S = 90.0
 """Until the cluster has all copies again after a fault was mended."""
 QUIET_S = 170.0
@@ -126,6 +129,8 @@ class Harness:
     async def _round(self, fault: Fault, number: int, go: asyncio.Event) -> None:
         score, at, began = self.score, f"{fault.name}, round {number + 1}", time.monotonic()
         resent = sum(writer.resent for writer in self.writers)
+        if fault.alone:
+            await self._until(at, self._crowded)
         repeated = await self._repeated()
         rewritten = sum(writer.rewritten for writer in self.writers)
         await asyncio.gather(*(writer.be_cautious(fault.power) for writer in self.writers))
@@ -133,24 +138,27 @@ class Harness:
         await asyncio.sleep(self.chance.uniform(*BEFORE_S))
         since = time.monotonic()
         try:
-            await fault.happen(self.lab)
+            await fault.happen(self.lab, self._over)
         except Exception as error:  # what the lab or a node could not do is an error of the round, and the others go on
             score.errors += 1
             score.complain(f"{at}: {error!r}")
+        mended = time.monotonic()
+        await self._until(at, self._not_whole)
         await asyncio.sleep(self.chance.uniform(*AFTER_S))
         go.clear()
         await self._quiet(at)
-        mended = time.monotonic()
+        stood = time.monotonic()
         over = asyncio.Event()
         idle = asyncio.create_task(self._renew(over))
-        await asyncio.gather(self._whole(at), self._compare(at))
+        await self._compare(at)
         over.set()
         await idle
-        slowest = max(self.writers, key=lambda writer: writer.longest(since))
+        slowest = max(self.writers, key=lambda writer: writer.longest(since).took)
         for writer in self.writers:
-            score.pauses.setdefault(fault.name, []).append(writer.longest(since))
+            score.pauses.setdefault(fault.name, []).append(writer.longest(since).took)
+        longest = slowest.longest(since)
         for writer in self.writers:
-            writer.durations.clear()
+            writer.changes.clear()
         again = sum(writer.resent for writer in self.writers) - resent
         score.resent += max(0, again)
         score.caught[fault.name] = score.caught.get(fault.name, 0) + (again > 0)
@@ -165,10 +173,12 @@ class Harness:
         score.took[fault.name] = score.took.get(fault.name, 0.0) + ended - began
         print(
             f"{time.strftime('%H:%M:%S')} {at}: longest pause {worst:.2f} s ({slowest.protocol}), {again} requests sent again, {known} known to the servers; "
-            f"{ended - began:.1f} s, {ended - mended:.1f} of them until all was whole and compared; "
+            f"{since - began:.1f} s before, {mended - since:.1f} of the fault, {stood - mended:.1f} until all was whole, {ended - stood:.1f} to compare; "
             f"{score.lost} lost, {score.wrong} wrong, {score.errors} errors so far",
             flush=True,
         )
+        if longest.told:
+            print(f"    {longest.told}", flush=True)
 
     def _forgotten(self) -> int:
         forgotten = sum(writer.forgotten for writer in self.writers)
@@ -206,26 +216,41 @@ class Harness:
                 self.score.complain(f"{at}: {trouble}")
             writer.errors.clear()
 
-    async def _whole(self, at: str) -> None:
-        """Until every copy is in step again, as the next fault expects."""
+    async def _over(self) -> None:
+        """Until every writer has carried out a change that it began from now on, or is past what a client waits, and a while longer."""
+        since = time.monotonic()
+        while not all(writer.has_gone_on(since) for writer in self.writers):
+            if time.monotonic() > since + QUIET_S:
+                return  # the round says who waits, as soon as all should have stopped
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(self.chance.choice(LONGER_S))
+
+    async def _until(self, at: str, missing: Callable[[], Awaitable[str]]) -> None:
+        """Until nothing is missing, as the next fault expects."""
         until = time.monotonic() + WHOLE_S
-        why = ""
-        while time.monotonic() < until:
+        while True:
             try:
-                cluster = await self.lab.cluster(self.lab.names[-1])
-                crowded = await self.lab.crowded(self.lab.names[-1])
-            except Exception as error:
+                why = await missing()
+            except Exception as error:  # a node that begins anew
                 why = repr(error)
-            else:
-                bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
-                bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
-                bad += crowded
-                if cluster.quorum and not bad:
-                    return
-                why = "; ".join(bad) or "etcd has no quorum"
+            if not why:
+                return
+            if time.monotonic() > until:
+                self.score.errors += 1
+                self.score.complain(f"{at}: not within {WHOLE_S:.0f} s: {why}")
+                return
             await asyncio.sleep(0.2)
-        self.score.errors += 1
-        self.score.complain(f"{at}: not whole again after {WHOLE_S:.0f} s: {why}")
+
+    async def _not_whole(self) -> str:
+        """What keeps copies from being in step again and clients from having all addresses."""
+        cluster = await self.lab.cluster(self.lab.names[-1])
+        bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
+        bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
+        bad += [f"{address} is at no node" for address, holder in (await self.lab.holders(self.lab.names[-1])).items() if not holder]
+        return "; ".join(bad) or ("" if cluster.quorum else "etcd has no quorum")
+
+    async def _crowded(self) -> str:
+        return "; ".join(await self.lab.crowded(self.lab.names[-1]))
 
     # Comparing, through another node and the other protocol
 

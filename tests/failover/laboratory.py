@@ -94,11 +94,15 @@ class Laboratory:
         volumes = await asyncio.to_thread(self.admin(at).ask, api.Operations.volumes)
         return next(volume for volume in volumes if volume.name == self.about["volume"])
 
+    async def holders(self, at: str) -> dict[str, str]:
+        """By virtual address the node that has it, as this node knows it; empty: none has."""
+        return {vip.address: vip.holder for vip in await asyncio.to_thread(self.admin(at).ask, api.Operations.vips)}
+
     async def crowded(self, at: str) -> list[str]:
         """Virtual addresses that are not at a node of their own, as this node knows it."""
-        vips = await asyncio.to_thread(self.admin(at).ask, api.Operations.vips)
-        holders = [vip.holder for vip in vips]
-        return [f"{vip.address} is at {vip.holder or 'no node'}" for vip in vips if not vip.holder or holders.count(vip.holder) > 1]
+        holders = await self.holders(at)
+        nodes = list(holders.values())
+        return [f"{address} is at {node or 'no node'}" for address, node in holders.items() if not node or nodes.count(node) > 1]
 
     async def repeated(self, at: str) -> Counted:
         """How many requests this node's process has known again: its gateways, and the volume if it coordinates that."""

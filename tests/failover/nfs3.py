@@ -11,7 +11,7 @@ from typing import Any
 from gateways.nfs.v3 import messages as m
 from gateways.nfs.xdr import decode, encode
 from tests.failover import COMMIT_AFTER_S, CONNECT_S, REPLY_S
-from tests.failover.retrying import LOST, Patience, Trouble, Turns
+from tests.failover.retrying import LOST, Diary, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol import nfs3_results as r3
 from tests.protocol.nfs_client import RpcClient
@@ -33,6 +33,7 @@ class Nfs3Directory:
         self._client: RpcClient | None = None
         self._directory = b""
         self._stable = 0
+        self.diary = Diary()
         self.resent = 0
         self.cautious = False
         self.rewritten = 0
@@ -64,12 +65,14 @@ class Nfs3Directory:
             try:
                 if self._client is not None and self._client.lost.is_set():
                     await self.close()  # an idle client sees that, too
+                self.diary.asks(f"{self._turns.address} {'connecting, then ' if self._client is None else ''}{what}")
                 if self._client is None:
                     async with asyncio.timeout(CONNECT_S):
                         self._client = await RpcClient.connect(self._port, self._turns.address)
                 async with asyncio.timeout(REPLY_S):
                     reply = await self._client.raw(record)
             except LOST as error:
+                self.diary.told(repr(error))
                 self.resent += 1
                 await self.close()
                 self._turns.turn()
@@ -79,6 +82,7 @@ class Nfs3Directory:
                 raise Trouble(f"{what}: not accepted: {reply.hex()}")
             results = reply[24:]
             (status,) = struct.unpack_from(">I", results)
+            self.diary.told(str(status))
             if status == JUKEBOX:
                 record = b""  # certainly not done: asked anew, as Linux does
                 await patience.wait(0.2, "JUKEBOX")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from tests.failover import COMMIT_AFTER_S, CONNECT_S, REPLY_S
-from tests.failover.retrying import LOST, Forgotten, Patience, Trouble, Turns
+from tests.failover.retrying import LOST, Diary, Forgotten, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Result, Transport
@@ -40,6 +40,7 @@ class Nfs4Directory:
         """The handle of the file with a lock, and the owner of its open and of that lock."""
         self._reclaiming = False
         self._writes = 0
+        self.diary = Diary()
         self.resent = 0
         self.cautious = False
         self.rewritten = 0
@@ -120,10 +121,13 @@ class Nfs4Directory:
         whole = [op.sequence(self._session, self._sequence, 0, 0, True), *operations]
         while True:
             try:
+                self.diary.asks(f"{self._turns.address} {'connecting, then ' if self._transport is None else ''}{[each.number for each in operations]}")
                 transport = await self._connected()
                 async with asyncio.timeout(REPLY_S):
                     result = await transport.compound(whole, 1)
+                self.diary.told(f"{result.operations[0][1]}, {result.status}")
             except LOST as error:
+                self.diary.told(repr(error))
                 self.resent += 1
                 await self.close()
                 self._turns.turn()

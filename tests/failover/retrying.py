@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -14,6 +15,9 @@ LOST = (ConnectionError, EOFError, OSError, TimeoutError, asyncio.IncompleteRead
 """What a broken connection, or one that is silent, is met as."""
 
 
+DIARY = 24
+
+
 class Trouble(Exception):
     """An answer that no client expects: what counts as an error."""
 
@@ -22,9 +26,33 @@ class Forgotten(Trouble):
     """The server knows nothing of an open or a lock of the client's. A loss of power may do that to what was not stable yet; nothing else may."""
 
 
+class Diary:
+    """What a client sent and was answered last, for whoever has to explain an error or a pause: seconds since the change began."""
+
+    def __init__(self) -> None:
+        self._lines: deque[list[object]] = deque(maxlen=DIARY)
+        self._began = time.monotonic()
+
+    def begin(self) -> None:
+        self._lines.clear()
+        self._began = time.monotonic()
+
+    def asks(self, what: str) -> None:
+        """Something is done now; `told` says what came of it."""
+        self._lines.append([time.monotonic() - self._began, what, "no answer"])
+
+    def told(self, outcome: str) -> None:
+        if self._lines:
+            self._lines[-1][2] = f"{outcome} at {time.monotonic() - self._began:.2f}"
+
+    def __str__(self) -> str:
+        return "; ".join(f"{at:.2f} {what}: {outcome}" for at, what, outcome in self._lines)
+
+
 class Directory(Protocol):
     """A client's directory. Each change is carried out, however often it has to be sent, or raises `Trouble`."""
 
+    diary: Diary
     resent: int
     """Requests that were sent again since they had no answer."""
     cautious: bool

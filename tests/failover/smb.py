@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -19,7 +17,7 @@ from gateways.smb import contexts
 from gateways.smb.header import Command
 from gateways.smb.service import SmbService
 from tests.failover import CONNECT_S, REPLY_S
-from tests.failover.retrying import LOST, Forgotten, Patience, Trouble, Turns
+from tests.failover.retrying import LOST, Diary, Forgotten, Patience, Trouble, Turns
 from tests.interop.ledger import Files
 from tests.protocol.smb_client import (
     FileId,
@@ -43,7 +41,6 @@ EXCLUSIVE_AT_ONCE, SHARED_AT_ONCE, UNLOCK = 0x12, 0x11, 0x4
 ALL, READ_ONLY = 0x1F01FF, 0x120089
 RENAME, DISPOSITION, END_OF_FILE = 10, 13, 20
 CHUNK = 64 << 10
-HISTORY = 16
 
 OK, NO_MORE_FILES, NOT_FOUND, COLLISION = 0, 0x80000006, 0xC0000034, 0xC0000035
 END, LOCK_REFUSED = 0xC0000011, 0xC0000055
@@ -79,8 +76,7 @@ class SmbDirectory:
         """The SessionId of the session before."""
         self._sessions = 0
         self._held: Open | None = None
-        self._history: deque[str] = deque(maxlen=HISTORY)
-        """What was sent and answered last, for whoever has to explain an error."""
+        self.diary = Diary()
         self.resent = 0
         self.cautious = False
         """Says nothing here: a continuously available share answers when all is stable."""
@@ -103,6 +99,7 @@ class SmbDirectory:
     async def _connected(self) -> SocketClient:
         if self._client is not None:
             return self._client
+        self.diary.asks(f"connecting to {self._turns.address}")
         async with asyncio.timeout(CONNECT_S):
             streams = await asyncio.open_connection(self._turns.address, self._port)
         remote = _Remote(*streams)
@@ -119,26 +116,27 @@ class SmbDirectory:
         except BaseException:
             client.cut()
             raise
+        self.diary.told("a session")
         self._client, self._former = client, client.session_id
         self._sessions += 1
         return client
 
-    async def _lost(self) -> None:
+    async def _lost(self, error: BaseException) -> None:
+        self.diary.told(repr(error))
         self.resent += 1
         await self.close()
         self._turns.turn()
 
     async def _ask(self, client: SocketClient, command: int, body: bytes, flags: int = 0) -> Reply:
         charge = max(1, -(-len(body) // 65536))
-        what = f"{time.monotonic():.2f} {self._turns.address} {Command(command).name}{' again' if flags else ''} {client.sequence}"
-        self._history.append(f"{what}: no answer")
+        self.diary.asks(f"{self._turns.address} {Command(command).name}{' again' if flags else ''} {client.sequence}")
         number = client.request(command, body, flags, charge)
         try:
             async with asyncio.timeout(REPLY_S):
                 reply = await client.final(number)
         except AssertionError as error:  # what the client makes of a connection that has ended
             raise ConnectionError(str(error)) from None
-        self._history[-1] = f"{what}: {reply.status:#x}"
+        self.diary.told(f"{reply.status:#x}")
         if reply.status in SESSION_GONE:
             raise SessionGone(hex(reply.status))
         return reply
@@ -153,7 +151,7 @@ class SmbDirectory:
             if reply.status == OK:
                 break
             if reply.status not in LATER:
-                raise NotThere(f"reconnecting {open.name} was answered {reply.status:#x}: {'; '.join(self._history)}")
+                raise NotThere(f"reconnecting {open.name} was answered {reply.status:#x}: {self.diary}")
             await patience.wait(0.2, hex(reply.status))
         open.file = file_id(reply)
         open.session = self._sessions
@@ -173,7 +171,7 @@ class SmbDirectory:
                 client.sequence = 0
                 reply = await self._ask(client, Command.CREATE, body, replay)
             except LOST as error:
-                await self._lost()
+                await self._lost(error)
                 replay = REPLAY if persistent else 0
                 await patience.wait(0.05, error)
                 continue
@@ -181,7 +179,7 @@ class SmbDirectory:
                 await patience.wait(0.2, hex(reply.status))
                 continue
             if reply.status != OK:
-                raise Trouble(f"CREATE {name} was answered {reply.status:#x}: {'; '.join(self._history)}")
+                raise Trouble(f"CREATE {name} was answered {reply.status:#x}: {self.diary}")
             return Open(name, guid, file_id(reply), 0, self._sessions)
 
     async def _on(self, open: Open, command: int, body: Callable[[FileId], bytes], accepted: Sequence[int] = (OK,)) -> Reply:
@@ -197,7 +195,7 @@ class SmbDirectory:
                 client.sequence = open.sequence
                 reply = await self._ask(client, command, body(open.file), replay)
             except LOST as error:
-                await self._lost()
+                await self._lost(error)
                 replay = REPLAY
                 await patience.wait(0.05, error)
                 continue
@@ -206,7 +204,7 @@ class SmbDirectory:
                 await patience.wait(0.2, hex(reply.status))
                 continue
             if reply.status not in accepted:
-                raise Trouble(f"{what} was answered {reply.status:#x}: {'; '.join(self._history)}")
+                raise Trouble(f"{what} was answered {reply.status:#x}: {self.diary}")
             return reply
 
     async def _close(self, open: Open) -> None:

@@ -7,14 +7,26 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tests.failover.retrying import Directory, Forgotten, Trouble
 from tests.interop.ledger import Change, Create, Ledger, Remove, Rename, Truncate, Write
 
 HELD = "held"
 """A file that a writer keeps open and locked all the time, in a directory of its own so that the ledger does not see it."""
+TOLD_S = 1.5
+"""Of a change that took so long, what its client did is kept."""
 REST_S = 0.02
 """Between two changes: a writer is to be caught in the act, not to fill the machine."""
+
+
+class Taken(NamedTuple):
+    """A change that was carried out, or not."""
+
+    began: float
+    took: float
+    told: str
+    """Of a long one, what it was, and what its client sent and was answered."""
 
 
 @dataclass
@@ -25,8 +37,7 @@ class Writer:
     ledger: Ledger
     directory: Directory | None = None
     errors: list[str] = field(default_factory=list)
-    durations: list[tuple[float, float]] = field(default_factory=list)
-    """Of each change: when it began, and how long it took."""
+    changes: list[Taken] = field(default_factory=list)
     forgotten: int = 0
     """Changes that were given up since a loss of power had taken what was open for them."""
     idle: bool = False
@@ -52,12 +63,15 @@ class Writer:
         self.ledger.pending = change
         self.under_way = began = time.monotonic()
         trouble: Trouble | None = None
+        self.directory.diary.begin()  # type: ignore[union-attr]
         try:
             await perform(change, self.directory)  # type: ignore[arg-type]
         except Trouble as met:
             trouble = met
         finally:
-            self.durations.append((began, time.monotonic() - began))
+            took = time.monotonic() - began
+            told = f"{self.name} {_brief(change)} at {began:.2f}: {self.directory.diary}" if took >= TOLD_S else ""  # type: ignore[union-attr]
+            self.changes.append(Taken(began, took, told))
             self.under_way = None
         if trouble is not None:
             # What has become of it is seen when the directory is compared: it stays pending.
@@ -98,9 +112,13 @@ class Writer:
     def rewritten(self) -> int:
         return self.directory.rewritten if self.directory is not None else 0
 
-    def longest(self, since: float) -> float:
+    def has_gone_on(self, since: float) -> bool:
+        """Whether a change that began after this moment is over."""
+        return any(change.began >= since for change in self.changes[-1:])
+
+    def longest(self, since: float) -> Taken:
         """The longest change that ended after this moment."""
-        return max((taken for began, taken in self.durations if began + taken >= since), default=0.0)
+        return max((each for each in self.changes if each.began + each.took >= since), key=lambda each: each.took, default=Taken(since, 0.0, ""))
 
 
 async def perform(change: Change, at: Directory) -> None:
