@@ -398,6 +398,18 @@ def test_sharing_deletion_and_rename_as_windows_has_them(tmp_path: Path) -> None
     run(tmp_path, test)
 
 
+def test_a_hard_link_takes_no_name_that_is_there_in_another_case(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("one")
+        await client.open("Two.txt")
+        name = "TWO.TXT".encode("utf-16-le")
+        link = struct.pack("<B7xQI", 0, 0, len(name)) + name
+        assert (await client.ask(Command.SET_INFO, smb.set_info(file, 1, 11, link))).status == Status.OBJECT_NAME_COLLISION
+
+    run(tmp_path, test)
+
+
 def test_listings_come_in_pieces_and_match_patterns(tmp_path: Path) -> None:
     async def test(service: SmbService) -> None:
         client = await started(service)

@@ -230,7 +230,7 @@ async def _link(exchange: Exchange, handle: Handle, data: memoryview) -> None:
             await exchange.call(Remove(caller, directory, found.path[-1]))
         except NotFound:
             pass
-    await exchange.call(Link(caller, handle.inode, directory, path.components[-1]))
+    await exchange.call(Link(caller, handle.inode, directory, path.components[-1], fold=True))
 
 
 async def _position(exchange: Exchange, handle: Handle, data: memoryview) -> None:
