@@ -277,7 +277,7 @@ def _resize(
     inode = subject.inode if opened is None else opened.inode
     keep = changes.modified is not None or (opened is not None and opened.keep_modified)
     expected = after._replace(size=changes.size, changed=now, change=after.change + 1, modified=after.modified if keep else now)
-    core.with_token(batch, token, Found(Lsn(0), expected.attributes(inode), before=sized.before), now)
+    core.with_token(batch, token, Found(Lsn(0), expected.attributes(inode), before=sized.before))
     done = core.data.truncate(inode, changes.size, now, batch, KEEP_MODIFIED if keep else 0)
     if core.watching.any:
         done = core.watching.written(inode, opened, True, done)

@@ -99,7 +99,7 @@ class Core:
         self.names = names
         self.judge = judge
         self.settings = settings
-        self.tokens = Tokens(keyspace)
+        self.tokens = Tokens(keyspace, clock)
         self.listings = Listings(keyspace)
         self.entered: dict[tuple[Inode, Caller], bytes] = {}
         """Directories without a descriptor that a caller could enter, and their records then: as long as these are the same he still can."""
@@ -377,7 +377,7 @@ class Core:
     def note_down(self, batch: Batch, reply: R, token: AnyToken | None = None, reserved: bool = False) -> R:
         """As `commit`, for what is recorded about clients: also on a volume that may only be read."""
         if token is not None:
-            self.tokens.store(batch, token, reply, self.clock.now())
+            self.tokens.store(batch, token, reply)
         reply.gate = self.put(batch, reserved)
         return reply
 
@@ -397,11 +397,11 @@ class Core:
         if waiting is not None:
             raise Wait(waiting)
 
-    def with_token(self, batch: Batch, token: AnyToken | None, reply: Reply, now: Time) -> Batch:
+    def with_token(self, batch: Batch, token: AnyToken | None, reply: Reply) -> Batch:
         """The batch for a data operation, with the reply that a retry will get: it foretells what the operation does."""
         self.writable()
         if token is not None:
-            self.tokens.store(batch, token, reply, now)
+            self.tokens.store(batch, token, reply)
         return batch
 
     def finish(self, done: Done | Awaitable[Done], answer: Callable[[Done], R]) -> R | Awaitable[R]:

@@ -142,7 +142,7 @@ def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: A
     now = core.clock.now()
     batch = None
     if token is not None or opened.sheds or core.settings.read_only:
-        batch = core.with_token(Batch(), token, Written(Lsn(0), len(data)), now)
+        batch = core.with_token(Batch(), token, Written(Lsn(0), len(data)))
         if opened.sheds:
             shed(batch, opened.inode, core.record(opened.inode))
             opened.sheds = False
@@ -184,7 +184,7 @@ def write_stateless(
     before = found.size, found.modified, found.changed, found.change
     batch = Batch()
     if token is not None or core.settings.read_only:
-        core.with_token(batch, token, Written(Lsn(0), len(data), None, before), now)
+        core.with_token(batch, token, Written(Lsn(0), len(data), None, before))
     if found.mode & (SETUID | SETGID):
         record = core.record(inode)
         if sheds(record, caller):
@@ -240,7 +240,7 @@ def _to_change(core: Core, subject: Subject, offset: int, length: int, ranges: b
 
 def _batch(core: Core, subject: Subject, token: AnyToken | None, reply: Reply, now: Time) -> Batch:
     """The batch of a change of a file's data, other than by a write."""
-    batch = core.with_token(Batch(), token, reply, now)
+    batch = core.with_token(Batch(), token, reply)
     if sheds(subject.record, subject.caller):
         shed(batch, subject.inode, subject.record)
     return batch

@@ -28,7 +28,7 @@ the key's *bucket*: what is scanned together (a directory's entries, a file's le
     r    node's incarnation  slot u32       newest request of this slot that another node has forwarded, and its reply (sofs/volume/tokens.py)
     g    gateway's incarnation              gateway of another process, and whether it is fenced (sofs/volume/gateways.py)
     Q    range start                        extent id range granted to a writer
-    T    expiry // 600 s  hash of key       token: reply (sofs/volume/tokens.py)
+    T    generation       hash of key       token: reply (sofs/volume/tokens.py)
     U    kind of quota    subject, letter   quota: `l` limits; `p` pages and `f` files in use, counters (sofs/volume/quotas/counting.py); `w` tree to be walked
     Z    0                inode             orphan: nameless, deleted when its last open goes, at the latest at recovery
     N    0                number u64        snapshot (sofs/volume/snapshots/history.py)

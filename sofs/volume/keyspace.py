@@ -73,6 +73,10 @@ class KeySpace:
         """All records with this tag in key order, over all buckets, from the key `start` on. As `scan`; for background work (it sorts)."""
         return self.overlay.walk(tag, start)
 
+    def last_bucket(self, tag: bytes) -> bytes:
+        """See `Overlay.last_bucket`."""
+        return self.overlay.last_bucket(tag)
+
     def gate(self, bucket: bytes) -> Lsn:
         """Position of the bucket's last change, removals included, if that may not be stable yet; else 0."""
         lsn = self.overlay.gate(bucket)

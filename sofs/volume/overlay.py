@@ -119,6 +119,16 @@ class Overlay:
         keys = [sorted(key for key in layer.values if start <= key < end) for layer in layers]
         return self._merge(layers, keys, start, end)
 
+    def last_bucket(self, tag: bytes) -> bytes:
+        """The highest bucket with this one-byte tag that has records, or has lost its last one lately; empty if there is none. For tags with few buckets
+        on disk."""
+        last = max((bucket for layer in (self._active, self._frozen) if layer is not None for bucket in layer.gates if bucket[:1] == tag), default=b"")
+        above, end = last or tag, bytes((tag[0] + 1,))
+        while (stored := next(self.records.scan(above, end), None)) is not None:
+            last = stored[0][:BUCKET]
+            above = (int.from_bytes(last) + 1).to_bytes(BUCKET)
+        return last
+
     def _merge(
         self, layers: list[_Layer], keys: list[list[bytes]], start: bytes, end: bytes
     ) -> Iterator[tuple[bytes, bytes]]:

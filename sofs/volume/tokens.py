@@ -10,7 +10,9 @@ The token of an NFSv4.1 request is one of its slot's: it takes the place of the 
 The token of a request that another node forwards takes the place of the former one of its slot, too: the asking node uses a slot again only when it
 has the answer. Beside it goes the token that the client's gateway gave.
 
-Keys are in generations of ten minutes by the time at which they expire, so that a whole generation goes at once, and a look-up asks two.
+Keys are in generations of ten minutes, so that a whole generation goes at once, and a look-up asks two. Which one is the present is counted by no host's clock:
+those are set now and then, and that of the node that takes over need not be right, while a client may ask again at any moment. It goes on from the newest
+generation that the volume has, with the time that passes.
 """
 
 import hashlib
@@ -19,8 +21,7 @@ from typing import Union
 
 from sofs.encoding import decoder, encode
 from sofs.errors import Damaged, InvalidArgument
-from sofs.runtime.ports import Buffer
-from sofs.types import Time
+from sofs.runtime.ports import Buffer, Clock
 from sofs.volume import api, keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
@@ -45,11 +46,23 @@ _call_value = decoder(tuple[int, int, bytes], "the token of a forwarded request"
 class Tokens:
     """The tokens of one volume."""
 
-    def __init__(self, keyspace: KeySpace) -> None:
+    def __init__(self, keyspace: KeySpace, clock: Clock) -> None:
         self._keys = keyspace
+        self._clock = clock
         self._forgotten: dict[bytes, None] = {}
+        self._first = 0
+        """The generation at the time `_since`; 0: not looked for yet."""
+        self._since = 0.0
 
-    def store(self, batch: Batch, token: api.AnyToken, reply: api.Reply, now: Time) -> None:
+    def _generation(self) -> int:
+        """That of tokens that come now."""
+        if not self._first:
+            last = self._keys.last_bucket(keys.TOKEN)
+            self._first = int.from_bytes(last[1:]) or self._clock.now() // _TICKS + 1
+            self._since = self._clock.monotonic()
+        return self._first + int(self._clock.monotonic() - self._since) // GENERATION_S
+
+    def store(self, batch: Batch, token: api.AnyToken, reply: api.Reply) -> None:
         """Adds the token with its reply to the batch that carries the request out."""
         if isinstance(token, api.CallToken):
             token.stored = True
@@ -66,12 +79,12 @@ class Tokens:
             return
         if token.age_s > GENERATION_S:
             raise InvalidArgument(f"a token that lasts {token.age_s} s; {GENERATION_S} is the most")
-        batch.put(keys.token(now // _TICKS + 1, _digest(token)), encode(reply))
+        batch.put(keys.token(self._generation(), _digest(token)), encode(reply))
 
-    def replay(self, token: api.Token, now: Time) -> api.Reply | None:
+    def replay(self, token: api.Token) -> api.Reply | None:
         """The reply of the first time, if there was one. Its gate is that of its batch or later."""
         digest = _digest(token)
-        newest = now // _TICKS + 1
+        newest = self._generation()
         for generation in (newest, newest - 1):
             value = self._keys.get(keys.token(generation, digest))
             if value is not None:
@@ -95,11 +108,12 @@ class Tokens:
             if decode_forwarded(value)[0] == gateway:
                 batch.delete(key)
 
-    def expire(self, now: Time, limit: int = 1000) -> int:
+    def expire(self, limit: int = 1000) -> int:
         """Removes up to `limit` tokens whose time is over; gives how many. Tokens of the last ten minutes are never among them."""
         batch = Batch()
+        oldest = self._generation() - 1
         for key, _ in self._keys.walk(keys.TOKEN):
-            if int.from_bytes(key[1 : keys.BUCKET]) >= now // _TICKS or batch.count == limit:
+            if int.from_bytes(key[1 : keys.BUCKET]) >= oldest or batch.count == limit:
                 break
             batch.delete(key)
         if batch.count:

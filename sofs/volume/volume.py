@@ -21,7 +21,7 @@ from sofs.errors import (
 )
 from sofs.locks import LockManager, Upcall
 from sofs.runtime.ports import Clock, Timer
-from sofs.types import Inode, Level, Lsn, Time, VolumeId
+from sofs.types import Inode, Level, Lsn, VolumeId
 from sofs.volume import api, io
 from sofs.volume.access import Judge
 from sofs.volume.api import (
@@ -247,7 +247,7 @@ class LocalVolume:
         if running is not None:
             self.core.repeated["under_way"] += 1
             return asyncio.shield(running)
-        known = self.core.tokens.replay(token, self._clock.now())
+        known = self.core.tokens.replay(token)
         if known is not None:
             self.core.repeated["token"] += 1
         return known
@@ -367,5 +367,5 @@ class LocalVolume:
             await self._snapshots.restore(self._clock.now())
         await self.reaper.run_once()
         await self._quotas.run_once()
-        while self.core.tokens.expire(Time(self._clock.now())):
+        while self.core.tokens.expire():
             await self._clock.sleep(0)

@@ -32,7 +32,7 @@ def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None, by:
     if token is not None:
         # In a batch of its own: a retry that comes between the two is told that there is such a snapshot already.
         told = Batch()
-        core.tokens.store(told, token, reply, now)
+        core.tokens.store(told, token, reply)
         reply.gate = core.keys.commit(told)
     return reply
 

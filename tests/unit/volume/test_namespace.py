@@ -19,6 +19,7 @@ from sofs.errors import (
     SymlinkInPath,
 )
 from sofs.types import ROOT, Kind
+from sofs.volume import keys
 from sofs.volume.api import (
     Changes,
     Disposition,
@@ -27,6 +28,7 @@ from sofs.volume.api import (
     Lookup,
     Make,
     ReadLink,
+    Remove,
     Rename,
     Stateless,
     Token,
@@ -328,6 +330,36 @@ def test_a_retry_with_the_same_token_gets_the_first_reply_and_does_nothing() -> 
         await rig.volume.run_once()
         with pytest.raises(Exists):
             rig.call(request, token)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seconds", [-3600, 3600, 86_400 * 365])
+@pytest.mark.parametrize("where", ["here", "at the next node"])
+def test_a_token_outlives_a_clock_that_is_set(seconds: int, where: str) -> None:
+    """A host's clock is corrected, or another host takes the volume over, whose clock is another one."""
+
+    async def scenario(rig: VolumeRig) -> None:
+        request = Make(SUPER, ROOT, b"x", Kind.DIRECTORY, Changes())
+        tokens = Token(b"client 1, xid 7"), Token(b"client 1, xid 8")
+        rig.call(request, tokens[0])
+        rig.clock.jump(seconds)
+        if where == "at the next node":
+            await rig.reopen()
+        await rig.volume.run_once()
+        rig.call(request, tokens[0])
+        remove = Remove(SUPER, ROOT, b"x", True)
+        rig.call(remove, tokens[1])
+        rig.clock.jump(-seconds)
+        if where == "at the next node":
+            await rig.reopen()
+        await rig.clock.sleep(590)
+        await rig.volume.run_once()
+        rig.call(remove, tokens[1])
+        rig.call(request, tokens[0])
+        await rig.clock.sleep(1300)
+        await rig.volume.run_once()
+        assert not list(rig.volume.core.keys.walk(keys.TOKEN)), "expired ones go all the same"
 
     run(scenario)
 
