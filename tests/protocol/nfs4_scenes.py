@@ -10,11 +10,11 @@ from gateways.exports import Share
 from gateways.nfs.v4.status import Status
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
-from tests.protocol.nfs4_xdr import Op, Stateid
+from tests.protocol.nfs4_xdr import ANONYMOUS, Op, Stateid
 from tests.served import Served, nfs_on
 
 Scenario = Callable[[Served, Nfs4Client, bytes], Awaitable[None]]
-DIRECTORY = 2
+DIRECTORY, LINK, FIFO = 2, 5, 7
 
 
 def served(path: Path, scenario: Scenario, shares: Sequence[Share] | None = None, uid: int = 1000, minor: int = 2) -> None:
@@ -59,3 +59,21 @@ async def attribute(client: Nfs4Client, handle: bytes, name: str) -> object:
 
 async def names_in(client: Nfs4Client, directory: bytes) -> list[bytes]:
     return sorted(entry.name for entry in (await client.done(op.putfh(directory), op.readdir(0))).last[0])
+
+
+async def only_directories_are_looked_into(client: Nfs4Client, root: bytes) -> None:
+    """What is said of an operation on the wrong kind of file (RFC 8881 15.1.2.9, 15.1.2.10)."""
+    file = await make_file(client, root, "f")
+    await client.done(op.putfh(root), op.create(LINK, "l", target=b"f"))
+    await client.done(op.putfh(root), op.create(FIFO, "p"))
+    link = (await client.done(op.putfh(root), op.lookup("l"), op.getfh())).last
+    pipe = (await client.done(op.putfh(root), op.lookup("p"), op.getfh())).last
+    for handle, expected in ((file, Status.NOTDIR), (pipe, Status.NOTDIR), (link, Status.SYMLINK)):
+        assert await status(client, op.putfh(handle), op.lookup("x")) is expected
+        assert await status(client, op.putfh(handle), op.lookupp()) is expected
+        assert await status(client, op.putfh(handle), op.readdir(0)) is expected
+    assert await status(client, op.putfh(pipe), op.read(ANONYMOUS, 0, 1)) is Status.WRONG_TYPE
+    assert await status(client, op.putfh(link), op.read(ANONYMOUS, 0, 1)) is Status.SYMLINK
+    assert await status(client, op.putfh(root), op.read(ANONYMOUS, 0, 1)) is Status.ISDIR
+    assert await status(client, op.putfh(root), op.commit()) in (Status.ISDIR, Status.OK)
+    assert await status(client, op.putfh(file), op.readlink()) in (Status.INVAL, Status.WRONG_TYPE)

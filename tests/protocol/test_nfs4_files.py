@@ -18,13 +18,23 @@ from sofs.volume.security import Ace as NtAce
 from sofs.volume.security import sid_bytes
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
-from tests.protocol.nfs4_scenes import attribute, make_directory, make_file, names_in, served, status
+from tests.protocol.nfs4_scenes import (
+    FIFO,
+    LINK,
+    attribute,
+    make_directory,
+    make_file,
+    names_in,
+    only_directories_are_looked_into,
+    served,
+    status,
+)
 from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Ace, Op, words
 from tests.protocol.nfs_client import RpcClient
 from tests.protocol.nfs_types import MOUNT
 from tests.served import OPEN, VOLUME, Served
 
-DIRECTORY, LINK, BLOCK, CHARACTER, SOCKET, FIFO = 2, 5, 3, 4, 6, 7
+DIRECTORY, BLOCK, CHARACTER, SOCKET = 2, 3, 4, 6
 
 
 # Filehandles
@@ -92,20 +102,7 @@ def test_names_that_lead_nowhere(tmp_path: Path, name: bytes, expected: Status) 
 
 def test_only_directories_are_looked_into(tmp_path: Path) -> None:
     async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
-        file = await make_file(client, root, "f")
-        await client.done(op.putfh(root), op.create(LINK, "l", target=b"f"))
-        await client.done(op.putfh(root), op.create(FIFO, "p"))
-        link = (await client.done(op.putfh(root), op.lookup("l"), op.getfh())).last
-        pipe = (await client.done(op.putfh(root), op.lookup("p"), op.getfh())).last
-        for handle, expected in ((file, Status.NOTDIR), (pipe, Status.NOTDIR), (link, Status.SYMLINK)):
-            assert await status(client, op.putfh(handle), op.lookup("x")) is expected
-            assert await status(client, op.putfh(handle), op.lookupp()) is expected
-            assert await status(client, op.putfh(handle), op.readdir(0)) is expected
-        assert await status(client, op.putfh(pipe), op.read(ANONYMOUS, 0, 1)) is Status.WRONG_TYPE
-        assert await status(client, op.putfh(link), op.read(ANONYMOUS, 0, 1)) is Status.SYMLINK
-        assert await status(client, op.putfh(root), op.read(ANONYMOUS, 0, 1)) is Status.ISDIR
-        assert await status(client, op.putfh(root), op.commit()) in (Status.ISDIR, Status.OK)
-        assert await status(client, op.putfh(file), op.readlink()) in (Status.INVAL, Status.WRONG_TYPE)
+        await only_directories_are_looked_into(client, root)
 
     served(tmp_path, scenario)
 

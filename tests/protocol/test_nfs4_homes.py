@@ -24,7 +24,13 @@ from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply
 from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
-from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
+from tests.protocol.nfs4_scenes import (
+    DIRECTORY,
+    names_in,
+    only_directories_are_looked_into,
+    open_file,
+    status,
+)
 from tests.protocol.nfs4_xdr import ANONYMOUS, Op
 from tests.protocol.nfs_client import RpcClient
 from tests.served_nodes import SYSTEM, GatewayNode, Nodes, run
@@ -106,6 +112,14 @@ def test_file_handles_and_verifiers_are_the_same_at_all_nodes(tmp_path: Path) ->
 
 
 # Forwarding
+
+
+def test_what_is_no_directory_is_told_apart_where_the_volume_is_elsewhere_too(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        async with await Nfs4Client.connect(nodes.nodes[0].nfs) as client:
+            await only_directories_are_looked_into(client, await client.root())
+
+    run(tmp_path, scenario)
 
 
 def test_a_session_works_through_another_node_than_its_home(tmp_path: Path) -> None:

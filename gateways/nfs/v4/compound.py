@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from gateways.eager import is_here
 from gateways.nfs.auth import Credential
 from gateways.nfs.handles import BadHandle, Place, Places
 from gateways.nfs.rpc import REPLY_SIZE, Call, write_header
@@ -180,6 +179,9 @@ class Compound:
             self.call.drop()
             return False
         except (SofsError, Failure, BadHandle) as error:
+            looking = self._wrong_kind(error)
+            if looking is not None:
+                return self._step(lambda: looking)
             self._fail(error)
         except Replayed as replayed:
             self.call.reply(replayed.reply)
@@ -357,27 +359,34 @@ class Compound:
         operation = self.operation
         if operation is None or isinstance(error, BadHandle):
             return status_of(error)
-        status = operation.statuses.get(type(error)) or status_of(error)
-        if operation.works_on is not None and status in (Status.NOTDIR, Status.ISDIR, Status.INVAL):
-            return self._wrong_kind(operation.works_on) or status
-        return status
+        return operation.statuses.get(type(error)) or status_of(error)
 
-    def _wrong_kind(self, wanted: Kind) -> Status | None:
-        """What the current filehandle stands for instead, if it is that what an operation stumbled over (15.1.2.9, 15.1.2.10), and is known at once."""
-        if not isinstance(self.here, Place) or not is_here(self.here.volume):
+    def _wrong_kind(self, error: SofsError | Failure | BadHandle) -> Ask | None:
+        """A look at what the current filehandle stands for, if that may be what an operation stumbled over: its kind decides what is said (15.1.2.9,
+        15.1.2.10)."""
+        operation, here = self.operation, self.here
+        if not isinstance(error, SofsError) or operation is None or operation.works_on is None or not isinstance(here, Place):
             return None
-        try:
-            found = self.here.volume.call(GetAttributes(self.here.target), None, self.service.by)
-        except SofsError:
+        status, wanted = self._status(error), operation.works_on
+        if status not in (Status.NOTDIR, Status.ISDIR, Status.INVAL):
             return None
-        kind = found.attributes.kind if isinstance(found, Found) else wanted
-        if kind is wanted:
-            return None
-        if kind is Kind.SYMLINK:
-            return Status.SYMLINK
-        if wanted is Kind.DIRECTORY:
-            return Status.NOTDIR
-        return Status.ISDIR if kind is Kind.DIRECTORY else Status.WRONG_TYPE
+        if error.gate:
+            self.rest(here.volume, error.gate, Level.COMMITTED)
+
+        def answer(found: Found) -> Outcome:
+            kind = found.attributes.kind
+            if kind is wanted:
+                raise Failure(status)
+            if kind is Kind.SYMLINK:
+                raise Failure(Status.SYMLINK)
+            if wanted is Kind.DIRECTORY:
+                raise Failure(Status.NOTDIR)
+            raise Failure(Status.ISDIR if kind is Kind.DIRECTORY else Status.WRONG_TYPE)
+
+        def refused(error: SofsError) -> Outcome:
+            raise Failure(status)
+
+        return Ask(here.volume, GetAttributes(here.target), answer, refused=refused)
 
     # The reply
 
