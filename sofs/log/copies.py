@@ -227,6 +227,9 @@ class Copies:
         if self.failure is not None:
             return
         self._logger.error("log_failed", error=str(error))
+        self._end(error)
+
+    def _end(self, error: SofsError) -> None:
         self.failure = error
         self._give_up(error)
         self._silence()
@@ -378,7 +381,9 @@ class Copies:
         except SofsError as error:
             self._fail(error)
             raise
-        self._fail(Fenced(f"handed over under configuration {wanted.version}"))
+        if self.failure is None:
+            self._logger.info("log_handed_over", version=wanted.version)
+            self._end(Fenced(f"handed over under configuration {wanted.version}"))
 
     async def becomes_stable(self) -> bool:
         """Whether all appended so far becomes stable. Where copies on other nodes are waited for they, or the coordination store that would leave

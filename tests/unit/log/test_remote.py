@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sofs.cluster import NodeId
 from sofs.cluster.peers import NetworkPeer
@@ -510,7 +511,9 @@ def test_a_handed_over_log_is_stable_everywhere_and_serves_no_more() -> None:
         adopted: list[Configuration] = []
         rig.followers[2].on_adopted = adopted.append
         told = rig.told(rig.log.append(b"a"), Level.STABLE)
-        await rig.log.hand_over(Configuration(0, (), coordinator=2, incarnation=22))
+        with capture_logs() as said:
+            await rig.log.hand_over(Configuration(0, (), coordinator=2, incarnation=22))
+        assert not [line for line in said if line["log_level"] == "error"], "nothing has failed"
         assert told, "what was asked before is answered"
         assert not rig.log.serving() and isinstance(rig.log.failure, Fenced)
         assert rig.configuration == Configuration(2, (1, 2, 3), coordinator=2, incarnation=22)
