@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
+# NAMES and DATA are to be begun by `begin` of PRELUDE: what fails in them is heard of at once.
+
 NAMES = """
 # Each step's effect is checked, and each fails if a repeated request is carried out twice.
 names() {
@@ -31,7 +33,7 @@ data() {
     while [ ! -e /tmp/stop ]; do
         n=$((n + 1))
         fio --name=data --filename=$f --size=${SIZE:-8m} --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
-            --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio$1 || { cat /tmp/fio$1; return 1; }
+            --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio$1 2>&1 || spoilt /tmp/fio$1
         cp $f /tmp/copy$1; echo 3 > /proc/sys/vm/drop_caches; cmp $f /tmp/copy$1
         # Over SMB, what was closed while a node was away Linux does not close later: it stays for its time.
         for try in $(seq 40); do rm $f 2>/dev/null && break; sleep 1; done
@@ -57,13 +59,19 @@ def await_progress(printed: bytearray, works: Sequence[str], over: Callable[[], 
 
 
 UNTIL_TOLD = """
+waiting() {  # what this kernel and its processes wait for
+    set +eE; trap - ERR
+    cat /proc/fs/cifs/DebugData /proc/fs/cifs/open_files
+    mount -t debugfs debugfs /sys/kernel/debug; head -n 100 /sys/kernel/debug/sunrpc/rpc_clnt/*/tasks /sys/kernel/debug/sunrpc/rpc_xprt/*/info
+    cat /proc/self/mountstats /proc/net/tcp
+    for each in /proc/[0-9]*; do
+        [ -s $each/cmdline ] || continue  # the kernel's own are in the log when they wait
+        echo "$each: $(tr '\\0' ' ' < $each/cmdline): $(grep State $each/status)"; cat $each/stack
+    done
+    echo w > /proc/sysrq-trigger; dmesg | tail -n 300
+}
 read -r said < /dev/tcp/%(host)s/%(bell)d  # until enough has happened
-if [ "$said" != enough ]; then
-    echo "told: $said"
-    cat /proc/fs/cifs/DebugData 2>/dev/null || true
-    echo w > /proc/sysrq-trigger; dmesg | tail -n 250
-    exit 1
-fi
+if [ "$said" != enough ]; then echo "told: $said"; waiting; exit 1; fi
 touch /tmp/stop
 """
 

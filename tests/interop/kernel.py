@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.interop.running import PASSWORD, USER, RunningNode
@@ -11,14 +13,21 @@ from tests.kernel_client.guest import Unusable
 PRELUDE = """set -eEu
 trap 'echo "status $? at line $LINENO: $BASH_COMMAND"; dmesg | tail -8' ERR
 fail() { echo "FAILED: $*"; exit 1; }
+# In the background, `pid` is its process. For a function that is itself called there bash runs no trap when that returns: nobody would hear of it.
+begin() { ( "$@" ) & pid=$!; }
+spoilt() { cat $1; dmesg | grep "sending data on socket" || true; return 1; }  # what a program has said that failed, and what `gave_up_a_write` looks for
 """
 
 # Linux (6.1 as traced, 6.12 by its source) repeats WRITEs that had no answer when the connection went, but gives up the one that it is just sending: its
 # pages are lost, and the next fsync says ECONNABORTED. So all that may be under way at once has to fit into its socket's buffer, where sending does not
 # wait: 20 credits, 16 KiB each. Nor does 6.1 repeat an fsync's FLUSH; here every WRITE is stable when it is answered.
 LASTING = ",hard,nostrictsync,wsize=16384,max_credits=20,noautotune,handletimeout=10000"
-GIVEN_UP = "Software caused connection abort"
-"""Linux has given up a WRITE that it was just sending, see above: rare with these options, and not the server's doing. Then the whole is done again."""
+
+
+def gave_up_a_write(said: str) -> bool:
+    """Whether Linux has given up a WRITE that it was just sending, see above: its socket had been reset, as its own log says, and the program
+    was told ECONNABORTED. The busier the guest, the later it notices the reset. Then the whole is done again."""
+    return "Software caused connection abort" in said and re.search(r"Error -\d+ sending data on socket to server", said) is not None
 
 
 def mount_smb(node: RunningNode, options: str = "") -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sofs.runtime.interfaces import host_interfaces
-from tests.interop.kernel import GIVEN_UP, LASTING, PRELUDE, run_in_vm
+from tests.interop.kernel import LASTING, PRELUDE, gave_up_a_write, run_in_vm
 from tests.interop.running import PASSWORD, SOFS, USER, RunningNode
 from tests.interop.test_libnfs import run
 from tests.kernel_client import Options, Outcome, run_script
@@ -120,7 +120,7 @@ data() {
     while [ ! -e /tmp/stop ]; do
         n=$((n + 1))
         fio --name=data$1 --directory=$2/under --size=8m --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 --verify=crc32c \\
-            --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio$1 || { cat /tmp/fio$1; return 1; }
+            --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio$1 2>&1 || spoilt /tmp/fio$1
         cp $2/under/data$1.0.0 /tmp/copy$1; echo 3 > /proc/sys/vm/drop_caches; cmp $2/under/data$1.0.0 /tmp/copy$1
         # What was closed while the node was away, Linux does not close later: it stays for its time.
         for try in $(seq 40); do rm $2/under/data$1.0.0 2>/dev/null && break; sleep 1; done
@@ -136,13 +136,13 @@ appends() {
     [ "$(wc -l < /b/under/log)" = $n ] && [ "$(tail -n 1 /b/under/log)" = $n ] || fail "appended $n, there are $(wc -l < /b/under/log)"
     echo "appends: $n rounds"
 }
-data 1 /a & one=$!
-data 2 /b & two=$!
-appends & three=$!
+begin data 1 /a; one=$pid
+begin data 2 /b; two=$pid
+begin appends; three=$pid
 echo working
 sleep %(seconds)d
 touch /tmp/stop
-wait $one && wait $two && wait $three
+for each in $one $two $three; do wait $each; done
 locked after
 head -c 65536 /dev/zero | cmp - /b/held/cached
 echo quit >&"${WRITER[1]}"; wait "$WRITER_PID"
@@ -154,7 +154,7 @@ umount /a /b
 def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_path: Path) -> None:
     for attempt in range(3):
         outcome, tail = under_kills(tmp_path / f"{attempt}")
-        if outcome.status == 0 or GIVEN_UP not in outcome.output:
+        if outcome.status == 0 or not gave_up_a_write(outcome.output):
             break
     assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{tail}"
     assert outcome.output.count("rounds") == 3, outcome.output

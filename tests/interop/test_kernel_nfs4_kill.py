@@ -36,14 +36,14 @@ locked() {
 locked before
 # What is open without a name stays
 echo orphan > /b/held/gone; exec 9<>/b/held/gone; rm /b/held/gone
-names 1 /a & one=$!
-names 2 /b & two=$!
-data 3 /a & three=$!
+begin names 1 /a; one=$pid
+begin names 2 /b; two=$pid
+begin data 3 /a; three=$pid
 echo working
 """
 
 AFTER = """
-wait $one && wait $two && wait $three
+for each in $one $two $three; do wait $each; done
 locked after
 [ "$(cat <&9)" = orphan ] || fail "what was open without a name is lost"
 stats() { awk -v mount=$1 -v op=$2: '$1 == "device" { here = $5 == mount } here && $1 == op { print $2 }' /proc/self/mountstats; }
