@@ -140,6 +140,16 @@ class Connection:
             for exchange in self.in_progress.values()
         )
 
+    def changing(self, handle: Handle) -> list["asyncio.Task[Any]"]:
+        """Requests in progress here that change what is open."""
+        if not self.in_progress:
+            return []
+        return [
+            exchange.task
+            for exchange in self.in_progress.values()
+            if exchange.task is not None and exchange.rule.ordered and getattr(exchange, "handle", None) is handle
+        ]
+
     def notify(self, body: bytes, session: Session | None, sealer: Sealer | None) -> None:
         """Sends what nobody asked for: a break, MS-SMB2 3.3.4.6 and 3.3.4.7, which is not signed."""
         number = 0 if session is None else session.number

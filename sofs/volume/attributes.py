@@ -278,6 +278,8 @@ def _resize(
     keep = changes.modified is not None or (opened is not None and opened.keep_modified)
     expected = after._replace(size=changes.size, changed=now, change=after.change + 1, modified=after.modified if keep else now)
     core.with_token(batch, token, Found(Lsn(0), expected.attributes(inode), before=sized.before))
+    if opened is not None:
+        batch.guard = core.guard(opened)
     done = core.data.truncate(inode, changes.size, now, batch, KEEP_MODIFIED if keep else 0)
     if core.watching.any:
         done = core.watching.written(inode, opened, True, done)

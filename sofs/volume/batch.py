@@ -85,11 +85,13 @@ Apply = Callable[[Mutator, bytes, int, Lsn], None]
 class Batch:
     """Collects operations. Those of one batch are applied in the order in which they were added."""
 
-    __slots__ = ("_parts", "count")
+    __slots__ = ("_parts", "count", "guard")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = [b""]
         self.count = 0
+        self.guard: Callable[[], None] | None = None
+        """Asked right before the commit; raises where the request, which had to wait, may not be carried out any more."""
 
     def put(self, key: bytes, value: bytes) -> None:
         self.raw(Operation.PUT, _KEY.pack(len(key)) + key + value)

@@ -404,6 +404,19 @@ class Core:
             self.tokens.store(batch, token, reply)
         return batch
 
+    def guard(self, opened: OpenFile) -> Callable[[], None]:
+        """For the batch of a request through an open that may have to wait: who takes the open over meanwhile, or has the file when it has ended, must not
+        find his data overwritten by it."""
+        by = self.by
+
+        def check() -> None:
+            if self.opens.get(opened.id) is not opened:
+                raise Closed(f"open {opened.id} has ended")
+            if by in opened.former:
+                raise Fenced(f"open {opened.id} has another owner by now")
+
+        return check
+
     def finish(self, done: Done | Awaitable[Done], answer: Callable[[Done], R]) -> R | Awaitable[R]:
         """What `answer` makes of a data operation's outcome, now or later; its gate is the operation's."""
         if isinstance(done, Done):

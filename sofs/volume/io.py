@@ -5,7 +5,7 @@ engine that ends there for a file without byte ranges and grants. A stateless ca
 always read and write it, since NFS checks rights when the client opens, and the mode may have changed since (RFC 1813 4.4).
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from sofs.errors import AccessDenied, Closed, InvalidArgument, IsDirectory
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
@@ -123,8 +123,8 @@ def write(core: Core, number: OpenId, offset: int, data: memoryview, token: AnyT
         offset = _at_end(core, opened, offset)
     waiting = core.locks.may_write(inode, number, offset, len(data), wait=opened.mandatory)
     if waiting is not None:
-        return _write_later(core, opened, offset, data, token, waiting)
-    done = _write(core, opened, offset, data, token)
+        return _write_later(core, opened, offset, data, token, waiting, core.guard(opened))
+    done = _write(core, opened, offset, data, token, None)
     if isinstance(done, Done):
         return Written(done.lsn, done.length)
     return _written_later(done)
@@ -138,26 +138,29 @@ def _at_end(core: Core, opened: OpenFile, offset: int) -> int:
     return size if offset == APPEND else offset
 
 
-def _write(core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None) -> Done | Awaitable[Done]:
+def _write(
+    core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None, guard: Callable[[], None] | None
+) -> Done | Awaitable[Done]:
     now = core.clock.now()
-    batch = None
+    batch = Batch()
     if token is not None or opened.sheds or core.settings.read_only:
-        batch = core.with_token(Batch(), token, Written(Lsn(0), len(data)))
+        core.with_token(batch, token, Written(Lsn(0), len(data)))
         if opened.sheds:
             shed(batch, opened.inode, core.record(opened.inode))
             opened.sheds = False
-    flags = KEEP_MODIFIED if opened.keep_modified else 0
-    if core.watching.any:
-        grows = offset + len(data) > core.record(opened.inode).size
-        return core.watching.written(opened.inode, opened, grows, core.data.write(opened.inode, offset, data, now, batch, flags))
-    return core.data.write(opened.inode, offset, data, now, batch, flags)
+    grows = core.watching.any and offset + len(data) > core.record(opened.inode).size
+    done = core.data.write(opened.inode, offset, data, now, batch, KEEP_MODIFIED if opened.keep_modified else 0)
+    if not isinstance(done, Done):
+        batch.guard = guard or core.guard(opened)
+    return core.watching.written(opened.inode, opened, grows, done) if core.watching.any else done
 
 
 async def _write_later(
-    core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None, waiting: Awaitable[None]
+    core: Core, opened: OpenFile, offset: int, data: memoryview, token: AnyToken | None, waiting: Awaitable[None], guard: Callable[[], None]
 ) -> Written:
     await waiting
-    done = _write(core, opened, offset, data, token)
+    guard()
+    done = _write(core, opened, offset, data, token, guard)
     if not isinstance(done, Done):
         done = await done
     return Written(done.lsn, done.length)
@@ -241,6 +244,8 @@ def _to_change(core: Core, subject: Subject, offset: int, length: int, ranges: b
 def _batch(core: Core, subject: Subject, token: AnyToken | None, reply: Reply, now: Time) -> Batch:
     """The batch of a change of a file's data, other than by a write."""
     batch = core.with_token(Batch(), token, reply)
+    if subject.open is not None:
+        batch.guard = core.guard(subject.open)
     if sheds(subject.record, subject.caller):
         shed(batch, subject.inode, subject.record)
     return batch

@@ -94,6 +94,8 @@ class KeySpace:
         """
         if self.barred is not None:
             raise self.barred
+        if batch.guard is not None:
+            batch.guard()
         return self.log.append(batch.encode(), payload, reserved, sums)
 
     def commit_cleaning(self, batch: Batch) -> Lsn:

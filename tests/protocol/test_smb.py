@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,17 @@ def test_a_second_session_can_end_the_first_of_the_same_user(tmp_path: Path) -> 
     run(tmp_path, test)
 
 
+def waits_for(room: asyncio.Event, write: Callable[..., Any]) -> Callable[..., Awaitable[Done]]:
+    """`Data.write`, where there is no room yet."""
+
+    async def later(*args: Any) -> Done:
+        await room.wait()
+        done = write(*args)
+        return done if isinstance(done, Done) else await done
+
+    return later
+
+
 @pytest.mark.parametrize("compounded", [False, True])
 @pytest.mark.parametrize("how", ["another session", "a lost connection"])
 def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(tmp_path: Path, how: str, compounded: bool) -> None:
@@ -231,16 +242,7 @@ def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(t
         assert isinstance(volume, LocalVolume)
         data = volume.core.data
         write, room = data.write, asyncio.Event()
-
-        def wait_for_room(*args: Any) -> Awaitable[Done]:
-            async def later() -> Done:
-                await room.wait()
-                done = write(*args)
-                return done if isinstance(done, Done) else await done
-
-            return later()
-
-        data.write = wait_for_room  # type: ignore[assignment]
+        data.write = waits_for(room, write)  # type: ignore[assignment]
         old = smb.write(file, 0, b"old" * 1000)
         if compounded:
             first.compound([(Command.WRITE, old, 0), (Command.WRITE, old, 0)])
@@ -258,6 +260,27 @@ def test_a_write_that_waits_when_its_session_ends_never_comes_over_a_later_one(t
         room.set()
         await asyncio.sleep(0.05)
         assert (await second.ask(Command.READ, smb.read(again, 0, 3000))).body[16:] == b"new" * 1000
+
+    run(tmp_path, test)
+
+
+def test_a_close_waits_for_the_writes_before_it(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service)
+        file = await client.open("x")
+        volume = service.shares.volume(SHARES[0])
+        assert isinstance(volume, LocalVolume)
+        data = volume.core.data
+        write, room = data.write, asyncio.Event()
+        data.write = waits_for(room, write)  # type: ignore[assignment]
+        writing = client.request(Command.WRITE, smb.write(file, 0, b"data" * 1000))
+        data.write = write
+        closing = client.request(Command.CLOSE, smb.close(file))
+        await asyncio.sleep(0.05)
+        room.set()
+        assert [(await client.final(number)).status for number in (writing, closing)] == [0, 0]
+        again = await client.open("x")
+        assert (await client.ask(Command.READ, smb.read(again, 0, 4000))).body[16:] == b"data" * 1000
 
     run(tmp_path, test)
 

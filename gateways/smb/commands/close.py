@@ -1,5 +1,6 @@
 """CLOSE, MS-SMB2 3.3.5.10."""
 
+import asyncio
 import struct
 
 from gateways.smb.exchange import Exchange
@@ -22,6 +23,9 @@ async def handle(exchange: Exchange) -> bytes:
         service.durables.ended(handle)
     if handle.pipe is not None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    changing = [task for channel in exchange.session.channels for task in channel.connection.changing(handle)]
+    if changing:
+        await asyncio.wait(changing)  # a client may close without waiting for its writes
     if exchange.tree.durable and handle.access & Access.DELETE:
         exchange.stable()  # the name may go with it
     wanted = bool(flags & _WANT_ATTRIBUTES)
