@@ -353,10 +353,12 @@ class Service:
         session.back.fault = False
         recalls.repeat(self, session.client)
 
-    def flags(self, session: Session) -> int:
-        """SEQ4_STATUS_* for a reply to SEQUENCE."""
+    def flags(self, session: Session, connection: RpcConnection) -> int:
+        """SEQ4_STATUS_* for a reply to SEQUENCE over this connection."""
         client, flags = session.client, 0
-        if client.called_back:
+        # Not told where the client cannot mend it: Linux closes each connection over which BIND_CONN_TO_SESSION gives it no backchannel, four in a row, and
+        # again with the next SEQUENCE, so that it hardly gets on until its group's home has followed the address.
+        if client.called_back and connection.calls_back:
             if not session.back.live and session.flags & loading.CREATE_CONN_BACK_CHAN:
                 flags |= CB_PATH_DOWN_SESSION
             if not client.reachable:

@@ -263,7 +263,7 @@ def sequence(c: Compound, args: SequenceArgs) -> Outcome:
 
 def result(c: Compound, session: Session, args: SequenceArgs) -> bytes:
     last = len(session.slots) - 1
-    return _RESULT.pack(args.session, args.sequence, args.slot, last, last, c.service.flags(session))
+    return _RESULT.pack(args.session, args.sequence, args.slot, last, last, c.service.flags(session, c.call.connection))
 
 
 def _repeated(c: Compound, session: Session, slot: Slot, args: SequenceArgs, digest: bytes) -> None:
