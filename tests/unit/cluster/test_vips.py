@@ -292,6 +292,21 @@ def test_a_node_cut_off_from_everybody_has_lost_its_address_before_another_takes
     run(test)
 
 
+def test_a_node_cut_off_from_its_peers_tells_its_clients_while_they_still_find_it() -> None:
+    """The kernel knows whole seconds, and takes the address away up to a second before the lease has ended: nobody could be told any more by then."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 12)
+            w.lines[1].up = False
+            w.net.part(1, 2)
+            w.net.part(1, 3)
+            await w.until(lambda: A not in w.doors[1].listening or not w.kernels[1].has(A), 12)
+            assert A not in w.doors[1].listening, "the address is gone, and clients wait for answers that never come"
+
+    run(test)
+
+
 def test_a_node_that_alone_has_lost_the_store_gives_its_address_up() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
