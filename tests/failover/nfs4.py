@@ -64,26 +64,32 @@ class Nfs4Directory:
 
     async def _begin(self) -> None:
         """A client and a session of its own. Raises `Trouble`."""
+        self._clientid, self._session = await self._introduce()
+        self._sequence = 0
+        await self._do(op.reclaim_complete())
+
+    async def _introduce(self) -> tuple[int, bytes]:
+        """The numbers of a new client and its session. It is this one started anew: what it had ends (RFC 8881 2.4.2). Raises `Trouble`."""
         transport = await self._connected()
         introduced = await transport.compound([op.exchange_id(self._owner, os.urandom(8))], 1)
         if introduced.status:
             raise Trouble(f"EXCHANGE_ID was answered {introduced.status}")
         done = introduced.last
-        self._clientid, self._sequence = done.clientid, 0
-        asked = op.create_session(self._clientid, done.sequence, PERSIST, op.ChannelAttributes(max_requests=1))
+        asked = op.create_session(done.clientid, done.sequence, PERSIST, op.ChannelAttributes(max_requests=1))
         result = await transport.compound([asked], 1)
         if result.status:
             raise Trouble(f"CREATE_SESSION was answered {result.status}")
-        self._session = result.last.session
-        await self._do(op.reclaim_complete())
+        return done.clientid, result.last.session
 
     async def leave(self) -> None:
+        """Whoever gives a change up may have opens and locks in the midst of it."""
         try:
             async with asyncio.timeout(REPLY_S):
+                clientid, session = await self._introduce()
                 transport = await self._connected()
-                await transport.compound([op.destroy_session(self._session)], 1)
-                await transport.compound([op.destroy_clientid(self._clientid)], 1)
-        except LOST:
+                await transport.compound([op.destroy_session(session)], 1)
+                await transport.compound([op.destroy_clientid(clientid)], 1)
+        except (Trouble, *LOST):
             pass  # its lease runs out
         await self.close()
 

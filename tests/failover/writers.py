@@ -113,8 +113,9 @@ class Writer:
         return self.directory.rewritten if self.directory is not None else 0
 
     def has_gone_on(self, since: float) -> bool:
-        """Whether a change that began after this moment is over."""
-        return any(change.began >= since for change in self.changes[-1:])
+        """Whether a change that began after this moment is over, or none begins before the comparison."""
+        waits = self.under_way is None and self.ledger.pending is not None
+        return waits or any(change.began >= since for change in self.changes[-1:])
 
     def longest(self, since: float) -> Taken:
         """The longest change that ended after this moment."""
