@@ -18,8 +18,6 @@ from sofs.errors import ConfigError, InvalidName, Unavailable
 from sofs.types import ROOT, Inode, VolumeId
 from sofs.volume.api import Caller, Volume
 
-__all__ = ["Client", "NfsOptions", "Share", "Shares", "SmbOptions", "Squash", "plain_address"]
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NOBODY = 65534
 PRIVILEGED = 1024

@@ -38,8 +38,6 @@ from sofs.volume.remote.routes import RoutedVolumes
 from sofs.volume.remote.watchman import Watchman
 from sofs.volume.where import Whereabouts
 
-__all__ = ["Assembly", "Ports"]
-
 log = structlog.get_logger("node")
 
 

@@ -14,8 +14,6 @@ import msgspec
 from sofs.errors import ConfigError, InvalidName, PeerError
 from sofs.runtime.ports import Buffer
 
-__all__ = ["UNREADABLE", "Record", "decode", "decoder", "encode"]
-
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

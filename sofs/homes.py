@@ -26,8 +26,6 @@ from sofs.processes import Processes
 from sofs.records import GroupRecord, Registry
 from sofs.runtime.ports import Buffer, Clock
 
-__all__ = ["Homes"]
-
 log = structlog.get_logger("nfs")
 
 FORWARD, CLOSED, RELEASE = "nfs.compound", "nfs.closed", "nfs.release"

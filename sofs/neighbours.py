@@ -19,8 +19,6 @@ from sofs.processes import Processes
 from sofs.runtime.ports import Clock
 from sofs.volume.api import Binding, Bound, FenceGateway, Reply, Volume
 
-__all__ = ["Neighbours"]
-
 log = structlog.get_logger("smb")
 
 PREVIOUS = "smb.previous"

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from sofs.cluster import Incarnation, Interconnect, NodeId
 from sofs.cluster.membership import Membership
 
-__all__ = ["Processes"]
-
 
 class Processes:
     """The membership's and the interconnect's views, taken together."""

@@ -5,8 +5,6 @@ from typing import Any
 
 import structlog
 
-__all__ = ["MOST", "WINDOW_S", "Quieting"]
-
 MOST, WINDOW_S = 100, 10.0
 """Lines of one event within a window of so many seconds."""
 

@@ -15,24 +15,10 @@ import msgspec
 
 from gateways.exports import Share
 from gateways.identity import User
-from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
 from sofs.coordination import Change, Condition, Delete, Entry, OutcomeUnknown, Put, Store, keys
 from sofs.encoding import Record
 from sofs.errors import ConfigError, Exists, Fenced, NotFound, Unavailable
 from sofs.runtime.ports import Random
-
-__all__ = [
-    "ConfigurationRecord",
-    "DeadRecord",
-    "DiskRecord",
-    "MemberRecord",
-    "NodeRecord",
-    "PoolRecord",
-    "Record",
-    "Registry",
-    "ReplicaRecord",
-    "VolumeRecord",
-]
 
 TRIES = 8
 """Attempts at a change that other changes overtake, before the caller is told to try again."""

@@ -11,8 +11,6 @@ from sofs.doors import Doors
 from sofs.runtime.system_addresses import SystemAddresses
 from sofs.supervision import HELD
 
-__all__ = ["virtual_addresses"]
-
 
 def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | None:
     """None for a single node, whose addresses are its own. To be opened when the doors are."""

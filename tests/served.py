@@ -11,7 +11,7 @@ from pathlib import Path
 from gateways.exports import Client, NfsOptions, Share, Shares, Squash
 from gateways.identity import Identities, domain_sid
 from gateways.nfs.gateway import NfsGateway
-from sofs.log.replicated import Configuration, LogSettings
+from sofs.log.configuration import Configuration, LogSettings
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
@@ -20,9 +20,10 @@ from sofs.pool.states import State
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.types import DiskId, VolumeId
-from sofs.volume.data import APPLIERS, Data, DataSettings
+from sofs.volume.data import APPLIERS, Data
 from sofs.volume.format import make_volume
 from sofs.volume.recovery import Place, StoreSettings, make_store, open_store
+from sofs.volume.settings import DataSettings
 from sofs.volume.volume import LocalVolume
 
 VOLUME = VolumeId(0x5105)

@@ -12,8 +12,6 @@ from sofs.errors import NotFound
 from sofs.types import UNIX_EPOCH, Inode, Kind, Time
 from sofs.volume.api import Attributes
 
-__all__ = ["FSID", "SELF", "attributes", "cookie", "file_id", "named"]
-
 FSID = 0x736F_6673
 """No volume's."""
 SELF = Inode(1)

@@ -16,8 +16,6 @@ from sofs.errors import SofsError
 from sofs.types import Level, Lsn, VolumeId
 from sofs.volume.api import Binding, Reply, Request, Token, Volume
 
-__all__ = ["Ask", "Outcome", "Performer"]
-
 log = structlog.get_logger("nfs")
 
 

@@ -10,8 +10,6 @@ from gateways.exports import Client
 from gateways.nfs.xdr import U32, Array, Opaque, XdrError, unpack
 from sofs.volume.api import Caller
 
-__all__ = ["AUTH_NONE", "AUTH_SYS", "Credential", "Refused", "SysCredential", "credential"]
-
 AUTH_NONE, AUTH_SYS = 0, 1
 BAD_CREDENTIAL, TOO_WEAK = 1, 5
 SYS_GROUPS = 16

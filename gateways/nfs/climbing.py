@@ -12,8 +12,6 @@ from sofs.errors import NotDirectory, Stale
 from sofs.types import ROOT, Inode, Kind
 from sofs.volume.api import Attributes, Found, GetAttributes, Request, Stateless, Volume
 
-__all__ = ["parent"]
-
 A = TypeVar("A")
 DEPTH = 4096
 """Directories above each other: beyond that the walk is given up."""

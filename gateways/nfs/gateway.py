@@ -24,8 +24,6 @@ from sofs.runtime.ports import Buffer, Clock, Random
 from sofs.types import VolumeId
 from sofs.volume.api import Binding, Volume
 
-__all__ = ["NfsGateway"]
-
 
 class NfsGateway:
     """Serves the shares to NFS clients.

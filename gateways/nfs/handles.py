@@ -24,8 +24,6 @@ from sofs.errors import AccessDenied, NotFound, Stale
 from sofs.types import Inode, VolumeId
 from sofs.volume.api import Attributes, Caller, Stateless, Volume
 
-__all__ = ["HANDLE_SIZE", "BadHandle", "Handles", "Place", "Places"]
-
 VERSION = 1
 _TREE = struct.Struct(">B3xIQQ")
 _FILE = struct.Struct(">QI4x")

@@ -10,8 +10,6 @@ from sofs.types import Inode
 from sofs.volume.api import Attributes
 from sofs.volume.inode import attributes_of
 
-__all__ = ["Listed", "Row", "pieces"]
-
 REMEMBERED = 1 << 14
 """Entries of one form and one export, about half a kilobyte each."""
 

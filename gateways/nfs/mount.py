@@ -23,8 +23,6 @@ from sofs.errors import NotFound, SofsError
 from sofs.types import Kind, Level
 from sofs.volume.api import Caller, Found, Lookup
 
-__all__ = ["PROGRAM", "Mount", "MountStatus"]
-
 log = structlog.get_logger("nfs")
 
 PROGRAM = 100005

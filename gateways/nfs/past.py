@@ -14,8 +14,6 @@ from gateways.nfs.handles import Place
 from gateways.nfs.snapshot_list import LIST, LIST_INODE, NAME
 from sofs.volume.api import Found, Lookup, Request, Volume
 
-__all__ = ["cross", "is_reserved"]
-
 A = TypeVar("A")
 
 

@@ -34,8 +34,6 @@ from gateways.nfs.xdr import U32, Bool, Linked, Opaque, XdrError, encode, unpack
 from gateways.server import Link, Server
 from sofs.errors import PeerError, Unavailable
 
-__all__ = ["PORT", "PROGRAM", "Mapping4", "PortMapper", "Portmap", "Registration", "registrations"]
-
 PROGRAM = 100000
 PORT = 111
 TCP, UDP = 6, 17

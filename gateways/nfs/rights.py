@@ -3,8 +3,6 @@
 from sofs.types import Kind
 from sofs.volume.api import Access, Rights
 
-__all__ = ["ALL_RIGHTS", "DELETE", "EXECUTE", "EXTEND", "LOOKUP", "MODIFY", "READ", "WRITING", "granted"]
-
 READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE = 1, 2, 4, 8, 16, 32
 WRITING = MODIFY | EXTEND | DELETE
 _FILE = (

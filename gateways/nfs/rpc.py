@@ -17,8 +17,6 @@ from gateways.server import Link
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer
 
-__all__ = ["Call", "Program", "RpcConnection", "Version", "accepted", "read_call"]
-
 LAST_FRAGMENT = 0x80000000
 MESSAGE_LIMIT = (1 << 20) + (64 << 10)
 """The largest record: 1 MiB of payload and what stands around it."""

@@ -12,8 +12,6 @@ from sofs.types import Inode, Kind, Level, Lsn, Time
 from sofs.volume import api
 from sofs.volume.api import Access, Attributes, Binding, Reply, Request, SnapshotInfo
 
-__all__ = ["LIST", "LIST_INODE", "NAME", "SnapshotList"]
-
 NAME = b".snapshot"
 LIST = (1 << 64) - 1
 """In a handle, the number of the snapshot that stands for the list of all."""

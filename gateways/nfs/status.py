@@ -5,8 +5,6 @@ from enum import IntEnum
 from sofs import errors
 from sofs.errors import SofsError
 
-__all__ = ["STATUS", "Status", "status_of"]
-
 
 class Status(IntEnum):
     """nfsstat3."""

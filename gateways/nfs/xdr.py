@@ -18,25 +18,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_ori
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer
 
-__all__ = [
-    "Array",
-    "Bool",
-    "Fixed",
-    "I32",
-    "I64",
-    "Linked",
-    "Opaque",
-    "Switch",
-    "U32",
-    "U64",
-    "Void",
-    "XdrError",
-    "decode",
-    "encode",
-    "pad",
-    "unpack",
-]
-
 M = TypeVar("M")
 
 

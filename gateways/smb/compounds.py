@@ -22,8 +22,6 @@ from sofs.volume.api import Volume
 if TYPE_CHECKING:
     from gateways.smb.connection import Connection
 
-__all__ = ["take"]
-
 MAX_COMPOUND = 32
 MAX_COMPOUND_CREDITS = 384
 """24 MiB of payload, all of which is in memory at once."""

@@ -6,8 +6,6 @@ a user out everywhere. Whether a user exists makes no difference.
 
 from gateways.server import origin_of
 
-__all__ = ["OF_ADDRESS", "OF_USER", "WINDOW_S", "Guesses"]
-
 WINDOW_S = 60.0
 OF_USER = 20
 """Failures of one user from one address within the window, beyond which he is refused there until its end."""

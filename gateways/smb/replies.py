@@ -16,8 +16,6 @@ from gateways.smb.status import Failure, Status, status_of
 from gateways.smb.wire import U32, padding
 from sofs.errors import SofsError
 
-__all__ = ["ERROR_BODY", "assemble", "failure"]
-
 ERROR_BODY = b"\x09\0\0\0\0\0\0\0\0"
 
 

@@ -406,15 +406,3 @@ def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> 
         if key not in copy or ConfigurationRecord.decode(copy[key]).version < known.configuration.version:
             copy[key] = known.configuration.encode()
 
-
-__all__ = [
-    "Enrolled",
-    "Recovered",
-    "evict_member",
-    "find_member",
-    "found_cluster",
-    "join_cluster",
-    "leave_cluster",
-    "make_token",
-    "recover_cluster",
-]

@@ -23,8 +23,6 @@ from sofs.cluster import NodeId
 from sofs.errors import ConfigError
 from sofs.types import UNIX_EPOCH, Time
 
-__all__ = ["RENEW_S", "Authority", "Identity", "expires", "name_of", "node_of"]
-
 VALID_DAYS = 365
 RENEW_S = 120 * 86_400.0
 """A certificate with less time than this left is replaced."""

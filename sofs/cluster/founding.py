@@ -26,8 +26,6 @@ from sofs.errors import AccessDenied, Busy, ConfigError, Exists, InvalidArgument
 from sofs.runtime.ports import Random
 from sofs.types import UNIX_EPOCH, Time
 
-__all__ = ["AUTHORITY", "Token", "admit", "authority_of", "cluster_of", "evict", "found", "invite", "leave"]
-
 AUTHORITY = keys.secret("authority")
 BATCH = 64
 """Changes in one transaction: etcd takes 128."""

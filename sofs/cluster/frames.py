@@ -24,27 +24,6 @@ import msgspec
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer
 
-__all__ = [
-    "ANSWER",
-    "CALL",
-    "ERROR",
-    "HEADER",
-    "HELLO",
-    "LARGEST_BODY",
-    "LARGEST_PAYLOAD",
-    "NOTIFY",
-    "PING",
-    "PONG",
-    "PROTOCOL",
-    "REFUSED",
-    "WELCOME",
-    "FrameReader",
-    "Hello",
-    "Refusal",
-    "Welcome",
-    "frame",
-]
-
 PROTOCOL = 1
 """Version of what stands here. What nodes of different releases say to each other in bodies is decided by feature levels."""
 

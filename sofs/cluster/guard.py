@@ -21,8 +21,6 @@ from sofs.coordination import Change, Condition, Entry, Lease, Listing, Seen, St
 from sofs.errors import ConfigError, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 
-__all__ = ["GuardedStore"]
-
 LOST = "the coordination store has lost its records; `sofs cluster recover` puts them back"
 LOOK_S = 1.0
 

@@ -9,8 +9,6 @@ from sofs.cluster import Answer, Asked, Handler, Outcome, Then
 from sofs.errors import NotSupported, PeerError, SofsError, Unavailable
 from sofs.runtime.later import Later
 
-__all__ = ["Services", "Waiting", "ask_handler", "outcome_of", "tell"]
-
 log = structlog.get_logger("cluster")
 
 

@@ -12,8 +12,6 @@ from sofs.cluster.stream import Addresses, Identify, Identity
 from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Clock, Connection, Listener, Network, Random
 
-__all__ = ["NetworkInterconnect"]
-
 LOOK_S = 10.0
 SILENT_S = 30.0
 """After this a connection that another node has made, which would ping, is thrown away."""

@@ -13,8 +13,6 @@ from sofs.cluster.frames import FrameReader, frame
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer, Clock, Connection
 
-__all__ = ["AT_ONCE", "Link"]
-
 AT_ONCE = 256 << 10
 """Unsent bytes that leave without waiting for the end of the tick."""
 

@@ -28,8 +28,6 @@ from sofs.encoding import Record
 from sofs.errors import ConfigError, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 
-__all__ = ["ACTIVE", "DRAINING", "EVICTED", "FEATURES", "Membership", "endpoint"]
-
 FEATURES = 1
 """The newest feature level that this release knows."""
 LEASE_S = 10.0

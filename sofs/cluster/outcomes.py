@@ -6,8 +6,6 @@ from sofs import encoding, errors
 from sofs.errors import PeerError, SofsError, SymlinkInPath, Unavailable
 from sofs.types import Lsn
 
-__all__ = ["decode", "encode"]
-
 _CLASSES = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SofsError)}
 
 

@@ -10,8 +10,6 @@ from sofs.errors import ConfigError
 from sofs.runtime.ports import Files, Random
 from sofs.runtime.whole import read_whole, replace
 
-__all__ = ["FILE", "OwnIdentity", "load", "load_or_make", "save"]
-
 FILE = "node.json"
 _LARGEST = 4096
 

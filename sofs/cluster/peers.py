@@ -12,8 +12,6 @@ from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Clock, Network, Random
 
-__all__ = ["NetworkPeer", "OwnPeer"]
-
 
 class _Peer:
     """What `call` is made of."""

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from sofs.encoding import Record
 from sofs.errors import Busy, NotFound
 
-__all__ = ["ClusterRecord", "DeadRecord", "MemberRecord", "NodeRecord", "TokenRecord", "named"]
-
 
 class ClusterRecord(Record, frozen=True, kw_only=True):
     """The cluster itself."""

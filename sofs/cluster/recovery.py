@@ -23,8 +23,6 @@ from sofs.errors import ConfigError, SofsError, Unavailable
 from sofs.runtime.ports import Clock, Files
 from sofs.runtime.whole import read_whole, replace
 
-__all__ = ["FILE", "RecordsCopy", "Restored", "older", "read_copy", "restore"]
-
 FILE = "records.copy"
 SETTLE_S = 0.3
 """Changes come in bursts."""

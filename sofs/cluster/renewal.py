@@ -12,8 +12,6 @@ from sofs.cluster.founding import authority_of
 from sofs.coordination import Store
 from sofs.types import UNIX_EPOCH, Time
 
-__all__ = ["Credentials", "renew_if_due"]
-
 log = structlog.get_logger("cluster")
 
 

@@ -19,8 +19,6 @@ from sofs.cluster import Incarnation, NodeId
 from sofs.errors import Unavailable
 from sofs.runtime.ports import File, Files
 
-__all__ = ["FILE", "Claim", "Ran", "claim", "ended"]
-
 FILE = "incarnation"
 """Its name in the data directory."""
 _LENGTH = 16 + 1 + 16 + 1 + 8 + 1

@@ -36,8 +36,6 @@ from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.runtime.later import Later
 from sofs.runtime.ports import Clock
 
-__all__ = ["CALLS", "ServingLink"]
-
 CALLS = 16_384
 """Calls that may wait at once over one connection; their caller bounds itself below that."""
 GREETING_S = 5.0

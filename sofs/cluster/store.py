@@ -9,8 +9,6 @@ from sofs.config import Config
 from sofs.coordination import Store
 from sofs.errors import ConfigError
 
-__all__ = ["open_etcd"]
-
 
 def open_etcd(config: Config) -> Store:
     """Raises `ConfigError`."""

@@ -43,8 +43,6 @@ from sofs.encoding import decode, encode
 from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Connection, Network, Random, Timer
 
-__all__ = ["Addresses", "Identify", "Identity", "Stream"]
-
 UNDER_WAY = {Priority.REPLICATION: 64 << 20, Priority.FOREGROUND: 32 << 20, Priority.REBUILD: 8 << 20}
 """Bytes of calls sent and not answered. That of rebuilding is small: it is all that may stand before something urgent on the same cable."""
 WAITING = 64 << 20

@@ -31,8 +31,6 @@ from sofs.encoding import UNREADABLE
 from sofs.errors import Damaged, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock, File, Files, Random
 
-__all__ = ["EmbeddedStore"]
-
 T = TypeVar("T")
 
 _HISTORY = 1000

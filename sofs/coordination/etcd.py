@@ -29,8 +29,6 @@ from sofs.coordination.store import (
 )
 from sofs.errors import NoSpace, NotFound, SofsError, Unavailable
 
-__all__ = ["Credentials", "EtcdStore"]
-
 T = TypeVar("T")
 
 _OPTIONS = (

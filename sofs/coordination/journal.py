@@ -27,8 +27,6 @@ from crc32c import crc32c
 from sofs.errors import Damaged
 from sofs.runtime.ports import File, Files
 
-__all__ = ["Journal"]
-
 _MAGIC = b"sofsrec1"
 _COVERED = struct.Struct("<QQII")
 _CHECKSUM = struct.Struct("<I")

@@ -24,48 +24,6 @@ Ids are 16 hexadecimal digits. Names are percent-encoded, so that they hold no `
 
 from urllib.parse import quote, unquote
 
-__all__ = [
-    "CLUSTER",
-    "CONFIGURATION",
-    "COUNTERS",
-    "DISKS",
-    "DEAD",
-    "GROUPS",
-    "HANDED_OVER",
-    "HOLDER",
-    "KEEPERS",
-    "MEMBERS",
-    "NODES",
-    "POOLS",
-    "SECRETS",
-    "SHARES",
-    "TOKENS",
-    "USERS",
-    "VIPS",
-    "VOLUMES",
-    "VOLUME_NAMES",
-    "configuration",
-    "counter",
-    "dead",
-    "disk",
-    "group",
-    "holder",
-    "keeper",
-    "id_of",
-    "is_known",
-    "member",
-    "name_of",
-    "node",
-    "pool",
-    "secret",
-    "share",
-    "token",
-    "user",
-    "vip",
-    "volume",
-    "volume_name",
-]
-
 CLUSTER = "cluster"
 HANDED_OVER = "handed-over"
 """In an embedded store that has been copied into a cluster's: by whom it must not be used any more."""

@@ -12,22 +12,6 @@ from typing import NamedTuple, Protocol
 
 from sofs.errors import SofsError
 
-__all__ = [
-    "Change",
-    "Condition",
-    "Delete",
-    "Entry",
-    "Health",
-    "Lease",
-    "Listing",
-    "OutcomeUnknown",
-    "Put",
-    "Seen",
-    "Store",
-    "Transacted",
-    "Watch",
-]
-
 
 class OutcomeUnknown(SofsError):
     """The connection broke or the time ran out after a change had been sent: it may have been made, or may yet be."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from sofs.cluster import Answer, NodeId, Priority
+from sofs.encoding import encode
 from sofs.errors import SofsError, Unavailable
 from sofs.hosting.hosted import Hosted
-from sofs.hosting.messages import SERVICE, Checkpoint, Message, encode
+from sofs.hosting.messages import SERVICE, Checkpoint, Message
 from sofs.hosting.site import Site
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 from sofs.volume.recovery import Store
-
-__all__ = ["ask", "ask_checkpoints", "node_of"]
 
 CHECKPOINT_S = 60.0
 

@@ -16,8 +16,6 @@ from sofs.hosting.site import Site
 from sofs.records import ConfigurationRecord
 from sofs.volume.standby import Standby
 
-__all__ = ["Candidates", "fitness"]
-
 PATIENCE_S = 15.0
 """For so long a replica with broken memory waits for others to say what they have. Whatever was stable, it has itself."""
 

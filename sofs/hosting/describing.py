@@ -9,8 +9,6 @@ from sofs.hosting.part import Part
 from sofs.hosting.site import Site
 from sofs.volume.api import Binding, Caller, GetSpace, SpaceReply
 
-__all__ = ["describe", "describe_anywhere"]
-
 ANSWER_S = 2.0
 
 

@@ -38,8 +38,6 @@ from sofs.volume.security import Identities
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Whereabouts
 
-__all__ = ["Host"]
-
 log = structlog.get_logger("node")
 
 KNOWN_TRIES, KNOWN_AGAIN_S = 20, 0.1

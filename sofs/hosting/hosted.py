@@ -15,8 +15,6 @@ from sofs.volume.recovery import Store
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Whereabouts
 
-__all__ = ["SYSTEM", "Hosted"]
-
 SYSTEM = ".system"
 """The small volume of the cluster, or of a node by itself: what gateways keep about their clients. It has no share, and operators are not
 shown it."""

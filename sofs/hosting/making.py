@@ -17,8 +17,6 @@ from sofs.records import ConfigurationRecord, ReplicaRecord, VolumeRecord
 from sofs.volume.rebuild import remove_replica
 from sofs.volume.recovery import make_store
 
-__all__ = ["log_disks", "make_volume_here"]
-
 
 def log_disks(disks: list[DiskStatus], policy: Policy, force: bool) -> list[DiskStatus]:
     """Where a new volume's log goes: as many disks as the policy tolerates failures, plus one; this node's before others', hosts without one

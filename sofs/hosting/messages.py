@@ -10,28 +10,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from sofs.encoding import decoder, encode
+from sofs.encoding import decoder
 from sofs.log.configuration import Mark
 from sofs.runtime.ports import Buffer
-
-__all__ = [
-    "SERVICE",
-    "Checkpoint",
-    "Described",
-    "Describe",
-    "Follow",
-    "Leave",
-    "MakeReplica",
-    "Message",
-    "Move",
-    "PutRecords",
-    "ReplicaState",
-    "Slice",
-    "decode_described",
-    "decode_message",
-    "decode_slice",
-    "encode",
-]
 
 SERVICE = "volume-hosting"
 

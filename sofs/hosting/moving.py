@@ -24,8 +24,6 @@ from sofs.log.configuration import Configuration
 from sofs.volume.recovery import Store
 from sofs.volume.where import Coordinator
 
-__all__ = ["coordinators", "find_node", "hand_over", "hand_over_all", "imbalance", "step_back", "targets"]
-
 log = structlog.get_logger("node")
 
 CHECKPOINT_S = 10.0

@@ -13,11 +13,10 @@ from sofs.log.configuration import Configuration, LogSettings
 from sofs.records import ConfigurationRecord
 from sofs.types import VolumeId
 from sofs.volume.checkpoint import CheckpointSettings
-from sofs.volume.data import Data, DataSettings
+from sofs.volume.data import Data
 from sofs.volume.recovery import Change, Place, Store, StoreSettings
+from sofs.volume.settings import DataSettings
 from sofs.volume.volume import LocalVolume
-
-__all__ = ["as_configuration", "changer", "reader", "serve", "store_settings"]
 
 LOG_SHARE = 8
 """A log takes at most one part in so many of its disk."""

@@ -33,8 +33,6 @@ from sofs.volume.standby import Standby, open_standby
 from sofs.volume.takeover import take_over
 from sofs.volume.where import Coordinator
 
-__all__ = ["Part"]
-
 log = structlog.get_logger("node")
 
 ROOT_MODE = 0o777

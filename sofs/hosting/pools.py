@@ -28,8 +28,6 @@ from sofs.types import DiskId
 from sofs.volume.duties import begin
 from sofs.volume.recovery import Place
 
-__all__ = ["Pools"]
-
 log = structlog.get_logger("node")
 
 NOTE_S = 1.0

@@ -25,8 +25,6 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.memory import INCOMPLETE, noted_boot
 from sofs.volume.recovery import Place, StoreSettings, let_go, open_place
 
-__all__ = ["Known", "known_in_logs", "note_configuration", "split_name"]
-
 log = structlog.get_logger("cluster")
 
 NOTED = meta(b"configuration")

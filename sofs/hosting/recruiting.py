@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from sofs.cluster import NodeId, Priority
+from sofs.encoding import encode
 from sofs.errors import SofsError, Unavailable
 from sofs.hosting.asking import ask
-from sofs.hosting.messages import Follow, MakeReplica, PutRecords, encode
+from sofs.hosting.messages import Follow, MakeReplica, PutRecords
 from sofs.hosting.part import Part
 from sofs.hosting.site import Site
 from sofs.log.configuration import Mark
@@ -22,8 +23,6 @@ from sofs.records import ReplicaRecord
 from sofs.runtime.ports import Records
 from sofs.volume.rebuild import SENDING, add_replica
 from sofs.volume.recovery import Store
-
-__all__ = ["readmit", "recruit"]
 
 log = structlog.get_logger("redundancy")
 

@@ -27,8 +27,6 @@ from sofs.records import ReplicaRecord
 from sofs.volume.rebuild import remove_replica
 from sofs.volume.recovery import Place, Store, let_go
 
-__all__ = ["Redundancy", "choose_disk", "wanted_replicas"]
-
 log = structlog.get_logger("redundancy")
 
 FIRST_S = 5.0

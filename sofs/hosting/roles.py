@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 from sofs.records import ConfigurationRecord
 
-__all__ = ["Candidate", "Decision", "Facts", "Role", "Step", "decide", "may_lead"]
-
 
 class Role(Enum):
     NONE = "none"

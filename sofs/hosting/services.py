@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from sofs.cluster import Answer, Asked
+from sofs.encoding import encode
 from sofs.errors import NotFound, SofsError, Unavailable
 from sofs.hosting.messages import (
     SERVICE,
@@ -23,7 +24,6 @@ from sofs.hosting.messages import (
     PutRecords,
     decode_message,
     decode_slice,
-    encode,
 )
 from sofs.hosting.opening import as_configuration, reader, store_settings
 from sofs.hosting.part import Part
@@ -35,8 +35,6 @@ from sofs.volume.memory import INCOMPLETE, note_whole
 from sofs.volume.rebuild import remove_replica
 from sofs.volume.recovery import Place, StoreSettings
 from sofs.volume.standby import open_standby
-
-__all__ = ["HostingService"]
 
 log = structlog.get_logger("node")
 

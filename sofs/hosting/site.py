@@ -15,8 +15,6 @@ from sofs.runtime.ports import Clock, Files, Random
 from sofs.volume.security import Identities
 from sofs.volume.volume import LocalVolume
 
-__all__ = ["Site"]
-
 
 @dataclass
 class Site:

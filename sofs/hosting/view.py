@@ -12,22 +12,12 @@ from typing import TypeVar
 
 import structlog
 
+from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord
 from sofs.coordination import Entry, Seen, keys
+from sofs.encoding import Record
 from sofs.errors import ConfigError
-from sofs.records import (
-    ConfigurationRecord,
-    DeadRecord,
-    DiskRecord,
-    MemberRecord,
-    NodeRecord,
-    PoolRecord,
-    Record,
-    Registry,
-    VolumeRecord,
-)
+from sofs.records import ConfigurationRecord, DiskRecord, PoolRecord, Registry, VolumeRecord
 from sofs.volume.duties import begin
-
-__all__ = ["View"]
 
 log = structlog.get_logger("node")
 

@@ -24,8 +24,6 @@ from pathlib import Path
 
 from sofs.errors import ConfigError, Unavailable
 
-__all__ = ["Images"]
-
 CLONE_NEWNS = 0x20000
 MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 XFS_IOC_GOINGDOWN = 0x8004587D

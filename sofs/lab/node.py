@@ -16,8 +16,6 @@ from sofs.lab.plan import Machine
 from sofs.lab.process import Child
 from sofs.lab.readiness import Readiness
 
-__all__ = ["RunningNode"]
-
 log = structlog.get_logger("lab")
 
 READY_S = 90.0

@@ -24,8 +24,6 @@ import msgspec
 from sofs.errors import InvalidArgument, NotRecalled
 from sofs.types import OpenId
 
-__all__ = ["HANDLE", "READ", "WRITE", "Grant", "GrantKind", "acknowledge", "must_wait", "recall", "revoke", "settle", "target_of"]
-
 READ, HANDLE, WRITE = 1, 2, 4
 
 

@@ -10,8 +10,6 @@ from sofs.locks.sharing import WRITES
 from sofs.locks.state import STATELESS, Dropped, FileState, Revoked, Step, replace_grant
 from sofs.types import OpenId
 
-__all__ = ["acknowledge", "expire", "remind", "request", "room"]
-
 
 def request(
     state: FileState, key: bytes, kind: GrantKind, wanted: int, *, epoch: int = 0, version: int = 2, delegation: OpenId = STATELESS

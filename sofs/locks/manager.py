@@ -21,8 +21,6 @@ from sofs.locks.state import FREE, STATELESS, Dropped, FileState, Step, Upcall
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import Inode, OpenId
 
-__all__ = ["LockManager"]
-
 _Transition = Callable[[FileState, bool], Step]
 """What is tried: with the state, and whether it has been tried before."""
 

@@ -14,8 +14,6 @@ from typing import NamedTuple
 from sofs.errors import InvalidArgument, LockNotHeld
 from sofs.types import OpenId
 
-__all__ = ["END", "ByteLock", "Ranges", "acquire", "blocker", "io_blocker", "release", "span"]
-
 END = 1 << 64
 """Behind the last byte that a lock can cover."""
 TO_END = END - 1

@@ -14,23 +14,6 @@ from sofs.locks.sharing import SHARE_READ, WRITES, Opening
 from sofs.locks.state import FREE, Dropped, FileState, Recall, Step, replace_grant
 from sofs.types import OpenId
 
-__all__ = [
-    "QUIET",
-    "ByteRule",
-    "Rule",
-    "await_leases",
-    "entries_rule",
-    "make_way",
-    "open_rule",
-    "pass_ranges",
-    "read_rule",
-    "recall_all",
-    "recall_upcall",
-    "remove",
-    "removal_rule",
-    "write_rule",
-]
-
 QUIET = 0x80 | 0x100 | 0x100000
 """An open with no other rights than these (attributes, SYNCHRONIZE) disturbs no grant (MS-FSA 2.1.5.1.2.2)."""
 _QUIET_FOR_LEASES = QUIET | 0x20000

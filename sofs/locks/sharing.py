@@ -8,8 +8,6 @@ import msgspec
 
 from sofs.types import OpenId
 
-__all__ = ["DELETE", "SHARE_ALL", "SHARE_DELETE", "SHARE_READ", "SHARE_WRITE", "Opening", "clashes", "denied"]
-
 SHARE_READ, SHARE_WRITE, SHARE_DELETE, SHARE_ALL = 1, 2, 4, 7
 
 READS = 0x1 | 0x20

@@ -19,8 +19,6 @@ from sofs.locks.ranges import Ranges
 from sofs.locks.sharing import Opening
 from sofs.types import OpenId
 
-__all__ = ["FREE", "STATELESS", "Dropped", "FileState", "Recall", "Revoked", "Step", "Upcall", "replace_grant", "replace_open"]
-
 STATELESS = OpenId(0)
 """Access without an open: NFSv3, and NFSv4's special stateids."""
 

@@ -23,23 +23,6 @@ from sofs.locks.sharing import SHARE_DELETE, SHARE_READ, SHARE_WRITE, Opening
 from sofs.locks.state import FREE, STATELESS, FileState, Step, replace_grant, replace_open
 from sofs.types import OpenId
 
-__all__ = [
-    "abandon_open",
-    "change_entries",
-    "change_open",
-    "check_io",
-    "check_remove",
-    "close_file",
-    "conflict",
-    "disconnect",
-    "lock",
-    "mark_delete",
-    "open_file",
-    "reconnect",
-    "unlock",
-]
-
-
 # Opens
 
 

@@ -5,8 +5,6 @@ from typing import NamedTuple
 from sofs.log.replica import FIRST
 from sofs.types import Lsn
 
-__all__ = ["BEGINNING", "Configuration", "LeaseSettings", "LogSettings", "Mark"]
-
 
 class Configuration(NamedTuple):
     """Which copies count, and who writes. It changes only by compare-and-set on `version`, in the coordination store."""

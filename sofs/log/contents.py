@@ -18,8 +18,6 @@ from sofs.log.stretch import Stretch, read_stretch
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 
-__all__ = ["Contents"]
-
 _SCAN = 256 << 10
 """Bytes that `scan` reads at a time."""
 

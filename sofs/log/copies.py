@@ -27,8 +27,6 @@ from sofs.log.replica import Replica
 from sofs.runtime.ports import Clock
 from sofs.types import Lsn
 
-__all__ = ["Copies"]
-
 _RETRY_S = 0.5
 """Between two attempts at a coordination store that does not answer."""
 _LOOK_S = 0.005

@@ -35,8 +35,6 @@ from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Lsn
 
-__all__ = ["Follower", "Lead"]
-
 _AHEAD = 1 << 20
 _SLICE = 200
 """Records applied at a time when the machine catches up."""

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from sofs.types import Lsn
 
-__all__ = ["Gates"]
-
 Waiter = tuple[Lsn, int, Callable[[], None]]
 
 

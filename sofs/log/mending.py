@@ -14,8 +14,6 @@ from sofs.log.record import Header, decode
 from sofs.log.stretch import Readable, fetch_record
 from sofs.types import Lsn
 
-__all__ = ["Fetched", "fetch_missing"]
-
 Fetched = tuple[Lsn, bytearray]
 """A record, and where it belongs."""
 

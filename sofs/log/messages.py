@@ -8,27 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from sofs.encoding import decoder, encode
+from sofs.encoding import decoder
 from sofs.log.configuration import Mark
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
-
-__all__ = [
-    "SERVICE",
-    "Ack",
-    "Append",
-    "Ask",
-    "Message",
-    "Read",
-    "Result",
-    "Rewrite",
-    "Status",
-    "Sync",
-    "decode_ack",
-    "decode_message",
-    "decode_status",
-    "encode",
-]
 
 SERVICE = "log"
 

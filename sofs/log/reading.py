@@ -9,8 +9,6 @@ from sofs.log.record import HEADER, Header, decode, payload_sum
 from sofs.log.replica import FIRST, Replica
 from sofs.types import PAGE
 
-__all__ = ["Found", "SegmentReader", "next_segment", "parse", "walk"]
-
 
 class Found(NamedTuple):
     """A record among bytes of a log."""

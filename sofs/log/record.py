@@ -36,8 +36,6 @@ from sofs.errors import Damaged
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, Lsn
 
-__all__ = ["ALIGNMENT", "HEADER", "MAGIC", "MAXIMUM", "Header", "aligned", "decode", "encode", "page_sums", "payload_sum"]
-
 _HEADER = struct.Struct("<IIQQIIIIII")
 _COVERED = struct.Struct("<QQIIIIII")
 HEADER = _HEADER.size

@@ -30,8 +30,6 @@ from sofs.log.record import ALIGNMENT, MAGIC, Header
 from sofs.log.replica import Replica
 from sofs.types import Lsn
 
-__all__ = ["Recovered", "newest_version", "recover", "recover_in_slices"]
-
 _AHEAD = 4 << 20
 """Bytes read at a time."""
 

@@ -19,15 +19,14 @@ from typing import Protocol
 import structlog
 
 from sofs.cluster import Outcome, Peer, Priority
+from sofs.encoding import encode
 from sofs.errors import Damaged, DiskFailed, ExtentGone, NoSpace, PeerError, SofsError, Unavailable
 from sofs.log.configuration import LogSettings, Mark
-from sofs.log.messages import SERVICE, Ack, Append, Read, Result, Rewrite, Sync, decode_ack, encode
+from sofs.log.messages import SERVICE, Ack, Append, Read, Result, Rewrite, Sync, decode_ack
 from sofs.log.reading import next_segment
 from sofs.log.stretch import Stretch
 from sofs.runtime.ports import Buffer, Clock, Timer
 from sofs.types import Lsn
-
-__all__ = ["Coordinator", "RemoteReplica"]
 
 _WINDOW = 8 << 20
 """Bytes on their way at once; what comes on top is sent later, from the disk."""

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from sofs.log.remote import RemoteReplica
 from sofs.types import Lsn
 
-__all__ = ["Hold", "Remotes"]
-
 
 class Hold:
     """Keeps what a log has now: see `ReplicatedLog.hold`."""

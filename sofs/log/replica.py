@@ -27,8 +27,6 @@ from sofs.runtime.later import Later, together
 from sofs.runtime.ports import Buffer, File, Files
 from sofs.types import PAGE, Lsn
 
-__all__ = ["FIRST", "LocalReplica", "Replica", "SegmentHeader"]
-
 FIRST = Lsn(PAGE)
 """The first position of any log: that of the first segment's first record."""
 

@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from sofs.errors import NoSpace, SofsError, Unavailable
 from sofs.log import Machine
-from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
+from sofs.log.configuration import Configuration, LogSettings, Mark
 from sofs.log.contents import Contents
 from sofs.log.gates import Gates
 from sofs.log.record import ALIGNMENT, HEADER, MAXIMUM, encode, page_sums
@@ -32,8 +32,6 @@ from sofs.log.stretch import origin
 from sofs.log.syncing import GroupSync
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, Level, Lsn
-
-__all__ = ["BEGINNING", "Configuration", "LogSettings", "Mark", "ReplicatedLog"]
 
 _LARGEST = 15 << 20
 """Bytes of one record at most: it is sent in one message."""

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 
 from sofs.cluster import Answer, Asked, Interconnect, NodeId, Priority
+from sofs.encoding import encode
 from sofs.errors import NotFound, PeerError, Unavailable
 from sofs.log.follower import Follower
 from sofs.log.messages import (
@@ -17,12 +18,9 @@ from sofs.log.messages import (
     Sync,
     decode_message,
     decode_status,
-    encode,
 )
 from sofs.log.replica import LocalReplica
 from sofs.runtime.later import Later
-
-__all__ = ["LogService"]
 
 _LARGEST = 64 << 20
 """Bytes that one `Read` may ask for."""

@@ -10,8 +10,6 @@ from sofs.log.record import HEADER, MAGIC, aligned
 from sofs.log.replica import LocalReplica
 from sofs.types import PAGE, Lsn
 
-__all__ = ["Stretch", "fetch_record", "origin", "read_stretch"]
-
 
 class Readable(Protocol):
     """A copy, here or elsewhere."""

@@ -12,8 +12,6 @@ from sofs.log.replica import Replica
 from sofs.runtime.ports import Clock
 from sofs.types import Lsn
 
-__all__ = ["GroupSync", "Syncing"]
-
 Answer = Callable[[SofsError | None], None]
 
 

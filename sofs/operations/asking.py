@@ -8,8 +8,6 @@ from sofs.hosting import Hosted
 from sofs.types import Level
 from sofs.volume.api import Binding, Caller, Reply, Request, Volume
 
-__all__ = ["OPERATOR", "ask", "ask_stable"]
-
 OPERATOR = Caller(0, 0, privileged=True)
 
 STABLE_S = 120.0

@@ -14,8 +14,6 @@ from sofs.pool.members import DiskStatus
 from sofs.pool.states import State
 from sofs.types import DiskId
 
-__all__ = ["Disks"]
-
 GONE = (State.RETIRED, State.FAILED, State.MISSING)
 """Disks on which nothing can be, or nothing that can be read."""
 

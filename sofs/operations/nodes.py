@@ -10,11 +10,11 @@ from sofs.admin import api
 from sofs.assembly import Assembly
 from sofs.cluster import NodeId
 from sofs.cluster.membership import ACTIVE, DRAINING, Membership
-from sofs.cluster.records import named
+from sofs.cluster.records import MemberRecord, named
 from sofs.cluster.vips import HolderRecord, VipRecord, Vips
 from sofs.coordination import keys
 from sofs.errors import InvalidArgument, NotSupported, Unavailable
-from sofs.records import GroupRecord, MemberRecord
+from sofs.records import GroupRecord
 
 DRAIN_S = 60.0
 """Until a node has handed over what it has."""

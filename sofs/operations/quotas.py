@@ -25,8 +25,6 @@ from sofs.volume.api import (
     Stateless,
 )
 
-__all__ = ["Quotas"]
-
 _DEFAULT = (1 << 32) - 1
 
 

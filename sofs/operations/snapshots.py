@@ -21,8 +21,6 @@ from sofs.volume.api import (
     SnapshotList,
 )
 
-__all__ = ["Snapshots"]
-
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 

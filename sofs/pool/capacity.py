@@ -11,8 +11,6 @@ from sofs.pool.scheme import parse_scheme
 from sofs.pool.states import READABLE, WRITABLE
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["Capacity"]
-
 CROWDED = 0.05
 """A disk is crowded when a larger share of it is used than of all disks of its tier together, by this much."""
 

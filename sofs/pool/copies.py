@@ -14,8 +14,6 @@ from sofs.pool.disk import BadPages, Disk
 from sofs.pool.extent import ExtentId
 from sofs.types import PAGE
 
-__all__ = ["Copy", "Trouble", "mend", "read_copies", "worst"]
-
 
 class Copy(NamedTuple):
     """One copy of an extent."""

@@ -16,8 +16,6 @@ from sofs.pool.table import Entry
 from sofs.runtime.ports import Buffer
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["BadPages", "Disk", "Part", "Slow"]
-
 
 class BadPages(Damaged):
     """Pages of one fragment do not match their checksums."""

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "Copies", "ExtentId", "Fragment", "Placement", "Usage", "slots_for"]
-
 MIB = 1 << 20
 EXTENT_LIMIT = 8 * MIB
 """Bytes of data in the largest extent."""

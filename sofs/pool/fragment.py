@@ -36,8 +36,6 @@ from sofs.pool.scheme import Scheme, scheme_from_code
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, DiskId, VolumeId
 
-__all__ = ["META_PER_SLOT", "SLOT_SIZE", "Header", "Sums", "decode_meta", "encode_meta", "meta_length"]
-
 META_PER_SLOT = 2 * PAGE
 SLOT_SIZE = MIB + META_PER_SLOT
 BLOCK = 65536

@@ -31,8 +31,6 @@ from sofs.pool.table import Entry, SlotTable
 from sofs.runtime.ports import File
 from sofs.types import PAGE
 
-__all__ = ["Fetched", "Fragments"]
-
 _CACHED = 2048
 """Fragments whose checksums are kept in memory, at least; twice as many at most (each up to 9 KiB)."""
 

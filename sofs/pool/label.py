@@ -26,8 +26,6 @@ from crc32c import crc32c
 from sofs.errors import DiskRefused
 from sofs.types import DiskId
 
-__all__ = ["FORMAT", "LABEL_SIZE", "Label", "decode_label", "encode_label"]
-
 FORMAT = 1
 LABEL_SIZE = 4096
 """No label is longer: it fits into a device's first block."""

@@ -18,8 +18,6 @@ from sofs.pool.fragment import SLOT_SIZE
 from sofs.pool.label import LABEL_SIZE
 from sofs.runtime.ports import File, Files, Space
 
-__all__ = ["DirectoryLayout", "Layout", "open_layout"]
-
 
 class Layout(Protocol):
     """The parts of one disk."""

@@ -34,8 +34,6 @@ from sofs.pool.table import ENTRY_SIZE, Entry, SlotTable, seed_of
 from sofs.runtime.ports import Buffer, File
 from sofs.types import PAGE, VolumeId
 
-__all__ = ["LocalDisk"]
-
 _SCAN = 512  # entries looked at in one go: about a millisecond if all of them are wanted
 _BARREN = 64  # times as many of which none is wanted
 

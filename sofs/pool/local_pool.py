@@ -43,8 +43,6 @@ from sofs.pool.states import Event, State
 from sofs.runtime.ports import Buffer, Clock, Files, Random
 from sofs.types import PAGE, DiskId, VolumeId
 
-__all__ = ["LocalPool"]
-
 T = TypeVar("T")
 _PUNCHED = 8  # runs of slots punched in one go
 _SLICE = 200

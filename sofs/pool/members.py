@@ -32,8 +32,6 @@ from sofs.pool.states import READABLE, WRITABLE, Event, State, after
 from sofs.runtime.ports import Clock, Files
 from sofs.types import DiskId
 
-__all__ = ["DiskSpec", "DiskStatus", "Member", "Members", "Report"]
-
 _FORGETTABLE = (State.RETIRED, State.MISSING, State.FAILED)
 DISTRUSTED_S = 30.0
 """For so long a disk of another node that did not answer in time is asked last."""

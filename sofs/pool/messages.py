@@ -22,8 +22,6 @@ from sofs.pool.table import Entry
 from sofs.runtime.ports import Buffer
 from sofs.types import PAGE, DiskId, VolumeId
 
-__all__ = ["SERVICE", "Request", "decode_request", "encode"]
-
 SERVICE = "disk"
 NUMBER_LIMIT = 1 << 39
 FOUND_AT_ONCE = 4096

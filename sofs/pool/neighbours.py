@@ -10,15 +10,14 @@ from functools import partial
 from typing import Any
 
 from sofs.cluster import Interconnect, NodeId
+from sofs.encoding import encode
 from sofs.errors import PeerError, SofsError, Unavailable
 from sofs.pool.extent import Usage
 from sofs.pool.members import Member, Members
-from sofs.pool.messages import SERVICE, Hear, Heard, Told, decode_answer, encode
+from sofs.pool.messages import SERVICE, Hear, Heard, Told, decode_answer
 from sofs.pool.remote_disk import RemoteDisk
 from sofs.pool.states import READABLE
 from sofs.types import DiskId
-
-__all__ = ["Neighbours"]
 
 HEAR_S = 2.0
 

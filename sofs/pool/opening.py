@@ -21,8 +21,6 @@ from sofs.pool.table import ENTRY_SIZE, Entry, SlotTable, seed_of
 from sofs.runtime.ports import File, Files, Random
 from sofs.types import DiskId
 
-__all__ = ["ARENA_SLOTS", "make_disk", "open_disk"]
-
 ARENA_SLOTS = (1 << 30) // SLOT_SIZE
 """Slots in an arena of one GiB: 1016. Small disks have smaller arenas, so that rounding costs little."""
 _LONGEST = EXTENT_LIMIT // MIB

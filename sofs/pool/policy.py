@@ -20,8 +20,6 @@ from sofs.errors import InvalidArgument, NoSpace, NotSupported
 from sofs.pool.scheme import Redundancy, Scheme, parse_scheme
 from sofs.types import DiskId
 
-__all__ = ["TIERS", "Candidate", "Policy", "parse_policy"]
-
 TIERS = ("ssd", "hdd")
 _GRAMMAR = re.compile(r"(?P<scheme>\w+(?:\([^)]*\))?)(?: across (?P<domain>\w+))?(?: on (?P<tier>\w+))?")
 

@@ -8,17 +8,16 @@ tried again here: the pool knows other copies and other disks.
 from collections.abc import Awaitable, Iterable, Sequence
 
 from sofs.cluster import Answer, Peer, Priority
+from sofs.encoding import encode
 from sofs.errors import PeerError, Unavailable
 from sofs.pool import messages
 from sofs.pool.disk import BadPages, Part, Slow
 from sofs.pool.extent import ExtentId, Usage
 from sofs.pool.fragment import Header, Sums, stored_sums, wrong_pages
-from sofs.pool.messages import SERVICE, decode_answer, encode
+from sofs.pool.messages import SERVICE, decode_answer
 from sofs.pool.table import Entry
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import PAGE, DiskId, VolumeId
-
-__all__ = ["RemoteDisk"]
 
 READ_S = 3.0
 """A disk that takes longer is not worth waiting for while there are other copies."""

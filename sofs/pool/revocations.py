@@ -18,8 +18,6 @@ from crc32c import crc32c
 from sofs.errors import Damaged
 from sofs.types import VolumeId
 
-__all__ = ["Revocations"]
-
 _MAGIC = b"SOFSREVK"
 _HEAD = struct.Struct("<8sI")
 _RANGE = struct.Struct("<QQQ")

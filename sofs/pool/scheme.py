@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from sofs.errors import InvalidArgument, NotSupported
 
-__all__ = ["SIMPLE", "Redundancy", "Scheme", "mirror", "scheme_from_code"]
-
 
 class Redundancy(IntEnum):
     """How fragments relate; the number is what disks store."""

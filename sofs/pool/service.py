@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from sofs.cluster import Answer, Asked, Interconnect
+from sofs.encoding import encode
 from sofs.errors import DiskFailed, NotFound, SofsError, Unavailable
 from sofs.pool import messages
 from sofs.pool.fragments import Fetched
@@ -22,8 +23,6 @@ from sofs.pool.messages import SERVICE
 from sofs.pool.states import Event, State
 from sofs.runtime.ports import Buffer
 from sofs.types import DiskId, VolumeId
-
-__all__ = ["DiskService"]
 
 KEPT = 64 << 10
 """A payload of at least so many bytes lies in a buffer of its own (`sofs.cluster.Asked`)."""
@@ -59,7 +58,7 @@ class DiskService:
         pool, member = self._member(DiskId(request.disk))
         if isinstance(request, messages.Drain):
             pool.members.drain(member.spec.id, request.on)
-            return Answer(messages.encode(told(pool.members, member)))
+            return Answer(encode(told(pool.members, member)))
         if not isinstance(member.disk, LocalDisk):
             raise Unavailable(f"{pool.members.describe(member.spec.id)} at its node")
         return self._duties[type(request)](request, pool, member.disk, asked.payload)
@@ -75,7 +74,7 @@ class DiskService:
         if pool is None:
             raise NotFound(f"there is no pool {request.pool} at this node")
         own = [told(pool.members, member) for member in pool.members.own]
-        return Answer(messages.encode(messages.Heard(own, pool.claimed)))
+        return Answer(encode(messages.Heard(own, pool.claimed)))
 
     # What does not change the disk
 
@@ -102,7 +101,7 @@ class DiskService:
         return Answer(messages.found(*await disk.find_some(VolumeId(request.volume), ids, request.start, messages.FOUND_AT_ONCE)))
 
     async def _check(self, request: messages.Check, pool: LocalPool, disk: LocalDisk, payload: Buffer) -> Answer:
-        return Answer(messages.encode(messages.Checked(await disk.check(request.slot, request.id, request.length))))
+        return Answer(encode(messages.Checked(await disk.check(request.slot, request.id, request.length))))
 
     # What does
 
@@ -110,7 +109,7 @@ class DiskService:
         part = request.taken(_kept(payload))
 
         async def write() -> Answer:
-            return Answer(messages.encode(messages.Slot(await pool.members.write(disk, part))))
+            return Answer(encode(messages.Slot(await pool.members.write(disk, part))))
 
         return self._change(pool, disk, write())
 

@@ -7,8 +7,6 @@ empty, and so uncreated.
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["SlotAllocator"]
-
 
 class SlotAllocator:
     """Takes runs of slots and gets them back. All slots start out free."""

@@ -21,8 +21,6 @@ from types import MappingProxyType
 
 from sofs.errors import InvalidArgument
 
-__all__ = ["READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
-
 
 class State(StrEnum):
     HEALTHY = "healthy"

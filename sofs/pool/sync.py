@@ -5,8 +5,6 @@ import asyncio
 from sofs.errors import SofsError
 from sofs.runtime.ports import File
 
-__all__ = ["GroupSync"]
-
 
 class GroupSync:
     """Makes what was written to a file durable; who comes while a sync is under way shares the next one.

@@ -33,8 +33,6 @@ from sofs.pool.extent import ExtentId
 from sofs.pool.scheme import Scheme, scheme_from_code
 from sofs.types import DiskId, VolumeId
 
-__all__ = ["ENTRY_SIZE", "Entry", "SlotTable", "decode_entry"]
-
 _ENTRY = struct.Struct("<BBBBBBHQQI")
 _CRC = struct.Struct("<I")
 ENTRY_SIZE = 32

@@ -19,8 +19,6 @@ from sofs.pool.table import Entry
 from sofs.runtime.ports import Clock
 from sofs.types import PAGE, DiskId
 
-__all__ = ["Probe", "Scrub", "ScrubReport", "Upkeep"]
-
 log = structlog.get_logger("pool")
 
 _STEP = 512  # slots looked up at a time: whole pages of the table

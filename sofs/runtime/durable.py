@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["make_directory", "replace"]
-
 
 def replace(path: Path, content: bytes, mode: int | None = None) -> None:
     """Durably, in a directory that is there. Nobody ever sees it half written or with other rights: `mode`, else those of the file before, else 0600.

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from sofs.errors import Unavailable
 
-__all__ = ["Interface", "host_interfaces"]
-
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type

@@ -7,8 +7,6 @@ from typing import Any, Generic, TypeVar
 
 from sofs.errors import SofsError
 
-__all__ = ["Later", "together"]
-
 T = TypeVar("T")
 
 

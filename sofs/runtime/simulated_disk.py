@@ -24,8 +24,6 @@ from typing import NamedTuple
 
 from sofs.runtime.simulated_loop import SimulatedRandom
 
-__all__ = ["Content", "Directory", "Disk", "Node", "RecordSet"]
-
 PAGE = 4096
 SECTOR = 512
 _ZERO_PAGE = bytes(PAGE)

@@ -32,10 +32,9 @@ from sofs.errors import (
 from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.simulated_disk import PAGE, Change, Content, Directory, Disk, Node, RecordSet
-from sofs.runtime.simulated_loop import Crash, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.runtime.simulated_records import SimulatedRecords
-
-__all__ = ["Fault", "Latency", "SimulatedFile", "SimulatedFiles"]
 
 T = TypeVar("T")
 

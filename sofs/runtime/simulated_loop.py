@@ -25,8 +25,6 @@ from sofs.runtime.ports import Timer
 from sofs.runtime.simulated_process import CURRENT, Crash, SimulatedProcess
 from sofs.types import Time
 
-__all__ = ["Crash", "Deadlock", "SimulatedClock", "SimulatedLoop", "SimulatedRandom", "simulate"]
-
 T = TypeVar("T")
 _START = Time(133_500_000_000_000_000)  # in January 2024
 _CANCELLED = 200

@@ -16,9 +16,6 @@ from sofs.runtime.ports import CONGESTED, Buffer, Connection, Receiver
 from sofs.runtime.simulated_loop import SimulatedRandom
 from sofs.runtime.simulated_process import CURRENT, SimulatedProcess, context_of
 
-__all__ = ["SimulatedHost", "SimulatedNetwork"]
-
-
 _USED = b"\xa5"
 
 

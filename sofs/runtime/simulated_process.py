@@ -17,8 +17,6 @@ from contextvars import Context, ContextVar
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-__all__ = ["CURRENT", "Crash", "SimulatedProcess", "context_of"]
-
 T = TypeVar("T")
 
 CURRENT: "ContextVar[SimulatedProcess | None]" = ContextVar("process", default=None)

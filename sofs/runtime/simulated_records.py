@@ -12,8 +12,6 @@ from sofs.runtime.simulated_disk import RecordSet
 if TYPE_CHECKING:
     from sofs.runtime.simulated_files import SimulatedFiles
 
-__all__ = ["SimulatedRecords"]
-
 
 class SimulatedRecords:
     """`Records` over a `RecordSet`. Commits take virtual time and are carried out one after another."""

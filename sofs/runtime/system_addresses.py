@@ -16,8 +16,6 @@ import struct
 from sofs.errors import Unavailable
 from sofs.runtime.interfaces import host_interfaces
 
-__all__ = ["SystemAddresses"]
-
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 _ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type

@@ -8,9 +8,6 @@ from collections.abc import Callable
 from sofs.runtime.ports import Timer
 from sofs.types import Time, from_unix_ns
 
-__all__ = ["SystemClock", "SystemRandom"]
-
-
 _ROUNDS = 3
 
 

@@ -16,8 +16,6 @@ from sofs.errors import (
     SofsError,
 )
 
-__all__ = ["outcome"]
-
 _MEANINGS: dict[int, type[SofsError]] = {
     errno.ENOENT: NotFound,
     errno.EEXIST: Exists,

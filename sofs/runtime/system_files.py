@@ -24,8 +24,6 @@ from sofs.runtime.system_records import SystemRecords
 from sofs.runtime.system_sync import KernelSync
 from sofs.runtime.system_threads import Threads
 
-__all__ = ["SystemFile", "SystemFiles"]
-
 T = TypeVar("T")
 
 _IOV_MAX = 1024

@@ -9,8 +9,6 @@ from sofs.errors import Unavailable
 from sofs.runtime.ports import CONGESTED, Buffer, Connection, Receiver
 from sofs.runtime.system_tls import Tls
 
-__all__ = ["SystemNetwork"]
-
 _RECORD = 16 << 10
 """Bytes in one record of TLS at most (RFC 8446 section 5.1)."""
 _AT_ONCE = 256 << 10

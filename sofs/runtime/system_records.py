@@ -18,8 +18,6 @@ from sofs.errors import Damaged, DiskFailed, NoSpace, SofsError, Unavailable
 from sofs.runtime.system_errors import outcome
 from sofs.runtime.system_threads import Threads
 
-__all__ = ["SystemRecords"]
-
 _SLICE = 64
 """Keys per call into LMDB: between calls the thread lets the loop have the interpreter."""
 

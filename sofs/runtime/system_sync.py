@@ -18,8 +18,6 @@ import struct
 from collections.abc import Callable
 from typing import Self
 
-__all__ = ["KernelSync"]
-
 _CALLS = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
 """Numbers of io_setup, io_destroy, io_getevents and io_submit (the C library has no functions for them)."""
 _AT_ONCE = 64

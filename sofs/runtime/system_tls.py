@@ -13,8 +13,6 @@ from pathlib import Path
 from sofs.errors import ConfigError
 from sofs.runtime import durable
 
-__all__ = ["Tls"]
-
 
 class Tls:
     """A node's credentials, for both directions of a connection."""

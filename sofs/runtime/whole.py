@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from sofs.runtime.ports import Files
 
-__all__ = ["read_whole", "replace"]
-
 
 def read_whole(files: Files, path: str, most: int = 1 << 62) -> bytes | None:
     """The file, or at most so many bytes of it; None if there is none. Raises `DiskFailed`."""

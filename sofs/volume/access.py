@@ -21,8 +21,6 @@ from sofs.volume.security import (
     sid_bytes,
 )
 
-__all__ = ["STICKY", "Judge", "execute", "is_owner", "require", "sticky_forbids"]
-
 SETUID, SETGID, STICKY = 0o4000, 0o2000, 0o1000
 ANONYMOUS = "S-1-5-7"
 """Who has not said who he is (MS-DTYP 2.4.2.4)."""

@@ -28,15 +28,14 @@ from sofs.volume.api import (
 )
 from sofs.volume.api import Changed as What
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.core import Core, OpenFile, Subject
+from sofs.volume.core import Core, Subject
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
 from sofs.volume.io import shed, sheds
 from sofs.volume.mapping import KEEP_MODIFIED
+from sofs.volume.openfile import OpenFile
 from sofs.volume.quotas import counting
 from sofs.volume.sharing import check_io
 from sofs.volume.streams import stream_inodes
-
-__all__ = ["change", "check_access", "get_attributes", "set_attributes"]
 
 _LATEST = (1 << 63) - 1
 

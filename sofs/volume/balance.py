@@ -17,8 +17,6 @@ from sofs.volume.extents import Extents
 from sofs.volume.moving import Mover
 from sofs.volume.settings import MIB, DataSettings
 
-__all__ = ["Balancer"]
-
 _AT_ONCE = 16 * MIB
 _LISTED = 4096
 """Extents of one disk that are moved in one round, at most."""

@@ -22,8 +22,6 @@ from sofs.errors import Damaged
 from sofs.types import Lsn
 from sofs.volume.snapshots.history import History
 
-__all__ = ["Apply", "Batch", "Mutator", "Operation", "apply_add", "apply_delete", "apply_put", "decode"]
-
 _COUNT = struct.Struct("<I")
 _HEAD = struct.Struct("<BI")
 _KEY = struct.Struct("<H")

@@ -19,12 +19,10 @@ import structlog
 from crc32c import crc32c
 
 from sofs.errors import Damaged, SofsError
-from sofs.log.replicated import Mark
+from sofs.log.configuration import Mark
 from sofs.runtime.ports import Clock, Records
 from sofs.types import Lsn
 from sofs.volume.keyspace import KeySpace
-
-__all__ = ["CHECKPOINT", "CheckpointSettings", "Checkpointed", "Checkpoints", "decode_mark", "encode_mark"]
 
 CHECKPOINT = b"\0checkpoint"
 

@@ -32,8 +32,6 @@ from sofs.volume.settings import DataSettings
 from sofs.volume.space import Space
 from sofs.volume.thaw import Maps
 
-__all__ = ["Cleaner", "Pace"]
-
 _SLICE_S = 0.001
 _TICK_S = 0.25
 _ORPHANS_S = 3600.0

@@ -30,18 +30,6 @@ from sofs.volume.disconnection import MOST_FORMER
 from sofs.volume.openfile import OpenFile, StateKind
 from sofs.volume.register import remember
 
-__all__ = [
-    "begin_grace",
-    "end_client",
-    "end_grace",
-    "forget_session",
-    "keep_records",
-    "list_client",
-    "list_clients",
-    "list_records",
-    "list_slots",
-]
-
 _MOST_NAME, _MOST_VALUE = 200, 3072
 _RECORDS = keys.bucket(keys.CLIENT, 0)
 _SESSION = 16

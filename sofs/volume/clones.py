@@ -23,8 +23,6 @@ from sofs.volume.space import Space
 from sofs.volume.thaw import Maps
 from sofs.volume.writer import LARGEST, Writer
 
-__all__ = ["Cloner"]
-
 _CHUNK = 1 << 20
 """Bytes that are copied at a time."""
 

@@ -24,15 +24,14 @@ from sofs.volume.api import (
     SetDisposition,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile, Wait
+from sofs.volume.core import Core, Wait
 from sofs.volume.inode import is_nameless
+from sofs.volume.openfile import OpenFile
 from sofs.volume.opening import forget
 from sofs.volume.removal import release, take_away
 from sofs.volume.sharing import check_streams
 from sofs.volume.streams import remove_stream
 from sofs.volume.watching import STREAM_REMOVED
-
-__all__ = ["aftermath", "close", "doomed", "end_open", "list_opens", "must_delete", "set_disposition"]
 
 
 def close(core: Core, request: Close, token: AnyToken | None, by: Binding) -> ClosedReply:

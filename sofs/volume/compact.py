@@ -21,9 +21,6 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.windows import Place
 
-__all__ = ["Candidate", "Compactor", "choose"]
-
-
 
 class Candidate(NamedTuple):
     """An extent that is worth rewriting."""

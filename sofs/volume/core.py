@@ -32,8 +32,6 @@ from sofs.volume.register import Register
 from sofs.volume.tokens import Tokens
 from sofs.volume.watching import Watching
 
-__all__ = ["Core", "OpenFile", "Settings", "Subject", "Wait"]
-
 NUMBERS = keys.meta(b"inodes")
 """Inode numbers below this value (u64) may be in use; those from it on are not."""
 _NUMBERS_AT_ONCE = 1024

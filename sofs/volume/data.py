@@ -26,22 +26,19 @@ from sofs.volume.destage import Destager
 from sofs.volume.duties import begin
 from sofs.volume.extents import Extents
 from sofs.volume.keyspace import KeySpace
-from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.moving import Mover
-from sofs.volume.pages import Done, Pages
+from sofs.volume.pages import Pages
 from sofs.volume.protect import Protector
 from sofs.volume.quotas import counting
 from sofs.volume.quotas.limits import Quotas
 from sofs.volume.ranges import RangeChanges
-from sofs.volume.reader import Got, Reader
+from sofs.volume.reader import Reader
 from sofs.volume.settings import DataSettings
 from sofs.volume.snapshots import operations as snapshot_operations
 from sofs.volume.snapshots.lifecycle import Snapshots
 from sofs.volume.space import Space, Usage
 from sofs.volume.thaw import Maps
-from sofs.volume.writer import APPEND, LARGEST, Writer
-
-__all__ = ["APPEND", "APPLIERS", "KEEP_MODIFIED", "LARGEST", "Data", "DataSettings", "Done", "Got", "Usage"]
+from sofs.volume.writer import LARGEST, Writer
 
 APPLIERS = {**mapping.APPLIERS, **origins.APPLIERS, **counting.APPLIERS, **snapshot_operations.APPLIERS}
 """For `KeySpace`."""

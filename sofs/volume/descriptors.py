@@ -15,8 +15,6 @@ from sofs.volume.core import Core
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
 from sofs.volume.security import DACL_PART, GROUP_PART, LABEL_PART, OWNER_PART, SACL_PART, Descriptor
 
-__all__ = ["get_security", "set_security", "with_security"]
-
 
 def get_security(core: Core, request: GetSecurity, token: AnyToken | None, by: Binding) -> Text:
     subject = core.subject(request.target)

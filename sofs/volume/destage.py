@@ -30,8 +30,6 @@ from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.snapshots.deadlists import dead_pages
 from sofs.volume.windows import WINDOW, Place
 
-__all__ = ["Destager", "tier_policy"]
-
 _RECORDS_A_SLICE = 100
 """Records looked at before the loop gets its turn: less than a millisecond."""
 

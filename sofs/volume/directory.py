@@ -20,8 +20,6 @@ from sofs.volume.keys import BUCKET
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.names import MAX_NUMBER, upcase
 
-__all__ = ["Place", "Slot", "find", "listing", "look", "put", "remove", "slots"]
-
 _HEAD = struct.Struct("<QB")
 _NAME = _HEAD.size
 _VACANT = _HEAD.pack(0, 0)

@@ -21,9 +21,8 @@ from sofs.volume.api import (
 )
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
-from sofs.volume.core import Core, OpenFile, Wait
-
-__all__ = ["await_owner", "disconnect", "end_lost", "lose", "reconnect", "retain"]
+from sofs.volume.core import Core, Wait
+from sofs.volume.openfile import OpenFile
 
 _AGAIN_S = 1.0
 """When there was no room to delete what the end of an open deletes."""

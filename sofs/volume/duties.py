@@ -6,8 +6,6 @@ from typing import Any
 
 import structlog
 
-__all__ = ["begin"]
-
 
 def begin(duty: Coroutine[Any, Any, None], what: str) -> "asyncio.Task[None]":
     """Runs a duty as a task. If it ends by an error, that is logged at once, with its traceback."""

@@ -13,8 +13,6 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Subject
 from sofs.volume.inode import IS_STREAM, InodeRecord
 
-__all__ = ["all_attributes", "clear", "get_extended", "put_new", "set_extended"]
-
 MAX_NAME = 255
 MAX_VALUE = 65_535
 MAX_TOTAL = 1 << 20

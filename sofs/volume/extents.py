@@ -22,8 +22,6 @@ from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["WINDOW_LIMIT", "Extents", "decode_extent", "decode_freed", "encode_extent", "live"]
-
 WINDOW_LIMIT = 256
 """Windows that may name pages of one extent: the record stays under 3 KiB, as records should."""
 

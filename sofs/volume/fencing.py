@@ -14,8 +14,6 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.disconnection import lose
 
-__all__ = ["fence_gateway"]
-
 _SLICE = 128
 """Opens that end without a pause."""
 

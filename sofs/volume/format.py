@@ -13,8 +13,6 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.names import UPCASE_ID
 from sofs.volume.recovery import Store
 
-__all__ = ["FORMAT", "UPCASE", "count_start", "make_volume", "name_secret"]
-
 FORMAT = keys.meta(b"format")
 FORMAT_VERSION = b"sofs-volume-2"
 SECRET = keys.meta(b"name secret")

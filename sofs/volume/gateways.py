@@ -11,8 +11,6 @@ from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["GatewayRecord", "Gateways", "decode_gateway"]
-
 MOST_FENCED = 1024
 """Fences that are kept, the newest: one process cannot be late behind so many others."""
 

@@ -10,8 +10,6 @@ from sofs.volume.core import Core
 from sofs.volume.openfile import StateKind
 from sofs.volume.opening import delegate, wished
 
-__all__ = ["acknowledge", "return_grant", "want"]
-
 
 def want(core: Core, request: Want, token: AnyToken | None, by: Binding) -> Granted:
     opened, wish = core.open_of(request.open), request.wish

@@ -33,8 +33,6 @@ from sofs.volume.core import Core
 from sofs.volume.quotas import requests as quota_requests
 from sofs.volume.snapshots import requests as snapshot_requests
 
-__all__ = ["HANDLERS", "Handler"]
-
 Handler = Callable[[Core, Any, Any, Binding], Reply | Awaitable[Reply]]
 """The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`."""
 

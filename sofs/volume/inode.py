@@ -13,11 +13,6 @@ from sofs.volume.api import SETTABLE_FLAGS, Attributes
 from sofs.volume.batch import Mutator
 from sofs.volume.keys import INODE
 
-__all__ = [
-    "CLONED", "HAS_DESCRIPTOR", "HAS_STREAMS", "IS_STREAM", "KINDS", "SHARES_PAGES", "TAIL_SIZE", "InodeRecord", "apply_patch", "attributes_of",
-    "encode_patch", "is_nameless",
-]  # fmt: skip
-
 SHARES_PAGES = 1
 """Some page of this file may have more than one reference: look at the reference windows before freeing one."""
 HAS_DESCRIPTOR = 2

@@ -32,12 +32,14 @@ from sofs.volume.api import (
     Written,
 )
 from sofs.volume.batch import Batch, Operation
-from sofs.volume.core import FILES, Core, OpenFile, Subject
-from sofs.volume.data import APPEND, KEEP_MODIFIED, Done, Got
+from sofs.volume.core import FILES, Core, Subject
 from sofs.volume.inode import IS_STREAM, InodeRecord, encode_patch
+from sofs.volume.mapping import KEEP_MODIFIED
+from sofs.volume.openfile import OpenFile
+from sofs.volume.pages import Done
+from sofs.volume.reader import Got
 from sofs.volume.sharing import check_io
-
-__all__ = ["allocate", "clone", "copy", "flush", "get_space", "punch", "ranges", "read", "read_stateless", "write", "write_stateless"]
+from sofs.volume.writer import APPEND
 
 _MAY_READ = int(Access.READ_DATA | Access.EXECUTE)
 """Execution reads (MS-SMB2 3.3.5.12, RFC 1813 4.4)."""

@@ -33,8 +33,6 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.openfile import OpenFile
 from sofs.volume.register import Register
 
-__all__ = ["NFS_STATE", "Changes", "Kept"]
-
 NFS_STATE = keys.meta(b"nfs state")
 """There once were NFSv4 opens, and the volume has not been closed without any since: if records may be lost, there is a grace."""
 _RETRY_S = 1.0

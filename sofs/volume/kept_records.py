@@ -22,19 +22,6 @@ from sofs.volume import keys
 from sofs.volume.api import Binding, Caller, Keep
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 
-__all__ = [
-    "Doom",
-    "KeptLocks",
-    "KeptOpen",
-    "decode_record",
-    "encode_doom",
-    "encode_grant",
-    "encode_locks",
-    "encode_open",
-    "range_key",
-    "split_range",
-]
-
 
 class KeptOpen(msgspec.Struct, array_like=True, frozen=True):
     """An `OpenFile` as it is recorded; the fields are the same."""

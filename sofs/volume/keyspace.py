@@ -17,8 +17,6 @@ from sofs.volume.overlay import Overlay
 from sofs.volume.quotas.counting import Counting
 from sofs.volume.snapshots.saving import Saving
 
-__all__ = ["KeySpace"]
-
 
 class KeySpace:
     """The machine (`sofs.log.Machine`) of a volume's log.

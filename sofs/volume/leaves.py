@@ -9,19 +9,6 @@ import struct
 
 from sofs.volume.keys import LEAF_PAGES, RESERVED
 
-__all__ = [
-    "ADDRESSES",
-    "EMPTY",
-    "PLACED",
-    "SIZE",
-    "SUMS",
-    "addresses",
-    "patch",
-    "runs",
-    "sums",
-    "used",
-]
-
 SIZE = LEAF_PAGES * 12
 _SUMS_AT = LEAF_PAGES * 8
 

@@ -13,8 +13,6 @@ from sofs.volume.directory import listing
 from sofs.volume.keys import INODE
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["Full", "Listings", "Row"]
-
 Row = tuple[int, Inode, int, bytes]
 """Cookie, inode, kind, name."""
 Full = tuple[int, bytes, Inode, bytes]

@@ -24,11 +24,9 @@ from sofs.volume.api import (
     Unlock,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile
-from sofs.volume.openfile import LockState
+from sofs.volume.core import Core
+from sofs.volume.openfile import LockState, OpenFile
 from sofs.volume.opening import check_grace
-
-__all__ = ["downgrade", "free_state", "lock", "test_lock", "unlock"]
 
 MAX_LOCKS = 8192
 """Byte ranges of one file: each request passes all of them, some 0.2 us each."""

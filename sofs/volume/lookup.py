@@ -30,8 +30,6 @@ from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, KINDS, InodeRecord, attributes_of
 
-__all__ = ["enter", "lookup", "read_directory", "read_link", "scan_directory", "walk"]
-
 _MOST_ENTRIES = 20_000
 """In one answer, however many are asked for: it bounds the time on the loop to some 40 ms."""
 

@@ -22,8 +22,6 @@ from sofs.volume.keys import (
 )
 from sofs.volume.snapshots import deadlists
 
-__all__ = ["Dropped", "bereave", "destaged_below", "free_extent", "settle", "unname"]
-
 
 class Dropped:
     """What lost its last reference while one operation was applied."""

@@ -26,8 +26,6 @@ from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
 from sofs.volume.quotas.limits import walk_key
 from sofs.volume.security import Descriptor
 
-__all__ = ["MAX_LINKS", "adding", "await_walks", "link", "make", "put_name"]
-
 MAX_LINKS = 1 << 20
 MAX_TARGET = 4095
 """Bytes of a symbolic link's text (PATH_MAX less its NUL)."""

@@ -38,25 +38,6 @@ from sofs.volume.losses import Dropped, destaged_below, free_extent, settle, unn
 from sofs.volume.maps import NOTHING, Way, visible
 from sofs.volume.owning import Owner, owner_of, share
 
-__all__ = [
-    "APPLIERS",
-    "FOREVER",
-    "KEEP_MODIFIED",
-    "RESERVE",
-    "UNSEEN",
-    "allocate",
-    "clear",
-    "clone",
-    "drop",
-    "free",
-    "map_pages",
-    "punch",
-    "stamp",
-    "truncate",
-    "write",
-    "written",
-]
-
 KEEP_MODIFIED = 1
 """The file's `modified` stays (FILETIME -1, MS-FSCC 2.4.7)."""
 RESERVE = 2

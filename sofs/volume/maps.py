@@ -26,28 +26,6 @@ from sofs.errors import Damaged, Delayed
 from sofs.volume.inode import CLONED, TAIL_SIZE
 from sofs.volume.keys import FROZEN, IDLE, LEAF, RESTORING
 
-__all__ = [
-    "BARE",
-    "NOTHING",
-    "NO_LIMIT",
-    "TAIL",
-    "Frozen",
-    "Scanner",
-    "Way",
-    "decode_frozen",
-    "depth",
-    "encode_frozen",
-    "find",
-    "find_cloned",
-    "first",
-    "frozen_key",
-    "idle_key",
-    "map_of",
-    "reader_key",
-    "visible",
-    "way",
-]
-
 TAIL = struct.Struct("<8s8sQQ")
 assert TAIL.size == TAIL_SIZE
 _FROZEN = struct.Struct("<8sQQQI")

@@ -16,8 +16,6 @@ from crc32c import crc32c
 from sofs.runtime.ports import Files
 from sofs.runtime.whole import read_whole, replace
 
-__all__ = ["BROKEN", "INCOMPLETE", "note_whole", "noted_boot"]
-
 BROKEN = b"broken"
 """Stands for no boot at all: the replica's disk has failed to write something."""
 

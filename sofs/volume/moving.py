@@ -13,8 +13,6 @@ from sofs.volume.batch import Batch, Operation
 from sofs.volume.extents import Extents, decode_extent, live
 from sofs.volume.keyspace import KeySpace
 
-__all__ = ["Mover"]
-
 
 class Mover:
     """Moves extents of one volume."""

@@ -11,8 +11,6 @@ from sofs.runtime.ports import Timer
 from sofs.types import Inode, OpenId
 from sofs.volume.api import Binding, Caller, Keep, Opened
 
-__all__ = ["LockState", "OpenFile", "StateKind"]
-
 
 class StateKind(IntEnum):
     """`StateInfo.kind`."""

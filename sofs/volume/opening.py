@@ -24,26 +24,9 @@ from sofs.volume.api import (
     Wish,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile, Wait
-from sofs.volume.openfile import StateKind
+from sofs.volume.core import Core, Wait
+from sofs.volume.openfile import OpenFile, StateKind
 from sofs.volume.sharing import check_base, check_streams
-
-__all__ = [
-    "Place",
-    "admit",
-    "answer_again",
-    "check_grace",
-    "conclude",
-    "delegate",
-    "forget",
-    "give_up",
-    "grow",
-    "let_go",
-    "make_open",
-    "note_recall",
-    "share",
-    "wished",
-]
 
 _ALL = int(Access.ALL)
 _WRITES = int(Access.WRITE_DATA | Access.APPEND_DATA)

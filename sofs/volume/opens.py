@@ -43,7 +43,7 @@ from sofs.volume.api import (
     Opened,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile
+from sofs.volume.core import Core
 from sofs.volume.descriptors import with_security
 from sofs.volume.directory import Slot
 from sofs.volume.extended import clear, put_new
@@ -51,6 +51,7 @@ from sofs.volume.inode import InodeRecord
 from sofs.volume.io import sheds
 from sofs.volume.lookup import enter, symlink_in_path, walk
 from sofs.volume.make import adding, put_name
+from sofs.volume.openfile import OpenFile
 from sofs.volume.opening import (
     admit,
     answer_again,
@@ -65,8 +66,6 @@ from sofs.volume.opening import (
 from sofs.volume.removal import may_delete
 from sofs.volume.streams import find_stream, put_stream, remove_stream
 from sofs.volume.watching import STREAM_ADDED
-
-__all__ = ["open_file"]
 
 _CREATES = frozenset({Disposition.CREATE, Disposition.OPEN_IF, Disposition.SUPERSEDE, Disposition.OVERWRITE_IF})
 _OVERWRITES = frozenset({Disposition.SUPERSEDE, Disposition.OVERWRITE, Disposition.OVERWRITE_IF})

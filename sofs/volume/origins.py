@@ -31,8 +31,6 @@ from sofs.volume.maps import (
 )
 from sofs.volume.owning import Owner, leave, owner_of
 
-__all__ = ["APPLIERS", "clone_file", "flatten", "thaw", "trim"]
-
 _CLONE_FILE = struct.Struct("<8s8sQQB")
 """Target inode, source inode, size, time, flags."""
 _LEAVES = struct.Struct("<8s8sQQ")

@@ -19,8 +19,6 @@ from sofs.types import Lsn
 from sofs.volume.keys import BUCKET
 from sofs.volume.snapshots.history import SNAPSHOTS, History
 
-__all__ = ["Overlay"]
-
 _COUNTER = struct.Struct("<q")
 _INSERT_LIMIT = 32
 """Up to so many new keys are inserted one by one (moving pointers: 4 us in a bucket of 10,000), more are sorted in."""

@@ -21,8 +21,6 @@ from sofs.volume.maps import (
     reader_key,
 )
 
-__all__ = ["Owner", "leave", "owner_of", "share"]
-
 
 class Owner:
     """A map that changes, with what is behind it."""

@@ -23,8 +23,6 @@ from sofs.volume.maps import Way, find, map_of, visible, way
 from sofs.volume.quotas.limits import Quotas
 from sofs.volume.reader import Reader
 
-__all__ = ["ZEROS", "Done", "Known", "Pages", "attempted", "page_sums"]
-
 ZEROS = memoryview(bytes(PAGE))
 
 SLACK = 8 << 20

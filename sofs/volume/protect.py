@@ -19,8 +19,6 @@ from sofs.volume.extents import Extents
 from sofs.volume.moving import Mover
 from sofs.volume.settings import MIB, DataSettings
 
-__all__ = ["Protector"]
-
 _AT_ONCE = 16 * MIB
 """Bytes of extents written anew in one step, or a single extent."""
 _LISTED = 4096

@@ -21,8 +21,6 @@ from sofs.volume.pages import ZEROS, Done, Known, Pages, attempted
 from sofs.volume.space import Space
 from sofs.volume.writer import LARGEST
 
-__all__ = ["SLICE", "RangeChanges"]
-
 SLICE = 1 << 14
 """Pages (64 MiB) that one batch may change: 8 ms of the loop when they were written in large pieces, up to 35 ms if each was written by itself."""
 

@@ -28,8 +28,6 @@ from sofs.volume.keys import DESTAGED, EXTENT_BORN, HOLE, INODE, LEAF, LEAF_PAGE
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.maps import Way, find, find_cloned, way
 
-__all__ = ["Got", "Piece", "Reader"]
-
 _ZEROS = memoryview(bytes(1 << 20))
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from

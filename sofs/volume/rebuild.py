@@ -15,8 +15,6 @@ from sofs.types import Lsn
 from sofs.volume.memory import INCOMPLETE, note_whole
 from sofs.volume.recovery import Opened, Place, Store
 
-__all__ = ["add_replica", "remove_replica"]
-
 SENDING = "sending"
 """A copy of the records beside a replica, while it travels to another node."""
 

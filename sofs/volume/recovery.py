@@ -26,9 +26,10 @@ import structlog
 
 from sofs.encoding import decode, encode
 from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NotFound, ReadOnly, SofsError, Unavailable
+from sofs.log.configuration import BEGINNING, Configuration, LogSettings, Mark
 from sofs.log.recovery import newest_version, recover
 from sofs.log.replica import LocalReplica
-from sofs.log.replicated import BEGINNING, Configuration, LogSettings, Mark, ReplicatedLog
+from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.ports import Clock, File, Files, Random, Records
 from sofs.volume.batch import Apply, Batch
 from sofs.volume.checkpoint import CHECKPOINT, Checkpoints, CheckpointSettings, decode_mark, encode_mark
@@ -36,26 +37,6 @@ from sofs.volume.duties import begin
 from sofs.volume.keys import meta
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.memory import BROKEN, INCOMPLETE, note_whole, noted_boot
-
-__all__ = [
-    "Change",
-    "Configuration",
-    "Incarnation",
-    "Opened",
-    "Place",
-    "Store",
-    "StoreSettings",
-    "is_unbroken",
-    "let_go",
-    "make_store",
-    "next_incarnation",
-    "note",
-    "open_place",
-    "open_store",
-    "refuse_older_store",
-    "stored_incarnation",
-    "write_incarnation",
-]
 
 INCARNATION = meta(b"incarnation")
 

@@ -3,8 +3,6 @@
 from sofs.types import Inode, OpenId
 from sofs.volume.openfile import LockState, OpenFile
 
-__all__ = ["Register", "remember"]
-
 _MOST_DEPARTED = 65536
 
 

@@ -20,8 +20,6 @@ from sofs.volume.inode import HAS_DESCRIPTOR, InodeRecord
 from sofs.volume.sharing import check_remove
 from sofs.volume.streams import stream_inodes
 
-__all__ = ["Reaper", "drop_name", "may_delete", "release", "remove"]
-
 
 def may_delete(core: Core, caller: Caller, parent: InodeRecord, parent_rights: int, inode: Inode, record: InodeRecord) -> bool:
     """Whether the caller may take a name of `inode` out of a directory on which he has `parent_rights`.

@@ -29,18 +29,16 @@ from sofs.volume.access import require
 from sofs.volume.api import READONLY, Access, AnyToken, Binding, Changed, Rename, Renamed, ShareMode
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile, Wait
+from sofs.volume.core import Core, Wait
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import InodeRecord
 from sofs.volume.make import adding, await_walks
 from sofs.volume.names import NUMBER_BITS
+from sofs.volume.openfile import OpenFile
 from sofs.volume.removal import drop_name, may_delete
 from sofs.volume.sharing import check_remove
 from sofs.volume.streams import rename_stream
 from sofs.volume.watching import ADDED, NEW_NAME, OLD_NAME, REMOVED
-
-__all__ = ["rename"]
-
 
 _PARENT_ACCESS = Access.WRITE_DATA
 

@@ -23,10 +23,9 @@ from sofs.volume.api import (
     SetReparse,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile
+from sofs.volume.core import Core
 from sofs.volume.inode import CLONED, KINDS, TAIL_SIZE, InodeRecord
-
-__all__ = ["delete_reparse", "get_reparse", "set_reparse"]
+from sofs.volume.openfile import OpenFile
 
 MAX_DATA = 16 << 10
 """MAXIMUM_REPARSE_DATA_BUFFER_SIZE, MS-FSCC 2.3.30."""

@@ -19,8 +19,6 @@ from sofs.volume.disconnection import await_owner, end_lost
 from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, split_range
 from sofs.volume.openfile import LockState, OpenFile, StateKind
 
-__all__ = ["restore"]
-
 
 def restore(core: Core, ended: Callable[[int], bool]) -> int:
     """Puts every kept open with its ranges and its grant in place; gives how many there were. `ended` says which gateway incarnations have."""

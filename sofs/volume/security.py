@@ -15,11 +15,6 @@ from typing import NamedTuple, Protocol
 from sofs.errors import InvalidArgument
 from sofs.volume.api import Access
 
-__all__ = [
-    "Ace", "Descriptor", "Identities", "UnixIdentities", "chmod", "decode", "derive", "encode", "generic", "granted", "inherit",
-    "mode_of", "rights_of_bits", "sid_bytes", "sid_text",
-]  # fmt: skip
-
 OWNER_PART, GROUP_PART, DACL_PART, SACL_PART, LABEL_PART = 1, 2, 4, 8, 0x10
 """MS-SMB2 2.2.37 AdditionalInformation."""
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from sofs.pool import Policy
 from sofs.types import PAGE, VolumeId
 
-__all__ = ["MIB", "DataSettings"]
-
 MIB = 1 << 20
 
 

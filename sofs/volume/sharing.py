@@ -9,8 +9,6 @@ from sofs.types import Inode
 from sofs.volume.api import Access, ShareMode
 from sofs.volume.core import Core, Subject, Wait
 
-__all__ = ["check_io", "check_remove", "check_streams"]
-
 
 def check_io(core: Core, subject: Subject, offset: int, length: int, write: bool) -> None:
     """Passes when these bytes may be read or written now. Raises `SharingViolation`, `LockConflict`, `Delayed`, `Wait`."""

@@ -14,8 +14,6 @@ from sofs.volume.keys import LOG_PAGES, RESERVED_PAGES
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.settings import MIB, DataSettings
 
-__all__ = ["Space", "Usage"]
-
 _ADVANCE = (16 * MIB) // PAGE
 """Pages admitted in advance: others take space from the same disks, which is noticed after so many."""
 

@@ -33,8 +33,6 @@ from sofs.volume.recovery import (
     stored_incarnation,
 )
 
-__all__ = ["Standby", "open_standby"]
-
 _QUIET_S = 0.005
 _ANY_VERSION = (1 << 32) - 1
 

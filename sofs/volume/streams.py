@@ -10,13 +10,12 @@ from sofs.volume import directory, keys
 from sofs.volume.access import require
 from sofs.volume.api import Access, AnyToken, Binding, ListStreams, Renamed, Streams
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, OpenFile
+from sofs.volume.core import Core
 from sofs.volume.directory import Place, Slot
 from sofs.volume.inode import HAS_STREAMS, IS_STREAM, InodeRecord
 from sofs.volume.names import check_stream
+from sofs.volume.openfile import OpenFile
 from sofs.volume.watching import STREAM_ADDED, STREAM_REMOVED
-
-__all__ = ["find_stream", "list_streams", "put_stream", "remove_stream", "rename_stream", "stream_inodes"]
 
 
 def find_stream(core: Core, base: Inode, name: bytes) -> tuple[Slot | None, Place]:

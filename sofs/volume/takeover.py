@@ -28,8 +28,6 @@ from sofs.volume.recovery import (
 )
 from sofs.volume.standby import Standby
 
-__all__ = ["take_over"]
-
 
 async def take_over(
     files: Files,

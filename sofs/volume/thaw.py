@@ -15,8 +15,6 @@ from sofs.volume.keys import BUCKET, FROZEN, IDLE, INODE, LEAF, RESTORING
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, frozen_key, idle_key, visible, way
 
-__all__ = ["Maps"]
-
 _LEAVES = 64
 """Leaves that one batch may change: some five milliseconds."""
 

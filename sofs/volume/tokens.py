@@ -27,8 +27,6 @@ from sofs.volume.batch import Batch
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.register import remember
 
-__all__ = ["GENERATION_S", "Tokens", "decode_forwarded", "decode_slot"]
-
 GENERATION_S = 600
 _TICKS = 10_000_000 * GENERATION_S
 

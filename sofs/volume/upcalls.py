@@ -11,8 +11,6 @@ from sofs.volume.core import Core
 from sofs.volume.openfile import StateKind
 from sofs.volume.opening import forget, note_recall
 
-__all__ = ["Teller"]
-
 
 class Teller:
     """Passes upcalls on to every gateway; each ignores what is not its own."""

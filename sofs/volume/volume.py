@@ -51,8 +51,6 @@ from sofs.volume.security import Identities, UnixIdentities
 from sofs.volume.snapshots.past_volume import Pasts
 from sofs.volume.upcalls import Teller
 
-__all__ = ["LocalVolume", "Settings"]
-
 _BACKGROUND_S = 60.0
 """Between two rounds of background duties, when nothing calls for one earlier."""
 

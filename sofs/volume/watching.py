@@ -24,10 +24,9 @@ from sofs.volume.api import Changed as What
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM
 
 if TYPE_CHECKING:
-    from sofs.volume.core import Core, OpenFile
+    from sofs.volume.core import Core
+    from sofs.volume.openfile import OpenFile
     from sofs.volume.pages import Done
-
-__all__ = ["Watching", "watch"]
 
 DIRECTORY_GONE, ADDED, REMOVED, MODIFIED, OLD_NAME, NEW_NAME = 0, 1, 2, 3, 4, 5
 STREAM_ADDED, STREAM_REMOVED, STREAM_MODIFIED, TOO_MUCH = 6, 7, 8, 9

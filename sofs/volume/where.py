@@ -14,8 +14,6 @@ from sofs.cluster import Incarnation, NodeId
 from sofs.types import VolumeId
 from sofs.volume.volume import LocalVolume
 
-__all__ = ["NOBODY", "Coordinator", "Whereabouts"]
-
 
 class Coordinator(NamedTuple):
     """Who coordinates a volume by the newest configuration that this node knows."""

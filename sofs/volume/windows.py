@@ -23,20 +23,6 @@ from sofs.errors import Damaged
 from sofs.types import PAGE
 from sofs.volume.keys import WINDOW_SHIFT
 
-__all__ = [
-    "Place",
-    "encode_places",
-    "find",
-    "listed",
-    "merge",
-    "pieces",
-    "places",
-    "references",
-    "release",
-    "remove",
-    "share",
-]
-
 # Columns are read through memoryview.cast, which knows only the machine's own order.
 assert sys.byteorder == "little", "sofs runs on little-endian machines only"
 

@@ -27,8 +27,6 @@ from sofs.volume.settings import MIB, DataSettings
 from sofs.volume.space import Space
 from sofs.volume.windows import Place, encode_places, pieces
 
-__all__ = ["APPEND", "LARGEST", "Writer"]
-
 APPEND = -1
 """The offset that means the file's end."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sofs.cluster import Incarnation, NodeId
+from sofs.cluster.records import DeadRecord
 from sofs.cluster.running import claim
 from sofs.coordination import keys
 from sofs.coordination.etcd import EtcdStore
-from sofs.records import DeadRecord
 from sofs.runtime.system_files import SystemFiles
 from tests.contracts.etcd_server import EtcdServer
 from tests.interop.running import SOFS

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sofs.runtime.simulated_files import SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.types import PAGE, Inode
 from sofs.volume import keys
 from tests.unit.volume.rig import MIB, NOW, Rig, done

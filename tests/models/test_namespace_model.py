@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sofs.errors import NoSpace, NotFound, SofsError
 from sofs.runtime.simulated_files import SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.types import ROOT, Inode, Kind, Lsn, OpenId
 from sofs.volume.api import (
     Close,

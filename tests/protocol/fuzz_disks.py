@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sofs.cluster import Answer, Asked, Handler, Incarnation, NodeId
+from sofs.encoding import encode
 from sofs.errors import PeerError, SofsError
 from sofs.pool import messages
 from sofs.pool.disk import Part
@@ -21,7 +22,7 @@ from sofs.pool.extent import ExtentId
 from sofs.pool.fragment import checksum, stored_sums
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
-from sofs.pool.messages import Described, Found, Got, Heard, Slot, Told, decode_answer, decode_request, encode
+from sofs.pool.messages import Described, Found, Got, Heard, Slot, Told, decode_answer, decode_request
 from sofs.pool.opening import make_disk
 from sofs.pool.scheme import mirror
 from sofs.pool.service import DiskService

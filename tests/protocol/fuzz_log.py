@@ -16,10 +16,10 @@ from crc32c import crc32c
 
 from sofs.errors import Damaged, ExtentGone
 from sofs.log import reading, record, recovery
+from sofs.log.configuration import BEGINNING, Mark
 from sofs.log.record import HEADER, aligned, decode, encode, payload_sum
 from sofs.log.recovery import recover
 from sofs.log.replica import FIRST, SegmentHeader
-from sofs.log.replicated import BEGINNING, Mark
 from sofs.runtime.ports import Buffer
 from sofs.types import Lsn
 from sofs.volume import batch, checkpoint

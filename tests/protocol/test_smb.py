@@ -20,7 +20,7 @@ from gateways.smb.status import Status
 from sofs.errors import DiskFailed, PeerError
 from sofs.types import ROOT, Kind
 from sofs.volume.api import Binding, Caller, Changes, Found, Make
-from sofs.volume.data import Done
+from sofs.volume.pages import Done
 from sofs.volume.volume import LocalVolume
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import NOBODY, RELATED, Client

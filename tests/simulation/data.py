@@ -21,14 +21,16 @@ from typing import NamedTuple
 import structlog
 
 from sofs.errors import NoSpace, SofsError
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.types import PAGE, Inode, Level, Lsn
 from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings
-from sofs.volume.data import Data, Done
+from sofs.volume.data import Data
+from sofs.volume.pages import Done
 from sofs.volume.recovery import StoreSettings
 from tests.unit.volume.rig import MIB, NOW, Rig, done
 

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any
 
 from sofs.errors import Delayed, DiskFailed, InvalidArgument, NoSpace, NotFound, Unavailable
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 from sofs.types import PAGE, Inode, Kind, Level, Lsn
 from sofs.volume.api import Flush, GetExtended, Quota, QuotaKind, Reply, SetQuota, Stateless
 from sofs.volume.checkpoint import CheckpointSettings

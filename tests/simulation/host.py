@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sofs.errors import Fenced, Unavailable
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import Configuration, LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.volume.batch import Apply
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.rebuild import add_replica
-from sofs.volume.recovery import Configuration, Place, Store, StoreSettings, open_store
+from sofs.volume.recovery import Place, Store, StoreSettings, open_store
 
 __all__ = ["ConfigurationStore", "Host"]
 

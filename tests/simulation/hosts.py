@@ -7,11 +7,12 @@ import sofs.hosting.opening
 from gateways.identity import Identities, domain_sid
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
+from sofs.cluster.records import DeadRecord, MemberRecord
 from sofs.config import Config
 from sofs.coordination import Condition, Put, keys
 from sofs.errors import SofsError, Unavailable
 from sofs.hosting import Host
-from sofs.records import DeadRecord, MemberRecord, Registry
+from sofs.records import Registry
 from sofs.types import ROOT, Inode, Kind, Level
 from sofs.volume.api import Binding, Caller, Changes, Found, Make, Read, Stateless, Token, Written
 from sofs.volume.volume import LocalVolume

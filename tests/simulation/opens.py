@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from sofs.errors import SofsError
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import LogSettings
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.types import ROOT, Kind, Level, Lsn, OpenId
 from sofs.volume import keys
 from sofs.volume.api import (

@@ -33,7 +33,8 @@ from sofs.pool.opening import make_disk
 from sofs.pool.policy import Policy
 from sofs.pool.states import State
 from sofs.runtime.simulated_files import Latency
-from sofs.runtime.simulated_loop import Crash, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 from sofs.types import PAGE, DiskId
 from tests.unit.pool.nodes import ACROSS, Node, Nodes
 from tests.unit.pool.rig import ARENA_SLOTS, MIB, VOLUME, content, eid

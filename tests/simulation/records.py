@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sofs.errors import DiskFailed, NoSpace, Unavailable
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 from sofs.types import Level, Lsn
 from sofs.volume import keys
 from sofs.volume.batch import Apply, Batch, Mutator

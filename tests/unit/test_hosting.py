@@ -17,7 +17,8 @@ from sofs.hosting import SYSTEM, Host, Hosted
 from sofs.records import DiskRecord, Registry
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.runtime.simulated_files import SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_process import Crash
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.volume import keys

@@ -31,8 +31,6 @@ from sofs.volume.api import (
     SpaceReply,
 )
 
-__all__ = ["access", "changes", "commit", "fsinfo", "fsstat", "getattr", "pathconf", "setattr"]
-
 OK = bytes(4)
 TRANSFER = 1 << 20
 """Bytes of payload in the largest READ and WRITE."""

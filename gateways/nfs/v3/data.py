@@ -18,8 +18,6 @@ from sofs.errors import InvalidArgument, SofsError
 from sofs.types import Level
 from sofs.volume.api import Read, Written
 
-__all__ = ["ReadCall", "WriteCall", "read", "read_arguments", "write", "write_arguments"]
-
 _U32 = struct.Struct(">I")
 _READ = struct.Struct(">QI")  # offset, count
 _WRITE = struct.Struct(">QIII")  # offset, count, stable, length of the data

@@ -18,8 +18,6 @@ from gateways.nfs.xdr import pad
 from sofs.errors import BufferTooSmall
 from sofs.volume.api import Attributes, Entries, ReadDirectory, ScanDirectory, Scanned
 
-__all__ = ["Pieces", "dots", "listing", "plain_piece", "readdir", "readdirplus"]
-
 SELF, PARENT = 1, 2
 """The cookies of `.` and `..`."""
 ANSWER_LIMIT = 1 << 20

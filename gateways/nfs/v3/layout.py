@@ -9,8 +9,6 @@ from functools import lru_cache
 from sofs.types import UNIX_EPOCH, Kind, Time
 from sofs.volume.api import Attributes
 
-__all__ = ["ABSENT", "Before", "attributes", "fields", "moment", "post_op", "wcc", "NO_WCC"]
-
 Before = tuple[int, Time, Time, int] | None
 """(size, modified, changed, change) before a call, as replies of the volume carry it."""
 

@@ -41,8 +41,6 @@ from sofs.volume.api import (
     Text,
 )
 
-__all__ = ["create", "link", "lookup", "mkdir", "mknod", "opaque", "readlink", "remove", "rename", "rmdir", "symlink"]
-
 _DOTS = (b".", b"..")
 
 

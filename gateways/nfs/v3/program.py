@@ -20,8 +20,6 @@ from sofs.errors import CrossVolume, Fenced, ReadOnly, SofsError
 from sofs.types import Level, Lsn
 from sofs.volume.api import Found, GetAttributes, Token
 
-__all__ = ["PROCEDURES", "PROGRAM", "Nfs3", "Procedure"]
-
 PROGRAM = 100003
 
 

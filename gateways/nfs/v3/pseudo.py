@@ -19,8 +19,6 @@ from gateways.nfs.v3.names import opaque
 from sofs.errors import ReadOnly
 from sofs.volume.api import Attributes, Found, GetAttributes, Stateless
 
-__all__ = ["PSEUDO", "Pseudo"]
-
 _SPACE = struct.Struct(">6QI")
 
 

@@ -24,8 +24,6 @@ from sofs.volume.security import (
     encode,
 )
 
-__all__ = ["ACL_SUPPORT", "acl_of", "bound", "dacl_of", "read_acl", "read_dacl"]
-
 ACL_SUPPORT = 0x3
 """ACL4_SUPPORT_ALLOW_ACL and ACL4_SUPPORT_DENY_ACL."""
 INHERITABLE, INHERIT_ONLY, ONWARD = 0x3, 0x8, 0xF

@@ -16,20 +16,6 @@ from gateways.nfs.v4.owners import Owners
 from sofs.types import UNIX_EPOCH, Inode, Kind, Time
 from sofs.volume.api import ARCHIVE, HIDDEN, SYSTEM, Attributes, SpaceReply
 
-__all__ = [
-    "ACL_ASKED",
-    "Attr",
-    "Facts",
-    "SETTABLE",
-    "SPACE_ASKED",
-    "WRITE_ONLY",
-    "encoder",
-    "mask_of",
-    "smallest",
-    "supported",
-    "words_of",
-]
-
 
 class Attr(IntEnum):
     """The attributes that are served here, by number."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.slots import Channel, Session
 
-__all__ = ["Backchannel", "CallbackSecurity", "Callbacks", "Referring", "credential_of"]
-
 RPCSEC_GSS = 6
 CB_SEQUENCE, CB_COMPOUND = 11, 1
 SLOTS = 4

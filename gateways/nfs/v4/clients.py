@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.slots import Session
     from gateways.nfs.v4.stateids import Held
 
-__all__ = ["FIRST_GROUP", "Client", "Clients", "Principal", "group_of", "principal"]
-
 LIMIT = 65536
 """Clients at a time; beyond it unconfirmed ones go first."""
 OF_ONE_HOST = 1024

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.slots import Session, Slot
 
-__all__ = ["Compound"]
-
 log = structlog.get_logger("nfs")
 
 class Compound:

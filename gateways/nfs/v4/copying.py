@@ -17,8 +17,6 @@ from gateways.nfs.v4.types import Stateid
 from gateways.nfs.xdr import U64, Array, Bool, Opaque, Switch
 from sofs.volume.api import Access, Clone, Copied, Copy, Found, GetAttributes, Reply, Target
 
-__all__ = ["CloneArgs", "CopyArgs", "OffloadArgs", "clone", "copy", "offload_cancel", "offload_status"]
-
 LARGEST_COPY = 256 << 20
 FILE_SYNC = 2
 _COPIED = struct.Struct(">IQI8sII")  # no callback id, count, committed, verifier, consecutive, synchronous

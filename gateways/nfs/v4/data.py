@@ -18,8 +18,6 @@ from gateways.nfs.xdr import U32, U64, XdrError
 from sofs.types import Level
 from sofs.volume.api import Access, Flush, Read, Reply, Target, Written
 
-__all__ = ["CommitArgs", "commit", "fetch", "read", "read_above", "read_arguments", "write", "write_arguments"]
-
 UNSTABLE, DATA_SYNC, FILE_SYNC = range(3)
 """stable_how4."""
 POOLED = 64 << 10

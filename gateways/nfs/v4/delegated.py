@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.stateids import Held
 
-__all__ = ["CONCERNED", "asked_of_holder"]
-
 log = structlog.get_logger("nfs")
 
 CB_GETATTR = 3

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.slots import Session
 
-__all__ = ["end_client", "expire", "forget_session"]
-
 log = structlog.get_logger("nfs")
 
 

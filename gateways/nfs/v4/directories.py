@@ -23,8 +23,6 @@ from gateways.nfs.xdr import U32, U64, pad
 from sofs.errors import SofsError
 from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory, ScanDirectory, Scanned, Stateless
 
-__all__ = ["ReadDirectoryArgs", "readdir", "readdir_above"]
-
 ANSWER_LIMIT = 1 << 20
 MOST_ENTRIES = 8192
 """Asked of the volume at once, whatever fits into the client's buffer."""

@@ -12,8 +12,6 @@ from gateways.nfs.v4.types import Bitmap, ClientId, Verifier
 from gateways.nfs.xdr import I64, U32, Array, Bool, Opaque, Switch, Void, pad
 from gateways.server import origin_of
 
-__all__ = ["DestroyClientArgs", "ExchangeArgs", "ReclaimCompleteArgs", "destroy_clientid", "exchange_id", "reclaim_complete"]
-
 SP4_NONE, SP4_MACH_CRED, SP4_SSV = 0, 1, 2
 USE_NON_PNFS, UPDATE, CONFIRMED = 0x10000, 0x40000000, 0x80000000
 KNOWN_FLAGS = {1: 0x40070103, 2: 0x40070107}

@@ -11,8 +11,6 @@ from gateways.nfs.v4.status import Failure, Status
 from sofs.types import Inode
 from sofs.volume.api import Attributes, GetAttributes, GetSecurity, GetSpace, SpaceReply, Target, Text
 
-__all__ = ["facts_above", "facts_of", "found", "readable", "with_space"]
-
 _PARTS = 7
 """Owner, group and DACL (MS-SMB2 2.2.37)."""
 UNDEFINED = 4

@@ -11,8 +11,6 @@ from sofs import errors
 from sofs.errors import SofsError
 from sofs.types import Kind, Level
 
-__all__ = ["FILE_OPERATIONS"]
-
 Statuses = Mapping[type[SofsError], Status]
 _BOTH = CURRENT_FH | SAVED_FH
 _FILE, _DIRECTORY, _STABLE = Kind.FILE, Kind.DIRECTORY, Level.STABLE

@@ -18,11 +18,6 @@ from gateways.nfs.v4.types import Name, NoArguments
 from gateways.nfs.xdr import XdrError
 from sofs.volume.api import Found, GetAttributes, Lookup
 
-__all__ = [
-    "LookupArgs", "checked", "checked_new", "getfh", "lookup", "lookup_above", "lookupp", "lookupp_above", "putfh", "putfh_arguments", "putrootfh",
-    "restorefh", "savefh",
-]  # fmt: skip
-
 _U32 = struct.Struct(">I")
 _LENGTH = HANDLE_SIZE.to_bytes(4)
 MAX_NAME = 765

@@ -16,8 +16,6 @@ from gateways.nfs.xdr import XdrError
 from sofs.errors import PeerError, Unavailable
 from sofs.runtime.ports import Buffer
 
-__all__ = ["RemoteConnection", "pack_header", "read_header"]
-
 _HEADER = struct.Struct(">HQH")  # group, number of the connection, the client's port; its address follows
 
 Begin = Callable[[Call, Service], None]

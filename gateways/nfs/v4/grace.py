@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
     from gateways.nfs.v4.service import Service
 
-__all__ = ["awaits_reclaim", "check_lost", "end", "reclaimed"]
-
 
 def check_lost(service: "Service", client: "Client", id: VolumeId) -> bool:
     """Whether the volume may have lost what the client had there since it came; it is then to reclaim it."""

@@ -27,8 +27,6 @@ from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Inode, OpenId, VolumeId
 from sofs.volume.api import Binding, FenceGateway, Recall, Reply, Volume
 
-__all__ = ["Groups", "Homes"]
-
 log = structlog.get_logger("nfs")
 
 PATIENCE_S = 45.0

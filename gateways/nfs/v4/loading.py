@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from gateways.nfs.v4.service import Service
 
-__all__ = ["is_of", "load", "settle"]
-
 log = structlog.get_logger("nfs")
 
 CREATE_CONN_BACK_CHAN = 2

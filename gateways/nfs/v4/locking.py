@@ -19,8 +19,6 @@ from sofs.errors import LockConflict, SofsError
 from sofs.types import OpenId
 from sofs.volume.api import Blocker, Lock, State, TestLock, Unlock
 
-__all__ = ["LockArgs", "LockTestArgs", "UnlockArgs", "lock", "lockt", "locku"]
-
 READ_LT, WRITE_LT, READW_LT, WRITEW_LT = range(1, 5)
 """nfs_lock_type4."""
 TO_END = (1 << 64) - 1

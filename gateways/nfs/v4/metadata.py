@@ -34,11 +34,6 @@ from sofs.volume.api import (
 )
 from sofs.volume.security import decode
 
-__all__ = [
-    "AccessArgs", "GetAttributesArgs", "SetAttributesArgs", "VerifyArgs", "access", "access_above", "getattr", "getattr_above", "nverify",
-    "nverify_above", "set_acl", "setattr", "verify", "verify_above",
-]  # fmt: skip
-
 GROUP_PART, DACL_PART = 2, 4
 _TWO = struct.Struct(">II")
 XA_READ, XA_WRITE, XA_LIST = 0x40, 0x80, 0x100

@@ -21,8 +21,6 @@ from sofs.errors import CrossVolume
 from sofs.types import Kind
 from sofs.volume.api import Attributes, Found, Link, Make, ReadLink, Remove, Removed, Rename, Renamed, Text
 
-__all__ = ["CreateArgs", "LinkArgs", "RemoveArgs", "RenameArgs", "change_info", "create", "link", "readlink", "remove", "rename", "same_export"]
-
 _CHANGE = struct.Struct(">IQQ")  # atomic, before, after
 
 

@@ -47,8 +47,6 @@ from sofs.volume.api import (
     Wish,
 )
 
-__all__ = ["OpenArgs", "Owner", "open_above", "open_file"]
-
 NOCREATE, CREATE = 0, 1
 UNCHECKED, GUARDED, EXCLUSIVE, EXCLUSIVE_ATTRIBUTES = range(4)
 """createmode4."""

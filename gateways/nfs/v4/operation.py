@@ -16,26 +16,6 @@ from sofs.volume.api import Request, Volume
 if TYPE_CHECKING:
     from gateways.nfs.v4.compound import Compound
 
-__all__ = [
-    "ABOVE",
-    "ANYWHERE",
-    "CURRENT_FH",
-    "FIRST",
-    "ONLY",
-    "SAVED_FH",
-    "Above",
-    "Ask",
-    "Handler",
-    "Operation",
-    "Outcome",
-    "Payload",
-    "Replayed",
-    "Resumed",
-    "Uncached",
-    "Unreadable",
-    "Wait",
-]
-
 CURRENT_FH, SAVED_FH = 1, 2
 """What an operation needs: a current filehandle; a saved one, too (3 for both)."""
 

@@ -11,8 +11,6 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.xdr import pad
 from sofs.volume.security import sid_bytes, sid_text
 
-__all__ = ["GROUP_WHO", "OWNER_WHO", "Mapping", "Owners"]
-
 NOBODY = 65534
 OWNER_WHO, GROUP_WHO, EVERYONE_WHO = b"OWNER@", b"GROUP@", b"EVERYONE@"
 _SPECIAL = {

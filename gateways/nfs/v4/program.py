@@ -11,8 +11,6 @@ from gateways.nfs.v4.service import Service
 from gateways.nfs.v4.status import Status
 from gateways.nfs.xdr import XdrError, pad
 
-__all__ = ["Nfs4"]
-
 TAG_LIMIT = 1024
 MINORS = (1, 2)
 _U32 = struct.Struct(">I")

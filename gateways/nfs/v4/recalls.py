@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
     from gateways.nfs.v4.service import Service
 
-__all__ = ["catch_up", "recall", "repeat", "revoked"]
-
 log = structlog.get_logger("nfs")
 
 CB_RECALL = 4

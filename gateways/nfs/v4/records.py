@@ -16,8 +16,6 @@ from sofs.types import VolumeId
 if TYPE_CHECKING:
     from gateways.nfs.v4.slots import Session
 
-__all__ = ["CLIENTS", "SESSIONS", "Change", "ClientRecord", "SessionRecord", "client_change", "forget_client", "forget_session", "session_change"]
-
 CLIENTS, SESSIONS = b"nfs4/client/", b"nfs4/session/"
 
 Change = tuple[bytes, bytes | None]

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.service import Service
     from gateways.nfs.v4.slots import Session
 
-__all__ = ["restore_client", "restore_session", "resumed"]
-
 
 def restore_session(service: "Service", session: "Session", then: Callable[[], Outcome]) -> Outcome:
     """Fetches what the volumes know of a session and its client. Raises `Unavailable`."""

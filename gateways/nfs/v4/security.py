@@ -15,8 +15,6 @@ from sofs.errors import NotFound
 from sofs.types import Kind
 from sofs.volume.api import Found, GetAttributes, Lookup
 
-__all__ = ["SecInfoArgs", "SecInfoNoNameArgs", "secinfo", "secinfo_above", "secinfo_no_name", "secinfo_no_name_above"]
-
 FLAVORS = struct.pack(">3I", 2, AUTH_SYS, AUTH_NONE)
 CURRENT, PARENT = 0, 1
 

@@ -38,8 +38,6 @@ from sofs.volume.api import (
     Volume,
 )
 
-__all__ = ["LEASE_S", "Service"]
-
 log = structlog.get_logger("nfs")
 
 LEASE_S = 90

@@ -16,17 +16,6 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import ClientId, SessionId
 from gateways.nfs.xdr import U32, Array, Bool
 
-__all__ = [
-    "BackchannelArgs",
-    "BindArgs",
-    "CreateSessionArgs",
-    "DestroySessionArgs",
-    "backchannel_ctl",
-    "bind_conn_to_session",
-    "create_session",
-    "destroy_session",
-]
-
 PERSIST, CONN_BACK_CHAN, CONN_RDMA = 1, 2, 4
 MAX_REQUEST = MAX_RESPONSE = (1 << 20) + (16 << 10)
 """1 MiB of payload and what stands around it."""

@@ -13,8 +13,6 @@ from sofs.types import Time, from_unix_ns
 from sofs.volume.api import ARCHIVE, HIDDEN, SYSTEM, Attributes, Changes
 from sofs.volume.security import Descriptor
 
-__all__ = ["NOTHING", "New", "NewAttributes", "read"]
-
 _LIMIT = 256 << 10
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 _MOMENT = struct.Struct(">qI")

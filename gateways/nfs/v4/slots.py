@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.backchannel import Backchannel
     from gateways.nfs.v4.clients import Client
 
-__all__ = ["Channel", "SequenceArgs", "Session", "Slot", "sequence"]
-
 SEQUENCE_SIZE = 24 + 12 + 8 + 36
 """A reply that has nothing but the result of SEQUENCE, without its tag."""
 NOTE_LIMIT = 1800

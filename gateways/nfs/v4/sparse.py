@@ -23,8 +23,6 @@ from sofs.volume.api import (
     Reply,
 )
 
-__all__ = ["AdviseArgs", "RangeArgs", "SeekArgs", "allocate", "deallocate", "io_advise", "read_plus", "seek"]
-
 DATA, HOLE = 0, 1
 """data_content4."""
 LARGEST = (1 << 63) - 1

@@ -22,26 +22,6 @@ if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
     from gateways.nfs.v4.compound import Compound
 
-__all__ = [
-    "DELEGATION",
-    "GRANT_READ",
-    "GRANT_WRITE",
-    "LOCKS",
-    "OPEN",
-    "READ",
-    "WRITE",
-    "Held",
-    "Target",
-    "check_sequence",
-    "find",
-    "other_of",
-    "resolve",
-    "restore",
-    "share_bits",
-    "target",
-    "volume_of",
-]
-
 OPEN, LOCKS, DELEGATION = 1, 2, 3
 """Kinds of state, as `StateInfo.kind`."""
 READ, WRITE = 1, 2

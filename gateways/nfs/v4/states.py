@@ -14,19 +14,6 @@ from gateways.nfs.xdr import U32, Array
 from sofs.types import OpenId
 from sofs.volume.api import Access, Close, Downgrade, FreeState, Reply, ReturnGrant, ShareMode, State
 
-__all__ = [
-    "CloseArgs",
-    "DowngradeArgs",
-    "StateidArgs",
-    "TestStateidArgs",
-    "close",
-    "delegreturn",
-    "free_stateid",
-    "open_downgrade",
-    "packed",
-    "test_stateid",
-]
-
 _STATEID = struct.Struct(">I12s")
 _CLOSED = _STATEID.pack(*INVALID)
 

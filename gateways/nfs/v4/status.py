@@ -6,8 +6,6 @@ from gateways.nfs.handles import BadHandle
 from sofs import errors
 from sofs.errors import SofsError
 
-__all__ = ["STATUS", "Failure", "Status", "status_of"]
-
 
 class Status(IntEnum):
     """nfsstat4."""

@@ -14,8 +14,6 @@ from gateways.nfs.xdr import XdrError, codec
 from sofs.errors import DeletePending
 from sofs.types import Kind
 
-__all__ = ["ILLEGAL", "OPERATIONS", "read_operation"]
-
 ILLEGAL = 10044
 _NUMBER = struct.Struct(">I")
 

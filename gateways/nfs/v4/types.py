@@ -4,22 +4,6 @@ from typing import Annotated, NamedTuple
 
 from gateways.nfs.xdr import U32, U64, Array, Fixed, Opaque
 
-__all__ = [
-    "ANONYMOUS",
-    "CURRENT",
-    "HANDLE_SIZE",
-    "INVALID",
-    "NAME_LIMIT",
-    "Bitmap",
-    "ClientId",
-    "Handle",
-    "Name",
-    "NoArguments",
-    "SessionId",
-    "Stateid",
-    "Verifier",
-]
-
 HANDLE_SIZE = 128
 """NFS4_FHSIZE: what a decoder takes; ours are shorter."""
 NAME_LIMIT = 4096

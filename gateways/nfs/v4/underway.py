@@ -12,8 +12,6 @@ from sofs.errors import Unavailable
 from sofs.types import Level, Lsn
 from sofs.volume.api import Volume
 
-__all__ = ["Place", "UnderWay"]
-
 Place = tuple[bytes, int]
 """A session's id and one of its slots."""
 

@@ -9,8 +9,6 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.xdr import U32, U64, Opaque, pad
 from sofs.volume.api import Extended, GetAttributes, GetExtended, Reply, SetExtended
 
-__all__ = ["ListArgs", "NameArgs", "SetArgs", "getxattr", "list_above", "listxattrs", "removexattr", "setxattr"]
-
 EITHER, CREATE, REPLACE = range(3)
 """setxattr_option4."""
 MAX_NAME = 255

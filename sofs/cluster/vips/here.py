@@ -12,8 +12,6 @@ from sofs.cluster.vips.lasting import Lasting, kernel_seconds
 from sofs.errors import Unavailable
 from sofs.runtime.ports import Clock
 
-__all__ = ["Addresses", "Doorkeeper", "Here"]
-
 log = structlog.get_logger("vips")
 
 ANNOUNCE_AT_S = (0.0, 0.2, 1.0)

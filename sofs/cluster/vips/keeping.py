@@ -17,8 +17,6 @@ from sofs.encoding import decode, encode
 from sofs.errors import SofsError
 from sofs.runtime.ports import Clock
 
-__all__ = ["Keeping"]
-
 log = structlog.get_logger("vips")
 
 LEASE_S = 3.0

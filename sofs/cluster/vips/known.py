@@ -12,8 +12,6 @@ from sofs.cluster.vips.records import HolderRecord, VipRecord
 from sofs.coordination import Entry, Seen, Store, keys
 from sofs.errors import ConfigError
 
-__all__ = ["Facts", "Holding", "Known"]
-
 log = structlog.get_logger("vips")
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["DRIFT", "PROMISE_S", "Lasting", "Promises", "kernel_seconds"]
-
 PROMISE_S = 5.0
 """What a node promises to others while the store is down."""
 DRIFT = 0.01

@@ -19,8 +19,6 @@ from sofs.coordination import Condition, Delete, Entry, OutcomeUnknown, Put, Sto
 from sofs.errors import SofsError, Unavailable
 from sofs.runtime.ports import Clock
 
-__all__ = ["Vips"]
-
 log = structlog.get_logger("vips")
 
 ANSWER_S = 1.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Vip", "place"]
-
 
 class Vip(NamedTuple):
     address: str

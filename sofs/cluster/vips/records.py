@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from sofs.encoding import Record
 
-__all__ = ["HolderRecord", "VipRecord"]
-
 
 class VipRecord(Record, frozen=True, kw_only=True):
     """What an operator wants of an address."""

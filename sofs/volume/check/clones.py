@@ -11,8 +11,6 @@ from sofs.volume.check.view import Note, View
 from sofs.volume.inode import CLONED
 from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, map_of
 
-__all__ = ["CloneCheck"]
-
 Leaves = dict[int, tuple[int, int]]
 """By leaf number: pages that are no holes, and the last page with data (-1: none)."""
 

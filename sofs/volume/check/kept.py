@@ -19,8 +19,6 @@ from sofs.volume.kept_records import Doom, KeptLocks, KeptOpen, decode_record, s
 from sofs.volume.openfile import StateKind
 from sofs.volume.tokens import decode_forwarded, decode_slot
 
-__all__ = ["check_kept"]
-
 
 def check_kept(view: View, note: Note) -> None:
     _Check(view, note).run()

@@ -20,8 +20,6 @@ from sofs.volume.extents import NEXT, decode_extent, decode_freed, live
 from sofs.volume.inode import CLONED, SHARES_PAGES
 from sofs.volume.maps import way as way_of
 
-__all__ = ["MapCheck"]
-
 
 class MapCheck:
     """The check of one view; `run` does all of it, and leaves what it found out for the checks of disks and data."""

@@ -8,8 +8,6 @@ from sofs.volume import keys
 from sofs.volume.check.view import Note, View, decode_inode
 from sofs.volume.inode import HAS_DESCRIPTOR, HAS_STREAMS, IS_STREAM, InodeRecord
 
-__all__ = ["check_names"]
-
 _INODE = slice(0, 8)
 _KIND = 8
 _OWNED = {

@@ -10,8 +10,6 @@ from sofs.volume.check.view import Note, View
 from sofs.volume.inode import LAYOUT
 from sofs.volume.quotas.counting import files_key, owners, pages_key, use_of
 
-__all__ = ["check_quotas"]
-
 _INODE = LAYOUT.size
 """Shorter records are damaged, which `check_names` tells."""
 

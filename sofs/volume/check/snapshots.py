@@ -19,8 +19,6 @@ from sofs.volume.snapshots.history import READY, SNAPSHOTS, History, Snapshot
 from sofs.volume.snapshots.operations import NEXT_SNAPSHOT
 from sofs.volume.snapshots.saving import ABSENT, index_key
 
-__all__ = ["SnapshotCheck"]
-
 _NUMBER = (1 << 39) - 1
 """The highest number of a snapshot that the check can deal with: one a second for 17,000 years."""
 _SAVED = tuple(sorted(tag.lower() for tag in keys.VERSIONED))

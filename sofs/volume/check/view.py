@@ -7,8 +7,6 @@ from typing import NamedTuple, Protocol
 from sofs.runtime.ports import Records
 from sofs.volume.inode import InodeRecord
 
-__all__ = ["Finding", "Note", "RecordsView", "View", "decode_inode"]
-
 
 class Finding(NamedTuple):
     """One discrepancy: where, and what is wrong."""

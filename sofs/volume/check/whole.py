@@ -19,8 +19,6 @@ from sofs.volume.extents import NEXT
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.windows import WINDOW, find
 
-__all__ = ["Report", "check"]
-
 
 class Report(NamedTuple):
     """What a check came to."""

@@ -20,8 +20,6 @@ from sofs.volume.inode import CLONED
 from sofs.volume.keys import BUCKET, COUNTED, INODE, QUOTA
 from sofs.volume.snapshots.history import History
 
-__all__ = ["ALL", "APPLIERS", "Counting", "Use", "begin", "count", "files_key", "owners", "pages_key", "stop", "tree", "use_of"]
-
 ALL = (1 << 64) - 1
 """`COUNTED` when all inodes are counted."""
 

@@ -21,8 +21,6 @@ from sofs.volume.inode import InodeRecord
 from sofs.volume.keys import BUCKET, QUOTA
 from sofs.volume.quotas.counting import Use, files_key, owners, pages_key, use_of
 
-__all__ = ["DEFAULT", "Limits", "Quotas", "Room", "gone_key", "limits_key", "walk_key"]
-
 DEFAULT = (1 << 32) - 1
 
 _LIMITS = struct.Struct("<QQQ")

@@ -21,8 +21,6 @@ from sofs.volume.quotas import counting
 from sofs.volume.quotas.limits import DEFAULT, Limits, gone_key, limits_key, walk_key
 from sofs.volume.streams import stream_inodes
 
-__all__ = ["QuotaKeeper", "get_quota", "list_quotas", "set_quota"]
-
 _AT_ONCE = 500
 """Inodes that one batch counts or moves to a tree: some two milliseconds."""
 

@@ -28,8 +28,6 @@ from sofs.volume.remote.messages import (
 )
 from sofs.volume.remote.serving import SERVICE
 
-__all__ = ["PATIENCE_S", "Asker", "Found", "Question"]
-
 PATIENCE_S = 120.0
 """What has certainly not been carried out is given up after this."""
 _FOREVER_S = 1e8

@@ -10,6 +10,7 @@ from bisect import insort
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from sofs.encoding import encode
 from sofs.errors import PeerError, SofsError
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Level, Lsn, OpenId
@@ -29,12 +30,9 @@ from sofs.volume.remote.messages import (
     Upcall,
     When,
     WriteAsk,
-    encode,
     split,
 )
 from sofs.volume.remote.repeating import REPEATABLE, opposite
-
-__all__ = ["RemoteVolume"]
 
 R = TypeVar("R")
 

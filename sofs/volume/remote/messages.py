@@ -44,37 +44,6 @@ from sofs.volume.api import (
     Token,
 )
 
-__all__ = [
-    "HEAD",
-    "Answered",
-    "Call",
-    "Dropped",
-    "Elsewhere",
-    "FencedOff",
-    "Head",
-    "Kind",
-    "Noticed",
-    "ReadAnswer",
-    "ReadAsk",
-    "Recalled",
-    "Reached",
-    "Revoked",
-    "Told",
-    "Upcall",
-    "When",
-    "WriteAsk",
-    "decode_answer",
-    "decode_head",
-    "decode_rest",
-    "decode_told",
-    "encode",
-    "encode_answer",
-    "encode_head",
-    "replies",
-    "requests",
-    "split",
-]
-
 HEAD = struct.Struct("<B3xIQQQ")
 
 

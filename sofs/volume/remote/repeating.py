@@ -7,8 +7,6 @@ only reads, and what says how something is to be from now on without undoing wha
 from sofs.volume import api
 from sofs.volume.api import Reply, Request
 
-__all__ = ["REPEATABLE", "opposite"]
-
 REPEATABLE: frozenset[type[Request]] = frozenset(
     {
         # These read. Watch is among them because it is in no record: a second one for an open changes nothing.

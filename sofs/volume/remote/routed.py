@@ -24,8 +24,6 @@ from sofs.volume.remote.messages import Dropped, FencedOff, Noticed, Recalled, R
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Whereabouts
 
-__all__ = ["RoutedPast", "RoutedVolume"]
-
 R = TypeVar("R")
 
 

@@ -12,8 +12,6 @@ from sofs.volume.remote.serving import VolumeService
 from sofs.volume.remote.telling import SERVICE
 from sofs.volume.where import Whereabouts
 
-__all__ = ["RoutedVolumes"]
-
 
 class RoutedVolumes:
     """One per process."""

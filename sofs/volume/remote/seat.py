@@ -40,8 +40,6 @@ from sofs.volume.remote.repeating import REPEATABLE
 from sofs.volume.remote.telling import Subscriber
 from sofs.volume.volume import LocalVolume
 
-__all__ = ["LARGEST", "Seat", "answer_of"]
-
 LARGEST = 16 << 20
 """Bytes of data in one question or answer: the interconnect's limit."""
 _KEPT = 64 << 10

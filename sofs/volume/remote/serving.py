@@ -19,8 +19,6 @@ from sofs.volume.remote.messages import (
 from sofs.volume.remote.seat import Seat
 from sofs.volume.where import Whereabouts
 
-__all__ = ["SERVICE", "VolumeService"]
-
 SERVICE = "volume"
 _LEAVE_S = 3.0
 """After a planned move: what has not been answered by then never is."""

@@ -6,12 +6,11 @@ was not heard is told again. It knows a repetition by its number.
 """
 
 from sofs.cluster import Answer, Interconnect, NodeId
+from sofs.encoding import encode
 from sofs.errors import SofsError
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import OpenId, VolumeId
-from sofs.volume.remote.messages import Noticed, Told, Upcall, encode
-
-__all__ = ["SERVICE", "Subscriber"]
+from sofs.volume.remote.messages import Noticed, Told, Upcall
 
 SERVICE = "volume.told"
 _DEADLINE_S = 30.0

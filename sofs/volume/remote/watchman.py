@@ -19,8 +19,6 @@ from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.remote.routes import RoutedVolumes
 from sofs.volume.volume import LocalVolume
 
-__all__ = ["UNREACHABLE_S", "Watchman"]
-
 UNREACHABLE_S = 30.0
 _LOOK_S = 5.0
 

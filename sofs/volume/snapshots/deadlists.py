@@ -25,8 +25,6 @@ from sofs.volume.batch import Mutator
 from sofs.volume.keys import BUCKET, DEAD, DEAD_COUNT, REBORN, WINDOW_SHIFT
 from sofs.volume.snapshots.saving import index_key
 
-__all__ = ["Grave", "Life", "bring_back", "dead_pages", "graves", "keep", "lists", "lives", "pass_on"]
-
 _GRAVE = struct.Struct("<IHQ")
 _LIFE = struct.Struct("<IHHBQ")
 _COUNT = struct.Struct("<q")

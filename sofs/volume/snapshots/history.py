@@ -19,8 +19,6 @@ from sofs.errors import Damaged
 from sofs.types import Lsn, Time
 from sofs.volume.keys import EXTENT_BORN, EXTENT_SHIFT, MAP_BORN, SNAPSHOT
 
-__all__ = ["DELETING", "READY", "SNAPSHOTS", "History", "Snapshot", "is_ready"]
-
 SNAPSHOTS = SNAPSHOT + bytes(8)
 """The bucket of all of them."""
 

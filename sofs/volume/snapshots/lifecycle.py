@@ -22,8 +22,6 @@ from sofs.volume.snapshots.history import DELETING, Snapshot, is_ready
 from sofs.volume.snapshots.operations import NEXT_SNAPSHOT, index_bucket
 from sofs.volume.snapshots.saving import base_of
 
-__all__ = ["Restoration", "Snapshots"]
-
 SECOND = 10_000_000
 """In units of `Time`."""
 

@@ -37,8 +37,6 @@ from sofs.volume.snapshots.history import READY, Snapshot
 from sofs.volume.snapshots.past_keys import past_value
 from sofs.volume.snapshots.saving import index_key
 
-__all__ = ["APPLIERS", "NEXT_SNAPSHOT", "finish", "forget", "index_bucket", "restore", "take"]
-
 NEXT_SNAPSHOT = meta(b"next snapshot")
 """The lowest number that no snapshot ever had, u64; 1 at first."""
 

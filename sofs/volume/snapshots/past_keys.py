@@ -16,8 +16,6 @@ from sofs.volume.keyspace import KeySpace
 from sofs.volume.snapshots.history import Snapshot, is_ready
 from sofs.volume.snapshots.saving import base_of, place_of, saved_value
 
-__all__ = ["PastKeys", "past_scan", "past_value"]
-
 _TAGS = frozenset(tag[0] for tag in VERSIONED)
 _ONE_LENGTH = frozenset(b"DLS")
 """Tags whose suffixes are eight bytes long: their saved values lie in the order of their keys."""

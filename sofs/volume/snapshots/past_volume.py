@@ -37,8 +37,6 @@ from sofs.volume.reader import Reader
 from sofs.volume.snapshots.history import Snapshot
 from sofs.volume.snapshots.past_keys import PastKeys
 
-__all__ = ["PastVolume", "Pasts"]
-
 _READING = frozenset(
     {
         api.Lookup, api.ReadDirectory, api.ScanDirectory, api.ReadLink, api.Open, api.Close, api.ListOpens, api.GetAttributes, api.CheckAccess, api.GetSecurity,

@@ -18,8 +18,6 @@ from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open
 from sofs.volume.core import Core
 
-__all__ = ["delete_snapshot", "list_snapshots", "make_snapshot", "restore_snapshot"]
-
 
 def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None, by: Binding) -> SnapshotList:
     snapshots = core.data.snapshots

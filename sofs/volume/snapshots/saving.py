@@ -17,8 +17,6 @@ from sofs.volume.keys import BUCKET, SAVED_INDEX, VERSIONED
 from sofs.volume.overlay import Overlay
 from sofs.volume.snapshots.history import History
 
-__all__ = ["ABSENT", "Saving", "base_of", "index_key", "place_of", "saved_value"]
-
 _TAGS = frozenset(tag[0] for tag in VERSIONED)
 _LOWER = {tag[0]: bytes((tag[0] | 0x20,)) for tag in VERSIONED}
 _UPPER = {lower: bytes((tag,)) for tag, (lower,) in _LOWER.items()}

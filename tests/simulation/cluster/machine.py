@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sofs.errors import NotDirectory, SofsError
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedHost
-from sofs.runtime.simulated_process import SimulatedProcess
+from sofs.runtime.simulated_process import Crash, SimulatedProcess
 from tests.simulation.cluster.channel import Channel, Line
 
 if TYPE_CHECKING:

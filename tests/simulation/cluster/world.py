@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.simulated_network import SimulatedNetwork
+from sofs.runtime.simulated_process import Crash
 from tests.simulation.cluster.machine import Machine, Ports
 from tests.simulation.cluster.trace import Trace
 

@@ -11,9 +11,8 @@ import msgspec
 import sofs.log.remote
 from sofs.coordination.store import Condition, Put
 from sofs.errors import NoSpace, SofsError, Unavailable
-from sofs.log.configuration import Configuration
+from sofs.log.configuration import BEGINNING, Configuration
 from sofs.log.replica import LocalReplica
-from sofs.log.replicated import BEGINNING
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.types import Level
 from tests.simulation.cluster.machine import Gone, Machine, Ports

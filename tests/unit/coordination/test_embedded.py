@@ -13,7 +13,8 @@ from sofs.coordination import embedded as module
 from sofs.coordination.embedded import EmbeddedStore
 from sofs.errors import Damaged, DiskFailed, NoSpace, Unavailable
 from sofs.runtime.simulated_files import SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 
 PATH = "/d/store"
 Acknowledged = list[tuple[int, int]]

@@ -10,12 +10,13 @@ import pytest
 from gateways.identity import Identities, domain_sid
 from sofs.cluster import Incarnation, NodeId
 from sofs.cluster.interconnect import NetworkInterconnect
+from sofs.cluster.records import DeadRecord, MemberRecord
 from sofs.config import Config
 from sofs.coordination import Condition, Put, keys
 from sofs.coordination.etcd import EtcdStore
 from sofs.errors import Unavailable
 from sofs.hosting import Host
-from sofs.records import DeadRecord, MemberRecord, Registry
+from sofs.records import Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_network import SystemNetwork

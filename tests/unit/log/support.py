@@ -4,9 +4,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sofs.errors import Fenced, Unavailable
+from sofs.log.configuration import BEGINNING, Configuration, LogSettings
 from sofs.log.recovery import Recovered, recover
 from sofs.log.replica import LocalReplica
-from sofs.log.replicated import BEGINNING, Configuration, LogSettings, ReplicatedLog
+from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
 from sofs.types import Level, Lsn

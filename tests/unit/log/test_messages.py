@@ -5,6 +5,7 @@ import random
 import msgspec
 import pytest
 
+from sofs.encoding import encode
 from sofs.errors import Damaged, PeerError
 from sofs.log.configuration import Mark
 from sofs.log.messages import (
@@ -19,7 +20,6 @@ from sofs.log.messages import (
     decode_ack,
     decode_message,
     decode_status,
-    encode,
 )
 from sofs.log.reading import parse
 from sofs.types import Lsn

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from sofs.errors import ConfigError, Damaged, DiskFailed, DiskRefused
+from sofs.log.configuration import LogSettings
 from sofs.log.replica import FIRST, LocalReplica
-from sofs.log.replicated import LogSettings
 from sofs.runtime.simulated_loop import SimulatedLoop, simulate
 from tests.unit.log.support import SEGMENT, Bench, run
 

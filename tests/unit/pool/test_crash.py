@@ -20,7 +20,8 @@ import pytest
 from sofs.errors import ExtentGone, Fenced
 from sofs.pool import Placement
 from sofs.runtime.simulated_files import Latency, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 from sofs.types import PAGE
 from tests.unit.pool.rig import MIB, MIRROR, SIMPLE, VOLUME, Rig, content, eid, healthy, make
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sofs.errors import DiskFailed, NoSpace, NotFound, ReadOnly
 from sofs.runtime.simulated_files import SimulatedFile, SimulatedFiles
-from sofs.runtime.simulated_loop import Crash, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 
 SECTOR = 512
 

@@ -5,14 +5,8 @@ import time
 
 import pytest
 
-from sofs.runtime.simulated_loop import (
-    Crash,
-    Deadlock,
-    SimulatedClock,
-    SimulatedLoop,
-    SimulatedRandom,
-    simulate,
-)
+from sofs.runtime.simulated_loop import Deadlock, SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
+from sofs.runtime.simulated_process import Crash
 from sofs.types import Time
 
 

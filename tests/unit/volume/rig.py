@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sofs.errors import Fenced
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import Configuration, LogSettings
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
 from sofs.pool.opening import make_disk
@@ -21,9 +21,10 @@ from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.check import Report, check
 from sofs.volume.checkpoint import CheckpointSettings
-from sofs.volume.data import APPLIERS, Data, DataSettings
+from sofs.volume.data import APPLIERS, Data
 from sofs.volume.inode import InodeRecord
-from sofs.volume.recovery import Configuration, Place, Store, StoreSettings, make_store, open_store
+from sofs.volume.recovery import Place, Store, StoreSettings, make_store, open_store
+from sofs.volume.settings import DataSettings
 
 T = TypeVar("T")
 VOLUME = VolumeId(0x5EED)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sofs.errors import ConfigError, Damaged, DiskFailed, Fenced, NoSpace, ReadOnly, SofsError, Unavailable
-from sofs.log.replicated import LogSettings, Mark
+from sofs.log.configuration import Configuration, LogSettings, Mark
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom, simulate
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
@@ -16,15 +16,7 @@ from sofs.types import Lsn
 from sofs.volume import keys
 from sofs.volume.batch import Batch
 from sofs.volume.checkpoint import CheckpointSettings, decode_mark, encode_mark
-from sofs.volume.recovery import (
-    Configuration,
-    Incarnation,
-    Place,
-    Store,
-    StoreSettings,
-    make_store,
-    open_store,
-)
+from sofs.volume.recovery import Incarnation, Place, Store, StoreSettings, make_store, open_store
 from tests.simulation.host import LOG_ID, Host
 
 SETTINGS = StoreSettings(LogSettings(64 << 10, 1 << 20), CheckpointSettings(interval_s=1.0, keys=100, log_bytes=1 << 20), 1 << 24)

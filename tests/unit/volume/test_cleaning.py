@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import LogSettings
 from sofs.volume.checkpoint import CheckpointSettings
 from sofs.volume.recovery import StoreSettings
 from tests.unit.volume.rig import MIB, Rig

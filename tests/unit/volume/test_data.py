@@ -12,7 +12,7 @@ from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import PAGE, Inode
 from sofs.volume import keys
-from sofs.volume.data import APPEND
+from sofs.volume.writer import APPEND
 from tests.unit.volume.rig import MIB, NOW, Rig, done
 
 

@@ -44,7 +44,7 @@ from sofs.volume.api import (
     Stateless,
     Unlock,
 )
-from sofs.volume.volume import Settings
+from sofs.volume.core import Settings
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 
 READ, WRITE, DELETE = int(Access.READ_DATA), int(Access.WRITE_DATA), int(Access.DELETE)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from sofs.errors import NoSpace
-from sofs.log.replicated import LogSettings
+from sofs.log.configuration import LogSettings
 from sofs.types import PAGE, ROOT, VolumeId
 from sofs.volume import keys, windows
 from sofs.volume.api import Changes, Close, Remove, Rename, SetAttributes, SetDisposition, Stateless

@@ -34,8 +34,9 @@ from sofs.volume.api import (
     Target,
     Token,
 )
+from sofs.volume.core import Settings
 from sofs.volume.format import make_volume
-from sofs.volume.volume import LocalVolume, Settings
+from sofs.volume.volume import LocalVolume
 from tests.unit.volume.rig import Rig, done
 
 __all__ = ["ALICE", "BOB", "BY", "SUPER", "VolumeRig", "run"]
