@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateways.nfs.v4 import records
+from gateways.nfs.v4 import recalls, records
 from gateways.nfs.v4.status import Status
 from sofs.errors import NoSpace
 from sofs.volume.api import (
@@ -611,6 +611,29 @@ def test_a_delegation_is_called_back_when_another_client_writes(tmp_path: Path) 
             assert (callback.number, callback.stateid, callback.handle) == (4, delegation, handle)
             await client.done(op.putfh(handle), op.delegreturn(delegation))
             assert await status(other, op.putfh(root), writing) == Status.OK
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("answer", [Status.DELAY, Status.BADHANDLE, Status.BAD_STATEID])
+def test_a_client_that_does_not_know_its_delegation_yet_is_called_again(tmp_path: Path, answer: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reply to its OPEN may be long on its way, when that has to come from another node."""
+    monkeypatch.setattr(recalls, "AGAIN_S", 0.01)
+
+    async def scenario() -> None:
+        async with server_with(tmp_path, callbacks=True) as (server, client, root), await Nfs4Client.connect(server.port) as other:
+            handle, _, delegation = await delegated(client, root, "f", WANT_READ)
+            answers = iter([answer] * 10)
+            client.transport.refuse = lambda callback: int(next(answers, Status.OK))
+            writing = op.open_("f", op.WRITE, clientid=other.clientid)
+            assert await status(other, op.putfh(root), writing) == Status.DELAY
+            async with asyncio.timeout(5):
+                for _ in range(11):
+                    callback = await client.transport.callbacks.get()
+                    assert (callback.number, callback.stateid, callback.handle) == (4, delegation, handle)
+            await client.done(op.putfh(handle), op.delegreturn(delegation))
+            assert await status(other, op.putfh(root), writing) == Status.OK
+            assert client.transport.callbacks.empty()
 
     asyncio.run(scenario())
 

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("nfs")
 
 CB_RECALL = 4
-TRIES = 5
 AGAIN_S = 1.0
-"""Before a callback that the client put off is repeated."""
+"""Before a callback that the client put off, or did not understand, is repeated."""
 
 
 def recall(service: "Service", volume: VolumeId, recall: Recall) -> None:
@@ -67,26 +66,27 @@ async def _ask(service: "Service", client: "Client", held: Held) -> None:
 
 
 async def _ask_for(service: "Service", client: "Client", held: Held) -> None:
-    """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`)."""
+    """Asks until the client has understood; the delegation comes back by DELEGRETURN. A client that never does loses it (`revoked`).
+
+    What it answers otherwise may be over in a moment: who has not had the reply to its OPEN yet, perhaps because that is to come from another node now, knows
+    nothing of the delegation (BADHANDLE, BAD_STATEID) or puts the callback off (20.9.3).
+    """
     handles = [held.handle] if held.handle else await _handles_for(service, held)
-    for _ in range(TRIES):
-        if held.revoked or held.other not in client.states:
-            return
-        session = next((session for session in client.sessions.values() if session.back.live), None)
-        if session is None:
-            return
-        handle = handles[0]
-        arguments = struct.pack(">I12s2I", held.sequence, held.other, 0, len(handle)) + handle + pad(len(handle))
-        try:
-            status = await session.back.call(service, session, CB_RECALL, arguments, held.granted)
-        except Unavailable as error:
-            log.info("nfs4.recall_unanswered", client=client.id, reason=str(error))
-            continue
-        if status in (Status.BADHANDLE, Status.STALE) and len(handles) > 1:
-            del handles[0]  # the file was opened in another export
-            continue
-        if status != Status.DELAY:
-            return
+    while not held.revoked and held.other in client.states:
+        for handle in handles:  # the file may have been opened in any of these exports
+            session = next((session for session in client.sessions.values() if session.back.live), None)
+            if session is None:
+                return
+            arguments = struct.pack(">I12s2I", held.sequence, held.other, 0, len(handle)) + handle + pad(len(handle))
+            try:
+                status = await session.back.call(service, session, CB_RECALL, arguments, held.granted)
+            except Unavailable as error:
+                log.info("nfs4.recall_unanswered", client=client.id, reason=str(error))
+                break
+            if status == Status.OK:
+                return
+            if status not in (Status.BADHANDLE, Status.STALE):
+                break
         await service.clock.sleep(AGAIN_S)
 
 
