@@ -38,6 +38,8 @@ UNDER_WAY = 256 << 20
 """Bytes of large messages being received at the same time, over all connections of a server."""
 CLOSING_S = 10.0
 """What a peer has to take the replies that are left when its connection is being closed."""
+PARTING_S = 2.0
+"""What a peer has to hang up when its connection was ended."""
 PER_PEER = 1_000
 """Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
 AT_ONCE = 512 << 10
@@ -347,8 +349,8 @@ class Connection:
         else:
             self._loop.call_later(CLOSING_S, self.end, f"{reason}; the peer did not take its last replies")
 
-    def end(self, reason: str, level: str = "debug") -> None:
-        """Closes the socket now; what is still unsent gets one try."""
+    def end(self, reason: str, level: str = "debug", gently: bool = False) -> None:
+        """Closes the socket now, or has the server part with it `gently`; what is still unsent gets one try."""
         if not self.alive:
             return
         self.alive = self._sends = False
@@ -358,7 +360,10 @@ class Connection:
         getattr(log, level)("connection_closed", service=self._server.name, peer=self.peer, reason=reason)
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
-        self._sock.close()
+        if gently:
+            self._server.part(self._sock)
+        else:
+            self._sock.close()
         self._out.clear()
         self._server.forget(self)
         if self._core is not None:
@@ -393,6 +398,7 @@ class Server:
         self._accept = accept
         self._limit = limit
         self._listeners: list[socket.socket] = []
+        self._parting: dict[socket.socket, asyncio.TimerHandle] = {}
 
     def listen(self, address: str, port: int) -> int:
         """Accepts connections at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError` (in use, no right to it)."""
@@ -411,7 +417,41 @@ class Server:
             self._listeners.remove(listener)
             listener.close()
         for connection in [each for each in self.connections if each.local == address]:
-            connection.end("its address is another node's now")
+            connection.end("its address is another node's now", gently=True)
+
+    def part(self, sock: socket.socket) -> None:
+        """Says goodbye, and closes the socket when the peer has hung up, too, or after `PARTING_S`.
+
+        One that is closed with something unread in it resets its connection; and Linux's SMB client (6.1 by its source) gives up the WRITE that it
+        is just handing to a connection that is reset, where it repeats all that it has handed to one that is ended.
+        """
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:  # it has gone before
+            sock.close()
+            return
+        self._parting[sock] = self.loop.call_later(PARTING_S, self._parted, sock)
+        self.loop.add_reader(sock.fileno(), self._hear_out, sock)
+
+    def _hear_out(self, sock: socket.socket) -> None:
+        try:
+            if sock.recv(CHUNK):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self._parted(sock)
+
+    def _parted(self, sock: socket.socket) -> None:
+        self._parting.pop(sock).cancel()
+        self.loop.remove_reader(sock.fileno())
+        sock.close()
+
+    @property
+    def parting(self) -> int:
+        """Connections that have ended for their cores and not yet for their peers."""
+        return len(self._parting)
 
     @property
     def addresses(self) -> list[str]:
@@ -494,6 +534,8 @@ class Server:
                     await asyncio.sleep(0.005)
         for connection in list(self.connections):
             connection.end("the server is stopping")
+        for sock in list(self._parting):
+            self._parted(sock)
 
 
 def origin_of(peer: str) -> str:

@@ -176,6 +176,49 @@ def test_a_connection_that_is_closed_does_not_wait_for_ever_for_its_peer_to_read
     serve(test)
 
 
+def test_who_sends_while_the_address_is_given_up_is_not_reset() -> None:
+    """Linux's SMB client loses the WRITE that it is just sending when the connection is reset, and none when it is ended."""
+
+    async def scenario(server: Server, port: int, cores: list[Echo]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(record(b"first"))
+        assert await reader.readexactly(9) == record(b"first")
+        cores[0].link.pause()
+        writer.write(record(bytes(1 << 16)))
+        await asyncio.sleep(0.05)  # until it lies in the server's socket
+        server.leave("127.0.0.1")
+        assert cores[0].reason and not server.connections
+        assert await reader.read() == b""
+        for _ in range(20):  # what is on its way when the end is heard of
+            writer.write(record(bytes(1 << 16)))
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        assert server.parting == 1
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(1):
+            while server.parting:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    serve(scenario)
+
+
+def test_who_does_not_hang_up_is_not_heard_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateways.server, "PARTING_S", 0.05)
+
+    async def scenario(server: Server, port: int, cores: list[Echo]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(record(b"first"))
+        assert await reader.readexactly(9) == record(b"first")
+        server.leave("127.0.0.1")
+        assert server.parting == 1
+        await asyncio.sleep(0.2)
+        assert not server.parting
+        writer.close()
+
+    serve(scenario)
+
+
 def test_what_a_batch_has_put_off_is_done_before_its_replies_leave() -> None:
     class Late(Echo):
         def received(self, header: int, message: memoryview) -> None:
