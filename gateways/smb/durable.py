@@ -148,6 +148,13 @@ class Durables:
     def failed(self, durable: Durable) -> None:
         self._by_guid.pop((durable.client, durable.guid), None)
 
+    def waits(self, handle: Handle, durable: Durable) -> None:
+        """Nobody has come back to it, this time: it can be asked for again, unless it has ended meanwhile."""
+        if handle.durable is None:
+            self.failed(durable)
+        else:
+            self._by_guid[durable.client, durable.guid] = handle
+
     def made(self, handle: Handle, durable: Durable) -> None:
         handle.durable = durable
         if durable.guid:

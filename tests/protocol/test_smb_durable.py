@@ -16,6 +16,7 @@ from gateways.smb.leases import LEVEL_BATCH, LEVEL_II, LEVEL_LEASE, LEVEL_NONE
 from gateways.smb.service import SmbService
 from gateways.smb.status import Status
 from sofs.locks import HANDLE, READ, WRITE
+from sofs.volume.api import Close, Reply
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
 from tests.protocol.smb_scenes import created, run, started
@@ -245,6 +246,48 @@ def test_a_new_create_does_not_get_the_open_of_an_old_one_that_waits_for_its_cli
             await then(served.gateway.service, file)
 
     asyncio.run(main())
+
+
+def test_a_repeated_create_comes_back_to_the_open_of_a_session_that_has_ended_with_its_lease(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, share="safe")
+        asked = (smb.lease(KEY, RWH), smb.durable(GUID, 60_000, True))
+        file, _ = await made(client, "x", *asked, level=LEVEL_LEASE)
+        cut(client)
+        client = await started(service, share="safe")
+        wrong = smb.lease(OTHER, RWH), smb.durable(GUID, 60_000, True)
+        again, repeated = await made(client, "x", *asked, level=LEVEL_LEASE, flags=FLAG_REPLAY)
+        assert again == file and repeated.lease == RWH
+        await made(client, "x", *wrong, level=LEVEL_LEASE, flags=FLAG_REPLAY, status=Status.ACCESS_DENIED)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_repeated_create_whose_open_was_lost_with_its_coordinator_is_carried_out(tmp_path: Path, leased: bool) -> None:
+    """The volume had carried the first one out, and the gateway knows the open; but the coordinator was lost before anything of it was anywhere else."""
+
+    async def test(service: SmbService) -> None:
+        client = await started(service, share="safe")
+        extras = [smb.lease(KEY, RWH)] if leased else []
+        level = LEVEL_LEASE if leased else LEVEL_BATCH
+        asked = (*extras, smb.durable(GUID, 60_000, True))
+        file, told = await made(client, "x", *asked, level=level)
+        (handle,) = service.sessions[client.session_id].handles.values()
+        cut(client)
+        await asyncio.sleep(0.05)
+        closed = handle.volume.call(Close(handle.id), None, handle.session.binding)
+        assert isinstance(closed, Reply)
+        client = await started(service, share="safe")
+        again, repeated = await made(client, "x", *asked, level=level, flags=FLAG_REPLAY)
+        assert again != file and repeated.contexts.keys() == told.contexts.keys()
+        assert (await client.ask(Command.WRITE, smb.write(again, 0, b"mine"))).status == 0
+        cut(client)
+        client = await started(service, share="safe")
+        back, _ = await made(client, "x", smb.comes_back(again, GUID, True), *extras, level=level)
+        assert (await client.ask(Command.READ, smb.read(back, 0, 10))).status == 0
+
+    run(tmp_path, test)
 
 
 def test_a_create_is_not_carried_out_twice_while_it_waits(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ _OTHERS = 3
 """Sessions that one open is found bound to, one after another, until its client is told to try again."""
 
 
+class _Gone(Failure):
+    """The volume knows no such open."""
+
+
 def owner(exchange: Exchange) -> str:
     """Who may come back to an open that is made now: its user's SID."""
     sids = exchange.session.caller.sids
@@ -79,18 +83,28 @@ async def _reconnect(exchange: Exchange, to: Return, asked: "Asked") -> Opened:
     volume = exchange.tree.volume
     assert volume is not None
     try:
-        opened: Opened | Bound = await exchange.call(request, volume)
+        opened = await _ask(exchange, request, volume)
         for _ in range(_OTHERS):
             if not isinstance(opened, Bound):
                 break
             await _free(exchange, opened, request, volume)
-            opened = await exchange.call(request, volume)  # somebody else may have come back to it meanwhile
+            opened = await _ask(exchange, request, volume)  # somebody else may have come back to it meanwhile
         if isinstance(opened, Bound):
             raise NotFound(f"open {to.open} is connected already")
     except (NotFound, AccessDenied, InvalidArgument) as error:
         failure = Failure(Status.OBJECT_NAME_NOT_FOUND)
         failure.gate = error.gate
         raise failure from None
+    return opened
+
+
+async def _ask(exchange: Exchange, request: Reconnect, volume: Volume) -> Opened | Bound:
+    try:
+        opened: Opened | Bound = await exchange.call(request, volume)
+    except NotFound as error:
+        gone = _Gone(Status.OBJECT_NAME_NOT_FOUND)
+        gone.gate = error.gate
+        raise gone from None
     return opened
 
 
@@ -119,14 +133,37 @@ def earlier(exchange: Exchange, durable: Durable | None) -> Handle | None:
 
 def again(exchange: Exchange, known: Handle, asked: "Asked") -> Coroutine[Any, Any, Answer]:
     """Answers a repeated CREATE as the first one was. Raises `Failure` if it does not ask for the same."""
-    lease = known.holding.lease if known.holding is not None else b""
-    if asked.lease is not None and asked.lease.key != lease:
-        raise Failure(Status.ACCESS_DENIED)
     if known.tree.volume is not exchange.tree.volume or known.session.caller.uid != exchange.session.caller.uid:
         raise Failure(Status.ACCESS_DENIED)
     if known.session is not exchange.session and known.session.ready:
         raise Failure(Status.DUPLICATE_OBJECTID)
+    if exchange.session.handles.get(known.number) is not known:
+        return _taken_up(exchange, known, asked)
+    lease = known.holding.lease if known.holding is not None else b""
+    if asked.lease is not None and asked.lease.key != lease:
+        raise Failure(Status.ACCESS_DENIED)
     return _again(exchange, known, asked)
+
+
+async def _taken_up(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
+    """The session of the first one has ended: what it made waits for this client. The volume may not know it: its coordinator was lost before anything of it
+    was anywhere else, and so it was never answered. Then it is carried out now."""
+    from gateways.smb.commands.create import handle
+
+    durables, durable = exchange.connection.service.durables, known.durable
+    assert durable is not None
+    durables.begin(durable)  # what is repeated meanwhile is to come again
+    try:
+        to = Return(known.id, durable.guid, durable.client, durable.version, durable.persistent)
+        return await come_back(exchange, Path(known.name), to, asked, 0)
+    except _Gone:
+        durables.ended(known)
+        durables.failed(durable)
+    except BaseException:
+        durables.waits(known, durable)
+        raise
+    answer: Answer = await handle(exchange)
+    return answer
 
 
 async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
@@ -134,9 +171,6 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
 
     durable = known.durable
     assert durable is not None
-    if exchange.session.handles.get(known.number) is not known:
-        # Its session has ended: what was made waits for this client.
-        return await come_back(exchange, Path(known.name), Return(known.id, durable.guid, durable.client, durable.version, durable.persistent), asked, 0)
     found: Found = await exchange.call(GetAttributes(known.id), known.volume)
     exchange.handle = known
     # The oplock level that is asked for, as Windows has it: what has been broken meanwhile, the client will be told as well.
