@@ -23,6 +23,9 @@ from tests.simulation.cluster.scenario import Outcome
 __all__ = ["Result", "main", "one", "pinned", "quiet", "replay"]
 
 
+_TELL_S = 60.0
+
+
 class Result(NamedTuple):
     """What a seed came to."""
 
@@ -94,7 +97,7 @@ def main() -> int:
 def _soak(jobs: list[tuple[str, int]], workers: int, until: float) -> tuple[int, int]:
     done = failed = 0
     totals: Counter[str] = Counter()
-    begun = time.perf_counter()
+    begun = told = time.perf_counter()
     remaining = iter(jobs)
     with ProcessPoolExecutor(workers, initializer=quiet) as pool:
         while time.monotonic() < until and (batch := list(islice(remaining, 8 * workers))):
@@ -111,6 +114,9 @@ def _soak(jobs: list[tuple[str, int]], workers: int, until: float) -> tuple[int,
                 totals["unstable and lost"] += result.outcome.lost
                 totals["virtual seconds"] += int(result.outcome.virtual)
                 totals.update({f"fault {name}": count for name, count in result.outcome.faults.items()})
+            if time.perf_counter() - told > _TELL_S:
+                told = time.perf_counter()
+                print(f"so far {done} seeds, {failed} violations, in {told - begun:.0f} s", file=sys.stderr, flush=True)
     for name, count in sorted(totals.items()):
         print(f"{count:12} {name}")
     print(f"{done / max(1e-9, time.perf_counter() - begun):12.1f} seeds a second")
