@@ -34,7 +34,8 @@ Opens and locks (the rules between them are `sofs.locks`')
   `fencing` does that.
 
 Data
-- `io`: the requests; `data`: what they call when all has been asked. `reader`, `writer`, `pages`, `ranges`, `clones`: the coordinator's side.
+- `io`: the requests; `data`: what they call when all has been asked. `reader` (with `verified`), `writer`, `pages`, `ranges`, `clones`: the coordinator's
+  side.
 - `leaves`, `mapping`, `losses`, `windows`: a file's map, what `apply` makes of it, and what becomes of pages that nothing names any more.
   `maps`, `owning`, `origins`, `thaw`: clones of whole files.
 

@@ -27,6 +27,7 @@ from sofs.volume.inode import CLONED
 from sofs.volume.keys import DESTAGED, EXTENT_BORN, HOLE, INODE, LEAF, LEAF_PAGES, PLACES, WINDOW_SHIFT
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.maps import Way, find, find_cloned, way
+from sofs.volume.verified import Verifier
 
 _ZEROS = memoryview(bytes(1 << 20))
 _U32 = struct.Struct("<I").unpack_from
@@ -63,6 +64,7 @@ class Reader:
         self._log = log
         self._pool = pool
         self._extents = extents
+        self._verifier = Verifier()
         self.followers: WeakSet[Reader] = WeakSet()
         """Readers of snapshots, which have to know how far destaging is as well."""
         self.destaged = 0
@@ -131,7 +133,7 @@ class Reader:
                 raise _damaged(number, first + piece.page, error) from error
             if waiting is not None:
                 return self._finish(number, first, into, plan[index:], waiting)
-            if not piece.extent and _mismatch(view, piece.sums) is not None:
+            if not piece.extent and self._verifier.mismatch(piece.at, view, piece.sums) is not None:
                 return self._finish(number, first, into, plan[index:], None)
         return None
 
@@ -184,6 +186,8 @@ class Reader:
             leaf = find(self._get, where, index)
             if leaf is None:
                 _zero(into, done, count)
+            elif count == LEAF_PAGES and (whole := leaves.whole(leaf)) is not None:
+                self._locate(plan, done, *whole)
             else:
                 sums = leaves.sums(leaf, slot, count)
                 for start, address, length in leaves.runs(leaves.addresses(leaf, slot, count)):
@@ -255,7 +259,7 @@ class Reader:
 
     async def _mend(self, piece: Piece, view: memoryview) -> None:
         """Takes pages from the log that do not match from another copy, and puts them right. Raises `Damaged`, `DiskFailed`."""
-        while (bad := _mismatch(view, piece.sums)) is not None:
+        while (bad := self._verifier.mismatch(piece.at, view, piece.sums)) is not None:
             page = view[bad * PAGE : (bad + 1) * PAGE]
             await mend_log_page(self._log, piece.at + bad * PAGE, page, piece.sums[bad])
 
@@ -317,11 +321,3 @@ def _join(plan: list[Piece], page: int, extent: int, at: int, sums: tuple[int, .
             plan[-1] = Piece(last.page, last.pages + len(sums), extent, last.at, last.sums)
             return
     plan.append(Piece(page, len(sums), extent, at, list(sums)))
-
-
-def _mismatch(view: memoryview, sums: list[int]) -> int | None:
-    """The first page that does not match its checksum."""
-    for index, expected in enumerate(sums):
-        if crc32c(view[index * PAGE : (index + 1) * PAGE]) != expected:
-            return index
-    return None

@@ -461,6 +461,26 @@ def test_a_damaged_page_in_the_log_is_read_from_the_other_copy_and_mended() -> N
     run(scenario)
 
 
+@pytest.mark.parametrize("before", [1, 2, 4])
+def test_damage_is_found_in_what_has_been_read_in_large_pieces_before(before: int) -> None:
+    async def scenario(rig: Rig) -> None:
+        file = rig.make_file(2)
+        data = pattern(70 * PAGE) + b"precious" + pattern(30 * PAGE - 8)
+        await rig.write(file, 0, data)
+        await rig.store.log.sync()
+        for _ in range(before):
+            assert await rig.read(file, 0, len(data)) == data
+        assert flip_log(rig, 0, b"precious") == 1
+        assert await rig.read(file, 0, len(data)) == data
+        await rig.clean()
+        for disk in range(2):
+            assert flip_log(rig, disk, b"precious") == 1
+        with pytest.raises(Damaged, match="no copy of the log has the page"):
+            await rig.read(file, 0, len(data))
+
+    run(scenario)
+
+
 def test_damage_without_a_good_copy_names_file_and_offset_and_spreads_no_further() -> None:
     async def scenario(rig: Rig) -> None:
         file = rig.make_file(2)

@@ -54,3 +54,14 @@ def test_a_run_does_not_mix_holes_and_reserved_pages() -> None:
         (3, 4096, 2),
         (5, 4096, 1),
     ]
+
+
+@given(st.integers(2, 1 << 62), st.integers(0, LEAF_PAGES - 1), st.sampled_from([None, HOLE, RESERVED, 1]))
+def test_a_leaf_is_whole_if_all_its_pages_follow_one_another(address: int, slot: int, other: int | None) -> None:
+    names = [address + 4096 * page for page in range(LEAF_PAGES)]
+    checks = list(range(LEAF_PAGES))
+    if other is not None:
+        names[slot] = names[slot] + 1 if other == 1 else other
+    leaf = struct.pack(f"<{LEAF_PAGES}Q{LEAF_PAGES}I", *names, *checks)
+    assert leaves.whole(leaf) == ((address, tuple(checks)) if other is None else None)
+    assert leaves.whole(leaves.EMPTY) is None
