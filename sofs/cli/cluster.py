@@ -27,9 +27,7 @@ Name = Annotated[str | None, typer.Option(help="The node's name in the cluster (
 @cluster.command("init")
 def init(
     data: Data = None,
-    etcd: Annotated[
-        list[str] | None, typer.Option("--etcd", metavar="HOST:PORT", help="A member of etcd; repeat it for each.")
-    ] = None,
+    etcd: Annotated[list[str] | None, typer.Option("--etcd", metavar="HOST:PORT", help="A member of etcd; repeat it for each.")] = None,
     prefix: Annotated[str | None, typer.Option(help="What all keys in etcd begin with (default: sofs/).")] = None,
     address: Addresses = None,
     name: Name = None,
@@ -59,10 +57,7 @@ def token(
     if not 0 < expires_h <= 8760:
         raise InvalidArgument("--expires-h takes a number of hours up to 8760")
     made = make_token(data_directory(data).absolute(), reusable, expires_h * 3600)
-    if json:
-        show.as_json({"token": made})
-    else:
-        typer.echo(made)
+    show.tell({"token": made}, made, json)
 
 
 @cluster.command("join")
@@ -72,7 +67,8 @@ def join(
     address: Addresses = None,
     name: Name = None,
     etcd: Annotated[
-        list[str] | None, typer.Option("--etcd", metavar="HOST:PORT", help="Where etcd is for this host (default: as the token has it); may be repeated.")
+        list[str] | None,
+        typer.Option("--etcd", metavar="HOST:PORT", help="Where etcd is for this host (default: as the token has it); may be repeated."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -80,10 +76,7 @@ def join(
     from sofs.cli.enrolment import join_cluster
 
     done = join_cluster(data_directory(data).absolute(), token, address or [], name, etcd or [])
-    if json:
-        show.as_json(done)
-    else:
-        typer.echo(f"node {done.name} ({done.node}) is a member of cluster {done.cluster}; start it, and give it disks with `sofs disk add`")
+    show.tell(done, f"node {done.name} ({done.node}) is a member of cluster {done.cluster}; start it, and give it disks with `sofs disk add`", json)
 
 
 @cluster.command("leave")
@@ -92,10 +85,7 @@ def leave(data: Data = None, json: Json = False) -> None:
     from sofs.cli.enrolment import leave_cluster
 
     done = leave_cluster(data_directory(data).absolute())
-    if json:
-        show.as_json(done)
-    else:
-        typer.echo(f"node {done.name} has left cluster {done.cluster}; its data directory can be removed")
+    show.tell(done, f"node {done.name} has left cluster {done.cluster}; its data directory can be removed", json)
 
 
 @cluster.command("evict")
@@ -119,10 +109,7 @@ def evict(
     from sofs.cli.enrolment import evict_member
 
     done = evict_member(data_directory(data).absolute(), node, force)
-    if json:
-        show.as_json(done)
-    else:
-        typer.echo(f"node {done.name} is evicted; what its disks held is made anew elsewhere")
+    show.tell(done, f"node {done.name} is evicted; what its disks held is made anew elsewhere", json)
 
 
 @cluster.command("recover")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct, structs
 
@@ -33,6 +33,7 @@ from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
 from sofs.runtime.system_tls import Tls
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 PASSING = (keys.NODES, keys.DEAD, keys.MEMBERS, keys.TOKENS, keys.HANDED_OVER)
@@ -158,55 +159,53 @@ class Place:
         return EmbeddedStore.open(self.files, self.clock, self.random, str(path)) if path.exists() else None
 
 
-def _run(place: Place, work: Callable[[], Awaitable[T]]) -> T:
-    async def main() -> T:
+def _at_place(work: Callable[Concatenate[Place, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Path, P], T]:
+    """Takes the data directory instead of its `Place`, and runs to its end. Raises `SofsError`s that name the remedy."""
+
+    def run(data: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        place = Place(data)
         try:
-            return await work()
+            return asyncio.run(work(place, *args, **kwargs))
         except Unavailable as error:
             raise Unavailable(f"{error} (at {', '.join(place.config.coordination.endpoints)}; --etcd or coordination.endpoints name it)") from None
 
-    return asyncio.run(main())
+    return run
 
 
 # The first node
 
 
-def found_cluster(data: Path, etcd: Sequence[str], prefix: str | None, addresses: Sequence[str], name: str | None) -> Enrolled:
-    """Raises `SofsError`s that name the remedy."""
-    place = Place(data)
+@_at_place
+async def found_cluster(place: Place, etcd: Sequence[str], prefix: str | None, addresses: Sequence[str], name: str | None) -> Enrolled:
     place.use_etcd(etcd, prefix)
     place.use_addresses(addresses, name)
     if not place.config.coordination.prefix.endswith("/"):
         # Else the keys of "a" and those of "ab" would be each other's.
         raise InvalidArgument(f"a prefix ends with /: {place.config.coordination.prefix}/")
+    with place.held() as own:
+        if not own.cluster:
+            # Before anything else: whoever repeats this goes on with the same cluster.
+            own = OwnIdentity(own.id, f"{place.random.number(64):016x}")
+            save(place.files, str(place.data), own)
+        embedded = place.embedded()
+        try:
+            async with place.store() as store:
+                await _refuse_lost(place, own, store)
+                records = await _records(embedded, own)
 
-    async def work() -> Enrolled:
-        with place.held() as own:
-            if not own.cluster:
-                # Before anything else: whoever repeats this goes on with the same cluster.
-                own = OwnIdentity(own.id, f"{place.random.number(64):016x}")
-                save(place.files, str(data), own)
-            embedded = place.embedded()
-            try:
-                async with place.store() as store:
-                    await _refuse_lost(place, own, store)
-                    records = await _records(embedded, own)
+                async def copied() -> None:
+                    if embedded is not None:
+                        await embedded.transact([], [Put(keys.HANDED_OVER, own.cluster.encode())])
 
-                    async def copied() -> None:
-                        if embedded is not None:
-                            await embedded.transact([], [Put(keys.HANDED_OVER, own.cluster.encode())])
-
-                    authority = await found(
-                        store, place.member(own), own.cluster, place.clock.now(), records, lambda entry: _translated(entry, place.member(own)), copied
-                    )
-            finally:
-                if embedded is not None:
-                    await embedded.close()
-            place.take_credentials(authority, own)
-            place.write_config()
-            return Enrolled(own.cluster, f"{own.id:016x}", place.name, len(records))
-
-    return _run(place, work)
+                authority = await found(
+                    store, place.member(own), own.cluster, place.clock.now(), records, lambda entry: _translated(entry, place.member(own)), copied
+                )
+        finally:
+            if embedded is not None:
+                await embedded.close()
+        place.take_credentials(authority, own)
+        place.write_config()
+        return Enrolled(own.cluster, f"{own.id:016x}", place.name, len(records))
 
 
 async def _refuse_lost(place: Place, own: OwnIdentity, store: Store) -> None:
@@ -242,42 +241,32 @@ def _translated(entry: Entry, first: MemberRecord) -> bytes:
 # Further nodes
 
 
-def make_token(data: Path, reusable: bool, valid_s: float) -> str:
-    place = Place(data)
+@_at_place
+async def make_token(place: Place, reusable: bool, valid_s: float) -> str:
     _ = place.own
-
-    async def work() -> str:
-        async with place.store() as store:
-            coordination = place.config.coordination
-            token = await invite(
-                store, place.random, place.clock.now(), coordination.endpoints, coordination.prefix, valid_s=valid_s, reusable=reusable
-            )
-            return token.encode()
-
-    return _run(place, work)
+    async with place.store() as store:
+        coordination = place.config.coordination
+        token = await invite(store, place.random, place.clock.now(), coordination.endpoints, coordination.prefix, valid_s=valid_s, reusable=reusable)
+        return token.encode()
 
 
-def join_cluster(data: Path, text: str, addresses: Sequence[str], name: str | None, etcd: Sequence[str] = ()) -> Enrolled:
+@_at_place
+async def join_cluster(place: Place, text: str, addresses: Sequence[str], name: str | None, etcd: Sequence[str] = ()) -> Enrolled:
     """`etcd`: where it is for this host, if that is not where it is for whoever made the token."""
     token = Token.decode(text)
-    place = Place(data)
     place.use_etcd(etcd or token.endpoints, token.prefix)
     place.use_addresses(addresses, name)
-
-    async def work() -> Enrolled:
-        with place.held() as own:
-            if own.cluster not in ("", token.cluster):
-                raise Busy(f"this node belongs to cluster {own.cluster}; `sofs cluster leave` takes it out, or choose another directory")
-            await _refuse_data(place)
-            async with place.store() as store:
-                authority = await admit(store, token, place.member(own), place.clock.now())
-            own = OwnIdentity(own.id, token.cluster)
-            save(place.files, str(data), own)
-            place.take_credentials(authority, own)
-            place.write_config()
-            return Enrolled(own.cluster, f"{own.id:016x}", place.name)
-
-    return _run(place, work)
+    with place.held() as own:
+        if own.cluster not in ("", token.cluster):
+            raise Busy(f"this node belongs to cluster {own.cluster}; `sofs cluster leave` takes it out, or choose another directory")
+        await _refuse_data(place)
+        async with place.store() as store:
+            authority = await admit(store, token, place.member(own), place.clock.now())
+        own = OwnIdentity(own.id, token.cluster)
+        save(place.files, str(place.data), own)
+        place.take_credentials(authority, own)
+        place.write_config()
+        return Enrolled(own.cluster, f"{own.id:016x}", place.name)
 
 
 async def _refuse_data(place: Place) -> None:
@@ -298,56 +287,46 @@ async def _refuse_data(place: Place) -> None:
 # Those who go
 
 
-def leave_cluster(data: Path) -> Enrolled:
-    place = Place(data)
-
-    async def work() -> Enrolled:
-        with place.held():
-            own = place.own
-            async with place.store() as store:
-                disks = [DiskRecord.decode(entry.value) for entry in (await store.range(keys.DISKS)).entries]
-                count = sum(disk.node == own.id for disk in disks)
-                await leave(store, own.node, [f"{count} disk(s)"] if count else [])
-            save(place.files, str(data), OwnIdentity(own.id))
-            return Enrolled(own.cluster, f"{own.id:016x}", place.name)
-
-    return _run(place, work)
-
-
-def evict_member(data: Path, wanted: str, force: bool) -> Enrolled:
-    place = Place(data)
-    own = place.own
-
-    async def work() -> Enrolled:
+@_at_place
+async def leave_cluster(place: Place) -> Enrolled:
+    with place.held():
+        own = place.own
         async with place.store() as store:
-            node = await find_member(store, wanted)
-            if node == own.id and not force:
-                raise Busy("that is this node itself; stop it and use `sofs cluster leave`")
-            if (alone := await _only_there(store, node)) and not force:
-                raise Busy(
-                    f"only that node has a copy of the log of {', '.join(alone)}: evicted, it cannot bring that back. "
-                    "If its disks are lost for good, repeat this with --force"
-                )
-            named = [
-                record.incarnation
-                for entry in (await store.range(keys.VOLUMES)).entries
-                if entry.key.endswith(keys.CONFIGURATION)
-                for record in [ConfigurationRecord.decode(entry.value)]
-                if record.coordinator == node and record.incarnation
-            ]
-            barred = await evict(store, node, "an operator", force=force, incarnations=named)
-            return Enrolled(own.cluster, f"{node:016x}", barred.name)
+            disks = [DiskRecord.decode(entry.value) for entry in (await store.range(keys.DISKS)).entries]
+            count = sum(disk.node == own.id for disk in disks)
+            await leave(store, own.node, [f"{count} disk(s)"] if count else [])
+        save(place.files, str(place.data), OwnIdentity(own.id))
+        return Enrolled(own.cluster, f"{own.id:016x}", place.name)
 
-    return _run(place, work)
+
+@_at_place
+async def evict_member(place: Place, wanted: str, force: bool) -> Enrolled:
+    own = place.own
+    async with place.store() as store:
+        node = await find_member(store, wanted)
+        if node == own.id and not force:
+            raise Busy("that is this node itself; stop it and use `sofs cluster leave`")
+        if (alone := await _only_there(store, node)) and not force:
+            raise Busy(
+                f"only that node has a copy of the log of {', '.join(alone)}: evicted, it cannot bring that back. "
+                "If its disks are lost for good, repeat this with --force"
+            )
+        named = [
+            record.incarnation
+            for entry in (await store.range(keys.VOLUMES)).entries
+            if entry.key.endswith(keys.CONFIGURATION)
+            for record in [ConfigurationRecord.decode(entry.value)]
+            if record.coordinator == node and record.incarnation
+        ]
+        barred = await evict(store, node, "an operator", force=force, incarnations=named)
+        return Enrolled(own.cluster, f"{node:016x}", barred.name)
 
 
 async def _only_there(store: Store, node: NodeId) -> list[str]:
     """Names of the volumes of whose logs no copy that counts lies on another node's disk."""
     disks = {disk.id for entry in (await store.range(keys.DISKS)).entries if (disk := DiskRecord.decode(entry.value)).node == node}
     entries = (await store.range(keys.VOLUMES)).entries
-    counted = {
-        keys.id_of(entry.key): ConfigurationRecord.decode(entry.value).replicas for entry in entries if entry.key.endswith(keys.CONFIGURATION)
-    }
+    counted = {keys.id_of(entry.key): ConfigurationRecord.decode(entry.value).replicas for entry in entries if entry.key.endswith(keys.CONFIGURATION)}
     volumes = [VolumeRecord.decode(entry.value) for entry in entries if not entry.key.endswith(keys.CONFIGURATION)]
     return [
         volume.name
@@ -365,31 +344,28 @@ async def find_member(store: Store, wanted: str) -> NodeId:
 # When etcd is lost
 
 
-def recover_cluster(data: Path, etcd: Sequence[str]) -> Recovered:
-    place = Place(data)
+@_at_place
+async def recover_cluster(place: Place, etcd: Sequence[str]) -> Recovered:
     place.use_etcd(etcd, None)
-
-    async def work() -> Recovered:
-        copy = read_copy(place.files, str(data))
-        try:
-            with place.held() as own:
-                _learn_from_logs(place, copy, own)
-                return await put_back(own, copy)
-        except _Runs:
-            # Its copy is as new as anything that it knows, and nobody need notice.
-            if etcd:
-                raise
-            return await put_back(place.own, copy)
-
-    async def put_back(own: OwnIdentity, copy: dict[str, bytes]) -> Recovered:
-        async with place.store() as store:
-            outcome = await restore(store, copy)
-            await authority_of(store)
+    copy = read_copy(place.files, str(place.data))
+    try:
+        with place.held() as own:
+            _learn_from_logs(place, copy, own)
+            return await _put_back(place, own, copy, etcd)
+    except _Runs:
+        # Its copy is as new as anything that it knows, and nobody need notice.
         if etcd:
-            place.write_config()
-        return Recovered(own.cluster, *outcome)
+            raise
+        return await _put_back(place, place.own, copy, etcd)
 
-    return _run(place, work)
+
+async def _put_back(place: Place, own: OwnIdentity, copy: dict[str, bytes], etcd: Sequence[str]) -> Recovered:
+    async with place.store() as store:
+        outcome = await restore(store, copy)
+        await authority_of(store)
+    if etcd:
+        place.write_config()
+    return Recovered(own.cluster, *outcome)
 
 
 def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> None:
@@ -405,4 +381,3 @@ def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> 
         key = keys.configuration(volume)
         if key not in copy or ConfigurationRecord.decode(copy[key]).version < known.configuration.version:
             copy[key] = known.configuration.encode()
-

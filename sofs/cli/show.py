@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,19 +22,21 @@ def size(count: int) -> str:
     value = float(count)
     for unit in UNITS:
         if value < 1024 or unit == UNITS[-1]:
-            return (
-                f"{count} B"
-                if unit == "B"
-                else f"{value:.3g} {unit}"
-                if value < 1000
-                else f"{value:.0f} {unit}"
-            )
+            return f"{value:.3g} {unit}" if value < 1000 and unit != "B" else f"{value:.0f} {unit}"
         value /= 1024
     raise AssertionError("the last unit takes every value")
 
 
 def as_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def tell(value: Any, sentence: str, json: bool) -> None:
+    """Says what was done: the value to programs, the sentence to people."""
+    if json:
+        as_json(value)
+    else:
+        typer.echo(sentence)
 
 
 def table(rows: Sequence[Any], columns: Sequence[Column], empty: str) -> None:
@@ -44,9 +47,9 @@ def table(rows: Sequence[Any], columns: Sequence[Column], empty: str) -> None:
         return
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for heading, _ in columns:
-        drawn.add_column(
-            heading, overflow="fold", justify="right" if heading in ("SIZE", "FREE", "FILES") else "left"
-        )
+        # An identifier that is cut in two cannot be copied into the next command.
+        whole = heading in ("DISK", "ID", "OPEN")
+        drawn.add_column(heading, overflow="fold", no_wrap=whole, justify="right" if heading in ("SIZE", "FREE", "FILES") else "left")
     for row in rows:
         drawn.add_row(*(Text(_plain(text(row))) for _, text in columns))
     console.print(drawn)

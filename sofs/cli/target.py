@@ -68,17 +68,12 @@ class Target:
             try:
                 token = self._token_file.read_text().strip()
             except OSError as error:
-                raise ConfigError(
-                    f"{self._token_file}: {error.strerror}; copy it from the node's data directory"
-                ) from None
+                raise ConfigError(f"{self._token_file}: {error.strerror}; copy it from the node's data directory") from None
         return AdminClient(node=self.node, token=token)
 
     def tell(self, value: Any, sentence: str) -> None:
-        """Says what was done: the value to programs, the sentence to people."""
-        if self.json:
-            show.as_json(value)
-        else:
-            typer.echo(sentence)
+        """Says what was done."""
+        show.tell(value, sentence, self.json)
 
     def list(self, rows: Sequence[Any], columns: Sequence[show.Column], empty: str) -> None:
         """Shows what was asked for; `empty` says what to do when there is none."""
@@ -100,10 +95,7 @@ def add_list(group: typer.Typer, operation: Listing, help: str, columns: Sequenc
 def on_node(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options that say which node, instead of its first parameter `on`."""
     hints = get_type_hints(command, include_extras=True)
-    own = [
-        parameter.replace(annotation=hints[parameter.name])
-        for parameter in list(inspect.signature(command).parameters.values())[1:]
-    ]
+    own = [parameter.replace(annotation=hints[parameter.name]) for parameter in list(inspect.signature(command).parameters.values())[1:]]
     options = {"data": (Data, None), "node": (Node, None), "token_file": (TokenFile, None), "json": (Json, False)}
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -111,9 +103,7 @@ def on_node(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def run(
-        *given: Any, data: Path | None, node: str | None, token_file: Path | None, json: bool, **named: Any
-    ) -> None:
+    def run(*given: Any, data: Path | None, node: str | None, token_file: Path | None, json: bool, **named: Any) -> None:
         command(Target(data, node, token_file, json), *given, **named)
 
     shown = inspect.Signature([*own, *common])

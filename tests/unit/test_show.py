@@ -2,8 +2,8 @@
 
 import pytest
 
-from sofs.admin.api import User
-from sofs.cli.show import USERS, size, table
+from sofs.admin.api import Disk, User
+from sofs.cli.show import DISKS, USERS, size, table
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_names_are_shown_as_they_are_and_command_no_terminal(capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert "[bold]x[/bold]" in shown and "[/nonsense]" in shown and "grün" in shown
     assert "\x1b" not in shown and "a\\x1b[2Jb" in shown and "line\\x0aline" in shown
+
+
+def test_an_identifier_is_shown_in_one_piece_however_narrow_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    disk = Disk("6c33ff326078758b", "/srv/sofs/" + "long/" * 12, "ssd", "default", "healthy", 1 << 38, 1 << 36, "a-node")
+    table([disk], DISKS, "")
+    assert disk.id in capsys.readouterr().out
