@@ -11,6 +11,7 @@ from sofs.volume.api import (
     ClientStates,
     EndClient,
     EndGrace,
+    EndUnclaimed,
     ForgetSession,
     KeepRecords,
     ListClient,
@@ -79,6 +80,15 @@ def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Bindi
     if opens and token is not None:
         core.note_down(Batch(), reply, token)
     return reply
+
+
+def end_unclaimed(core: Core, request: EndUnclaimed, token: AnyToken | None, by: Binding) -> ClientStates:
+    for opened in list(core.register.by_client.get(request.client, {}).values()):
+        if opened.unclaimed:
+            if must_delete(core, opened):
+                core.await_room()
+            end_open(core, opened)
+    return list_client(core, ListClient(request.client), None, by)
 
 
 def list_clients(core: Core, request: ListClients, token: AnyToken | None, by: Binding) -> ClientList:

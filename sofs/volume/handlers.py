@@ -72,6 +72,7 @@ HANDLERS: dict[type[Request], Handler] = {
     api.Reconnect: disconnection.reconnect,
     api.Retain: disconnection.retain,
     api.EndClient: clients.end_client,
+    api.EndUnclaimed: clients.end_unclaimed,
     api.ListClient: clients.list_client,
     api.ListClients: clients.list_clients,
     api.BeginGrace: clients.begin_grace,

@@ -58,6 +58,7 @@ class KeptOpen(msgspec.Struct, array_like=True, frozen=True):
     change: int
     connected: bool = False
     """An SMB one's, when it was recorded last."""
+    unclaimed: bool = False
 
     def opened(self, id: OpenId, ended: bool) -> OpenFile:
         """The open as it is when the volume is opened; `ended` says that the gateway it was reached through has."""

@@ -73,6 +73,8 @@ class OpenFile(msgspec.Struct):
     maximal: int = 0
     change: int = 0
     """The file's change counter when it was opened."""
+    unclaimed: bool = False
+    """An NFSv4 one that was brought back where records may have been lost, and that its client has not reclaimed: perhaps it has ended."""
     timer: Timer | None = None
     """Ends it if its owner does not come back."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sofs.errors import Grace, InvalidArgument, NoGrace, SofsError
 from sofs.locks import HANDLE, READ, WRITE, Grant, GrantKind, Opening
+from sofs.locks.ranges import TO_END
 from sofs.types import Inode, Kind
 from sofs.volume.api import (
     Access,
@@ -219,6 +220,17 @@ def note_recall(core: Core, inode: Inode) -> None:
     core.recalled[inode] = core.clock.monotonic()
 
 
+def _reclaimed(core: Core, opened: OpenFile) -> None:
+    """The client has the open still. The ranges that it has it will reclaim next; others it may have given back."""
+    if not opened.unclaimed:
+        return
+    opened.unclaimed = False
+    core.kept.touch(opened)
+    for state in core.register.locks_of.get(opened.inode, {}).values():
+        if state.open == opened.id:
+            core.locks.unlock(opened.inode, opened.id, 0, TO_END, owner=state.owner)
+
+
 # The end
 
 
@@ -250,6 +262,10 @@ def conclude(
     if wish is not None and not opened.mandatory:
         kept = _kept_delegation(core, opened) if request.reclaim else None
         given = kept or delegate(core, opened, wish, opened.by)
+    if request.reclaim:
+        for each in (opened, kept):
+            if each is not None:
+                _reclaimed(core, each)
     reply = Opened(
         core.gate, opened.id, action, attributes, opened.access, opened.maximal, opened.path, opened.stream,  # type: ignore[arg-type]
         sequence=opened.sequence,

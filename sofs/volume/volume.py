@@ -119,6 +119,7 @@ class LocalVolume:
         if restored:
             self._logger.info("opens_restored", count=restored)
         if store.lost and keyspace.get(NFS_STATE) is not None:
+            self._doubt()
             self._begin_grace(lease_s)
 
     # sofs.volume.api.Volume
@@ -285,6 +286,13 @@ class LocalVolume:
             kept.flush()
             if isinstance(reply, Reply) and reply.gate < kept.lsn:
                 reply.gate = kept.lsn
+
+    def _doubt(self) -> None:
+        """The end of what clients of NFSv4 have by their records may have been lost: it counts until they have reclaimed all that they have."""
+        for opened in self.core.opens.values():
+            if not opened.mandatory:
+                opened.unclaimed = True
+                self.core.kept.touch(opened)
 
     def _begin_grace(self, seconds: float) -> None:
         if self.core.grace:

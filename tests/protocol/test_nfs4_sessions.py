@@ -419,6 +419,40 @@ def test_after_a_loss_of_power_clients_reclaim_before_others_open(tmp_path: Path
     asyncio.run(scenario())
 
 
+def test_what_a_client_does_not_reclaim_after_a_loss_of_power_ends_when_it_has_reclaimed_the_rest(tmp_path: Path) -> None:
+    """Its CLOSE, LOCKU and DELEGRETURN may have been lost, when its OPENs were not."""
+
+    async def scenario() -> None:
+        async with server_with(tmp_path, callbacks=True, persist=True) as (_, client, root):
+            kept, state = await open_file(client, root, "kept")
+            locks = (await client.done(op.putfh(kept), op.lock(op.WRITE_LT, 0, 10, state, b"o", clientid=client.clientid))).last
+            locks = (await client.done(op.putfh(kept), op.lock(op.WRITE_LT, 50, 10, locks))).last
+            closed, closed_state = await open_file(client, root, "closed", deny=op.WRITE)
+            returned, open_state, delegation = await delegated(client, root, "returned", WANT_WRITE)
+            await client.done(op.putfh(kept), op.setattr_(mode=0o644))
+            shutil.copytree(tmp_path / "volume", tmp_path / "after")
+            await client.done(op.putfh(kept), op.locku(op.WRITE_LT, 50, 10, locks))
+            await client.done(op.putfh(closed), op.close(closed_state))
+            await client.done(op.putfh(returned), op.close(open_state), op.delegreturn(delegation))
+        async with nfs_on(tmp_path / "after", incarnation=2, boot=b"another") as server:
+            await again(client, server.port)
+            reclaim = op.open_("", op.BOTH, clientid=client.clientid, claim=op.claim_previous())
+            state = (await client.done(op.putfh(kept), reclaim)).last.stateid
+            await client.done(op.putfh(kept), op.lock(op.WRITE_LT, 0, 10, state, b"o", True, client.clientid))
+            async with await Nfs4Client.connect(server.port) as other:
+                assert await status(other, op.putfh(root), op.open_("closed", op.WRITE, clientid=other.clientid)) == Status.GRACE
+                await client.done(op.reclaim_complete())
+                for name in ("closed", "returned"):
+                    assert await status(other, op.putfh(root), op.open_(name, op.WRITE, clientid=other.clientid)) == Status.OK
+                for at, expected in ((50, Status.OK), (0, Status.DENIED)):
+                    assert await status(other, op.putfh(kept), op.lockt(op.WRITE_LT, at, 10, b"p", other.clientid)) == expected
+                assert await status(client, op.putfh(closed), op.close(closed_state)) == Status.BAD_STATEID
+                await client.done(op.putfh(kept), op.close(state))
+            await client.transport.close()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("unclean", [False, True])
 def test_state_of_clients_that_nobody_knows_any_more_may_be_reclaimed_and_ends(tmp_path: Path, unclean: bool) -> None:
     """The records of clients are lost, those of their opens are not."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateways.nfs.v4 import records
 from gateways.nfs.v4.operation import Ask, Outcome
 from sofs.types import VolumeId
-from sofs.volume.api import EndGrace, ListRecords, Volume
+from sofs.volume.api import ClientStates, EndGrace, EndUnclaimed, ListRecords, Volume
 
 if TYPE_CHECKING:
     from gateways.nfs.v4.clients import Client
@@ -34,7 +34,27 @@ def awaits_reclaim(service: "Service", id: VolumeId) -> bool:
 
 
 def reclaimed(service: "Service", client: "Client", then: Callable[[], Outcome]) -> Outcome:
-    """The client has reclaimed all it had (18.51)."""
+    """The client has reclaimed all it had (18.51): whatever else it had by the volumes' records ends."""
+    if client.lost:
+        return _end_unclaimed(service, client, sorted(client.lost), lambda: _complete(service, client, then))
+    return _complete(service, client, then)
+
+
+def _end_unclaimed(service: "Service", client: "Client", ids: Sequence[VolumeId], then: Callable[[], Outcome]) -> Outcome:
+    if not ids:
+        return then()
+
+    def ended(found: ClientStates) -> Outcome:
+        left = {state.id for state in found.states}
+        for other, held in list(client.states.items()):
+            if held.volume == ids[0] and held.id not in left:
+                del client.states[other]
+        return _end_unclaimed(service, client, ids[1:], then)
+
+    return Ask(service.volume(ids[0]), EndUnclaimed(client.key), ended)
+
+
+def _complete(service: "Service", client: "Client", then: Callable[[], Outcome]) -> Outcome:
     lost, client.lost, client.reclaimed = client.lost, set(), True
     for id in lost:
         client.volumes[id] = service.volume(id).verifier

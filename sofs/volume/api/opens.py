@@ -24,6 +24,7 @@ __all__ = [
     "Reconnect",
     "Retain",
     "EndClient",
+    "EndUnclaimed",
     "ListClient",
     "StateInfo",
     "ClientStates",
@@ -185,6 +186,13 @@ class Retain(Request):
 class EndClient(Request):
     """Ends all opens, ranges and grants of a client (lease expired, DESTROY_CLIENTID, a restarted client's EXCHANGE_ID).
     Its number is not to be used again: an `Open` that comes later finds it `Closed`."""
+
+    client: bytes
+
+
+class EndUnclaimed(Request):
+    """An NFSv4 client has reclaimed all that it has: what else is recorded of it ends, where records may have been lost, the end of these opens among them
+    (RFC 8881 18.51). Answers `ClientStates`: what is left."""
 
     client: bytes
 

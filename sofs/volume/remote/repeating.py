@@ -14,7 +14,7 @@ REPEATABLE: frozenset[type[Request]] = frozenset(
         api.ListStreams, api.Flush, api.Ranges, api.GetSpace, api.TestLock, api.ListClient, api.ListClients, api.ListRecords, api.ListSlots,
         api.ListOpens, api.ListSnapshots, api.GetQuota, api.ListQuotas, api.GetReparse, api.Watch,
         # What has ended does not begin again, under the same number.
-        api.EndClient, api.ForgetSession, api.FenceGateway, api.EndGrace,
+        api.EndClient, api.EndUnclaimed, api.ForgetSession, api.FenceGateway, api.EndGrace,
     }
 )  # fmt: skip
 

@@ -28,9 +28,11 @@ from sofs.volume.api import (
     Downgrade,
     EndClient,
     EndGrace,
+    EndUnclaimed,
     ForgetSession,
     Found,
     FreeState,
+    Keep,
     KeepRecords,
     ListClient,
     ListClients,
@@ -44,7 +46,7 @@ from sofs.volume.api import (
     StateInfo,
     Written,
 )
-from tests.unit.volume.state_rig import NFS, RW, StateRig, run
+from tests.unit.volume.state_rig import NFS, RW, RWH, StateRig, run
 from tests.unit.volume.volume_rig import SUPER
 
 READ, WRITE = int(Access.READ_DATA), int(Access.WRITE_DATA)
@@ -342,6 +344,31 @@ def test_after_a_loss_of_records_only_those_who_had_them_get_opens_and_locks() -
         await rig.die(power=True)
         await asyncio.sleep(91)
         rig.smb(b"g")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_brought_back_after_a_loss_of_power_and_is_not_reclaimed_ends(again: bool) -> None:
+    """Also where the volume's process ends meanwhile."""
+
+    async def scenario(rig: StateRig) -> None:
+        kept, gone, others = rig.nfs(b"kept"), rig.nfs(b"gone", owner=b"p"), rig.nfs(b"others", client=b"other")
+        windows = rig.smb(b"windows", rights=RWH, key=b"k", keep=Keep(60_000, persistent=True))
+        for start in (0, 50):
+            rig.lock(kept.open, start, 10, owner=b"nfs owner")
+        await rig.store.log.sync()
+        await rig.die(power=True)
+        assert rig.nfs(b"kept", reclaim=True).open == kept.open
+        rig.lock(kept.open, 0, 10, owner=b"nfs owner", reclaim=True)
+        if again:
+            await rig.die()
+        left = rig.ask(EndUnclaimed(b"nfs"), NFS)
+        assert {state.owner for state in left.states} == {b"nfs" + b"o", b"nfs owner"}
+        assert set(rig.volume.core.opens) == {kept.open, others.open, windows.open} and gone.open
+        assert [(held.start, held.end) for held in rig.volume.core.locks.state(kept.attributes.inode).ranges] == [(0, 10)]
+        assert rig.ask(EndUnclaimed(b"nfs"), NFS).states == left.states, "asked again it does nothing"
+        rig.ask(EndGrace(), NFS)
 
     run(scenario)
 
