@@ -74,6 +74,8 @@ class Homes:
         self._revisions: dict[int, int] = {}
         self._own = 0
         self._turns: dict[int, asyncio.Lock] = {}
+        self._asking: dict[tuple[int, int], set[asyncio.Future[Answer]]] = {}
+        """COMPOUNDs that are at a home, by its group's number and its incarnation."""
         self._since: dict[int, float] = {}
         """When the home of a group was first seen to be gone."""
         self._heard: set[NodeId] = set()
@@ -125,7 +127,7 @@ class Homes:
                 if self._processes.gone(NodeId(record.node), record.incarnation):
                     await self.adopt(record.id)
                     continue
-                answer = await self._interconnect.peer(NodeId(record.node)).call(FORWARD, header, (message,), deadline_s=ANSWER_S)
+                answer = await self._forward(record, header, message)
                 if bytes(answer.body) == _HERE:
                     return [bytes(piece) for piece in answer.payload]
                 await self._look_again(record)
@@ -138,6 +140,23 @@ class Homes:
             pause = min(pause * 2, LOOK_S)
         # Its client has gone on elsewhere: late, and at a new home, it could be taken for the newest of its slot.
         raise Unavailable("nobody waits for it any more")
+
+    async def _forward(self, record: GroupRecord, header: bytes, message: Buffer) -> Answer:
+        """Raises `Unavailable`, too, as soon as the home has been shut out: it may be silent, which the interconnect puts up with for seconds."""
+        asking = asyncio.ensure_future(self._interconnect.peer(NodeId(record.node)).call(FORWARD, header, (message,), deadline_s=ANSWER_S))
+        there = self._asking.setdefault((record.number, record.incarnation), set())
+        there.add(asking)
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Unavailable("it was silent, and another node is the home now") from None
+        finally:
+            there.discard(asking)
+            if not there:
+                self._asking.pop((record.number, record.incarnation), None)
 
     def forget(self, groups: Iterable[int], connection: int) -> None:
         for node in {record.node for group in groups if (record := self._records.get(group)) is not None}:
@@ -394,6 +413,9 @@ class Homes:
         self._records[record.number], self._revisions[record.number] = record, revision
         self._groups.look_again()
         if self._is_mine(record):
+        for former in record.fences:
+            for asking in self._asking.get((record.number, former), ()):
+                asking.cancel()
             self._groups.take(record.number, record.fences, record.tenure)
         elif self._groups.has(record.number):
             self._groups.give_up(record.number)

@@ -18,7 +18,7 @@ from sofs.cluster import Answer, Asked
 from sofs.cluster.peers import NetworkPeer
 from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
-from sofs.homes import RELEASE
+from sofs.homes import FORWARD, RELEASE
 from sofs.records import GroupRecord
 from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply
 from tests.protocol import nfs3_results as r3
@@ -928,6 +928,36 @@ def test_a_group_whose_address_and_home_are_lost_is_adopted_though_the_connectio
         monkeypatch.setattr(NetworkPeer, "heard", property(lambda peer: 1e-9))
         await two.homes.adopt(one.number, lost=True)
         await two.home_of(one.group)
+
+    run(tmp_path, scenario)
+
+
+def test_a_request_that_waits_at_a_silent_home_is_carried_out_as_soon_as_its_group_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came to the new home a moment before that was one. The interconnect gives a silent node up only seconds later."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        root, there = await client.root(), asyncio.Event()
+
+        async def never(asked: Asked) -> Answer:
+            there.set()
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        for service in (FORWARD, RELEASE):
+            one.interconnect.serve(service, never)
+        await goes_to(client, two)
+        asking = asyncio.create_task(client.transport.compound(request(client, 15, 1, op.putfh(root), op.create(DIRECTORY, "d", mode=0o755)), 2))
+        async with asyncio.timeout(10):
+            await there.wait()
+        monkeypatch.setattr(NetworkPeer, "heard", property(lambda peer: 1e-9))
+        await two.homes.adopt(one.number, lost=True)
+        async with asyncio.timeout(3):
+            assert (await asking).status == 0
+        client.used(15, 1)
+        assert await names_in(client, root) == [b"d"]
+        await client.transport.close()
 
     run(tmp_path, scenario)
 
