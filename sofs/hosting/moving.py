@@ -145,7 +145,7 @@ async def step_back(site: Site, part: Part) -> None:
     configuration = part.configuration
     if configuration is None or part.serving:
         return
-    for id in part.standbys:
+    for id in tuple(part.standbys):
         if id in configuration.replicas and configuration.coordinator not in (0, site.node):
             try:
                 await ask(site, configuration.coordinator, Leave(part.hosted.record.id, id), deadline_s=STEP_BACK_S)

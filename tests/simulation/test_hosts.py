@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sofs.errors import DiskFailed, NotFound, Unavailable
-from sofs.hosting import services
+from sofs.hosting import moving, services
 from sofs.hosting.recovering import known_in_logs
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Level
@@ -197,6 +197,26 @@ def test_a_node_that_stops_in_order_hands_its_volumes_over_first() -> None:
         assert await writing < 0.7
         await hosts.write()
         await hosts.verify()
+
+    cluster(2, main)
+
+
+def test_a_node_whose_copy_stops_following_while_it_is_being_left_out_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = moving.ask
+
+    async def main(world: World, hosts: Hosts) -> None:
+        _, other = hosts.machines
+        await hosts.in_sync(2)
+        part = next(iter((await other.until_ready()).host.parts.values()))
+
+        async def ask(*arguments: Any, **options: Any) -> Any:
+            left = await real(*arguments, **options)
+            for id in list(part.standbys):
+                await part._drop(id)
+            return left
+
+        monkeypatch.setattr(moving, "ask", ask)
+        await other.ask(lambda node: node.host.close())
 
     cluster(2, main)
 
