@@ -8,7 +8,7 @@ what leaves. `exchange` is one request on its way, `admission` checks what it mu
 `commands/` has one module per command, with its messages (`contexts`: the extras of CREATE), `info/` the classes of information, `control/` the file
 system controls, `rpc/` the named pipes.
 `notices` keeps what opens that watch their directory have yet to tell, `previous` finds files as of a snapshot, `short_names` and `quotas` are what
-their names say. `service` holds what all connections share, `upcalls` hears what volumes have to tell, `neighbours` says what is asked of
+their names say. `service` holds what all connections share and hears what volumes have to tell, `neighbours` says what is asked of
 other nodes' gateways, `gateway` is all of it behind its listeners.
 
 The gateway promises that nothing is told to a client before the volume's gate for it is open, and that a client can make it hold only a bounded

@@ -14,7 +14,7 @@ from gateways.smb.names import to_wire
 from gateways.smb.status import Status
 from gateways.smb.wire import padding, utf16
 from sofs.types import OpenId, VolumeId
-from sofs.volume.api import Watch
+from sofs.volume.api import Noticed, Watch
 
 MOST_KEPT = 64 << 10
 """Bytes of one open's changes, however much its client has room for."""
@@ -138,11 +138,11 @@ class Watched:
         self._notices[handle.volume.id, handle.id] = notices
         return notices
 
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, path: bytes) -> None:
-        """`Upcalls.noticed`; other gateways' opens are none of ours."""
-        notices = self._notices.get((volume, open))
+    def noticed(self, volume: VolumeId, what: Noticed) -> None:
+        """Other gateways' opens are none of ours."""
+        notices = self._notices.get((volume, what.open))
         if notices is not None:
-            notices.add(action, path)
+            notices.add(what.action, what.name)
 
     def end(self, handle: Handle) -> None:
         """The open ends: who waits is answered NOTIFY_CLEANUP (MS-SMB2 3.3.5.10)."""

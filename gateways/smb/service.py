@@ -21,12 +21,23 @@ from gateways.smb.handle import MAX_HANDLES, Channel, Handle, Session, Tree
 from gateways.smb.leases import Leases
 from gateways.smb.neighbours import Alone, Neighbours
 from gateways.smb.notices import Watched
-from gateways.smb.upcalls import Upcalls
 from sofs.errors import SofsError
 from sofs.runtime.interfaces import Interface
 from sofs.runtime.ports import Clock, Random
 from sofs.types import VolumeId
-from sofs.volume.api import Binding, Close, Disconnect, Reply, Volume
+from sofs.volume.api import (
+    Binding,
+    Close,
+    Disconnect,
+    Dropped,
+    Noticed,
+    Recall,
+    Reply,
+    Resumed,
+    Revoked,
+    Upcall,
+    Volume,
+)
 
 log = structlog.get_logger("smb")
 
@@ -84,14 +95,12 @@ class SmbService:
         self.neighbours = neighbours or Alone()
         self._on_fenced = on_fenced
         self.buffers = Buffers()
-        self.started = clock.now()
         self.notices = Watched()
         self.token_key = random.bytes(32)
         """Authenticates the tokens of offloaded transfers."""
         self.leases = Leases()
         self.durables = Durables()
         self.guesses = Guesses()
-        self._upcalls = Upcalls(self)
         self._attended: set[Volume] = set()
         self.connections: set[Connection] = set()
         self.sessions: dict[int, Session] = {}
@@ -214,7 +223,22 @@ class SmbService:
         """Hears what the volume has to tell, from the first connection to one of its shares on."""
         if volume not in self._attended:
             self._attended.add(volume)
-            volume.subscribe(self._upcalls)
+            volume.subscribe(self.tell)
+
+    def tell(self, volume: VolumeId, upcall: Upcall) -> None:
+        """`sofs.volume.api.Upcalls`: each is told of all opens, and leaves alone those that are not the gateway's."""
+        if isinstance(upcall, Recall):
+            self.leases.recall(volume, upcall)
+        elif isinstance(upcall, Revoked):
+            self.leases.revoked(volume, upcall.key)
+        elif isinstance(upcall, Dropped):
+            self.durables.dropped(volume, upcall.open)
+        elif isinstance(upcall, Noticed):
+            self.notices.noticed(volume, upcall)
+        elif isinstance(upcall, Resumed):
+            self.watch_again(volume)
+        elif upcall.gateway == self.gateway:
+            self.fenced()
 
     # Other nodes
 

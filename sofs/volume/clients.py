@@ -60,9 +60,7 @@ def _rebind(core: Core, opened: OpenFile, by: Binding) -> None:
     state = core.locks.state(opened.inode)
     grant = state.grant(opened.key)
     if opened.state is StateKind.DELEGATION and grant is not None and grant.recalling:
-        recall = Recall(opened.inode, *recall_upcall(state, grant, grant, grant.told))
-        for gateway in core.upcalls:
-            gateway.recall(core.watching.volume, recall)
+        core.tell(Recall(opened.inode, *recall_upcall(state, grant, grant, grant.told)))
 
 
 def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Binding) -> Reply:

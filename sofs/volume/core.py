@@ -16,7 +16,18 @@ from sofs.runtime.ports import Clock
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, Judge, is_member, is_superuser, require
-from sofs.volume.api import ARCHIVE, AnyToken, Attributes, Binding, Caller, Reply, Stateless, Target, Upcalls
+from sofs.volume.api import (
+    ARCHIVE,
+    AnyToken,
+    Attributes,
+    Binding,
+    Caller,
+    Reply,
+    Stateless,
+    Target,
+    Upcall,
+    Upcalls,
+)
 from sofs.volume.batch import Batch
 from sofs.volume.data import Data
 from sofs.volume.directory import Place, Slot, find, look
@@ -429,6 +440,11 @@ class Core:
         reply = answer(done)
         reply.gate = done.lsn
         return reply
+
+    def tell(self, upcall: Upcall) -> None:
+        """Tells every gateway; each ignores what is not its own."""
+        for hear in self.upcalls:
+            hear(self.watching.volume, upcall)
 
     def changed(self, parent: Inode, name: bytes, action: int, inode: Inode, kind: int) -> None:
         """Tells those who watch that a directory's entry, which stands or stood for `inode`, was added (1), removed (2) or renamed (4, 5)."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from sofs.errors import SofsError
 from sofs.types import Lsn
 from sofs.volume import keys
-from sofs.volume.api import AnyToken, Binding, FenceGateway, Reply
+from sofs.volume.api import AnyToken, Binding, FencedOff, FenceGateway, Reply
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.disconnection import lose
@@ -30,8 +30,7 @@ def fence_gateway(core: Core, request: FenceGateway, token: AnyToken | None, by:
             gateways.fenced.pop(gateway, None)
             raise
         gateways.fenced_one(gateway)
-        for upcalls in core.upcalls:
-            upcalls.fenced(gateway)
+        core.tell(FencedOff(gateway))
     return _end_opens(core, gateway, core.keys.gate(keys.bucket(keys.GATEWAY, gateway)))
 
 

@@ -100,8 +100,8 @@ class LocalVolume:
         self._fenced = self.core.gateways.fenced
         self.core.orphaned = self._wake
         self.core.watching.volume, self.core.watching.when = id, store.log.when
-        self._teller = Teller(self.core, id, name)
-        self.core.ended = self._teller.dropped
+        self._teller = Teller(self.core, name)
+        self.core.ended = lambda open: self.core.tell(api.Dropped(open))
         self.core.begin_grace = lambda: self._begin_grace(lease_s)
         self.reaper = Reaper(self.core, store.log.serving)
         self._quotas = quota_requests.QuotaKeeper(self.core)

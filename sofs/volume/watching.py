@@ -19,7 +19,7 @@ from sofs.errors import Busy, NotDirectory, Stale
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, VolumeId
 from sofs.volume import directory, keys
 from sofs.volume.access import is_superuser, require
-from sofs.volume.api import Access, AnyToken, Binding, Caller, Reply, Watch
+from sofs.volume.api import Access, AnyToken, Binding, Caller, Noticed, Reply, Watch
 from sofs.volume.api import Changed as What
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DIRECTORY_GONE, ADDED, REMOVED, MODIFIED, OLD_NAME, NEW_NAME = 0, 1, 2, 3, 4, 5
 STREAM_ADDED, STREAM_REMOVED, STREAM_MODIFIED, TOO_MUCH = 6, 7, 8, 9
-"""Actions of MS-FSCC 2.7.1, and the two of `Upcalls.noticed`."""
+"""Actions of MS-FSCC 2.7.1, and the two of `Noticed`."""
 
 _MOST_SEARCHED = 4096
 """Entries of a directory: a search takes 2 ms then."""
@@ -229,13 +229,8 @@ class Watching:
         return not wanted & ~self._core.rights(inode, record, caller)
 
     def _deliver(self, watcher: _Watcher, action: int, path: bytes, gate: Lsn) -> None:
-        upcalls, volume, number = self._core.upcalls, self.volume, watcher.open
-
-        def send() -> None:
-            for gateway in upcalls:
-                gateway.noticed(volume, number, action, path)
-
-        self.when(gate, Level.COMMITTED, send)
+        noticed = Noticed(watcher.open, action, path)
+        self.when(gate, Level.COMMITTED, lambda: self._core.tell(noticed))
 
     # Names
 

@@ -12,12 +12,15 @@ from sofs.volume.api import (
     Caller,
     Changes,
     Disposition,
+    Dropped,
     Keep,
     Lock,
     Lookup,
     Make,
+    Noticed,
     Open,
     Recall,
+    Revoked,
     Slot,
     Slots,
     SlotToken,
@@ -31,12 +34,8 @@ from sofs.volume.remote import messages
 from sofs.volume.remote.messages import (
     Answered,
     Call,
-    Dropped,
-    Noticed,
     Reached,
     ReadAsk,
-    Recalled,
-    Revoked,
     Told,
     When,
     WriteAsk,
@@ -89,7 +88,7 @@ def answers(chance: Random) -> None:
 def upcalls(chance: Random) -> None:
     recall = Recall(Inode(1), b"key", GrantKind.LEASE, (OpenId(1), OpenId(2)), 7, 3, True, 4, 2, OpenId(0))
     revoked = Revoked(Inode(1), b"k", GrantKind.OPLOCK, (OpenId(3),), OpenId(0))
-    told = Told(1, 2, 3, [Recalled(recall), revoked, Dropped(OpenId(4)), Noticed(OpenId(5), 1, b"n")])
+    told = Told(1, 2, 3, [recall, revoked, Dropped(OpenId(4)), Noticed(OpenId(5), 1, b"n")])
     try:
         messages.encode(messages.decode_told(mutated(messages.encode(told), chance)))
     except PeerError:

@@ -20,7 +20,7 @@ from sofs.coordination import OutcomeUnknown, Put, keys
 from sofs.errors import Fenced, Unavailable
 from sofs.homes import FORWARD, RELEASE
 from sofs.records import GroupRecord
-from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply
+from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply, Resumed
 from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
@@ -534,7 +534,7 @@ def test_grace_is_over_only_when_the_clients_of_all_groups_have_reclaimed(tmp_pa
             route = node.routes.get(nodes.volume.id)
             assert route is not None
             route.verifier = nodes.volume.verifier  # as it learns of a new coordinator
-            node.nfs_gateway.groups.resumed(nodes.volume.id)
+            node.nfs_gateway.groups.tell(nodes.volume.id, Resumed())
         assert (await a.compound(op.reclaim_complete())).status == 0
         assert in_grace(nodes), "the other group's client has not"
         assert (await b.compound(op.reclaim_complete())).status == 0

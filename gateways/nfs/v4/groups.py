@@ -22,10 +22,9 @@ from gateways.nfs.v4.forwarding import RemoteConnection, pack_header, read_heade
 from gateways.nfs.v4.service import Service
 from gateways.nfs.v4.underway import UnderWay
 from sofs.errors import Fenced, NotFound, SofsError, Unavailable
-from sofs.locks import GrantKind
 from sofs.runtime.ports import Buffer, Clock
-from sofs.types import Inode, OpenId, VolumeId
-from sofs.volume.api import Binding, FenceGateway, Recall, Reply, Volume
+from sofs.types import VolumeId
+from sofs.volume.api import Binding, FencedOff, FenceGateway, Noticed, Reply, Upcall, Volume
 
 log = structlog.get_logger("nfs")
 
@@ -351,33 +350,18 @@ class Groups:
             found |= service.described()
         return found
 
-    # sofs.volume.api.Upcalls
+    # Upcalls
 
     def hear(self, volume: Volume) -> None:
         """The volume's upcalls reach all groups from now on."""
         if volume.id not in self._heard:
             self._heard.add(volume.id)
-            volume.subscribe(self)
+            volume.subscribe(self.tell)
 
-    def recall(self, volume: VolumeId, recall: Recall) -> None:
-        for service in self.here.values():
-            service.recall(volume, recall)
-
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        for service in self.here.values():
-            service.revoked(volume, inode, key, kind, opens, delegation)
-
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        for service in self.here.values():
-            service.dropped(volume, open)
-
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
-        """NFS opens watch nothing."""
-
-    def fenced(self, gateway: int) -> None:
-        if gateway == self._gateway:
-            self.on_fenced()
-
-    def resumed(self, volume: VolumeId) -> None:
-        for service in self.here.values():
-            service.resumed(volume)
+    def tell(self, volume: VolumeId, upcall: Upcall) -> None:
+        if isinstance(upcall, FencedOff):
+            if upcall.gateway == self._gateway:
+                self.on_fenced()
+        elif not isinstance(upcall, Noticed):  # NFS opens watch nothing
+            for service in self.here.values():
+                service.tell(volume, upcall)

@@ -27,14 +27,18 @@ from gateways.nfs.v4.underway import UnderWay
 from sofs.errors import SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock, Random, Timer
-from sofs.types import Inode, Level, OpenId, VolumeId
+from sofs.types import Inode, Level, VolumeId
 from sofs.volume.api import (
     Binding,
+    Dropped,
     KeepRecords,
     ListClient,
     Recall,
     Reply,
     Request,
+    Resumed,
+    Revoked,
+    Upcall,
     Volume,
 )
 
@@ -389,22 +393,18 @@ class Service:
         departing.expire(self, late if late > STOOD_STILL_S else 0.0)
         self._look_later()
 
-    # sofs.volume.api.Upcalls, as far as they concern a group
+    # Upcalls, as far as they concern a group
 
-    def recall(self, volume: VolumeId, recall: Recall) -> None:
-        if recall.kind is GrantKind.DELEGATION and recall.delegation:
+    def tell(self, volume: VolumeId, upcall: Upcall) -> None:
+        if isinstance(upcall, Resumed):
+            restoring.resumed(self, volume)
+        elif isinstance(upcall, Dropped):  # the volume was brought back to a snapshot
+            other = stateids.other_of(volume, upcall.open)
+            for client in self.clients.numbered.values():
+                client.states.pop(other, None)
+        elif isinstance(upcall, (Recall, Revoked)) and upcall.kind is GrantKind.DELEGATION and upcall.delegation:
+            if isinstance(upcall, Revoked):
+                recalls.revoked(self, volume, upcall.key, upcall.delegation)
+                return
             with contextlib.suppress(SofsError):
-                recalls.recall(self, volume, recall)
-
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        if kind is GrantKind.DELEGATION and delegation:
-            recalls.revoked(self, volume, key, delegation)
-
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        """The volume was brought back to a snapshot."""
-        other = stateids.other_of(volume, open)
-        for client in self.clients.numbered.values():
-            client.states.pop(other, None)
-
-    def resumed(self, volume: VolumeId) -> None:
-        restoring.resumed(self, volume)
+                recalls.recall(self, volume, upcall)

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from sofs.locks import GrantKind
 from sofs.types import Inode, Level, Lsn, OpenId, Time, VolumeId
 from sofs.volume.api.clients import CallToken, SlotToken, Token
@@ -13,6 +15,12 @@ __all__ = [
     "Written",
     "AnyToken",
     "Recall",
+    "Revoked",
+    "Dropped",
+    "Noticed",
+    "FencedOff",
+    "Resumed",
+    "Upcall",
     "Upcalls",
     "Volume",
 ]
@@ -38,8 +46,8 @@ AnyToken = Token | SlotToken | CallToken
 """What makes a request's retry harmless, in either protocol's way, or between nodes."""
 
 
-class Recall(NamedTuple):
-    """Only `keep` of a grant may be kept."""
+class Recall(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A grant must be given back: only `keep` of it may be kept. The gateway that serves one of the holder's opens asks its client; all others ignore it."""
 
     inode: Inode
     key: bytes
@@ -57,28 +65,46 @@ class Recall(NamedTuple):
     """Its number, if it is one."""
 
 
-class Upcalls(Protocol):
-    """What a volume tells its gateways. Called on the loop; must not raise."""
+class Revoked(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The holder did not answer in time: its grant is gone."""
 
-    def recall(self, volume: VolumeId, recall: Recall) -> None:
-        """A grant must be given back, down to `recall.keep`. The gateway that serves one of the holder's opens asks its client; all others ignore it."""
+    inode: Inode
+    key: bytes
+    kind: GrantKind
+    opens: tuple[OpenId, ...]
+    delegation: OpenId
 
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        """The holder did not answer in time: its grant is gone."""
 
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        """A disconnected open gave way to somebody else, or nobody came back to it in time."""
+class Dropped(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A disconnected open gave way to somebody else, or nobody came back to it in time."""
 
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
-        """Something that the open watches has changed: `name` (a path relative to its directory, with `/`) was added (1), removed (2), modified (3), renamed
-        from (4) or to (5), or a stream of it was (6, 7, 8): MS-FSCC 2.7.1. Action 0: the watched directory itself was removed; 9: too much happened to tell."""
+    open: OpenId
 
-    def fenced(self, gateway: int) -> None:
-        """That gateway incarnation has been superseded: its sessions are gone. A single node, which has no other gateway, never says so."""
 
-    def resumed(self, volume: VolumeId) -> None:
-        """Another node coordinates the volume now, or the one that does was out of reach for a while: opens, locks and grants are what they were, but
-        upcalls may have been lost, what was watched (`Watch`) is not any more, and the verifier may be another."""
+class Noticed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Something that the open watches has changed: `name` (a path relative to its directory, with `/`) was added (1), removed (2), modified (3), renamed
+    from (4) or to (5), or a stream of it was (6, 7, 8): MS-FSCC 2.7.1. Action 0: the watched directory itself was removed; 9: too much happened to tell."""
+
+    open: OpenId
+    action: int
+    name: bytes
+
+
+class FencedOff(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """That gateway incarnation has been superseded: its sessions are gone. A single node, which has no other gateway, never says so."""
+
+    gateway: int
+
+
+class Resumed(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Another node coordinates the volume now, or the one that does was out of reach for a while: opens, locks and grants are what they were, but
+    upcalls may have been lost, what was watched (`Watch`) is not any more, and the verifier may be another."""
+
+
+Upcall = Recall | Revoked | Dropped | Noticed | FencedOff | Resumed
+"""What a volume tells its gateways."""
+Upcalls = Callable[[VolumeId, Upcall], None]
+"""How a gateway hears it. Called on the loop; must not raise."""
 
 
 class Volume(Protocol):

@@ -15,19 +15,14 @@ from sofs.errors import PeerError, SofsError
 from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Level, Lsn, OpenId
 from sofs.volume import api
-from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Written
+from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Upcall, Written
 from sofs.volume.remote.asking import Asker, Found, Question
 from sofs.volume.remote.messages import (
     Answered,
     Call,
-    Dropped,
     Kind,
-    Noticed,
     ReadAnswer,
     ReadAsk,
-    Recalled,
-    Revoked,
-    Upcall,
     When,
     WriteAsk,
     split,
@@ -213,10 +208,8 @@ def _opens_of(request: Request, reply: Reply) -> set[OpenId]:
 
 
 def _opens_in(upcall: Upcall) -> set[OpenId]:
-    if isinstance(upcall, Recalled):
-        return {*upcall.recall.opens, upcall.recall.delegation}
-    if isinstance(upcall, Revoked):
+    if isinstance(upcall, (api.Recall, api.Revoked)):
         return {*upcall.opens, upcall.delegation}
-    if isinstance(upcall, (Dropped, Noticed)):
+    if isinstance(upcall, (api.Dropped, api.Noticed)):
         return {upcall.open}
     return set()

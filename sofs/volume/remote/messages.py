@@ -26,15 +26,13 @@ import msgspec
 
 from sofs.encoding import decoder, encode
 from sofs.errors import PeerError
-from sofs.locks import GrantKind
 from sofs.runtime.ports import Buffer
-from sofs.types import Inode, Level, Lsn, OpenId
+from sofs.types import Level, Lsn
 from sofs.volume.api import (
     AnyToken,
     Attributes,
     Binding,
     CallToken,
-    Recall,
     Reply,
     Request,
     Slot,
@@ -42,6 +40,7 @@ from sofs.volume.api import (
     SlotToken,
     Target,
     Token,
+    Upcall,
 )
 
 HEAD = struct.Struct("<B3xIQQQ")
@@ -127,38 +126,6 @@ class Reached(msgspec.Struct, array_like=True, tag=3):
 
 class Elsewhere(msgspec.Struct, array_like=True, tag=4):
     """This node does not serve the volume. Nothing that it is asked in this era from now on will be carried out."""
-
-
-# Upcalls
-
-
-class Recalled(msgspec.Struct, array_like=True, tag=1):
-    recall: Recall
-
-
-class Revoked(msgspec.Struct, array_like=True, tag=2):
-    inode: Inode
-    key: bytes
-    kind: GrantKind
-    opens: tuple[OpenId, ...]
-    delegation: OpenId
-
-
-class Dropped(msgspec.Struct, array_like=True, tag=3):
-    open: OpenId
-
-
-class Noticed(msgspec.Struct, array_like=True, tag=4):
-    open: OpenId
-    action: int
-    name: bytes
-
-
-class FencedOff(msgspec.Struct, array_like=True, tag=5):
-    gateway: int
-
-
-Upcall = Recalled | Revoked | Dropped | Noticed | FencedOff
 
 
 class Told(msgspec.Struct, array_like=True):

@@ -8,19 +8,31 @@ for those within the node who wait for them: nobody else can be told any more th
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from sofs.cluster import Interconnect, NodeId
 from sofs.errors import Fenced, ReadOnly, SofsError, Unavailable
-from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock
-from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
+from sofs.types import Level, Lsn, VolumeId
 from sofs.volume import api
-from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Upcalls, Written
+from sofs.volume.api import (
+    AnyToken,
+    Binding,
+    FencedOff,
+    Read,
+    Reply,
+    Request,
+    Resumed,
+    Target,
+    Upcall,
+    Upcalls,
+    Written,
+)
 from sofs.volume.remote.asking import Asker
 from sofs.volume.remote.forwarded import RemoteVolume
-from sofs.volume.remote.messages import Dropped, FencedOff, Noticed, Recalled, Revoked, Told, Upcall
+from sofs.volume.remote.messages import Told
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Whereabouts
 
@@ -66,7 +78,7 @@ class RoutedVolume:
             self._asker.idle = self._settle
             self._asker.heard = self._reached
             self._far = RemoteVolume(self._asker, clock)
-            self._far.tell = self._tell
+            self._far.tell = partial(self.tell, self.id)
         where.on_change(self._moved)
         self._moved()
 
@@ -215,13 +227,13 @@ class RoutedVolume:
         if local is self._attended:
             return
         self._attended = local
-        local.subscribe(self)
+        local.subscribe(self.tell)
         self._set_verifier(local.verifier)
         self._resume()
 
     def _subscribed(self, refusal: Fenced | None) -> None:
         if refusal is not None:
-            self.fenced(self._incarnation)
+            self.tell(self.id, FencedOff(self._incarnation))
             return
         assert self._asker is not None
         self._attended = None
@@ -243,8 +255,7 @@ class RoutedVolume:
 
     def _resume(self) -> None:
         if self._served:
-            for upcalls in self._upcalls:
-                upcalls.resumed(self.id)
+            self.tell(self.id, Resumed())
         self._served = True
 
     # What has to wait
@@ -275,42 +286,11 @@ class RoutedVolume:
     def _loss(self, local: LocalVolume) -> asyncio.Event:
         return self._given_up.setdefault(local, asyncio.Event())
 
-    # sofs.volume.api.Upcalls, of a local volume or from afar
+    # Upcalls, of a local volume or from afar
 
-    def _tell(self, upcall: Upcall) -> None:
-        if isinstance(upcall, Recalled):
-            self.recall(self.id, upcall.recall)
-        elif isinstance(upcall, Revoked):
-            self.revoked(self.id, upcall.inode, upcall.key, upcall.kind, upcall.opens, upcall.delegation)
-        elif isinstance(upcall, Dropped):
-            self.dropped(self.id, upcall.open)
-        elif isinstance(upcall, Noticed):
-            self.noticed(self.id, upcall.open, upcall.action, upcall.name)
-        elif isinstance(upcall, FencedOff):
-            self.fenced(upcall.gateway)
-
-    def recall(self, volume: VolumeId, recall: api.Recall) -> None:
-        for upcalls in self._upcalls:
-            upcalls.recall(volume, recall)
-
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        for upcalls in self._upcalls:
-            upcalls.revoked(volume, inode, key, kind, opens, delegation)
-
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        for upcalls in self._upcalls:
-            upcalls.dropped(volume, open)
-
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
-        for upcalls in self._upcalls:
-            upcalls.noticed(volume, open, action, name)
-
-    def fenced(self, gateway: int) -> None:
-        for upcalls in self._upcalls:
-            upcalls.fenced(gateway)
-
-    def resumed(self, volume: VolumeId) -> None:
-        """A local volume never says so."""
+    def tell(self, volume: VolumeId, upcall: Upcall) -> None:
+        for hear in self._upcalls:
+            hear(volume, upcall)
 
 
 class RoutedPast:

@@ -13,25 +13,18 @@ import structlog
 
 from sofs.cluster import Answer, Asked, Interconnect
 from sofs.errors import Cancelled, NoSpace, PeerError, SofsError, Unavailable
-from sofs.locks import GrantKind
 from sofs.locks.recalls import recall_upcall
 from sofs.runtime.ports import Buffer, Clock
-from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
+from sofs.types import Level, Lsn, OpenId, VolumeId
 from sofs.volume import api
-from sofs.volume.api import Binding, CallToken, Opened, Read, Reply
+from sofs.volume.api import Binding, CallToken, Opened, Read, Reply, Upcall
 from sofs.volume.batch import Batch
 from sofs.volume.remote.messages import (
     Answered,
     Call,
-    Dropped,
-    FencedOff,
-    Noticed,
     Reached,
     ReadAnswer,
     ReadAsk,
-    Recalled,
-    Revoked,
-    Upcall,
     When,
     WriteAsk,
     encode_answer,
@@ -73,7 +66,7 @@ class _Execution:
 
 
 class Seat:
-    """`sofs.volume.api.Upcalls` for the gateways of all other nodes, and the answers to them."""
+    """What the volume tells the gateways of all other nodes, and what it answers them."""
 
     def __init__(self, local: LocalVolume, interconnect: Interconnect, clock: Clock) -> None:
         self.local = local
@@ -87,7 +80,7 @@ class Seat:
         """What was answered last about snapshots, of which nothing is in any record."""
         self._subscribers: dict[int, Subscriber] = {}
         self._refusal: Callable[[], Answer] | None = None
-        local.subscribe(self)
+        local.subscribe(self.tell)
         local.core.told_former = self._told_former
         local.core.gateways.fenced_one = self._fenced
 
@@ -180,7 +173,7 @@ class Seat:
         subscriber = self._subscriber(gateway)
         subscriber.attach(asked.node, number)
         for recall in self._recalls(gateway):
-            subscriber.tell(Recalled(recall))
+            subscriber.tell(recall)
         return self._when(Lsn(0), Level.COMMITTED, self._reached)
 
     def stop(self, refusal: Callable[[], Answer]) -> None:
@@ -188,7 +181,7 @@ class Seat:
         if self._refusal is not None:
             return
         self._refusal = refusal
-        self._core.upcalls.remove(self)
+        self._core.upcalls.remove(self.tell)
         for subscriber in self._subscribers.values():
             subscriber.close()
         for execution in list(self._running.values()):
@@ -238,7 +231,7 @@ class Seat:
             reply.breaking = grant is not None and grant.recalling
         if grant is not None and grant.recalling:
             recall = api.Recall(opened.inode, *recall_upcall(self._core.locks.state(opened.inode), grant, grant, grant.told))
-            self._subscriber(by.gateway).tell(Recalled(recall))
+            self._subscriber(by.gateway).tell(recall)
         return reply
 
     def _store(self, token: CallToken | None, reply: Reply) -> None:
@@ -341,26 +334,17 @@ class Seat:
 
         self.local.when(gate, level, opened)
 
-    # sofs.volume.api.Upcalls
+    # Upcalls
 
-    def recall(self, volume: VolumeId, recall: api.Recall) -> None:
-        self._tell_holders(recall.opens, Recalled(recall))
-
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        self._tell_holders(opens, Revoked(inode, key, kind, opens, delegation))
-
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        for subscriber in self._subscribers.values():
-            subscriber.tell(Dropped(open))
-
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
-        self._tell_holders((open,), Noticed(open, action, name))
-
-    def fenced(self, gateway: int) -> None:
-        """Told by `_fenced`."""
-
-    def resumed(self, volume: VolumeId) -> None:
-        """The gateways find that out themselves."""
+    def tell(self, volume: VolumeId, upcall: Upcall) -> None:
+        """What the volume tells its gateways, for those of other nodes. That it was shut out, `_fenced` tells a gateway."""
+        if isinstance(upcall, (api.Recall, api.Revoked)):
+            self._tell_holders(upcall.opens, upcall)
+        elif isinstance(upcall, api.Noticed):
+            self._tell_holders((upcall.open,), upcall)
+        elif isinstance(upcall, api.Dropped):
+            for subscriber in self._subscribers.values():
+                subscriber.tell(upcall)
 
     def _tell_holders(self, opens: tuple[OpenId, ...], upcall: Upcall) -> None:
         """Tells the gateways elsewhere that have one of these opens, each once; all of them where that cannot be known any more."""
@@ -377,7 +361,7 @@ class Seat:
     def _told_former(self, gateway: int, open: OpenId) -> None:
         """An open has gone over from this gateway to another one."""
         if gateway in self._subscribers:
-            self._subscribers[gateway].tell(Dropped(open))
+            self._subscribers[gateway].tell(api.Dropped(open))
 
     def _subscriber(self, gateway: int) -> Subscriber:
         found = self._subscribers.get(gateway)
@@ -405,7 +389,7 @@ class Seat:
                 execution.task.cancel()
         subscriber = self._subscribers.pop(gateway, None)
         if subscriber is not None:
-            subscriber.tell(FencedOff(gateway))
+            subscriber.tell(api.FencedOff(gateway))
             # It may be dead indeed, and then never hears of it.
             self._clock.call_later(_FAREWELL_S, subscriber.close)
 

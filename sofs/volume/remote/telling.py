@@ -10,7 +10,8 @@ from sofs.encoding import encode
 from sofs.errors import SofsError
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import OpenId, VolumeId
-from sofs.volume.remote.messages import Noticed, Told, Upcall
+from sofs.volume.api import Noticed, Upcall
+from sofs.volume.remote.messages import Told
 
 SERVICE = "volume.told"
 _DEADLINE_S = 30.0

@@ -20,8 +20,8 @@ from sofs.errors import Exists, InvalidArgument, NotFound, NotSupported, SofsErr
 from sofs.hosting import Hosted
 from sofs.operations.check import check_volumes
 from sofs.runtime.simulated_files import Latency
-from sofs.types import Level
-from sofs.volume.api import Binding, FenceGateway
+from sofs.types import Level, VolumeId
+from sofs.volume.api import Binding, FencedOff, FenceGateway, Upcall
 from sofs.volume.remote.routed import RoutedVolume
 from tests.simulation.cluster.answers import done, sent
 from tests.simulation.cluster.machine import DATA, Gone, Machine, Ports
@@ -70,9 +70,13 @@ class Node:
         self.host = assembly.host
         self.incarnation = int(assembly.incarnation)
         self.binding = Binding(self.incarnation, 1)
-        self._told = _Told(self)
         self._subscribed: dict[int, RoutedVolume] = {}
         self.draining: asyncio.Future[None] | None = None
+
+    def _hear(self, volume: VolumeId, upcall: Upcall) -> None:
+        """As a gateway that has been shut out, which ends its process. Clients here hold no grants and watch nothing."""
+        if isinstance(upcall, FencedOff) and upcall.gateway == self.incarnation:
+            self.ports.exit("shut out")
 
     def hosted(self, name: str) -> Hosted:
         return self.host.named(name)
@@ -87,7 +91,7 @@ class Node:
             raise Unavailable(f"{name} is not served")
         if volume.id not in self._subscribed:
             self._subscribed[volume.id] = volume
-            volume.subscribe(self._told)
+            volume.subscribe(self._hear)
         return volume
 
     def serves(self, name: str) -> bool:
@@ -97,21 +101,6 @@ class Node:
         except SofsError:
             return False
         return hosted.where.local is not None and hosted.store is not None and hosted.store.log.serving()
-
-
-class _Told:
-    """`Upcalls` as gateways take them: one that has been shut out ends its process."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def fenced(self, gateway: int) -> None:
-        if gateway == self._node.incarnation:
-            self._node.ports.exit("shut out")
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        # Clients here hold no grants and watch nothing.
-        return lambda *arguments: None
 
 
 async def _start(ports: Ports, single: bool) -> Node:

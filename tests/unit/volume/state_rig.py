@@ -7,7 +7,7 @@ from typing import Any
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
-from sofs.types import ROOT, Inode, OpenId, VolumeId
+from sofs.types import ROOT, OpenId, VolumeId
 from sofs.volume.api import (
     Access,
     Binding,
@@ -15,6 +15,7 @@ from sofs.volume.api import (
     Close,
     Disconnect,
     Disposition,
+    Dropped,
     Keep,
     Lock,
     Open,
@@ -23,7 +24,9 @@ from sofs.volume.api import (
     Reconnect,
     Reply,
     Request,
+    Revoked,
     Unlock,
+    Upcall,
     Wish,
 )
 from tests.unit.volume.volume_rig import SUPER, VolumeRig
@@ -44,20 +47,13 @@ class Told:
         self.revocations: list[tuple[bytes, OpenId]] = []
         self.drops: list[OpenId] = []
 
-    def recall(self, volume: VolumeId, recall: Recall) -> None:
-        self.recalls.append(recall)
-
-    def revoked(self, volume: VolumeId, inode: Inode, key: bytes, kind: GrantKind, opens: tuple[OpenId, ...], delegation: OpenId) -> None:
-        self.revocations.append((key, delegation))
-
-    def dropped(self, volume: VolumeId, open: OpenId) -> None:
-        self.drops.append(open)
-
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None: ...
-
-    def fenced(self, gateway: int) -> None: ...
-
-    def resumed(self, volume: VolumeId) -> None: ...
+    def __call__(self, volume: VolumeId, upcall: Upcall) -> None:
+        if isinstance(upcall, Recall):
+            self.recalls.append(upcall)
+        elif isinstance(upcall, Revoked):
+            self.revocations.append((upcall.key, upcall.delegation))
+        elif isinstance(upcall, Dropped):
+            self.drops.append(upcall.open)
 
     def take(self) -> list[tuple[bytes, int, int]]:
         """Recalls since the last time: key, what is held, what may be kept."""

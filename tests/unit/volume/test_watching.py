@@ -10,12 +10,14 @@ from sofs.volume.api import (
     Changed,
     Changes,
     Link,
+    Noticed,
     Punch,
     SetAttributes,
     SetDisposition,
     SetExtended,
     SetSecurity,
     Stateless,
+    Upcall,
     Watch,
 )
 from tests.unit.volume.volume_rig import ALICE, SUPER, VolumeRig, run
@@ -27,16 +29,17 @@ GONE, ADDED, REMOVED, MODIFIED, OLD, NEW = range(6)
 
 
 class Told:
-    """An `Upcalls` that keeps what it is told."""
+    """Keeps what watchers are told."""
 
     def __init__(self, rig: VolumeRig) -> None:
         self.rig = rig
         self.events: list[tuple[OpenId, int, bytes]] = []
-        rig.volume.subscribe(self)  # type: ignore[arg-type]  # the other upcalls do not come here
+        rig.volume.subscribe(self.told)
 
-    def noticed(self, volume: VolumeId, open: OpenId, action: int, name: bytes) -> None:
+    def told(self, volume: VolumeId, upcall: Upcall) -> None:
         assert volume == 7
-        self.events.append((open, action, name))
+        if isinstance(upcall, Noticed):
+            self.events.append((upcall.open, upcall.action, upcall.name))
 
     async def now(self) -> list[tuple[int, bytes]]:
         """What was told since the last time, once all is committed."""

@@ -27,6 +27,7 @@ from sofs.volume.api import (
     Acknowledge,
     Binding,
     Close,
+    FencedOff,
     FenceGateway,
     GetAttributes,
     Keep,
@@ -42,7 +43,7 @@ from sofs.volume.api import (
     Token,
     Unlock,
 )
-from sofs.volume.remote.messages import Reached, Recalled
+from sofs.volume.remote.messages import Reached
 from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.volume import LocalVolume
 from tests.unit.volume.remote.far_rig import GATEWAY, HERE, FarRig, pump
@@ -249,7 +250,7 @@ def test_a_fenced_gateway_has_no_effect_any_more() -> None:
         durable = rig.smb(b"durable", rights=RH, key=b"k", keep=Keep(60_000))
         nfs = rig.nfs(b"nfs")
         fenced: list[int] = []
-        rig.told.fenced = fenced.append  # type: ignore[method-assign]
+        rig.volume.subscribe(lambda volume, upcall: fenced.append(upcall.gateway) if isinstance(upcall, FencedOff) else None)
         done = pump(_asked(rig.local.call(FenceGateway(GATEWAY), None, OWN)))
         assert done.result().gate
         assert plain.open not in rig.local.core.opens and nfs.open in rig.local.core.opens
@@ -424,7 +425,7 @@ def test_a_recall_reaches_the_gateway_whatever_breaks() -> None:
 def test_a_recall_that_overtakes_the_reply_to_its_open_is_told_again_behind_it() -> None:
     async def scenario(rig: FarRig) -> None:
         far, order = rig.between.far, []
-        rig.told.recall = lambda volume, recall: order.append("recall")  # type: ignore[method-assign]
+        rig.volume.subscribe(lambda volume, upcall: order.append("recall") if isinstance(upcall, Recall) else None)
         opening = asyncio.ensure_future(far.call(rig.smb_request(b"f", rights=RWH, key=b"k"), None, SMB))
         opening.add_done_callback(lambda _: order.append("reply"))
         while not rig.local.core.opens:  # noqa: ASYNC110
@@ -444,13 +445,13 @@ def test_a_recall_that_comes_with_the_reply_to_its_open_is_told_to_who_has_seen_
         far, known, told = rig.between.far, [], []
         asker = far._asker
         assert asker is not None
-        rig.told.recall = lambda volume, recall: told.append(bool(known))  # type: ignore[method-assign]
+        rig.volume.subscribe(lambda volume, upcall: told.append(bool(known)) if isinstance(upcall, Recall) else None)
         finish = asker._finish
 
         def finish_and_recall(question: Any, found: Any, payload: Any = b"") -> None:
             finish(question, found, payload)
             recall = Recall(Inode(2), b"k", GrantKind.LEASE, (found.reply.open,), RWH, RH, True, 2, 2, OpenId(0))
-            far._far.heard(Recalled(recall))
+            far._far.heard(recall)
 
         asker._finish = finish_and_recall  # type: ignore[method-assign]
 

@@ -11,23 +11,31 @@ from sofs.errors import PeerError
 from sofs.locks import GrantKind
 from sofs.types import Inode, Level, Lsn, OpenId
 from sofs.volume import api
-from sofs.volume.api import Attributes, Binding, Recall, Reply, Request, SlotToken, Target, Token
+from sofs.volume.api import (
+    Attributes,
+    Binding,
+    Dropped,
+    FencedOff,
+    Noticed,
+    Recall,
+    Reply,
+    Request,
+    Revoked,
+    SlotToken,
+    Target,
+    Token,
+)
 from sofs.volume.handlers import HANDLERS
 from sofs.volume.remote import messages
 from sofs.volume.remote.messages import (
     HEAD,
     Answered,
     Call,
-    Dropped,
     Elsewhere,
-    FencedOff,
     Kind,
-    Noticed,
     Reached,
     ReadAnswer,
     ReadAsk,
-    Recalled,
-    Revoked,
     Told,
     When,
     WriteAsk,
@@ -100,7 +108,7 @@ def test_other_answers_arrive_as_they_were(attributes: Attributes) -> None:
 @given(any_of(Recall), st.binary())
 def test_upcalls_arrive_as_they_were(recall: Recall, name: bytes) -> None:
     opens = (OpenId(1), OpenId(2))
-    told = Told(1, 2, 3, [Recalled(recall), Revoked(Inode(1), name, GrantKind.LEASE, opens, OpenId(0)), Dropped(OpenId(3)), Noticed(OpenId(4), 5, name)])
+    told = Told(1, 2, 3, [recall, Revoked(Inode(1), name, GrantKind.LEASE, opens, OpenId(0)), Dropped(OpenId(3)), Noticed(OpenId(4), 5, name)])
     told.upcalls.append(FencedOff(6))
     assert messages.decode_told(messages.encode(told)) == told
 
