@@ -208,6 +208,8 @@ def test_a_node_whose_copy_stops_following_while_it_is_being_left_out_stops_all_
         _, other = hosts.machines
         await hosts.in_sync(2)
         part = next(iter((await other.until_ready()).host.parts.values()))
+        await asyncio.sleep(1)
+        assert part.configuration is not None and set(part.standbys) < set(part.configuration.replicas)
 
         async def ask(*arguments: Any, **options: Any) -> Any:
             left = await real(*arguments, **options)
