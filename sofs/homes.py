@@ -21,7 +21,7 @@ from msgspec import structs
 from gateways.nfs.v4.groups import Groups
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
 from sofs.coordination import Condition, OutcomeUnknown, Put, Seen, keys
-from sofs.errors import ConfigError, Fenced, NotFound, SofsError, Unavailable
+from sofs.errors import ConfigError, Fenced, NotFound, PeerError, SofsError, Unavailable
 from sofs.processes import Processes
 from sofs.records import GroupRecord, Registry
 from sofs.runtime.ports import Buffer, Clock
@@ -185,11 +185,12 @@ class Homes:
             peer.on_change(lambda connected: None if connected else self._groups.forget(peer.incarnation))
 
     def _closed(self, asked: Asked) -> Answer:
-        self._groups.forget(asked.incarnation, _NUMBER.unpack(asked.body)[0])
+        (connection,) = _unpacked(_NUMBER, asked)
+        self._groups.forget(asked.incarnation, connection)
         return Answer(b"")
 
     def _asked_to_release(self, asked: Asked) -> Awaitable[Answer]:
-        return self._release(*_RELEASE.unpack(asked.body))
+        return self._release(*_unpacked(_RELEASE, asked))
 
     async def _release(self, id: int, node: int, incarnation: int) -> Answer:
         await self._hand_over(id, NodeId(node), incarnation)
@@ -412,10 +413,10 @@ class Homes:
             return  # what a watch tells late
         self._records[record.number], self._revisions[record.number] = record, revision
         self._groups.look_again()
-        if self._is_mine(record):
         for former in record.fences:
             for asking in self._asking.get((record.number, former), ()):
                 asking.cancel()
+        if self._is_mine(record):
             self._groups.take(record.number, record.fences, record.tenure)
         elif self._groups.has(record.number):
             self._groups.give_up(record.number)
@@ -425,3 +426,10 @@ def _moved(record: GroupRecord, node: int, incarnation: int, *shut_out: int) -> 
     """With another home; the former one is shut out if it is named."""
     fences = tuple(dict.fromkeys((*record.fences, *shut_out)))
     return structs.replace(record, node=node, incarnation=incarnation, fences=fences, tenure=record.tenure + 1)
+
+
+def _unpacked(layout: struct.Struct, asked: Asked) -> tuple[int, ...]:
+    """Raises `PeerError`."""
+    if len(asked.body) != layout.size:
+        raise PeerError(f"a message about a group of {len(asked.body)} bytes")
+    return layout.unpack(asked.body)

@@ -14,7 +14,7 @@ import structlog
 
 from gateways.smb.neighbours import Held
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
-from sofs.errors import SofsError
+from sofs.errors import PeerError, SofsError
 from sofs.processes import Processes
 from sofs.runtime.ports import Clock
 from sofs.volume.api import Binding, Bound, FenceGateway, Reply, Volume
@@ -55,9 +55,12 @@ class Neighbours:
         """Does for others from now on what is asked of `gateway`."""
 
         def end(asked: Asked) -> Answer:
-            (number,) = _SESSION.unpack_from(asked.body)
-            there = gateway.end_session(number, bytes(asked.body[_SESSION.size :]).decode("utf-8", "surrogatepass"))
-            return Answer(_THERE if there else b"")
+            try:
+                (number,) = _SESSION.unpack_from(asked.body)
+                user = bytes(asked.body[_SESSION.size :]).decode("utf-8", "surrogatepass")
+            except (struct.error, UnicodeDecodeError) as error:
+                raise PeerError(f"a question about a session: {error}") from None
+            return Answer(_THERE if gateway.end_session(number, user) else b"")
 
         self._interconnect.serve(PREVIOUS, end)
 

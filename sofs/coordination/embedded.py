@@ -104,6 +104,8 @@ class EmbeddedStore:
         self._entries = {entry.key: entry for entry in state.entries}
         self._leases = {id: EmbeddedLease(self, id, duration) for id, duration in state.leases}
         for changes in transactions:
+            if not self._leases.keys() | {id for id, _ in changes.granted} >= set(changes.ended):
+                raise Damaged(f"{path} has a record that ends a lease that nobody has; restore it from a backup")
             self._apply(changes)
 
     # The port

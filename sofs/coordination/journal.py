@@ -72,9 +72,9 @@ class Journal:
             if not records:
                 raise Damaged(f"{path} is not a store, or damaged throughout; restore it from a backup")
             last = records[max(records)]
-            missing = set(range(last.first, last.number)) - records.keys()
-            if missing or min(records) < last.first:
-                raise Damaged(f"{path}: both copies of record {min(missing, default=0)} are damaged; restore it from a backup")
+            for expected, number in enumerate(sorted(records), last.first):
+                if number != expected:
+                    raise Damaged(f"{path}: both copies of record {expected} are damaged; restore it from a backup")
             # A record or a rename that a dying process left in the page cache counts from now on, so it has to be durable.
             file.sync_now()
             files.sync_directory(_directory_of(path))
@@ -163,6 +163,6 @@ def _frame_at(image: bytearray, offset: int) -> _Frame | None:
     number, first, copy, length = _COVERED.unpack(covered)
     (checksum,) = _CHECKSUM.unpack_from(image, start - _CHECKSUM.size)
     payload = bytes(image[start : start + length])
-    if len(payload) < length or crc32c(payload, crc32c(covered)) != checksum:
+    if copy > 1 or len(payload) < length or crc32c(payload, crc32c(covered)) != checksum:
         return None
     return _Frame(offset, number, first, copy, payload)
