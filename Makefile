@@ -1,7 +1,7 @@
 # make run            one node in the foreground, its data in ./sofs-data (ARGS='--user me:secret ...')
 # make test           everything continuous integration checks
 # make lint           style, types and the import contract only
-# make conformance    others' suites (pike, smbtorture, pynfs) against a node of its own; ARGS='smbtorture --only smb2.lock'
+# make conformance    others' suites (pike, smbtorture, pynfs) against a node of its own; ARGS='smbtorture --only smb2.lock', ARGS=--forwarded
 # make bench          sofs beside Samba and NFS-Ganesha, in one run
 # make crash KILLS=N  kill -9 under verifying writers
 # make soak SEEDS=N   whole clusters in simulation, with every fault

@@ -224,7 +224,9 @@ class Copies:
     def _fail(self, error: SofsError) -> None:
         if self.failure is not None:
             return
-        self._logger.error("log_failed", error=str(error))
+        # Being superseded is what happens to whoever was silent for too long.
+        say = self._logger.warning if isinstance(error, Fenced) else self._logger.error
+        say("log_failed", error=str(error))
         self._end(error)
 
     def _end(self, error: SofsError) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sofs.admin import api
+from sofs.admin.client import AdminClient
 from tests.interop.running import PASSWORD, SHARE, USER, RunningNode
 
 VOLUME = "default"
@@ -42,42 +43,45 @@ STABLE = "stable"
 
 @dataclass
 class ConformanceNode:
-    """What a runner has to know of the node."""
+    """What a runner has to know of the node that it speaks to."""
 
-    running: RunningNode
+    host: str
+    smb_port: int
+    nfs_port: int
+    admin: AdminClient
+    logs: Sequence[Path]
+    """Its own, and those of the nodes that it asks."""
     share: str = SHARE
     stable_share: str = STABLE
     """Continuously available, in the same volume."""
     user: str = USER
     password: str = PASSWORD
-
-    @property
-    def host(self) -> str:
-        return self.running.smb.host
-
-    @property
-    def smb_port(self) -> int:
-        return self.running.smb.port
-
-    @property
-    def nfs_port(self) -> int:
-        return self.running.nfs.port
+    elsewhere: str = ""
+    """The node that coordinates the volume, if it is another one and has to stay."""
 
     def snapshot(self) -> str:
         """Takes one of the volume; gives its time as SMB clients name it."""
-        made = self.running.admin.ask(api.Operations.create_snapshot, api.SnapshotName(VOLUME, ""))
+        made = self.admin.ask(api.Operations.create_snapshot, api.SnapshotName(VOLUME, ""))
         return datetime.fromisoformat(made.taken).astimezone(UTC).strftime("@GMT-%Y.%m.%d-%H.%M.%S")
 
     def check(self) -> None:
-        """Raises `ServerBroke` unless the node answers, and never had to say that it failed."""
+        """Raises `ServerBroke` unless the node answers, never had to say that it failed, and its volume is where it was."""
         try:
-            self.running.admin.metrics()
+            coordinator = self.admin.ask(api.Operations.volume, VOLUME).coordinator
         except Exception as error:
-            raise ServerBroke(f"the node does not answer any more: {error}\n{self.running.tail()}") from error
-        log = self.running.log.read_text(errors="replace")
-        bad = [line for line in log.splitlines() if any(mark in line for mark in _TROUBLE)]
+            tail = "\n".join(self.logs[0].read_text(errors="replace").splitlines()[-60:])
+            raise ServerBroke(f"the node does not answer any more: {error}\n{tail}") from error
+        if self.elsewhere and coordinator != self.elsewhere:
+            raise ServerBroke(f"the volume has moved from {self.elsewhere} to {coordinator or 'nowhere'}: what was tried is not what was meant")
+        bad = [line for log in self.logs for line in log.read_text(errors="replace").splitlines() if any(mark in line for mark in _TROUBLE)]
         if bad:
             raise ServerBroke("the node's log tells of trouble:\n" + "\n".join(bad[:20]))
+
+
+def add_shares(admin: AdminClient) -> None:
+    """Those that suites ask for beside the plain one."""
+    admin.ask(api.Operations.create_share, api.Share(HIDING, VOLUME, access_based_enumeration=True))
+    admin.ask(api.Operations.create_share, api.Share(STABLE, VOLUME, continuously_available=True))
 
 
 @contextmanager
@@ -89,7 +93,6 @@ def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[Conf
     settings.write_text(_SETTINGS % lease_s)
     prefix = [sys.executable, str(Path(__file__).with_name("unacknowledged.py"))] if unacknowledged else []
     with RunningNode(folder / "node", prefix=prefix) as running:
-        running.admin.ask(api.Operations.create_share, api.Share(HIDING, VOLUME, access_based_enumeration=True))
-        running.admin.ask(api.Operations.create_share, api.Share(STABLE, VOLUME, continuously_available=True))
-        yield ConformanceNode(running)
+        add_shares(running.admin)
+        yield ConformanceNode(running.smb.host, running.smb.port, running.nfs.port, running.admin, [running.log])
     shutil.rmtree(folder / "node", ignore_errors=True)

@@ -1,4 +1,5 @@
-"""A node to some of whose connections no acknowledgement ever comes: `unacknowledged.py .../sofs ARGUMENTS` runs `sofs ARGUMENTS` so.
+"""A node to some of whose connections no acknowledgement ever comes: `unacknowledged.py .../sofs ARGUMENTS` runs `sofs ARGUMENTS` so,
+and `.../sofsd` that.
 
 smbtorture wants to see what a server does whose breaks go into the void. It would drop packets by iptables, as root; or it asks the server itself, by
 FSCTL_SMBTORTURE_FORCE_UNACKED_TIMEOUT, to act as if a connection were cut that way. A real node ends such a connection when the kernel has waited long
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from pathlib import Path
 
 from gateways.smb import dispatch
 from gateways.smb.connection import Connection
@@ -16,7 +18,7 @@ from gateways.smb.crypto import Sealer
 from gateways.smb.exchange import Exchange
 from gateways.smb.handle import Session
 from gateways.smb.header import ANY_FILE, PLAIN, Command
-from sofs.cli import main
+from sofs import cli, service
 
 FORCE_UNACKNOWLEDGED = 0x83848003
 PATIENCE_S = 1.0
@@ -54,4 +56,5 @@ if __name__ == "__main__":
     Connection.received, Connection.notify = received, notify  # type: ignore[method-assign]
     sys.path.pop(0)  # this directory: what is imported later is not meant to be found here
     del sys.argv[0]
+    main = service.main if Path(sys.argv[0]).name == "sofsd" else cli.main
     main()
