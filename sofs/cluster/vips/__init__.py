@@ -13,9 +13,9 @@ which is stopped, or whose host is cut off, loses it by itself before anybody el
 supervisor takes the addresses away before it records the death (`DATA/vips` says which they are).
 
 The lease is 3 s and kept twice a second, so a silent node's addresses are elsewhere 2.5 to 4 s after it was heard of last (etcd looks for leases that
-have ended twice a second). The kernel knows whole seconds only and may be a quarter late, so what it is told is always a little less than what is left.
-A holder that cannot tell it another second, having tried twice to keep its lease, gives the address up with its connections while clients can still be
-told. Whether the store lives is known after 0.75 s without an answer.
+have ended twice a second). The kernel knows whole seconds only and may be a quarter late, so what it is told is always a little less than what is left;
+when a lease is kept late, an address can be missing for a moment, which connections outlast. Whether the store lives is known after 0.75 s without an
+answer.
 
 **While the store is down** no lease can be kept, yet clients must notice nothing. No other node can claim anything either then; but a node cannot tell a
 store that is down from one that it alone has lost. So it asks all other members, and each of them that cannot reach the store either promises to claim

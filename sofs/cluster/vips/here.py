@@ -94,11 +94,10 @@ class Here:
             self._clock.call_later(delay, lambda: self._announce(address))
 
     def refresh(self) -> None:
-        """Tells the kernel how long it may keep what is here, and lets go of what may not be kept, while it is still there: the kernel knows whole seconds."""
+        """Tells the kernel how long it may keep what is here, and lets go of what may not be kept."""
         now = self._clock.boottime()
         for address, place in list(self._places.items()):
-            left = place.lasting.left(now)
-            if not (kernel_seconds(left) if place.interface else left):
+            if place.lasting.left(now) <= 0:
                 log.warning("vip.lapsed", address=address)
                 self.drop(address)
                 continue
@@ -119,7 +118,7 @@ class Here:
         self._note_held()
 
     def _set(self, address: str, place: _Place) -> None:
-        """Less than a second cannot be told to the kernel."""
+        """Less than a second cannot be told to the kernel: then what it was told before runs out. Connections outlast a gap, if the lease is kept in time."""
         seconds = kernel_seconds(place.lasting.left(self._clock.boottime()))
         if place.interface and seconds:
             self._addresses.set(address, place.interface, seconds)
