@@ -28,6 +28,7 @@ from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core
 from sofs.volume.disconnection import MOST_FORMER
+from sofs.volume.kept import GRACE
 from sofs.volume.openfile import OpenFile, StateKind
 from sofs.volume.register import remember
 
@@ -103,8 +104,13 @@ def begin_grace(core: Core, request: BeginGrace, token: AnyToken | None, by: Bin
 
 
 def end_grace(core: Core, request: EndGrace, token: AnyToken | None, by: Binding) -> Reply:
-    core.grace = False
-    return Reply(core.gate)
+    reply = Reply(core.gate)
+    if core.grace:
+        batch = Batch()
+        batch.delete(GRACE)
+        core.note_down(batch, reply, reserved=True)
+        core.grace = False
+    return reply
 
 
 def keep_records(core: Core, request: KeepRecords, token: AnyToken | None, by: Binding) -> Reply:

@@ -35,6 +35,8 @@ from sofs.volume.register import Register
 
 NFS_STATE = keys.meta(b"nfs state")
 """There once were NFSv4 opens, and the volume has not been closed without any since: if records may be lost, there is a grace."""
+GRACE = keys.meta(b"grace")
+"""Records may have been lost, and those who had what they said may still reclaim it: also at the next coordinator."""
 _RETRY_S = 1.0
 
 Changes = list[Callable[[], None]]
@@ -130,7 +132,7 @@ class Kept:
 
     def close(self) -> None:
         """The volume is being closed in order: without NFSv4 opens by now, a later loss of records will not have lost any."""
-        if self._nfs and not any(not opened.mandatory for file in self._files.values() for opened in file.opens.values()):
+        if self._nfs and self._keys.get(GRACE) is None and not any(not opened.mandatory for file in self._files.values() for opened in file.opens.values()):
             batch = Batch()
             batch.delete(NFS_STATE)
             with suppress(SofsError):

@@ -22,7 +22,7 @@ from sofs.errors import (
 from sofs.locks import LockManager, Upcall
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import Inode, Level, Lsn, VolumeId
-from sofs.volume import api, io
+from sofs.volume import api, clients, io
 from sofs.volume.access import Judge
 from sofs.volume.api import (
     AnyToken,
@@ -36,12 +36,13 @@ from sofs.volume.api import (
     Token,
     Written,
 )
+from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Settings, Wait
 from sofs.volume.data import Data
 from sofs.volume.duties import begin
 from sofs.volume.format import count_start, name_secret
 from sofs.volume.handlers import HANDLERS
-from sofs.volume.kept import NFS_STATE
+from sofs.volume.kept import GRACE, NFS_STATE
 from sofs.volume.names import NameHash
 from sofs.volume.quotas import requests as quota_requests
 from sofs.volume.recovery import Store
@@ -120,6 +121,8 @@ class LocalVolume:
             self._logger.info("opens_restored", count=restored)
         if store.lost and keyspace.get(NFS_STATE) is not None:
             self._doubt()
+            self._begin_grace(lease_s)
+        elif keyspace.get(GRACE) is not None:
             self._begin_grace(lease_s)
 
     # sofs.volume.api.Volume
@@ -299,12 +302,17 @@ class LocalVolume:
             return
         self._logger.warning("grace_begins", seconds=seconds)
         self.core.grace = True
+        if self.core.get(GRACE) is None:
+            batch = Batch()
+            batch.put(GRACE, b"")
+            self.core.put(batch, reserved=True)
         if self._grace is not None:
             self._grace.cancel()
         self._grace = self._clock.call_later(seconds, self._end_grace)
 
     def _end_grace(self) -> None:
-        self.core.grace = False
+        with suppress(SofsError):
+            clients.end_grace(self.core, api.EndGrace(), None, Binding(0, 0))
 
     # Background
 

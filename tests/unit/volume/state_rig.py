@@ -77,6 +77,8 @@ class StateRig(VolumeRig):
         for opened in self.volume.core.opens.values():
             if opened.timer is not None:
                 opened.timer.cancel()
+        if (grace := getattr(self, "local", self.volume)._grace) is not None:
+            grace.cancel()
         gone = asyncio.all_tasks() - {asyncio.current_task()}
         for task in gone:
             task.cancel()

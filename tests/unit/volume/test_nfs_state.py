@@ -391,6 +391,38 @@ def test_an_owner_reclaims_what_the_mode_does_not_allow_him_any_more() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("orderly", [False, True])
+def test_a_grace_goes_on_where_the_volume_goes(orderly: bool) -> None:
+    """Else the next coordinator would refuse who reclaims, and give others what he has."""
+
+    async def end(rig: StateRig) -> None:
+        await (rig.reopen() if orderly else rig.die())
+
+    async def scenario(rig: StateRig) -> None:
+        rig.shut(rig.nfs(b"lost"))
+        rig.nfs(b"known", client=b"other")
+        await rig.store.log.sync()
+        await rig.die(power=True)
+        await end(rig)
+        with pytest.raises(Grace):
+            rig.smb(b"g")
+        reclaimed = rig.nfs(b"lost", reclaim=True)
+        rig.lock(reclaimed.open, 0, 1, owner=b"nfs owner", reclaim=True)
+        rig.ask(EndGrace(), NFS)
+        await end(rig)
+        rig.shut(rig.smb(b"g"))
+        with pytest.raises(NoGrace):
+            rig.nfs(b"lost", reclaim=True)
+        await rig.die(power=True)
+        await end(rig)
+        await asyncio.sleep(91)
+        rig.shut(rig.smb(b"g"))
+        await end(rig)
+        rig.shut(rig.smb(b"g"))
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("how", ["process", "no NFS", "orderly"])
 def test_there_is_no_grace_where_nothing_can_have_been_lost(how: str) -> None:
     async def scenario(rig: StateRig) -> None:
