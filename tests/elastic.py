@@ -1,7 +1,7 @@
 """`python -m tests.elastic [--nodes 5] [--seconds 3] [--writers 1] [--data DIR]`: a single node grows to a cluster of several, which shrinks again, under load.
 
 A `sofs quickstart` node with a volume `mirror(2)` on two disks is stopped, made the first of a cluster, and goes on; further nodes join one by one, each
-with a disk; then they are drained, emptied, stopped and leave one by one, until there are two.
+with a disk; then they are drained, emptied, stopped and leave one by one, until the first is alone again, a cluster of one, which is started anew at last.
 All the time writers of SMB (persistent handles) and NFSv3 change files, each of which keeps a ledger of what was acknowledged (`tests/failover`), and at
 the end of each step every directory is compared with its ledger through another node and the other protocol. Everything runs on loopback addresses of this
 host, with an etcd of one member.
@@ -112,6 +112,7 @@ class Elastic:
         (directory / "etcd").mkdir()
         self.etcd = EtcdServer(directory / "etcd")
         self.inside: list[Member] = []
+        self._founded = False
         self.lost = self.wrong = self.errors = self.steps = 0
         self.pauses: list[float] = []
         self.go = asyncio.Event()
@@ -143,8 +144,9 @@ class Elastic:
             await self._step("a single node becomes a cluster", lambda: self._found(first))
             for member in self.members[1:]:
                 await self._step(f"{member.name} joins", lambda member=member: self._join(member))  # type: ignore[misc]
-            for member in self.members[2:][::-1]:
+            for member in self.members[1:][::-1]:
                 await self._step(f"{member.name} leaves", lambda member=member: self._leave(member))  # type: ignore[misc]
+            await self._step(f"{first.name} is started anew", lambda: self._start_anew(first))
         finally:
             stop.set()
             self.go.set()
@@ -171,6 +173,11 @@ class Elastic:
         where = ("--etcd", f"127.0.0.1:{self.etcd.port}", "--address", self._place(first), "--name", first.name)
         await sofs("cluster", "init", "--data", first.data, *where)
         await first.start()
+        self._founded = True
+
+    async def _start_anew(self, member: Member) -> None:
+        await member.stop()
+        await member.start()
 
     async def _join(self, member: Member) -> None:
         token = (await sofs("cluster", "token", "--data", self.inside[0].data))["token"]
@@ -196,7 +203,7 @@ class Elastic:
         for id in disks:
             if id in there:
                 try:
-                    staying.admin.ask(api.Operations.remove_disk, id)
+                    staying.admin.ask(api.Operations.remove_disk, api.RemoveDisk(id))
                 except SofsError as error:
                     return str(error)
         return ""
@@ -250,7 +257,7 @@ class Elastic:
             await asyncio.sleep(0.5)
 
     async def _not_whole(self) -> str:
-        if len(self.inside) == 1:
+        if not self._founded:
             return ""
         try:
             found = self.inside[-1].admin.ask(api.Operations.cluster)

@@ -257,6 +257,12 @@ class DrainDisk(Struct):
     """False: it is to be used again."""
 
 
+class RemoveDisk(Struct):
+    disk: str
+    force: bool = False
+    """Although its node does not answer: what only this disk has is given up."""
+
+
 class NewVolume(Struct):
     name: str
     pool: str = "default"
@@ -319,7 +325,7 @@ class Operations(Protocol):
 
     async def drain_disk(self, request: DrainDisk) -> Disk: ...
 
-    async def remove_disk(self, name: str) -> None: ...
+    async def remove_disk(self, request: RemoveDisk) -> None: ...
 
     async def pools(self) -> list[Pool]: ...
 
@@ -332,6 +338,12 @@ class Operations(Protocol):
     async def create_volume(self, request: NewVolume) -> Volume: ...
 
     async def move_volume(self, request: Move) -> Volume: ...
+
+    async def settle_volume(self, name: str) -> Volume:
+        """Moves what lies in the volume's log to its place in the pool, as is done by itself when nothing is written for ten minutes; answers behind that.
+
+        Raises `Unavailable` where the volume is not coordinated by this node.
+        """
 
     async def shares(self) -> list[Share]: ...
 

@@ -60,9 +60,13 @@ def disk_drain(
 
 @disk.command("remove")
 @on_node
-def disk_remove(on: Target, disk: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+def disk_remove(
+    on: Target,
+    disk: Annotated[str, typer.Argument(help="Its id.")],
+    force: Annotated[bool, typer.Option("--force", help="Although its node does not answer: what only this disk has is given up.")] = False,
+) -> None:
     """Forget a disk that is retired, failed or missing. What had copies on it is copied elsewhere from the others."""
-    on.client.ask(api.Operations.remove_disk, disk)
+    on.client.ask(api.Operations.remove_disk, api.RemoveDisk(disk, force))
     on.tell({"removed": disk}, f"disk {disk} removed")
 
 
@@ -112,6 +116,14 @@ def volume_move(on: Target, name: str, to: Annotated[str, typer.Argument(metavar
     """Have another node coordinate a volume."""
     moved = on.client.ask(api.Operations.move_volume, api.Move(name, to))
     on.tell(moved, f"volume {moved.name} is coordinated by node {moved.coordinator}")
+
+
+@volume.command("settle")
+@on_node
+def volume_settle(on: Target, name: str) -> None:
+    """Move what lies in a volume's log to its place now, not when nothing has been written for ten minutes."""
+    settled = on.client.ask(api.Operations.settle_volume, name)
+    on.tell(settled, f"volume {settled.name} is settled: {settled.figures.get('log_kept_bytes', 0)} bytes are left in its log")
 
 
 @share.command("create")

@@ -39,11 +39,25 @@ class Disks:
         await pool.drain(status.id, request.on)
         return self._shown(self._named(request.disk)[1], pool.name)
 
-    async def remove(self, name: str) -> None:
-        """Forgets a disk that is retired, failed or missing. Raises `NotFound`, `InvalidArgument`, `Busy` (a log lies there)."""
-        _, status = self._named(name)
+    async def remove(self, request: api.RemoveDisk) -> None:
+        """Forgets a disk that is retired, failed or missing. Raises `NotFound`, `InvalidArgument`, `Busy` (a log lies there).
+
+        A disk that is missing because its node does not answer comes back with that node, and may have what no other has: that its process has ended
+        says nothing about its data. Only an eviction, or `force`, says that they are lost.
+        """
+        name = request.disk
+        pool, status = self._named(name)
+        if status.state is State.MISSING:
+            await pool.hear()
+            status = self._named(name)[1]
         if status.state not in GONE:
             raise InvalidArgument(f"disk {name} is {status.state}: drain it first, with: sofs disk drain {name}")
+        if status.state is State.MISSING and not (status.own or pool.hears(status.node) or request.force):
+            node = self._shown(status, pool.name).node
+            raise InvalidArgument(
+                f"disk {name} is missing because node {node} does not answer, and comes back with it: start the node, or evict it if it is lost for good, "
+                f"with: sofs cluster evict {node}; --force gives up what only this disk has"
+            )
         for hosted in self._host.volumes.values():
             if any(replica.disk == status.id for replica in hosted.record.replicas):
                 raise Busy(f"disk {name} has a copy of the log of volume {hosted.record.name}, which has not been made elsewhere yet")

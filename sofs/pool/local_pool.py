@@ -95,6 +95,10 @@ class LocalPool(Capacity):
         if self._neighbours is not None:
             await self._neighbours.run_once()
 
+    def hears(self, node: int) -> bool:
+        """Whether another node says how its disks are: else nobody knows what is on them."""
+        return self._neighbours is not None and self._neighbours.hears(node)
+
     async def close(self) -> None:
         """Finishes what was begun, then lets go of the disks."""
         if self._neighbours is not None:

@@ -43,6 +43,10 @@ class Neighbours:
         """What the volumes of the nodes that answer have claimed."""
         return sum(self._claims.values())
 
+    def hears(self, node: int) -> bool:
+        """Whether a node has answered when it was last asked, and is connected still."""
+        return node in self._claims
+
     def _nodes(self) -> list[int]:
         return sorted({member.spec.node for member in self._members if not self._members.owns(member.spec) and not member.spec.lost})
 

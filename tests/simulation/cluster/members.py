@@ -154,7 +154,7 @@ async def _take_disks_out(faults: "Faults", machine: "Machine[Node]") -> None:
     for name in names:
         while True:
             try:
-                await _asked(faults, lambda node, name=name: Disks(node.assembly).remove(name))  # type: ignore[misc]
+                await _asked(faults, lambda node, name=name: Disks(node.assembly).remove(api.RemoveDisk(name)))  # type: ignore[misc]
                 break
             except SofsError:
                 await asyncio.sleep(0.5)
