@@ -38,8 +38,10 @@ UNDER_WAY = 256 << 20
 """Bytes of large messages being received at the same time, over all connections of a server."""
 CLOSING_S = 10.0
 """What a peer has to take the replies that are left when its connection is being closed."""
-PARTING_S = 2.0
-"""What a peer has to hang up when its connection was ended."""
+PARTING_S = 0.5
+"""What peers have to hang up when their connections were ended because the address moves."""
+ABRUPT, PATIENT = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""SO_LINGER: whether closing a socket resets its connection and leaves nothing behind in the kernel."""
 PER_PEER = 1_000
 """Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
 AT_ONCE = 512 << 10
@@ -94,7 +96,9 @@ class Connection:
 
     def __init__(self, server: "Server", sock: socket.socket, peer: tuple[str, int]) -> None:
         self.peer, self.peer_port = peer[0], peer[1]
-        self.local: str = sock.getsockname()[0]
+        self.local: str
+        self.local_port: int
+        self.local, self.local_port = sock.getsockname()[:2]
         self._server = server
         self._loop = server.loop
         self._sock = sock
@@ -350,7 +354,7 @@ class Connection:
             self._loop.call_later(CLOSING_S, self.end, f"{reason}; the peer did not take its last replies")
 
     def end(self, reason: str, level: str = "debug", gently: bool = False) -> None:
-        """Closes the socket now, or has the server part with it `gently`; what is still unsent gets one try."""
+        """Closes the socket now, or `gently`, which `Server.leave` or the peer brings to its end; what is still unsent gets one try."""
         if not self.alive:
             return
         self.alive = self._sends = False
@@ -361,8 +365,11 @@ class Connection:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if gently:
-            self._server.part(self._sock)
+            self._server.bid_farewell(self._sock)
         else:
+            if self._server.abrupt:
+                with contextlib.suppress(OSError):
+                    self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, PATIENT)
             self._sock.close()
         self._out.clear()
         self._server.forget(self)
@@ -398,7 +405,11 @@ class Server:
         self._accept = accept
         self._limit = limit
         self._listeners: list[socket.socket] = []
-        self._parting: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._parting: dict[socket.socket, str] = {}
+        """Sockets of connections that have ended for their cores and not yet for their peers, and their addresses."""
+        self.abrupt = False
+        """When the process dies, its connections are reset: else the kernel goes on with them for minutes, without their address, and answers with them when
+        that comes back and a client uses its port again."""
 
     def listen(self, address: str, port: int) -> int:
         """Accepts connections at `address` from now on. Gives the port, chosen by the system for 0. Raises `OSError` (in use, no right to it)."""
@@ -410,27 +421,49 @@ class Server:
         bound: int = sock.getsockname()[1]
         return bound
 
+    async def part(self, address: str) -> None:
+        """Accepts nobody there any more, and ends the connections to it; waits until their peers have heard of it, for `PARTING_S` at most. `leave` follows.
+
+        A socket that is closed with something unread in it resets its connection; and Linux's SMB client (6.1 by its source) gives up the WRITE that it is
+        just handing to a connection that is reset, where it repeats all that it has handed to one that is ended. The listener stays: whoever comes back at
+        once is to wait for the next holder, and not to be refused, which Linux takes for three seconds.
+        """
+        for listener in self._at(address):
+            self.loop.remove_reader(listener.fileno())
+        for connection in [each for each in self.connections if each.local == address]:
+            connection.end("its address is another node's now", gently=True)
+        until = self.loop.time() + PARTING_S
+        while address in self._parting.values() and self.loop.time() < until:  # noqa: ASYNC110  # the peers are not asked to tell
+            await asyncio.sleep(0.005)
+
     def leave(self, address: str) -> None:
-        """Listens at the address no more, and ends the connections to it; those of a listener at all addresses, too."""
-        for listener in [each for each in self._listeners if each.getsockname()[0] == address]:
+        """Listens at the address no more, and resets the connections that are left; those of a listener at all addresses, too. What has not been sent by
+        now never leaves, nor does an end behind it, once the address is gone; and what the kernel kept of a connection would answer in its successor's
+        place when the address comes back here: NFS clients use their ports again."""
+        for listener in self._at(address):
             self.loop.remove_reader(listener.fileno())
             self._listeners.remove(listener)
             listener.close()
         for connection in [each for each in self.connections if each.local == address]:
             connection.end("its address is another node's now", gently=True)
+        for sock in [each for each, local in self._parting.items() if local == address]:
+            self._parted(sock)
 
-    def part(self, sock: socket.socket) -> None:
-        """Says goodbye, and closes the socket when the peer has hung up, too, or after `PARTING_S`.
+    def peers(self, address: str) -> list[tuple[int, str, int]]:
+        """The connections to an address: its port, and the peer's address and port."""
+        return [(each.local_port, each.peer, each.peer_port) for each in self.connections if each.local == address]
 
-        One that is closed with something unread in it resets its connection; and Linux's SMB client (6.1 by its source) gives up the WRITE that it
-        is just handing to a connection that is reset, where it repeats all that it has handed to one that is ended.
-        """
+    def _at(self, address: str) -> list[socket.socket]:
+        return [each for each in self._listeners if each.getsockname()[0] == address]
+
+    def bid_farewell(self, sock: socket.socket) -> None:
+        """What becomes of the socket of a connection that was ended gently."""
         try:
             sock.shutdown(socket.SHUT_WR)
         except OSError:  # it has gone before
             sock.close()
             return
-        self._parting[sock] = self.loop.call_later(PARTING_S, self._parted, sock)
+        self._parting[sock] = sock.getsockname()[0]
         self.loop.add_reader(sock.fileno(), self._hear_out, sock)
 
     def _hear_out(self, sock: socket.socket) -> None:
@@ -444,14 +477,10 @@ class Server:
         self._parted(sock)
 
     def _parted(self, sock: socket.socket) -> None:
-        self._parting.pop(sock).cancel()
+        del self._parting[sock]
         self.loop.remove_reader(sock.fileno())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
         sock.close()
-
-    @property
-    def parting(self) -> int:
-        """Connections that have ended for their cores and not yet for their peers."""
-        return len(self._parting)
 
     @property
     def addresses(self) -> list[str]:
@@ -491,6 +520,8 @@ class Server:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self.unacknowledged_s:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * self.unacknowledged_s))
+            if self.abrupt:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
             connection = Connection(self, sock, peer)
             connection.begin(self._accept(connection))
         except (OSError, PeerError) as error:

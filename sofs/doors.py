@@ -213,6 +213,14 @@ class Doors:
                     self.leave(address)
                     raise Unavailable(_refusal(server.name, address, port, error)) from None
 
+    async def part(self, address: str) -> None:
+        """Ends the connections to a virtual address, and waits a moment for clients to hear of it. `leave` follows."""
+        await asyncio.gather(*(server.part(address) for server in self.servers))
+
+    def peers(self, address: str) -> list[tuple[int, str, int]]:
+        """The connections to an address: its port, and the client's address and port."""
+        return [each for server in self.servers for each in server.peers(address)]
+
     def leave(self, address: str) -> None:
         """The virtual address is another node's from now on."""
         for server in self.servers:

@@ -53,6 +53,7 @@ class NfsGateway:
         self._groups = groups
         self._performer = Performer(Binding(incarnation, 0))
         self.server = Server("nfs", loop, self._accept, clock=clock)
+        self.server.abrupt = True
         scope = hashlib.blake2b(key, digest_size=16, person=b"server scope").hexdigest().encode()
         owners = Owners(users)
         self.repeated = 0

@@ -1,4 +1,5 @@
-"""Virtual addresses on this host's interfaces: set for a limited time, taken away, announced (rtnetlink(7), packet(7), RFC 5227, RFC 4861).
+"""Virtual addresses on this host's interfaces: set for a limited time, taken away, announced (rtnetlink(7), packet(7), RFC 5227, RFC 4861); and the clients
+asked that have connections to them (raw(7), RFC 9293).
 
 The messages are made by hand, as those of `interfaces` are: pyroute2 was tried, and its sockets (0.9) do not work on uvloop, which knows no netlink endpoint; a
 thread with a loop of its own would be more than these three messages need. The kernel answers at once, so nothing here waits.
@@ -33,6 +34,8 @@ _EVERYBODY = b"\xff" * 6
 _ALL_NODES = "ff02::1"
 _NEIGHBOUR = struct.Struct(">BBHI16sBB6s")  # NEIGHBOR ADVERTISEMENT with the option of the link's address
 _OVERRIDE = 0x20000000
+_SEGMENT = struct.Struct(">HHIIBBHHH")  # ports, sequence, acknowledgment, length of the header, flags, window, checksum, urgent
+_ACK = 0x10
 
 
 class SystemAddresses:
@@ -67,6 +70,23 @@ class SystemAddresses:
         except OSError as error:
             raise Unavailable(f"{address} cannot be announced on {interface}: {error.strerror}; it takes CAP_NET_RAW") from None
 
+    def ask_after(self, address: str, port: int, peer: str, peer_port: int) -> None:
+        """Sends the peer of a connection an acknowledgment that is out of its window, which it answers with what it has and expects (RFC 9293 section 3.10.7.4,
+        first check): to the host that has the address now, and knows of no such connection, and resets it. Raises `Unavailable`."""
+        parsed, theirs = ipaddress.ip_address(address), ipaddress.ip_address(peer)
+        if parsed.version != theirs.version:
+            return
+        family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+        try:
+            with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as link:
+                link.setblocking(False)
+                link.bind((address, 0))
+                link.sendto(_bare(parsed.packed, port, theirs.packed, peer_port), (peer, 0))
+        except BlockingIOError:
+            pass  # whoever is not asked now will be the next time
+        except OSError as error:
+            raise Unavailable(f"{peer} cannot be asked after {address}: {error.strerror}; it takes CAP_NET_RAW") from None
+
     def _request(self, kind: int, flags: int, address: str, interface: str, more: bytes, harmless: int = 0) -> None:
         parsed = ipaddress.ip_address(address)
         family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
@@ -84,6 +104,16 @@ class SystemAddresses:
             raise Unavailable(f"{address} on {interface}: {error.strerror}") from None
         if code not in (0, harmless):
             raise Unavailable(f"{address} on {interface}: {os.strerror(code)}; virtual addresses take CAP_NET_ADMIN")
+
+
+def _bare(own: bytes, port: int, theirs: bytes, peer_port: int) -> bytes:
+    """A TCP segment with nothing but ACK, and numbers that fit into no window but by a chance of 65,536 to 1."""
+    segment = _SEGMENT.pack(port, peer_port, 0, 0, 5 << 4, _ACK, 0, 0, 0)
+    covered = own + theirs + struct.pack(">II", len(segment), socket.IPPROTO_TCP) + segment
+    total = sum(struct.unpack(f">{len(covered) // 2}H", covered))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return segment[:16] + struct.pack(">H", ~total & 0xFFFF) + segment[18:]
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -6,7 +6,7 @@
 
 `records` says what these hold, and `known` what this node has heard of them. `placing` decides where each address belongs, from values to values;
 `Vips` in `manager` acts on it: it claims what nobody holds by compare-and-set, and lets go of what belongs elsewhere. `keeping` keeps the lease, `lasting`
-counts how long what is held may be kept, and `here` is what is set on this host.
+counts how long what is held may be kept, and `here` is what is set on this host. `callers` knows whose connections an address leaves behind when it moves.
 
 What an address promises is that at most one node has it. A holder has the kernel keep it only as long as its lease surely lasts, so that a process
 which is stopped, or whose host is cut off, loses it by itself before anybody else may claim it. A holder that is known to be dead is not waited for: its

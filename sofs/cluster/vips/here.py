@@ -16,6 +16,11 @@ log = structlog.get_logger("vips")
 
 ANNOUNCE_AT_S = (0.0, 0.2, 1.0)
 """After an address was set: a single announcement may be lost, and a neighbour's answer to an old question may come after it."""
+AT_ONCE, AT_ONCE_S = 100, 0.01
+"""So many clients are asked at a time, and then nobody for a while: each takes the loop 20 us."""
+
+Peers = Sequence[tuple[int, str, int]]
+"""Connections to an address: its port, and the client's address and port."""
 
 
 class Addresses(Protocol):
@@ -32,6 +37,10 @@ class Addresses(Protocol):
     def announce(self, address: str, interface: str) -> None:
         """Tells the network where the address is now."""
 
+    def ask_after(self, address: str, port: int, peer: str, peer_port: int) -> None:
+        """Has the peer of a connection to this address say where it is with it, to whoever has the address now: whose kernel does not know it, and resets
+        it. A peer that waits for an answer, with nothing under way itself, would not say anything for a minute or two."""
+
 
 class Doorkeeper(Protocol):
     """The gateways."""
@@ -45,8 +54,13 @@ class Doorkeeper(Protocol):
     def listen_at(self, address: str) -> None:
         """Raises `Unavailable`."""
 
+    async def part(self, address: str) -> None:
+        """Ends the connections to it, and waits a moment for clients to hear of it. `leave` follows."""
+
     def leave(self, address: str) -> None:
-        """Listens there no more, and ends the connections to it."""
+        """Listens there no more, and resets the connections that are left."""
+
+    def peers(self, address: str) -> Peers: ...
 
 
 @dataclass
@@ -60,9 +74,17 @@ class _Place:
 class Here:
     """What is set here. None of it waits."""
 
-    def __init__(self, addresses: Addresses, doors: Doorkeeper, clock: Clock, note: Callable[[Sequence[tuple[str, str]]], None]) -> None:
-        """`note` is told (address, interface) of all that the kernel has, before it has them: what a supervisor takes away."""
-        self._addresses, self._doors, self._clock, self._note = addresses, doors, clock, note
+    def __init__(
+        self,
+        addresses: Addresses,
+        doors: Doorkeeper,
+        clock: Clock,
+        note: Callable[[Sequence[tuple[str, str]]], None],
+        left_behind: Callable[[str], Peers],
+    ) -> None:
+        """`note` is told (address, interface) of all that the kernel has, before it has them: what a supervisor takes away. `left_behind` gives the
+        connections that an address had at other nodes."""
+        self._addresses, self._doors, self._clock, self._note, self._left_behind = addresses, doors, clock, note, left_behind
         self._places: dict[str, _Place] = {}
 
     def __contains__(self, address: str) -> bool:
@@ -90,8 +112,9 @@ class Here:
             self.drop(address)
             raise
         log.info("vip.taken", address=address, interface=place)
+        left_behind = self._left_behind(address)
         for delay in ANNOUNCE_AT_S if place else ():
-            self._clock.call_later(delay, lambda: self._announce(address))
+            self._clock.call_later(delay, lambda: self._announce(address, left_behind))
 
     def refresh(self) -> None:
         """Tells the kernel how long it may keep what is here, and lets go of what may not be kept."""
@@ -105,6 +128,10 @@ class Here:
                 self._set(address, place)
             except Unavailable as error:
                 log.warning("vip.not_refreshed", address=address, reason=str(error))
+
+    async def part(self, address: str) -> None:
+        """Tells clients that it is about to go."""
+        await self._doors.part(address)
 
     def drop(self, address: str) -> None:
         place = self._places.pop(address)
@@ -123,13 +150,26 @@ class Here:
         if place.interface and seconds:
             self._addresses.set(address, place.interface, seconds)
 
-    def _announce(self, address: str) -> None:
+    def _announce(self, address: str, left_behind: Peers) -> None:
         place = self._places.get(address)
         if place is not None and place.interface:
             try:
                 self._addresses.announce(address, place.interface)
             except Unavailable as error:
                 log.warning("vip.not_announced", address=address, reason=str(error))
+            self._ask_after(address, left_behind)
+
+    def _ask_after(self, address: str, left_behind: Peers) -> None:
+        if address not in self._places:
+            return
+        try:
+            for port, peer, peer_port in left_behind[:AT_ONCE]:
+                self._addresses.ask_after(address, port, peer, peer_port)
+        except Unavailable as error:
+            log.warning("vip.not_asked_after", address=address, reason=str(error))
+            return
+        if rest := left_behind[AT_ONCE:]:
+            self._clock.call_later(AT_ONCE_S, lambda: self._ask_after(address, rest))
 
     def _note_held(self) -> None:
         self._note([(address, place.interface) for address, place in self._places.items() if place.interface])

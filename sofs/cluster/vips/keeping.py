@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from sofs.cluster import Answer, Asked, Interconnect, NodeId
+from sofs.cluster.vips.callers import Callers
 from sofs.cluster.vips.here import Here
 from sofs.cluster.vips.known import Known
 from sofs.cluster.vips.lasting import PROMISE_S, Lasting, Promises
@@ -33,11 +34,19 @@ class Keeping:
     """This node's. `claiming` is raised by whoever has a claim under way, and `promises` bind whoever claims."""
 
     def __init__(
-        self, me: HolderRecord, store: Store, clock: Clock, interconnect: Interconnect, known: Known, here: Here, look: Callable[[], None]
+        self,
+        me: HolderRecord,
+        store: Store,
+        clock: Clock,
+        interconnect: Interconnect,
+        known: Known,
+        here: Here,
+        callers: Callers,
+        look: Callable[[], None],
     ) -> None:
         """`look` is called after each attempt to keep the lease."""
         self._me, self._store, self._clock, self._interconnect = me, store, clock, interconnect
-        self._known, self._here, self._look = known, here, look
+        self._known, self._here, self._callers, self._look = known, here, callers, look
         self.lease: Lease | None = None
         self.lasting = Lasting()
         """Of the lease; each has its own, so that what was held with a former one is not held any longer by the next."""
@@ -59,6 +68,7 @@ class Keeping:
     def open(self) -> None:
         self._interconnect.serve(PROMISE, self._promise)
         self._interconnect.serve(HELLO, self._hello)
+        self._callers.open()
         self._tasks += [asyncio.create_task(self._keep()), asyncio.create_task(self._gather())]
         for id, state in self._known.facts().members.items():
             if state != "evicted":
@@ -93,6 +103,7 @@ class Keeping:
             before = self._clock.boottime()
             if self._known.records or self._here:
                 await self._keep_once(before)
+                self._callers.tell(list(self._here), self._others())
             self._look()
             await self._clock.sleep(max(0.05, KEEP_EVERY_S - (self._clock.boottime() - before)))
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from sofs.cluster import Incarnation, Interconnect, NodeId
+from sofs.cluster.vips.callers import Callers
 from sofs.cluster.vips.here import Addresses, Doorkeeper, Here, is_own
 from sofs.cluster.vips.keeping import Keeping
 from sofs.cluster.vips.known import Facts, Holding, Known
@@ -50,8 +51,9 @@ class Vips:
         self._me = HolderRecord(node=node, incarnation=incarnation)
         self._store, self._clock, self._doors = store, clock, doors
         self._known = Known(store, facts, self.look)
-        self._here = Here(addresses, doors, clock, note)
-        self._keeping = Keeping(self._me, store, clock, interconnect, self._known, self._here, self.look)
+        callers = Callers(interconnect, doors.peers)
+        self._here = Here(addresses, doors, clock, note, callers.left_behind)
+        self._keeping = Keeping(self._me, store, clock, interconnect, self._known, self._here, callers, self.look)
         self._given: dict[str, int] = {}
         """The revision of this node's own record that it asked the store to delete, which may happen any time from then on: that record counts no more."""
         self._leaving = False
@@ -263,6 +265,8 @@ class Vips:
                     await self._doors.hand_over(record.group, to)
             except (SofsError, TimeoutError) as error:
                 log.warning("vip.group_not_handed_over", address=address, reason=str(error) or type(error).__name__)
+        if address in self._here:
+            await self._here.part(address)
         if address in self._here:
             self._here.drop(address)
         self._wishes.pop(address, None)

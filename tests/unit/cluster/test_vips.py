@@ -31,6 +31,7 @@ class Kernel:
         self._late = late
         self.until: dict[str, float] = {}
         self.announced: list[str] = []
+        self.asked_after: list[tuple[str, int, str, int]] = []
         self.watch: Callable[[str], None] = lambda address: None
 
     def interface(self, address: str) -> str | None:
@@ -47,6 +48,10 @@ class Kernel:
     def announce(self, address: str, interface: str) -> None:
         self.announced.append(address)
 
+    def ask_after(self, address: str, port: int, peer: str, peer_port: int) -> None:
+        assert self.has(address)
+        self.asked_after.append((address, port, peer, peer_port))
+
     def has(self, address: str) -> bool:
         return self.until.get(address, 0.0) > self._loop.time()
 
@@ -57,6 +62,8 @@ class Doors:
         self.slow = 0.0
         self.handed: list[tuple[int, int]] = []
         self.listening: set[str] = set()
+        self.parted: list[str] = []
+        self.connections: dict[str, list[tuple[int, str, int]]] = {}
 
     async def adopt(self, group: int) -> None:
         await asyncio.sleep(self.slow)
@@ -68,8 +75,16 @@ class Doors:
     def listen_at(self, address: str) -> None:
         self.listening.add(address)
 
+    async def part(self, address: str) -> None:
+        assert address in self.listening
+        self.parted.append(address)
+        await asyncio.sleep(0.3)
+
     def leave(self, address: str) -> None:
         self.listening.discard(address)
+
+    def peers(self, address: str) -> list[tuple[int, str, int]]:
+        return self.connections.get(address, [])
 
 
 class World:
@@ -240,6 +255,44 @@ def test_the_address_of_a_node_that_is_only_silent_moves_when_its_lease_has_ende
     run(test)
 
 
+def test_whose_connection_an_address_has_left_behind_is_asked_after_it_by_the_next_holder() -> None:
+    """Who waits for an answer sends nothing, and is told nothing by a node that is silent: Linux's SMB client would look after two minutes."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: w.where(A) == 1, 12)
+            w.doors[1].connections = {A: [(445, "10.0.1.1", 50000 + each) for each in range(250)], "10.0.0.1": [(445, "10.0.1.2", 50000)]}
+            await asyncio.sleep(1)
+            w.doors[1].connections = {A: w.doors[1].connections[A][:240]}
+            await asyncio.sleep(1)
+            await w.crash(1, reaped=False)
+            await w.until(lambda: w.where(A) in (2, 3), 12)
+            await asyncio.sleep(0.15)
+            asked = w.kernels[w.where(A)].asked_after
+            assert asked == [(A, 445, "10.0.1.1", 50000 + each) for each in range(240)]
+            await asyncio.sleep(2)
+            assert len(asked) == 3 * 240, "with each announcement: one may be lost"
+
+    run(test)
+
+
+def test_a_node_that_has_begun_anew_hears_of_connections_that_were_there_before() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B)] == [1, 2], 12)
+            w.doors[1].connections = {A: [(2049, "10.0.1.1", 700)]}
+            for number in (2, 3):
+                await w.crash(number, reaped=True)
+                await w.start(number)
+            await asyncio.sleep(8)
+            await w.crash(1, reaped=True)
+            await w.until(lambda: w.where(A) in (2, 3), 12)
+            await asyncio.sleep(0.1)
+            assert w.kernels[w.where(A)].asked_after == [(A, 2049, "10.0.1.1", 700)]
+
+    run(test)
+
+
 def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
@@ -250,6 +303,7 @@ def test_an_address_goes_home_some_time_after_its_node_is_back() -> None:
             await w.start(1)
             await w.until(lambda: w.where(A) == 1, 15)
             assert (1, 1) in w.doors[there].handed
+            assert w.doors[there].parted == [A], "clients were told while it was still there"
 
     run(test)
 

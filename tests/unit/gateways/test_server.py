@@ -5,7 +5,10 @@ import contextlib
 import random
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -186,37 +189,102 @@ def test_who_sends_while_the_address_is_given_up_is_not_reset() -> None:
         cores[0].link.pause()
         writer.write(record(bytes(1 << 16)))
         await asyncio.sleep(0.05)  # until it lies in the server's socket
-        server.leave("127.0.0.1")
-        assert cores[0].reason and not server.connections
+        parting = asyncio.create_task(server.part("127.0.0.1"))
         assert await reader.read() == b""
+        assert cores[0].reason and not server.connections
         for _ in range(20):  # what is on its way when the end is heard of
             writer.write(record(bytes(1 << 16)))
             await writer.drain()
             await asyncio.sleep(0.005)
-        assert server.parting == 1
+        assert not parting.done()
         writer.close()
         await writer.wait_closed()
-        async with asyncio.timeout(1):
-            while server.parting:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        async with asyncio.timeout(0.3):
+            await parting
+        server.leave("127.0.0.1")
 
     serve(scenario)
 
 
-def test_who_does_not_hang_up_is_not_heard_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_while_the_address_is_given_up_waits_for_its_next_holder() -> None:
+    """Linux's SMB client tries again after three seconds when it is refused."""
+
+    async def scenario(server: Server, port: int, cores: list[Echo]) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        parting = asyncio.create_task(server.part("127.0.0.1"))
+        await asyncio.sleep(0.01)
+        early, _ = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0.05)
+        assert len(cores) == 1 and not parting.done()
+        writer.close()
+        await parting
+        server.leave("127.0.0.1")
+        with pytest.raises(ConnectionResetError):
+            await early.read()
+
+    serve(scenario)
+
+
+def lasting(port: int) -> list[str]:
+    """The states (include/net/tcp_states.h) of what the kernel keeps of connections to a port, but for TIME_WAIT, and the listener."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [line[3] for line in lines if line[1].endswith(f":{port:04X}") and line[3] not in ("06", "0A")]
+
+
+async def hoarder(port: int) -> socket.socket:
+    """A client that has asked for more than it takes: replies, and whatever comes behind them, wait in the server's socket."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    await asyncio.get_running_loop().sock_sendall(sock, record(bytes(1 << 17)))
+    await asyncio.sleep(0.1)
+    return sock
+
+
+def test_who_has_not_taken_its_replies_is_told_that_the_address_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end waits behind the replies, and never leaves once the address has gone; a reset does not wait."""
     monkeypatch.setattr(gateways.server, "PARTING_S", 0.05)
 
     async def scenario(server: Server, port: int, cores: list[Echo]) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(record(b"first"))
-        assert await reader.readexactly(9) == record(b"first")
-        server.leave("127.0.0.1")
-        assert server.parting == 1
-        await asyncio.sleep(0.2)
-        assert not server.parting
-        writer.close()
+        with await hoarder(port) as sock:
+            await server.part("127.0.0.1")
+            assert lasting(port)
+            server.leave("127.0.0.1")
+            assert not lasting(port), "what is left would answer for whoever has the address and the port after it"
+            with pytest.raises(ConnectionResetError):
+                while await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
+                    pass
 
     serve(scenario)
+
+
+KILLED = """
+import asyncio
+from gateways.server import Server
+from tests.unit.gateways.test_server import Echo
+async def main():
+    server = Server("nfs", asyncio.get_running_loop(), Echo)
+    server.abrupt = True
+    print(server.listen("127.0.0.1", 0), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_dies_leaves_nothing_behind_that_answers_for_its_successor() -> None:
+    """NFS clients use their ports again, and two ends that know nothing of each other acknowledge each other for minutes."""
+
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with asyncio.run(hoarder(port)) as sock:
+            process.kill()
+            process.wait()
+            assert not lasting(port)
+            with pytest.raises(ConnectionResetError):
+                while sock.recv(1 << 16):
+                    pass
 
 
 def test_what_a_batch_has_put_off_is_done_before_its_replies_leave() -> None:

@@ -77,3 +77,68 @@ def test_an_address_is_set_for_a_time_announced_prolonged_and_removed() -> None:
     assert set(found["later"]) == {"10.5.0.77"}, "one ran out by itself, the other was prolonged"
     assert found["removed"] == {}
     assert "nowhere" in found["nowhere"]
+
+
+MOVED = """
+import json, socket, struct, subprocess, sys, time
+from sofs.runtime.system_addresses import SystemAddresses
+
+CLIENT = '''
+import json, socket, subprocess, sys
+sys.stdin.readline()
+for words in ("link set lo up", "link set far up", "addr add 10.5.0.2/24 dev far", "-6 addr add fd00::2/64 dev far nodad"):
+    subprocess.run(["ip", *words.split()], check=True)
+for address in ("10.5.0.77", "fd00::77"):
+    with socket.create_connection((address, 7000), timeout=5) as sock:
+        print(sock.getsockname()[1], flush=True)
+        told = []
+        for wait in (0.7, 5):
+            sock.settimeout(wait)
+            try:
+                told.append(repr(sock.recv(1)))
+            except OSError as error:
+                told.append(type(error).__name__)
+            print(json.dumps(told), flush=True)
+'''
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+client = subprocess.Popen(["unshare", "--net", sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+time.sleep(0.5)  # until it is in its network
+ip("link", "set", "lo", "up")
+ip("link", "add", "near", "type", "veth", "peer", "name", "far")
+ip("link", "set", "far", "netns", str(client.pid))
+ip("link", "set", "near", "up")
+ip("addr", "add", "10.5.0.1/24", "dev", "near")
+ip("-6", "addr", "add", "fd00::1/64", "dev", "near", "nodad")
+addresses = SystemAddresses()
+for address in ("10.5.0.77", "fd00::77"):
+    addresses.set(address, "near", 60)
+listeners = [socket.create_server((address, 7000), family=family) for address, family in (("10.5.0.77", socket.AF_INET), ("fd00::77", socket.AF_INET6))]
+client.stdin.write("go\\n")
+client.stdin.flush()
+told = []
+for address, peer, listener in zip(("10.5.0.77", "fd00::77"), ("10.5.0.2", "fd00::2"), listeners):
+    sock, _ = listener.accept()
+    port = int(client.stdout.readline())
+    addresses.remove(address, "near")
+    ip("route", "add", "unreachable", peer)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()  # nothing of it gets out: as if the address were at another host, which knows nothing of the connection
+    ip("route", "del", "unreachable", peer)
+    addresses.set(address, "near", 60)
+    client.stdout.readline()
+    addresses.ask_after(address, 7000, peer, port)
+    told += json.loads(client.stdout.readline())
+client.wait()
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_waits_at_an_address_that_has_moved_is_told_when_it_is_asked_after() -> None:
+    outcome = subprocess.run(["unshare", "--net", sys.executable, "-c", MOVED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads(outcome.stdout) == ["TimeoutError", "ConnectionResetError"] * 2
