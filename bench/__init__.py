@@ -11,7 +11,9 @@ the steadier figure; work that a server has put off is waited for (at most `SETT
 over ours: at least 1.0 means that sofs needs no more than the peer. What the kernel's own workers do for a server, no process is
 charged for: the writing back of the peers' files, and most of a sync of sofs (some 40 us each, `sofs/runtime/system_sync.py`).
 
-What was written last, up to a quarter of the log (256 MiB), sofs leaves there, and it is moved to its place only if it is still live when
-later writes push it out (1 to 1.5 ms of CPU per MiB): that is counted with those writes. So rows that overwrite their file pay little of it,
-and the last row that writes new data leaves some behind.
+What was written last, up to a quarter of the log (256 MiB), sofs leaves there: it is moved to its place only if it is still live when later writes push it
+out, or when nothing is written for ten minutes. So that no row pays for an earlier one, each server is made to put everything in its place behind every
+run that writes: sofs by `sofs volume settle`, the others by a sync of their file system. What that costs the server's processes is a figure of its own,
+`later`, per operation of the row that caused it, and not part of `cpu` or of the ratio: the others' counterpart is done by the kernel, and charged to nobody.
+It is what the row would have cost in addition had it been the last for ten minutes.
 """

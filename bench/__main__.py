@@ -87,6 +87,7 @@ class Cell:
         settled = settle(server, cpu) if workload.writes else used
         for channel in channels:
             channel.sock.close()
+        self.later_us = in_place(server) / self.figures.operations * 1e6 if workload.writes else 0.0
         self.cpu_us = settled / self.figures.operations * 1e6
         self.cpu_at_once_us = used / self.figures.operations * 1e6
 
@@ -104,6 +105,7 @@ class Cell:
             "p99_us": round(self.figures.p99_us),
             "cpu_us": round(self.cpu_us, 1),
             "cpu_at_once_us": round(self.cpu_at_once_us, 1),
+            "later_us": round(self.later_us, 1),
             "client_us": round(self.client_us, 1),
             "noise": round(self.noise, 2),
         }
@@ -120,6 +122,13 @@ def settle(server: Server, since: float) -> float:
             return now - since
         before = now
     return server.cpu_s() - since
+
+
+def in_place(server: Server) -> float:
+    """Has what was written put in its place; the CPU time that this takes."""
+    before = server.cpu_s()
+    server.put_in_place()
+    return server.cpu_s() - before
 
 
 class Bench:
@@ -151,6 +160,7 @@ class Bench:
                 scene = Scene(files, chosen.size_mib << 20, chosen.names)
                 drive([files.channel()], [(0, prepare(scene))], 300)
                 settle(server, 0)
+                server.put_in_place()
                 scenes.append((server, scene))
         wanted = [workload for workload in WORKLOADS if chosen.only in workload.title]
         if protocol in ("smb-seal", "smb-plain"):
@@ -183,14 +193,16 @@ class Bench:
             print(json.dumps(row), flush=True)
 
     def _report(self) -> int:
-        print(f"\n{'workload':34} {'protocol':9} {'server':8} {'ops/s':>9} {'p50 us':>8} {'p99 us':>8} {'CPU us':>8} {'ratio':>6} {'ops':>6}")
+        figures = f"{'ops/s':>9} {'p50 us':>8} {'p99 us':>8} {'CPU us':>8} {'later':>8} {'ratio':>6} {'ops':>6}"
+        print(f"\n{'workload':34} {'protocol':9} {'server':8} {figures}")
         for row in self._rows:
             title = f"{row['workload']} {row['connections']}x{row['depth']}"
             ratio = f"{row['ratio']:6.2f} {row['ops_ratio']:6.2f}" if "ratio" in row else ""
+            later = f"{row['later_us']:.1f}" if row["later_us"] else ""
             mark = " (noisy)" if row["noise"] > NOISE else ""
             print(
                 f"{title:34} {row['protocol']:9} {row['server']:8} {row['ops_s']:9.0f} {row['p50_us']:8d} {row['p99_us']:8d}"
-                f" {row['cpu_us']:8.1f} {ratio}{mark}"
+                f" {row['cpu_us']:8.1f} {later:>8} {ratio}{mark}"
             )
         compared = [row for row in self._rows if "ratio" in row]
         if not compared:

@@ -13,6 +13,8 @@ from pathlib import Path
 from bench.nfs import NfsFiles
 from bench.nfs4 import Nfs4Files
 from bench.smb import Protection, SmbFiles
+from sofs.admin import api
+from sofs.admin.client import AdminClient
 
 __all__ = ["PROTECTIONS", "PROTOCOLS", "Files", "Ganesha", "Samba", "Server", "Sofs", "busy_s", "tree_s"]
 
@@ -70,6 +72,10 @@ class Server(ABC):
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+    def put_in_place(self) -> None:
+        """Has everything that was written put where it stays: no row is to pay for what an earlier one left behind."""
+        subprocess.run(["sync", "--file-system", str(self.home)], check=True)
 
     def cpu_s(self) -> float:
         """CPU time of the server's processes so far: those that live, and those of its children that have ended."""
@@ -130,6 +136,12 @@ class Sofs(Server):
 
     def ports(self) -> list[int]:
         return [self.smb_port, self.nfs_port]
+
+    def put_in_place(self) -> None:
+        admin = AdminClient(data=self.home / "data")
+        for volume in admin.ask(api.Operations.volumes):
+            admin.ask(api.Operations.settle_volume, volume.name)
+        super().put_in_place()
 
     def files(self, protocol: str) -> Files | None:
         if protocol in PROTECTIONS:

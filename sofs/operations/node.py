@@ -19,7 +19,7 @@ from sofs.assembly import Assembly
 from sofs.cluster.vips import Vips
 from sofs.coordination import keys
 from sofs.doors import Doors
-from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError
+from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
 from sofs.hosting import Host, Hosted
 from sofs.hosting.describing import describe_anywhere
 from sofs.hosting.part import Part
@@ -145,6 +145,13 @@ class NodeOperations:
     async def move_volume(self, request: api.Move) -> api.Volume:
         await self._host.move(request.volume, request.node)
         return await self.volume(request.volume)
+
+    async def settle_volume(self, name: str) -> api.Volume:
+        hosted = self._host.named(name)
+        if hosted.data is None:
+            raise Unavailable(f"volume {name} is not coordinated by this node; `sofs volume show {name}` says by which")
+        await hosted.data.cleaner.settle()
+        return await self.volume(name)
 
     async def _volume(self, part: Part) -> api.Volume:
         record, where = part.hosted.record, part.hosted.where.coordinator

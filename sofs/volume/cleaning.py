@@ -169,6 +169,23 @@ class Cleaner:
             while self.fill > fill and self._waiting(fill, self._step(fill)) and await self._destage_once(fill):
                 await self._shorten()
 
+    async def settle(self) -> None:
+        """Destages all that has been written until now, makes it the checkpoint's, and gives back what became free: what a volume does by itself when
+        nothing is written for `log_rest_s`.
+
+        Raises `NoSpace`, `DiskFailed`, `Unavailable`.
+        """
+        end = self._log.end
+        await self._log.sync()
+        while self._destager.destaged < end:
+            # Writers who wait for room have their turn between two steps.
+            async with self._turn:
+                if not await self._destage_once():
+                    break
+        async with self._turn:
+            await self._shorten(urgent=True)
+        await self.give_back()
+
     async def compact(self) -> int:
         """Compacts until nothing is worth it, or the log wants to be emptied; gives how many extents were freed."""
         return await self._by_turns(lambda: self._compactor.run_once(self._settings.compact_below))

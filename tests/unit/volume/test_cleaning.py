@@ -42,6 +42,29 @@ def test_an_idle_log_keeps_what_was_written_last_until_nobody_has_written_for_lo
     run(scenario, settings=LOG, extent_size=MIB)
 
 
+def test_a_log_is_settled_on_request_however_young_it_is_and_while_others_write() -> None:
+    async def scenario(rig: Rig) -> None:
+        await fill(rig, 5)
+        rig.data.start()
+        settling = asyncio.ensure_future(rig.data.cleaner.settle())
+        end = rig.store.log.end
+        for at in range(8):
+            await asyncio.sleep(0)
+            await rig.write(rig.make_file(60 + at), 0, pattern(MIB // 4, at))
+        await settling
+        assert rig.data.reader.destaged >= end
+        assert rig.store.keyspace.checkpointed >= end
+        await rig.data.cleaner.settle()
+        assert waiting(rig) < MIB // 16
+        assert rig.store.log.end - rig.store.log.start <= MIB, "what nobody needs any more has been given back"
+        for at in range(8):
+            assert await rig.read(60 + at, 0, MIB) == pattern(MIB // 4, at)
+        await rig.data.cleaner.settle()
+        await rig.clean()
+
+    run(scenario, settings=LOG, extent_size=MIB)
+
+
 def test_what_is_written_again_soon_is_never_moved() -> None:
     async def scenario(rig: Rig) -> None:
         file, extents = rig.make_file(10), 0
