@@ -11,6 +11,8 @@ from sofs.volume.api import Binding, Caller, Reply, Request, Volume
 OPERATOR = Caller(0, 0, privileged=True)
 
 STABLE_S = 120.0
+LOOK_S = 0.5
+"""So often it is looked whether the volume has been lost."""
 
 R = TypeVar("R", bound=Reply)
 
@@ -25,14 +27,18 @@ async def ask(volume: Volume, request: Request, kind: type[R], by: Binding) -> R
 
 
 async def ask_stable(hosted: Hosted, request: Request, kind: type[R], by: Binding) -> R:
-    """The reply, once what it says is stable. Raises `Unavailable` where the volume is not served, and what the request does."""
+    """The reply, once what it says is stable. Raises `Unavailable` where the volume is not served, or is lost meanwhile, and what the request does."""
     volume = hosted.reached
     reply = await ask(volume, request, kind, by)
+    local, verifier = hosted.where.local, volume.verifier
     stable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     volume.when(reply.gate, Level.STABLE, lambda: None if stable.done() else stable.set_result(None))
     try:
         async with asyncio.timeout(STABLE_S):
-            await stable
+            # Whoever waits for what is lost is never told.
+            while not (await asyncio.wait([stable], timeout=LOOK_S))[0]:
+                if verifier not in (0, volume.verifier) or (local is not None and local.failed):
+                    raise Unavailable(f"volume {hosted.record.name} was lost here meanwhile; what was asked may have been carried out")
     except TimeoutError:
         raise Unavailable(f"volume {hosted.record.name} does not bring what was asked to its disks; it may be done yet") from None
     return reply
