@@ -47,6 +47,8 @@ MAX_SESSIONS = 20_000
 OPENS_OF_USER = 131_072
 """Over all sessions: each open takes some 2 KiB. They are counted at every `COUNTED`th open of a session."""
 COUNTED = 64
+ENDING_S = 10.0
+"""What opens may take to be closed when the gateway stops. What is open still then ends like that of a process that is gone."""
 
 
 @dataclass(frozen=True)
@@ -332,4 +334,4 @@ class SmbService:
         for session in list(self.sessions.values()):
             self.end_session(session)
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing, timeout=ENDING_S)

@@ -6,6 +6,7 @@ asked for is told once more behind the reply, if it is about that open.
 """
 
 import asyncio
+import math
 from bisect import insort
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -16,7 +17,7 @@ from sofs.runtime.ports import Buffer, Clock
 from sofs.types import Level, Lsn, OpenId
 from sofs.volume import api
 from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Upcall, Written
-from sofs.volume.remote.asking import Asker, Found, Question
+from sofs.volume.remote.asking import PATIENCE_S, Asker, Found, Question
 from sofs.volume.remote.messages import (
     Answered,
     Call,
@@ -27,7 +28,7 @@ from sofs.volume.remote.messages import (
     WriteAsk,
     split,
 )
-from sofs.volume.remote.repeating import REPEATABLE, opposite
+from sofs.volume.remote.repeating import ENDING, REPEATABLE, opposite
 
 R = TypeVar("R")
 
@@ -74,7 +75,8 @@ class RemoteVolume:
                 # Whoever waits for the reply runs in the loop's next round, and this behind that. (What the clock puts off may be done before.)
                 self._loop.call_soon(self._loop.call_soon, self._opened, request, found)
 
-        question = self._asker.ask(Kind.CALL, rest, b"", type(request) in REPEATABLE, then)
+        patience_s = math.inf if type(request) in ENDING else PATIENCE_S
+        question = self._asker.ask(Kind.CALL, rest, b"", type(request) in REPEATABLE, then, patience_s=patience_s)
 
         def cancelled(future: "asyncio.Future[Reply]") -> None:
             if future.cancelled() and not question.done:
@@ -174,7 +176,7 @@ class RemoteVolume:
             if isinstance(found, Answered) and (undo := opposite(request, found.reply)) is not None:
                 # Nobody is there to be told if that fails, either.
                 rest = encode(Call(0, by, None, None, undo))
-                self._asker.ask(Kind.CALL, rest, b"", False, lambda found, payload: None)
+                self._asker.ask(Kind.CALL, rest, b"", False, lambda found, payload: None, patience_s=math.inf)
 
         self._asker.take_back(question, then)
 

@@ -19,6 +19,10 @@ REPEATABLE: frozenset[type[Request]] = frozenset(
 )  # fmt: skip
 
 
+ENDING: frozenset[type[Request]] = frozenset({api.Close, api.Disconnect, api.EndClient, api.ForgetSession})
+"""Never given up, however long nobody serves the volume: what is not ended now nobody would ever end, and it keeps others out."""
+
+
 def opposite(request: Request, reply: Reply) -> Request | None:
     """What undoes a request that its client has taken back and that was carried out all the same; None where what is done is done."""
     if isinstance(request, api.Lock):

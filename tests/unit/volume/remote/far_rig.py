@@ -20,7 +20,7 @@ from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Coordinator, Whereabouts
 from tests.unit.volume.state_rig import StateRig, Told
 
-__all__ = ["GATEWAY", "HERE", "Far", "FarRig", "Near", "pump"]
+__all__ = ["GATEWAY", "HERE", "THERE", "Far", "FarRig", "Near", "pump"]
 
 HERE, THERE = (NodeId(10), Incarnation(99)), (NodeId(20), Incarnation(1))
 """The coordinator's process, and the one whose gateway's incarnation tests use in their bindings."""

@@ -27,6 +27,8 @@ from sofs.volume.api import (
     Acknowledge,
     Binding,
     Close,
+    Disconnect,
+    EndClient,
     FencedOff,
     FenceGateway,
     GetAttributes,
@@ -46,7 +48,8 @@ from sofs.volume.api import (
 from sofs.volume.remote.messages import Reached
 from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.volume import LocalVolume
-from tests.unit.volume.remote.far_rig import GATEWAY, HERE, FarRig, pump
+from sofs.volume.where import Coordinator
+from tests.unit.volume.remote.far_rig import GATEWAY, HERE, THERE, FarRig, pump
 from tests.unit.volume.state_rig import READS, RH, RWH, SMB
 from tests.unit.volume.volume_rig import SUPER
 
@@ -139,6 +142,30 @@ def test_payloads_of_any_size_arrive() -> None:
             data = bytes(number * 7 & 0xFF for number in range(size))
             await rig.put(opened.open, 12345, data)
             assert await rig.content(opened.open, 12345, size) == data
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["close", "disconnect", "end"])
+def test_what_ends_something_is_not_given_up_however_long_nobody_serves_the_volume(how: str) -> None:
+    """Nobody would ask for it again: the file would be kept from others for as long as the gateway lives."""
+
+    async def scenario(rig: FarRig) -> None:
+        held = rig.nfs(deny=7) if how == "end" else rig.smb(share=0, keep=Keep(60_000, persistent=True) if how == "disconnect" else None)
+        here, there = rig.between.where
+        here.served(None)
+        there.moved(Coordinator(*THERE, 1000))  # this process should serve it, and cannot
+        request = {"close": Close(held.open), "disconnect": Disconnect(held.open), "end": EndClient(b"nfs")}[how]
+        ending = asyncio.ensure_future(rig.between.far.call(request, None, SMB))
+        await asyncio.sleep(300)
+        for where in (here, there):
+            where.moved(Coordinator(*HERE, 1001))
+        here.served(rig.local)
+        await ending
+        if how == "disconnect":
+            assert not rig.local.core.opens[held.open].connected
+        else:
+            assert held.open not in rig.local.core.opens
 
     run(scenario)
 
