@@ -29,7 +29,7 @@ from sofs.volume.api import (
 from sofs.volume.api import Changed as What
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core, Subject
-from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord, encode_patch
+from sofs.volume.inode import HAS_DESCRIPTOR, InodeRecord, encode_patch
 from sofs.volume.io import shed, sheds
 from sofs.volume.mapping import KEEP_MODIFIED
 from sofs.volume.openfile import OpenFile
@@ -72,10 +72,8 @@ def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None, b
         core.kept.touch(opened)
     if changes.size is not None:
         _may_resize(core, subject, changes.size)
-    owner = inode
-    if record.marks & IS_STREAM:  # everything but a stream's size is its file's (MS-FSA 2.1.1.5)
-        owner = Inode(record.parent)
-        subject = subject._replace(inode=owner, record=core.record(owner))
+    owner, file = core.file_of(inode, record)
+    subject = subject._replace(inode=owner, record=file)
     after = subject.record
     if changes != Changes(size=changes.size):
         _permit(subject, changes)

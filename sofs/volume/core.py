@@ -52,15 +52,6 @@ _U64 = struct.Struct("<Q")
 R = TypeVar("R", bound=Reply)
 
 
-class Settings(NamedTuple):
-    """What an operator can choose for a volume."""
-
-    file_mode: int = 0o644
-    """For files that are made without a mode and inherit nothing (SMB)."""
-    directory_mode: int = 0o755
-    read_only: bool = False
-
-
 class Wait(Exception):
     """A handler has to wait before it can go on: raised to `LocalVolume.call`, which waits and then calls the handler again, from the start."""
 
@@ -85,6 +76,8 @@ class Subject(NamedTuple):
 class Core:
     """A volume's parts, and what is done with them again and again."""
 
+    read_only = False
+
     def __init__(
         self,
         keyspace: KeySpace,
@@ -93,7 +86,6 @@ class Core:
         clock: Clock,
         names: NameHash,
         judge: Judge,
-        settings: Settings,
         start: int,
         gateway: int = 0,
     ) -> None:
@@ -107,7 +99,6 @@ class Core:
         self.clock = clock
         self.names = names
         self.judge = judge
-        self.settings = settings
         self.tokens = Tokens(keyspace, clock)
         self.listings = Listings(keyspace)
         self.entered: dict[tuple[Inode, Caller], bytes] = {}
@@ -181,6 +172,12 @@ class Core:
             raise Stale(f"directory {inode} has been removed")
         return record
 
+    def file_of(self, inode: Inode, record: InodeRecord) -> tuple[Inode, InodeRecord]:
+        """The file itself, or that whose stream this is: all but a stream's data and size is its file's (MS-FSA 2.1.1.5)."""
+        if not record.marks & IS_STREAM:
+            return inode, record
+        return Inode(record.parent), self.record(Inode(record.parent))
+
     def descriptor(self, inode: Inode, record: InodeRecord) -> security.Descriptor | None:
         """The explicit security descriptor, if there is one."""
         if not record.marks & HAS_DESCRIPTOR:
@@ -193,9 +190,7 @@ class Core:
 
     def rights(self, inode: Inode, record: InodeRecord, caller: Caller) -> int:
         """All rights of the caller to the file by itself; a stream's are those of its file."""
-        if record.marks & IS_STREAM:
-            inode = Inode(record.parent)
-            record = self.record(inode)
+        inode, record = self.file_of(inode, record)
         return self.judge.rights(record, self.descriptor(inode, record), caller)
 
     def require(self, inode: Inode, record: InodeRecord, caller: Caller, wanted: int) -> None:
@@ -318,7 +313,7 @@ class Core:
         """
         is_directory = kind == Kind.DIRECTORY
         gid = caller.gid
-        default = self.settings.directory_mode if is_directory else self.settings.file_mode
+        default = 0o755 if is_directory else 0o644
         if fallback is not None:
             default = fallback & 0o7777
         bits = default if mode is None else mode & 0o7777
@@ -372,7 +367,7 @@ class Core:
 
     def writable(self) -> None:
         """Raises `ReadOnly` if nothing may be changed."""
-        if self.settings.read_only:
+        if self.read_only:
             raise ReadOnly("the volume is read-only")
 
     def commit(self, batch: Batch, reply: R, token: AnyToken | None = None, reserved: bool = False) -> R:

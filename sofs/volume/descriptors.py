@@ -12,13 +12,13 @@ from sofs.volume.api import Access, AnyToken, Binding, Caller, Changed, GetSecur
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
-from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
+from sofs.volume.inode import HAS_DESCRIPTOR, InodeRecord
 from sofs.volume.security import DACL_PART, GROUP_PART, LABEL_PART, OWNER_PART, SACL_PART, Descriptor
 
 
 def get_security(core: Core, request: GetSecurity, token: AnyToken | None, by: Binding) -> Text:
     subject = core.subject(request.target)
-    inode, record = _file_of(core, subject.inode, subject.record)
+    inode, record = core.file_of(subject.inode, subject.record)
     wanted = int(Access.READ_CONTROL) if request.parts & ~SACL_PART else 0
     require(subject.rights, wanted | (Access.SYSTEM_SECURITY if request.parts & SACL_PART else 0))
     whole = _whole(core, inode, record)
@@ -37,14 +37,6 @@ def get_security(core: Core, request: GetSecurity, token: AnyToken | None, by: B
     return Text(core.gate, security.encode(shown), record.attributes(inode))
 
 
-def _file_of(core: Core, inode: Inode, record: InodeRecord) -> tuple[Inode, InodeRecord]:
-    """A stream's descriptor is its file's."""
-    if record.marks & IS_STREAM:
-        inode = Inode(record.parent)
-        return inode, core.record(inode)
-    return inode, record
-
-
 def _whole(core: Core, inode: Inode, record: InodeRecord) -> Descriptor:
     """The file's descriptor with owner and group, stored or derived."""
     stored = core.descriptor(inode, record)
@@ -56,7 +48,7 @@ def _whole(core: Core, inode: Inode, record: InodeRecord) -> Descriptor:
 
 def set_security(core: Core, request: SetSecurity, token: AnyToken | None, by: Binding) -> Reply:
     subject = core.subject(request.target)
-    inode, record = _file_of(core, subject.inode, subject.record)
+    inode, record = core.file_of(subject.inode, subject.record)
     parts, given = request.parts, security.decode(request.descriptor)
     wanted = 0
     for part, right in (

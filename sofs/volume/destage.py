@@ -18,7 +18,7 @@ from crc32c import crc32c
 
 from sofs.errors import Damaged, DiskFailed, NoSpace
 from sofs.log import DamagedRecord, Log
-from sofs.pool import Placement, Policy
+from sofs.pool import Placement
 from sofs.types import PAGE, Lsn
 from sofs.volume import leaves, mapping, windows
 from sofs.volume.batch import Batch, Operation, decode
@@ -37,11 +37,6 @@ _STRETCH = 256 << 10
 """Bytes of the log that are read in one go."""
 _GAP = 16 << 10
 """Dead bytes that are read along rather than making two reads of it."""
-
-
-def tier_policy(policy: Policy, heat: float) -> Policy:
-    """Where pages of this heat (0 cold to 1 hot) are put. The one place that will decide between tiers; today the volume's policy does."""
-    return policy
 
 
 class _Run(NamedTuple):
@@ -246,8 +241,7 @@ class Destager:
             await self._pause()
         number = await self._extents.take()
         try:
-            policy = tier_policy(self._settings.policy, 0.0)
-            placement = await self._extents.write(number, [data], policy, sorted(_windows(runs)), sums)
+            placement = await self._extents.write(number, [data], self._settings.policy, sorted(_windows(runs)), sums)
         except BaseException:
             self._extents.done(number)
             raise

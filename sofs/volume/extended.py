@@ -10,8 +10,8 @@ from sofs.volume import keys
 from sofs.volume.access import require
 from sofs.volume.api import Access, AnyToken, Binding, Changed, Extended, GetExtended, Reply, SetExtended
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, Subject
-from sofs.volume.inode import IS_STREAM, InodeRecord
+from sofs.volume.core import Core
+from sofs.volume.inode import InodeRecord
 
 MAX_NAME = 255
 MAX_VALUE = 65_535
@@ -19,13 +19,6 @@ MAX_TOTAL = 1 << 20
 """Bytes of one file's attributes with their names."""
 _HEAD = 8
 """What an attribute takes beside name and value in a client's buffer (MS-FSCC 2.4.15): `ea_size` is the sum."""
-
-
-def _of(core: Core, subject: Subject) -> tuple[Inode, InodeRecord]:
-    if subject.record.marks & IS_STREAM:
-        inode = Inode(subject.record.parent)
-        return inode, core.record(inode)
-    return subject.inode, subject.record
 
 
 def all_attributes(core: Core, inode: Inode) -> list[tuple[bytes, bytes]]:
@@ -38,7 +31,7 @@ def get_extended(core: Core, request: GetExtended, token: AnyToken | None, by: B
     """Raises `NoData` if one that is asked for by name is not there."""
     subject = core.subject(request.target)
     require(subject.rights, Access.READ_EA)
-    inode, record = _of(core, subject)
+    inode, record = core.file_of(subject.inode, subject.record)
     if request.names is None:
         return Extended(core.gate, all_attributes(core, inode) if record.ea_size else [])
     core.note(keys.bucket(keys.EXTENDED, inode))
@@ -55,7 +48,7 @@ def set_extended(core: Core, request: SetExtended, token: AnyToken | None, by: B
     """An empty value removes the attribute, except with `create` or `replace`, as NFS and SMB differ there."""
     subject = core.subject(request.target)
     require(subject.rights, Access.WRITE_EA)
-    inode, record = _of(core, subject)
+    inode, record = core.file_of(subject.inode, subject.record)
     bucket = keys.bucket(keys.EXTENDED, inode)
     core.note(bucket)
     size = record.ea_size

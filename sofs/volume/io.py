@@ -145,7 +145,7 @@ def _write(
 ) -> Done | Awaitable[Done]:
     now = core.clock.now()
     batch = Batch()
-    if token is not None or opened.sheds or core.settings.read_only:
+    if token is not None or opened.sheds or core.read_only:
         core.with_token(batch, token, Written(Lsn(0), len(data)))
         if opened.sheds:
             shed(batch, opened.inode, core.record(opened.inode))
@@ -188,7 +188,7 @@ def write_stateless(
     now = core.clock.now()
     before = found.size, found.modified, found.changed, found.change
     batch = Batch()
-    if token is not None or core.settings.read_only:
+    if token is not None or core.read_only:
         core.with_token(batch, token, Written(Lsn(0), len(data), None, before))
     if found.mode & (SETUID | SETGID):
         record = core.record(inode)

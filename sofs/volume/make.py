@@ -9,7 +9,6 @@ from sofs.errors import (
     Exists,
     InvalidArgument,
     IsDirectory,
-    NameTooLong,
     NotPermitted,
     Stale,
     TooManyLinks,
@@ -23,12 +22,11 @@ from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM, InodeRecord
+from sofs.volume.names import check_link
 from sofs.volume.quotas.limits import walk_key
 from sofs.volume.security import Descriptor
 
 MAX_LINKS = 1 << 20
-MAX_TARGET = 4095
-"""Bytes of a symbolic link's text (PATH_MAX less its NUL)."""
 
 _NOTHING = Changes()
 _SPECIAL = (Kind.FIFO, Kind.SOCKET, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
@@ -112,10 +110,7 @@ def _new(core: Core, request: Make, parent: InodeRecord, now: Time) -> tuple[Ino
     mode = changes.mode if changes.mode is not None else 0o777 if kind == Kind.SYMLINK else None
     record, descriptor = core.new_record(request.at, parent, kind, caller, mode, now)
     if kind == Kind.SYMLINK:
-        if not request.target or b"\0" in request.target:
-            raise InvalidArgument("a symbolic link needs a text without NUL")
-        if len(request.target) > MAX_TARGET:
-            raise NameTooLong(f"a symbolic link's text of {len(request.target)} bytes")
+        check_link(request.target)
         record = record._replace(size=len(request.target), extra=request.target)
     elif kind in _SPECIAL:
         record = record._replace(major=request.device[0], minor=request.device[1])

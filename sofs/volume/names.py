@@ -12,7 +12,7 @@ simple upper-case mappings within the basic plane, without those that would turn
 import hashlib
 from functools import lru_cache
 
-from sofs.errors import InvalidName, NameTooLong
+from sofs.errors import InvalidArgument, InvalidName, NameTooLong
 
 UPCASE_ID = b"unicode-14.0-simple-1"
 """Names the table below; a volume formatted with a table that is not ours is not opened."""
@@ -27,6 +27,8 @@ NUMBER_BITS = 15
 """Low bits of a cookie, which separate names of one hash."""
 MAX_NUMBER = (1 << NUMBER_BITS) - 1
 
+MAX_LINK = 4095
+"""Bytes of a symbolic link's text (PATH_MAX less its NUL)."""
 MAX_UNITS = 255
 """UTF-16 units in a name (MS-FSCC 2.1.5); bytes, where the name is not UTF-8."""
 
@@ -125,3 +127,11 @@ class NameHash:
         state = self._empty.copy()  # half the cost of a new keyed state
         state.update(upcase(name))
         return (int.from_bytes(state.digest()) or 1) << NUMBER_BITS
+
+
+def check_link(text: bytes) -> None:
+    """Raises `InvalidArgument` or `NameTooLong` for what cannot be a symbolic link's text."""
+    if not text or b"\0" in text:
+        raise InvalidArgument("a symbolic link needs a text without NUL")
+    if len(text) > MAX_LINK:
+        raise NameTooLong(f"a symbolic link's text of {len(text)} bytes")

@@ -25,11 +25,11 @@ from sofs.volume.api import (
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.inode import CLONED, KINDS, TAIL_SIZE, InodeRecord
+from sofs.volume.names import check_link
 from sofs.volume.openfile import OpenFile
 
 MAX_DATA = 16 << 10
 """MAXIMUM_REPARSE_DATA_BUFFER_SIZE, MS-FSCC 2.3.30."""
-_MAX_TEXT = 4095
 _PLAIN = (Kind.FILE, Kind.DIRECTORY)
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
@@ -79,10 +79,8 @@ def _become(core: Core, opened: OpenFile, before: InodeRecord, request: SetRepar
         raise NotSupported("only an empty file with one name can become a link or a special file")
     if kind in _DEVICES and not is_superuser(opened.caller):
         raise NotPermitted("only the superuser makes devices")
-    if kind == Kind.SYMLINK and (not text or b"\0" in text):
-        raise InvalidArgument("a symbolic link needs a text without NUL")
-    if len(text) > _MAX_TEXT:
-        raise NameTooLong(f"a symbolic link's text of {len(text)} bytes")
+    if kind == Kind.SYMLINK:
+        check_link(text)
     batch = Batch()
     if before.kind == Kind.FILE:
         core.data.drop(batch, opened.base)

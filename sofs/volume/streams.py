@@ -107,9 +107,7 @@ def list_streams(core: Core, request: ListStreams, token: AnyToken | None, by: B
     subject = core.subject(request.target)
     if subject.open is None:
         require(subject.rights, Access.READ_ATTRIBUTES)
-    base, record = subject.inode, subject.record
-    if record.marks & IS_STREAM:
-        base = Inode(record.parent)
+    base, _ = core.file_of(subject.inode, subject.record)
     index = keys.bucket(keys.STREAM, base)
     core.note(index)
     found = []

@@ -37,7 +37,7 @@ from sofs.volume.api import (
     Written,
 )
 from sofs.volume.batch import Batch
-from sofs.volume.core import Core, Settings, Wait
+from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
 from sofs.volume.duties import begin
 from sofs.volume.format import count_start, name_secret
@@ -72,7 +72,6 @@ class LocalVolume:
         *,
         id: VolumeId,
         name: str,
-        settings: Settings = Settings(),  # noqa: B008  # an immutable value
         identities: Identities | None = None,
         lease_s: float = 90.0,
         gateway: int = 0,
@@ -96,7 +95,7 @@ class LocalVolume:
         starts = count_start(keyspace)
         locks = LockManager(clock, self._tell, min(RECALL_S, lease_s), lease_s)
         judge = Judge(identities or UnixIdentities())
-        self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, settings, starts, gateway)
+        self.core = Core(keyspace, data, locks, clock, NameHash(secret), judge, starts, gateway)
         self.core.gateways.load()
         self._fenced = self.core.gateways.fenced
         self.core.orphaned = self._wake

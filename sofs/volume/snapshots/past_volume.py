@@ -93,6 +93,7 @@ async def _refused(_: object) -> None:
 class PastCore(Core):
     """A volume's parts as of a snapshot."""
 
+    read_only = True
     living: Core
 
     def rights(self, inode: Inode, record: InodeRecord, caller: Caller) -> int:
@@ -130,8 +131,7 @@ class PastVolume:
         self._keys = PastKeys(core.keys, snapshot)
         self._data = PastData(core.data, self._keys, core.clock)
         locks = LockManager(core.clock, lambda *_: None)
-        settings = core.settings._replace(read_only=True)
-        self.core = PastCore(self._keys, self._data, locks, core.clock, core.names, core.judge, settings, 0)
+        self.core = PastCore(self._keys, self._data, locks, core.clock, core.names, core.judge, 0)
         self.core.living = core
         self.core.register.departed = core.register.departed
         self.core.gateways = core.gateways

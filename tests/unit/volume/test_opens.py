@@ -44,7 +44,6 @@ from sofs.volume.api import (
     Stateless,
     Unlock,
 )
-from sofs.volume.core import Settings
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 
 READ, WRITE, DELETE = int(Access.READ_DATA), int(Access.WRITE_DATA), int(Access.DELETE)
@@ -559,7 +558,7 @@ def test_a_read_only_volume_changes_nothing() -> None:
     async def scenario(rig: VolumeRig) -> None:
         file = rig.make_name(b"x")
         opened = rig.open_name(b"x")
-        rig.volume.core.settings = Settings(read_only=True)
+        rig.volume.core.read_only = True
         for attempt in (
             lambda: rig.make_name(b"y"),
             lambda: rig.remove(b"x"),

@@ -34,7 +34,6 @@ from sofs.volume.api import (
     Target,
     Token,
 )
-from sofs.volume.core import Settings
 from sofs.volume.format import make_volume
 from sofs.volume.volume import LocalVolume
 from tests.unit.volume.rig import Rig, done
@@ -53,7 +52,6 @@ class VolumeRig(Rig):
     volume: LocalVolume
     caller: Caller = SUPER
     """Who asks, where a shorthand is not told."""
-    volume_settings: Settings = Settings()
 
     async def make(self) -> None:
         await super().make()
@@ -61,9 +59,7 @@ class VolumeRig(Rig):
         self.mount()
 
     def mount(self) -> None:
-        self.volume = LocalVolume(
-            self.store, self.data, self.clock, id=VolumeId(7), name="v", settings=self.volume_settings
-        )
+        self.volume = LocalVolume(self.store, self.data, self.clock, id=VolumeId(7), name="v")
 
     async def reopen(self) -> None:
         """An orderly restart."""

@@ -158,9 +158,7 @@ class FarRig(StateRig):
     def mount(self) -> None:
         """Both processes begin anew, but what the gateway had open is not gone with it."""
         assert isinstance(self.clock, SimulatedClock) and isinstance(self.random, SimulatedRandom)
-        self.local = LocalVolume(
-            self.store, self.data, self.clock, id=VolumeId(7), name="v", settings=self.volume_settings, gateway=HERE[1], ended=lambda gateway: False
-        )
+        self.local = LocalVolume(self.store, self.data, self.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=lambda gateway: False)
         self.between = Far(self.clock, self.random)
         # Its incarnation is the same, so it must not begin to count from the start.
         asker = self.between.far._asker
