@@ -145,7 +145,8 @@ class Part:
             log.warning("part.waits", volume=self.hosted.record.name, role=self.role.value, reason=reason)
         self.reason = reason
         if self.hosted.volume is None:
-            self.hosted.reason = reason
+            # Alone it is not tried again: somebody has to look at the disks first.
+            self.hosted.reason = reason if self._site.interconnect is not None else f"{reason}; when that is mended, then start the node again"
 
     async def _step(self) -> float | None:
         store = self.hosted.store

@@ -140,7 +140,8 @@ def test_a_disk_that_comes_back_with_an_old_copy_of_the_log_is_not_believed(tmp_
         # Alone, it must not bring the volume back as it was before.
         shutil.move(tmp_path / "disk0", tmp_path / "away")
         async with hosted_on(tmp_path) as host:
-            assert host.named("v").state[0] == "failed"
+            state, reason = host.named("v").state
+            assert state == "failed" and reason.endswith("then start the node again"), "which alone does not try again by itself"
 
     asyncio.run(main())
 
