@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from sofs.admin import api
 from tests.failover.faults import Fault
 from tests.failover.laboratory import Counted, Laboratory
 from tests.failover.nfs3 import Nfs3Directory
@@ -25,6 +26,8 @@ BEFORE_S, AFTER_S = (0.3, 1.0), (0.2, 1.0)
 LONGER_S = (0.0, 0.0, 0.2, 0.5, 0.5, 1.0, 2.0, 8.0)
 """So much longer than every client needs to go on a fault lasts: most times little, so that it is mended while the cluster still gets over it, now and then
 so long that it replaces what is away."""
+COPIES = 3
+"""Of each volume's log, before a fault."""
 WHOLE_S = 90.0
 """Until the cluster has all copies again after a fault was mended."""
 QUIET_S = 170.0
@@ -95,6 +98,7 @@ class Harness:
         tasks = [asyncio.create_task(writer.run(go, stop)) for writer in self.writers]
         tasks += [asyncio.create_task(self._keep(protocol, directory)) for protocol, directory in self._locks.items()]
         try:
+            await self._until("before the first round", self._not_whole)
             for number in range(rounds):
                 for fault in faults:
                     if enough.is_set():
@@ -245,6 +249,8 @@ class Harness:
         """What keeps copies from being in step again and clients from having all addresses."""
         cluster = await self.lab.cluster(self.lab.names[-1])
         bad = [f"{volume.name}: {volume.reason}" for volume in cluster.volumes if volume.state != "serving"]
+        # The system volume is content with fewer copies while it gets further ones.
+        bad += [f"{volume.name} is on {count} nodes" for volume in cluster.volumes if (count := _copies(volume)) < min(COPIES, len(self.lab.names))]
         bad += [f"{member.name} is not connected" for member in cluster.members if not member.connected]
         bad += [f"{address} is at no node" for address, holder in (await self.lab.holders(self.lab.names[-1])).items() if not holder]
         return "; ".join(bad) or ("" if cluster.quorum else "etcd has no quorum")
@@ -310,6 +316,10 @@ class Harness:
                 self.score.complain(f"{at}: the lock of {protocol} cannot be asked for at {node}: {trouble!r}")
             finally:
                 await probe.leave()
+
+
+def _copies(volume: api.Volume) -> int:
+    return sum(replica.in_sync for replica in volume.replicas)
 
 
 def replays(before: Counted, after: Counted) -> int:
