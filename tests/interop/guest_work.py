@@ -34,7 +34,9 @@ data() {
         n=$((n + 1))
         fio --name=data --filename=$f --size=${SIZE:-8m} --bsrange=512-64k --bs_unaligned=1 --rw=randrw --fsync=32 \\
             --verify=crc32c --verify_fatal=1 --do_verify=1 --ioengine=psync --output-format=terse > /tmp/fio$1 2>&1 || spoilt /tmp/fio$1
-        cp $f /tmp/copy$1; echo 3 > /proc/sys/vm/drop_caches; cmp $f /tmp/copy$1
+        cp $f /tmp/copy$1 2>/tmp/cp$1 || spoilt /tmp/cp$1
+        echo 3 > /proc/sys/vm/drop_caches
+        cmp $f /tmp/copy$1 >/tmp/cmp$1 2>&1 || spoilt /tmp/cmp$1
         # Over SMB, what was closed while a node was away Linux does not close later: it stays for its time.
         for try in $(seq 40); do rm $f 2>/dev/null && break; sleep 1; done
         [ ! -e $f ]

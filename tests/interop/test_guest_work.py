@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.interop.guest_work import DATA, NAMES
-from tests.interop.kernel import PRELUDE, gave_up_a_write
+from tests.interop.kernel import PRELUDE, linux_gave_up
 
 
 def said_by(script: str) -> str:
@@ -18,7 +18,7 @@ def said_by(script: str) -> str:
 def test_work_that_returns_a_failure_says_so() -> None:
     said = said_by('fio() { echo "fio: Software caused connection abort" >&2; return 1; }\nbegin data 3 /nowhere; wait $pid\necho "went on"\n')
     assert " at line " in said and "went on" not in said, said
-    assert gave_up_a_write(said), said
+    assert linux_gave_up(said), said
 
 
 def test_work_whose_step_fails_says_so(tmp_path: Path) -> None:
@@ -26,6 +26,12 @@ def test_work_whose_step_fails_says_so(tmp_path: Path) -> None:
     assert " at line " in said and "went on" not in said, said
 
 
-def test_an_aborted_connection_alone_is_not_a_write_given_up() -> None:
-    assert not gave_up_a_write("fio: Software caused connection abort")
-    assert not gave_up_a_write("CIFS: VFS: \\\\10.0.0.1 Error -32 sending data on socket to server")
+def test_only_what_linux_gave_up_by_itself_counts_as_that() -> None:
+    assert not linux_gave_up("fio: Software caused connection abort")
+    assert not linux_gave_up("CIFS: VFS: \\\\10.0.0.1 Error -32 sending data on socket to server")
+    opened = "fio: pid=398, err=11/file:filesetup.c:805, func=open(/c/under/data5), error=Resource temporarily unavailable\n"
+    assert linux_gave_up(opened + "answers that mean EAGAIN: 0\n")
+    assert linux_gave_up("cp: cannot open '/c/under/data5' for reading: Resource temporarily unavailable\nanswers that mean EAGAIN: 0\n")
+    assert not linux_gave_up(opened + "answers that mean EAGAIN: 1\n"), "the server said so"
+    assert not linux_gave_up(opened), "who knows"
+    assert not linux_gave_up(opened.replace("/c/", "/a/") + "answers that mean EAGAIN: 0\n"), "NFS has no such outcome"

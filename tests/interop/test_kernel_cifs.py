@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sofs.runtime.interfaces import host_interfaces
-from tests.interop.kernel import LASTING, PRELUDE, gave_up_a_write, run_in_vm
+from tests.interop.kernel import LASTING, PRELUDE, linux_gave_up, run_in_vm
 from tests.interop.running import PASSWORD, SOFS, USER, RunningNode
 from tests.interop.test_libnfs import run
 from tests.kernel_client import Options, Outcome, run_script
@@ -154,7 +154,7 @@ umount /a /b
 def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_path: Path) -> None:
     for attempt in range(3):
         outcome, tail = under_kills(tmp_path / f"{attempt}")
-        if outcome.status == 0 or not gave_up_a_write(outcome.output):
+        if outcome.status == 0 or not linux_gave_up(outcome.output):
             break
     assert outcome.status == 0, f"status {outcome.status}\n{outcome.output}\n{outcome.trouble}\n{tail}"
     assert outcome.output.count("rounds") == 3, outcome.output

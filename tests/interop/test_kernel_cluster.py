@@ -18,7 +18,7 @@ import pytest
 from tests.failover import faults
 from tests.failover.laboratory import Laboratory
 from tests.interop.guest_work import DATA, NAMES, UNTIL_TOLD, await_progress, ring
-from tests.interop.kernel import LASTING, PRELUDE, gave_up_a_write
+from tests.interop.kernel import LASTING, PRELUDE, linux_gave_up
 from tests.kernel_client import Options, run_script
 
 LIMIT_S, PROGRESS_LIMIT_S = 1200, 240
@@ -39,6 +39,7 @@ mkdir /a /b /c
 mount -t nfs4 %(a)s:/%(share)s /a -o vers=4.1,hard
 mount -t nfs %(b)s:/%(share)s /b -o vers=3,proto=tcp,port=2049,mountport=2049,mountproto=tcp,nolock,hard
 mount -t cifs //%(c)s/%(share)s /c -o username=%(user)s,password=%(password)s,vers=3.1.1,persistenthandles%(smb)s
+traced
 chmod 777 /a; mkdir -m 777 /a/under /a/held
 for each in 1 2; do echo $each > /a/held/$each; chmod 666 /a/held/$each; done
 exec 5<>/a/held/1 6<>/c/held/2
@@ -127,7 +128,7 @@ def play(data: Path, answer: Connection) -> None:
 def test_the_kernels_clients_notice_nothing_of_what_happens_to_nodes(tmp_path: Path) -> None:
     for attempt in range(3):
         status, problem, said, trouble = played(tmp_path / f"{attempt}")
-        if status == 0 or not gave_up_a_write(said):
+        if status == 0 or not linux_gave_up(said):
             break
     assert status == 0 and not problem, f"status {status} {problem}\n{said}\n{trouble}"
     assert said.count(" rounds") == len(WORKS), said
