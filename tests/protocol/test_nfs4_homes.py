@@ -250,6 +250,30 @@ def test_a_group_is_handed_over_and_its_clients_notice_nothing(tmp_path: Path) -
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_former_home_keeps_nothing_of_the_connections_of_other_nodes(tmp_path: Path, planned: bool) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two, three = nodes.nodes
+        client = await Nfs4Client.connect(one.nfs, persist=True)
+        await goes_to(client, three)
+        root = await client.root()
+        for home, other in ((one, two), (two, one)):
+            assert home.nfs_gateway.groups._remote
+            if planned:
+                await home.homes.hand_over(one.number, other.number)
+            else:
+                nodes.hidden.add(home.number)
+                await other.homes.adopt(one.number, lost=True)
+                nodes.hidden.clear()
+            await until(lambda home=home: not home.nfs_gateway.groups._remote)  # type: ignore[misc]
+            assert await names_in(client, root) == []
+            if not planned:
+                break  # who was shut out is no home again
+        await client.transport.close()
+
+    run(tmp_path, scenario, count=3)
+
+
 def test_requests_wait_while_a_group_moves(tmp_path: Path) -> None:
     async def scenario(nodes: Nodes) -> None:
         one, two = nodes.nodes

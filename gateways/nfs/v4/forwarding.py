@@ -72,6 +72,8 @@ class RemoteConnection(RpcConnection):
     def __init__(self, peer: str, port: int, begin: Begin) -> None:
         super().__init__(_Far(peer, port), {})
         self._compound = begin
+        self.groups: set[int] = set()
+        """For which it has been used."""
 
     def carry_out(self, message: bytes, service: Service) -> "asyncio.Future[Sequence[Buffer]]":
         """The reply. Raises `Unavailable` for what no client's connection would have let through."""

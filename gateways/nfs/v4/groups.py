@@ -209,6 +209,7 @@ class Groups:
             connection = connect(peer, port)
             if self.has(group):
                 self._remote[node, number] = connection
+        connection.groups.add(group)
         return self._carry_out(connection, group, message)
 
     async def _carry_out(self, connection: RemoteConnection, group: int, message: bytes) -> Sequence[Buffer] | None:
@@ -226,6 +227,12 @@ class Groups:
         """A connection of another node's has ended, or all of them."""
         for place in [place for place in self._remote if place[0] == node and connection in (None, place[1])]:
             self._remote.pop(place).closed("its node says so")
+
+    def _let_go(self, group: int) -> None:
+        """The group is not here any more: of connections of other nodes that are used for nothing else here nobody would say that they have ended."""
+        for place, connection in list(self._remote.items()):
+            if group in connection.groups and not any(map(self.has, connection.groups)):
+                self._remote.pop(place).closed(f"group {group} has another home")
 
     # Homes come and go
 
@@ -312,6 +319,7 @@ class Groups:
                 raise Unavailable(f"requests of group {group} do not come to their end")
             await self._clock.sleep(0.002)
         await service.stop()
+        self._let_go(group)
 
     def keep(self, service: Service) -> None:
         self.here[service.group] = service
@@ -332,6 +340,7 @@ class Groups:
             log.warning("nfs4.group_lost", group=group)
             service.abandon()
             self._begin(service.stop())
+        self._let_go(group)
 
     def begin_anew(self) -> None:
         """A volume has failed under this process, which lives: what it was asked may never be answered, or is lost though it was. As after a new start, all
