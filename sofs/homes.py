@@ -398,7 +398,22 @@ class Homes:
 
     async def _follow(self) -> None:
         async for seen in self._registry.store.watch(keys.GROUPS):
-            self._see(seen)
+            await self._seen(seen)
+
+    async def _seen(self, seen: Seen) -> None:
+        """What the watch tells. A whole listing that is older than what is known comes late, or from a store that has taken the place of one which was lost,
+        and counts its revisions from the start: a look that begins now can tell."""
+        known = max(self._revisions.values(), default=0)
+        while seen.complete and seen.revision < known:
+            try:
+                seen = await self._listing()
+            except SofsError:
+                await self._clock.sleep(TURN_S)
+                continue
+            if seen.revision < known:
+                self._revisions.clear()
+            break
+        self._see(seen)
 
     def _see(self, seen: Seen) -> None:
         for entry in seen.entries:

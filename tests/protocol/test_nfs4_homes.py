@@ -1019,3 +1019,23 @@ def test_snapshots_are_seen_at_gateways_elsewhere(tmp_path: Path) -> None:
         await client.transport.close()
 
     run(tmp_path, scenario, count=1)
+
+
+def test_groups_have_homes_also_when_the_store_was_lost_and_its_records_put_back(tmp_path: Path) -> None:
+    """Another store counts its revisions from the start."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            for node in nodes.nodes:
+                homes = node.homes
+                homes._revisions = {number: revision + 10**6 for number, revision in homes._revisions.items()}  # as the one that was lost counted
+                await homes._seen(await homes._listing())  # its watch begins anew
+            await nodes.kill(one)
+            await two.home_of(group)
+            await goes_to(client, two)
+            await open_file(client, root, "f")
+
+    run(tmp_path, scenario)
