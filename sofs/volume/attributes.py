@@ -17,7 +17,6 @@ from sofs.volume.api import (
     SPARSE_FILE,
     Access,
     AnyToken,
-    Binding,
     Caller,
     Changes,
     CheckAccess,
@@ -40,7 +39,7 @@ from sofs.volume.streams import stream_inodes
 _LATEST = (1 << 63) - 1
 
 
-def get_attributes(core: Core, request: GetAttributes, token: AnyToken | None, by: Binding) -> Found:
+def get_attributes(core: Core, request: GetAttributes, token: AnyToken | None) -> Found:
     target = request.target
     if isinstance(target, int):
         opened = core.open_of(target)
@@ -50,7 +49,7 @@ def get_attributes(core: Core, request: GetAttributes, token: AnyToken | None, b
     return Found(core.gate, attributes)
 
 
-def check_access(core: Core, request: CheckAccess, token: AnyToken | None, by: Binding) -> Rights:
+def check_access(core: Core, request: CheckAccess, token: AnyToken | None) -> Rights:
     inode, caller = request.inode, request.caller
     record = core.record(inode)
     rights = core.rights(inode, record, caller)
@@ -58,7 +57,7 @@ def check_access(core: Core, request: CheckAccess, token: AnyToken | None, by: B
     return Rights(core.gate, rights & request.wanted, core.attributes(inode))
 
 
-def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None, by: Binding) -> Found | Awaitable[Found]:
+def set_attributes(core: Core, request: SetAttributes, token: AnyToken | None) -> Found | Awaitable[Found]:
     subject = core.subject(request.target)
     inode, record, changes = subject.inode, subject.record, request.changes
     if request.guard is not None and request.guard != record.changed:

@@ -6,7 +6,6 @@ from sofs.volume import keys
 from sofs.volume.api import (
     AnyToken,
     BeginGrace,
-    Binding,
     ClientList,
     ClientStates,
     EndClient,
@@ -37,12 +36,12 @@ _RECORDS = keys.bucket(keys.CLIENT, 0)
 _SESSION = 16
 
 
-def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Binding) -> ClientStates:
+def list_client(core: Core, request: ListClient, token: AnyToken | None) -> ClientStates:
     """Who asks for a client's states is its gateway from now on: what the client is to give back is asked of that one."""
     states: list[StateInfo] = []
     for opened in core.register.by_client.get(request.client, {}).values():
-        if opened.by != by and not opened.mandatory:
-            _rebind(core, opened, by)
+        if opened.by != core.by and not opened.mandatory:
+            _rebind(core, opened)
         states.append(
             StateInfo(opened.id, opened.state, opened.sequence, opened.inode, opened.owner, opened.id, opened.access, opened.share)
         )
@@ -54,9 +53,9 @@ def list_client(core: Core, request: ListClient, token: AnyToken | None, by: Bin
     return ClientStates(core.gate, states)
 
 
-def _rebind(core: Core, opened: OpenFile, by: Binding) -> None:
-    former = [binding for binding in (*opened.former, opened.by) if binding != by]
-    opened.former, opened.by = tuple(former[-MOST_FORMER:]), by
+def _rebind(core: Core, opened: OpenFile) -> None:
+    former = [binding for binding in (*opened.former, opened.by) if binding != core.by]
+    opened.former, opened.by = tuple(former[-MOST_FORMER:]), core.by
     core.kept.touch(opened)
     state = core.locks.state(opened.inode)
     grant = state.grant(opened.key)
@@ -64,11 +63,11 @@ def _rebind(core: Core, opened: OpenFile, by: Binding) -> None:
         core.tell(Recall(opened.inode, *recall_upcall(state, grant, grant, grant.told)))
 
 
-def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Binding) -> Reply:
+def end_client(core: Core, request: EndClient, token: AnyToken | None) -> Reply:
     """Each open in a batch of its own: what was done before a crash need not be done again after it. Those in snapshots end too.
     From now on the client can open nothing."""
     for past in core.pasts():
-        end_client(past, request, None, by)
+        end_client(past, request, None)
     remember(core.register.departed, request.client)
     opens = list(core.register.by_client.get(request.client, {}).values())
     for opened in opens:
@@ -81,16 +80,16 @@ def end_client(core: Core, request: EndClient, token: AnyToken | None, by: Bindi
     return reply
 
 
-def end_unclaimed(core: Core, request: EndUnclaimed, token: AnyToken | None, by: Binding) -> ClientStates:
+def end_unclaimed(core: Core, request: EndUnclaimed, token: AnyToken | None) -> ClientStates:
     for opened in list(core.register.by_client.get(request.client, {}).values()):
         if opened.unclaimed:
             if must_delete(core, opened):
                 core.await_room()
             end_open(core, opened)
-    return list_client(core, ListClient(request.client), None, by)
+    return list_client(core, ListClient(request.client), None)
 
 
-def list_clients(core: Core, request: ListClients, token: AnyToken | None, by: Binding) -> ClientList:
+def list_clients(core: Core, request: ListClients, token: AnyToken | None) -> ClientList:
     clients = [
         client for client, opens in core.register.by_client.items() if any(not opened.mandatory for opened in opens.values())
     ]
@@ -98,12 +97,12 @@ def list_clients(core: Core, request: ListClients, token: AnyToken | None, by: B
     return ClientList(core.gate, clients, list(sessions))
 
 
-def begin_grace(core: Core, request: BeginGrace, token: AnyToken | None, by: Binding) -> Reply:
+def begin_grace(core: Core, request: BeginGrace, token: AnyToken | None) -> Reply:
     core.begin_grace()
     return Reply(core.gate)
 
 
-def end_grace(core: Core, request: EndGrace, token: AnyToken | None, by: Binding) -> Reply:
+def end_grace(core: Core, request: EndGrace, token: AnyToken | None) -> Reply:
     reply = Reply(core.gate)
     if core.grace:
         batch = Batch()
@@ -113,7 +112,7 @@ def end_grace(core: Core, request: EndGrace, token: AnyToken | None, by: Binding
     return reply
 
 
-def keep_records(core: Core, request: KeepRecords, token: AnyToken | None, by: Binding) -> Reply:
+def keep_records(core: Core, request: KeepRecords, token: AnyToken | None) -> Reply:
     batch = Batch()
     for name, value in request.changes:
         if not 0 < len(name) <= _MOST_NAME or len(value or b"") > _MOST_VALUE:
@@ -125,7 +124,7 @@ def keep_records(core: Core, request: KeepRecords, token: AnyToken | None, by: B
     return core.note_down(batch, Reply(core.gate), token)
 
 
-def list_records(core: Core, request: ListRecords, token: AnyToken | None, by: Binding) -> Records:
+def list_records(core: Core, request: ListRecords, token: AnyToken | None) -> Records:
     core.note(_RECORDS)
     start = keys.client(request.prefix)
     found = []
@@ -136,13 +135,13 @@ def list_records(core: Core, request: ListRecords, token: AnyToken | None, by: B
     return Records(core.gate, found)
 
 
-def list_slots(core: Core, request: ListSlots, token: AnyToken | None, by: Binding) -> Slots:
+def list_slots(core: Core, request: ListSlots, token: AnyToken | None) -> Slots:
     _check_session(request.session)
     core.note(keys.slots(request.session)[: keys.BUCKET])
     return Slots(core.gate, core.tokens.slots(request.session))
 
 
-def forget_session(core: Core, request: ForgetSession, token: AnyToken | None, by: Binding) -> Reply:
+def forget_session(core: Core, request: ForgetSession, token: AnyToken | None) -> Reply:
     _check_session(request.session)
     batch = Batch()
     core.tokens.forget(batch, request.session)

@@ -14,7 +14,6 @@ from sofs.volume.api import (
     READONLY,
     Access,
     AnyToken,
-    Binding,
     Close,
     ClosedReply,
     ListOpens,
@@ -34,7 +33,7 @@ from sofs.volume.streams import remove_stream
 from sofs.volume.watching import STREAM_REMOVED
 
 
-def close(core: Core, request: Close, token: AnyToken | None, by: Binding) -> ClosedReply:
+def close(core: Core, request: Close, token: AnyToken | None) -> ClosedReply:
     opened = core.open_of(request.open)
     last = must_delete(core, opened)
     if last:
@@ -153,7 +152,7 @@ def _finish_orphan(core: Core, batch: Batch, inode: Inode) -> None:
         core.orphaned()
 
 
-def set_disposition(core: Core, request: SetDisposition, token: AnyToken | None, by: Binding) -> Reply:
+def set_disposition(core: Core, request: SetDisposition, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     require(opened.access, Access.DELETE)
     inode = opened.inode
@@ -190,7 +189,7 @@ def set_disposition(core: Core, request: SetDisposition, token: AnyToken | None,
     return reply
 
 
-def list_opens(core: Core, request: ListOpens, token: AnyToken | None, by: Binding) -> OpenList:
+def list_opens(core: Core, request: ListOpens, token: AnyToken | None) -> OpenList:
     wanted = core.opens.values() if request.inode is None else core.by_inode.get(request.inode, ())
     return OpenList(core.gate, [_info(core, opened) for opened in wanted])
 

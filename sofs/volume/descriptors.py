@@ -8,7 +8,7 @@ from sofs.errors import NotPermitted
 from sofs.types import Inode, Kind
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, is_superuser, require
-from sofs.volume.api import Access, AnyToken, Binding, Caller, Changed, GetSecurity, Reply, SetSecurity, Text
+from sofs.volume.api import Access, AnyToken, Caller, Changed, GetSecurity, Reply, SetSecurity, Text
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
@@ -16,7 +16,7 @@ from sofs.volume.inode import HAS_DESCRIPTOR, InodeRecord
 from sofs.volume.security import DACL_PART, GROUP_PART, LABEL_PART, OWNER_PART, SACL_PART, Descriptor
 
 
-def get_security(core: Core, request: GetSecurity, token: AnyToken | None, by: Binding) -> Text:
+def get_security(core: Core, request: GetSecurity, token: AnyToken | None) -> Text:
     subject = core.subject(request.target)
     inode, record = core.file_of(subject.inode, subject.record)
     wanted = int(Access.READ_CONTROL) if request.parts & ~SACL_PART else 0
@@ -46,7 +46,7 @@ def _whole(core: Core, inode: Inode, record: InodeRecord) -> Descriptor:
     return stored._replace(owner=stored.owner or owner, group=stored.group or group)
 
 
-def set_security(core: Core, request: SetSecurity, token: AnyToken | None, by: Binding) -> Reply:
+def set_security(core: Core, request: SetSecurity, token: AnyToken | None) -> Reply:
     subject = core.subject(request.target)
     inode, record = core.file_of(subject.inode, subject.record)
     parts, given = request.parts, security.decode(request.descriptor)

@@ -10,7 +10,6 @@ from sofs.locks import HANDLE
 from sofs.volume.api import (
     Action,
     AnyToken,
-    Binding,
     Bound,
     Disconnect,
     Keep,
@@ -30,7 +29,7 @@ MOST_FORMER = 16
 _SLICE = 64
 
 
-def disconnect(core: Core, request: Disconnect, token: AnyToken | None, by: Binding) -> Reply:
+def disconnect(core: Core, request: Disconnect, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     reply = Reply(core.gate)
     if not opened.connected:
@@ -103,7 +102,7 @@ def _give_up(core: Core, opened: OpenFile) -> None:
     core.ended(opened.id)
 
 
-def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> Reply:
+def retain(core: Core, request: Retain, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     before, opened.keep = opened.keep, request.keep
     if before is None and not opened.recorded:
@@ -113,9 +112,9 @@ def retain(core: Core, request: Retain, token: AnyToken | None, by: Binding) -> 
     return core.note_down(Batch(), Reply(core.gate), token)
 
 
-def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Binding) -> Opened | Bound:
+def reconnect(core: Core, request: Reconnect, token: AnyToken | None) -> Opened | Bound:
     opened = core.opens.get(request.open)
-    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and opened.by == by):
+    if opened is None or opened.keep is None or not opened.mandatory or (opened.connected and opened.by == core.by):
         raise NotFound(f"nobody can come back to open {request.open}")
     fits = (opened.keep.user, opened.lease) == (request.user, request.key)
     if not fits or request.guid not in (b"", opened.guid) or request.client not in (b"", opened.client):
@@ -125,11 +124,11 @@ def reconnect(core: Core, request: Reconnect, token: AnyToken | None, by: Bindin
     if opened.timer is not None:
         opened.timer.cancel()
         opened.timer = None
-    if opened.by != by:
-        former = [binding for binding in (*opened.former, opened.by) if binding != by]
+    if opened.by != core.by:
+        former = [binding for binding in (*opened.former, opened.by) if binding != core.by]
         opened.former = tuple(former[-MOST_FORMER:])
-        opened.by, left = by, opened.by.gateway
-        if left != by.gateway:
+        opened.by, left = core.by, opened.by.gateway
+        if left != core.by.gateway:
             core.told_former(left, opened.id)
     opened.caller, opened.connected = request.caller, True
     core.locks.reconnect(opened.inode, opened.id)

@@ -8,7 +8,7 @@ from sofs.errors import Exists, InvalidName, NameTooLong, NoData, NoSpace
 from sofs.types import Inode
 from sofs.volume import keys
 from sofs.volume.access import require
-from sofs.volume.api import Access, AnyToken, Binding, Changed, Extended, GetExtended, Reply, SetExtended
+from sofs.volume.api import Access, AnyToken, Changed, Extended, GetExtended, Reply, SetExtended
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.inode import InodeRecord
@@ -27,7 +27,7 @@ def all_attributes(core: Core, inode: Inode) -> list[tuple[bytes, bytes]]:
     return [(key[keys.BUCKET :], value) for key, value in core.keys.scan(bucket)]
 
 
-def get_extended(core: Core, request: GetExtended, token: AnyToken | None, by: Binding) -> Extended:
+def get_extended(core: Core, request: GetExtended, token: AnyToken | None) -> Extended:
     """Raises `NoData` if one that is asked for by name is not there."""
     subject = core.subject(request.target)
     require(subject.rights, Access.READ_EA)
@@ -44,7 +44,7 @@ def get_extended(core: Core, request: GetExtended, token: AnyToken | None, by: B
     return Extended(core.gate, found)
 
 
-def set_extended(core: Core, request: SetExtended, token: AnyToken | None, by: Binding) -> Reply:
+def set_extended(core: Core, request: SetExtended, token: AnyToken | None) -> Reply:
     """An empty value removes the attribute, except with `create` or `replace`, as NFS and SMB differ there."""
     subject = core.subject(request.target)
     require(subject.rights, Access.WRITE_EA)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from sofs.errors import SofsError
 from sofs.types import Lsn
 from sofs.volume import keys
-from sofs.volume.api import AnyToken, Binding, FencedOff, FenceGateway, Reply
+from sofs.volume.api import AnyToken, FencedOff, FenceGateway, Reply
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.disconnection import lose
@@ -18,7 +18,7 @@ _SLICE = 128
 """Opens that end without a pause."""
 
 
-def fence_gateway(core: Core, request: FenceGateway, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def fence_gateway(core: Core, request: FenceGateway, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     gateway, gateways = request.gateway, core.gateways
     if gateway not in gateways.fenced:
         batch = Batch()

@@ -3,7 +3,7 @@
 from sofs.errors import InvalidArgument
 from sofs.locks import READ, WRITE, GrantKind
 from sofs.types import OpenId
-from sofs.volume.api import Access, Acknowledge, AnyToken, Binding, Granted, Reply, ReturnGrant, Want
+from sofs.volume.api import Access, Acknowledge, AnyToken, Granted, Reply, ReturnGrant, Want
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open
 from sofs.volume.core import Core
@@ -11,11 +11,11 @@ from sofs.volume.openfile import StateKind
 from sofs.volume.opening import delegate, wished
 
 
-def want(core: Core, request: Want, token: AnyToken | None, by: Binding) -> Granted:
+def want(core: Core, request: Want, token: AnyToken | None) -> Granted:
     opened, wish = core.open_of(request.open), request.wish
     reply = Granted(core.gate, 0, 0)
     if wish.kind is GrantKind.DELEGATION:
-        given = delegate(core, opened, wish, by)
+        given = delegate(core, opened, wish, core.by)
         if given is not None:
             reply.delegation = given.id
             reply.rights = READ | WRITE if given.access & Access.WRITE_DATA else READ
@@ -30,7 +30,7 @@ def want(core: Core, request: Want, token: AnyToken | None, by: Binding) -> Gran
     return reply
 
 
-def acknowledge(core: Core, request: Acknowledge, token: AnyToken | None, by: Binding) -> Granted:
+def acknowledge(core: Core, request: Acknowledge, token: AnyToken | None) -> Granted:
     left = core.locks.acknowledge(request.inode, request.key, request.rights)
     # The answer says what was acknowledged, even if what is left is being recalled already (smbtorture smb2.lease.breaking3).
     kept = request.rights if request.rights & READ else 0
@@ -40,7 +40,7 @@ def acknowledge(core: Core, request: Acknowledge, token: AnyToken | None, by: Bi
     return reply
 
 
-def return_grant(core: Core, request: ReturnGrant, token: AnyToken | None, by: Binding) -> Reply:
+def return_grant(core: Core, request: ReturnGrant, token: AnyToken | None) -> Reply:
     opened = core.open_of(OpenId(request.delegation))
     if opened.state is not StateKind.DELEGATION:
         raise InvalidArgument(f"{request.delegation} is not a delegation")

@@ -1,6 +1,6 @@
 """Which handler carries out which request: one table.
 
-A handler is a function of the volume's core, the request, its token and whoever asks. It answers at once, or with an awaitable when data has to be
+A handler is a function of the volume's core, the request and its token. It answers at once, or with an awaitable when data has to be
 fetched or a client has to give something back first.
 """
 
@@ -28,13 +28,13 @@ from sofs.volume import (
     streams,
     watching,
 )
-from sofs.volume.api import Binding, Reply, Request
+from sofs.volume.api import Reply, Request
 from sofs.volume.core import Core
 from sofs.volume.quotas import requests as quota_requests
 from sofs.volume.snapshots import requests as snapshot_requests
 
-Handler = Callable[[Core, Any, Any, Binding], Reply | Awaitable[Reply]]
-"""The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`."""
+Handler = Callable[[Core, Any, Any], Reply | Awaitable[Reply]]
+"""The third argument is the request's token, of either kind: a handler only passes it on to `Core.commit`. Through whom it came says `Core.by`."""
 
 
 HANDLERS: dict[type[Request], Handler] = {

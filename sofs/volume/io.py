@@ -15,7 +15,6 @@ from sofs.volume.api import (
     Access,
     Allocate,
     AnyToken,
-    Binding,
     Caller,
     Clone,
     Copied,
@@ -219,7 +218,7 @@ def shed(batch: Batch, inode: Inode, record: InodeRecord) -> InodeRecord:
 # The rest
 
 
-def flush(core: Core, request: Flush, token: AnyToken | None, by: Binding) -> Reply:
+def flush(core: Core, request: Flush, token: AnyToken | None) -> Reply:
     subject = core.subject(request.target)
     if subject.open is not None and subject.open.kind == Kind.FILE and not subject.rights & _MAY_WRITE:
         raise AccessDenied("the open does not allow writing")
@@ -270,7 +269,7 @@ def _plain(done: Done) -> Reply:
     return Reply(done.lsn)
 
 
-def allocate(core: Core, request: Allocate, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def allocate(core: Core, request: Allocate, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
@@ -279,7 +278,7 @@ def allocate(core: Core, request: Allocate, token: AnyToken | None, by: Binding)
     return core.finish(_noticed(core, subject, done), _plain)
 
 
-def punch(core: Core, request: Punch, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def punch(core: Core, request: Punch, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     subject = core.subject(request.target)
     flags = _to_change(core, subject, request.offset, request.length)
     now = core.clock.now()
@@ -288,7 +287,7 @@ def punch(core: Core, request: Punch, token: AnyToken | None, by: Binding) -> Re
     return core.finish(_noticed(core, subject, done), _plain)
 
 
-def ranges(core: Core, request: Ranges, token: AnyToken | None, by: Binding) -> RangeList:
+def ranges(core: Core, request: Ranges, token: AnyToken | None) -> RangeList:
     subject = core.subject(request.target)
     if subject.record.kind != Kind.FILE:
         raise not_a_file(subject.record.kind)
@@ -300,7 +299,7 @@ def ranges(core: Core, request: Ranges, token: AnyToken | None, by: Binding) -> 
     return RangeList(core.gate, found, end, subject.record.size)
 
 
-def clone(core: Core, request: Clone, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def clone(core: Core, request: Clone, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     source, target = core.subject(request.source), core.subject(request.target)
     # Unlike copychunk this does not run into byte ranges in SMB (smbtorture smb2.ioctl.dup_extents_src_lock, as Windows does).
     _to_read(core, source, request.source_offset, request.length, ranges=False)
@@ -313,7 +312,7 @@ def clone(core: Core, request: Clone, token: AnyToken | None, by: Binding) -> Re
     return core.finish(_noticed(core, target, done), _plain)
 
 
-def copy(core: Core, request: Copy, token: AnyToken | None, by: Binding) -> Copied | Awaitable[Copied]:
+def copy(core: Core, request: Copy, token: AnyToken | None) -> Copied | Awaitable[Copied]:
     source, target = core.subject(request.source), core.subject(request.target)
     _to_read(core, source, request.source_offset, request.length)
     flags = _to_change(core, target, request.offset, request.length)
@@ -325,7 +324,7 @@ def copy(core: Core, request: Copy, token: AnyToken | None, by: Binding) -> Copi
     return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
 
 
-def get_space(core: Core, request: GetSpace, token: AnyToken | None, by: Binding) -> SpaceReply:
+def get_space(core: Core, request: GetSpace, token: AnyToken | None) -> SpaceReply:
     total, free = core.data.usage()
     available = free
     quotas = core.data.quotas

@@ -13,7 +13,6 @@ from sofs.types import Inode, Kind, OpenId
 from sofs.volume.api import (
     Access,
     AnyToken,
-    Binding,
     Blocker,
     Downgrade,
     FreeState,
@@ -36,7 +35,7 @@ _READS = int(Access.READ_DATA | Access.EXECUTE)
 _WRITES = int(Access.WRITE_DATA | Access.APPEND_DATA)
 
 
-def lock(core: Core, request: Lock, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def lock(core: Core, request: Lock, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     opened = core.open_of(request.open)
     if opened.kind != Kind.FILE:
         raise InvalidArgument("only files have bytes to lock")
@@ -135,7 +134,7 @@ def _forget(opened: OpenFile, request: Lock | Unlock) -> None:
         opened.numbers[request.number[:-1]] = request.number[-1:] + request.element.to_bytes(2)
 
 
-def unlock(core: Core, request: Unlock, token: AnyToken | None, by: Binding) -> Reply:
+def unlock(core: Core, request: Unlock, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     if request.number and _is_done(core, opened, request):
         return Reply(core.gate)
@@ -145,7 +144,7 @@ def unlock(core: Core, request: Unlock, token: AnyToken | None, by: Binding) -> 
     return _answer(core, request, opened, token)
 
 
-def test_lock(core: Core, request: TestLock, token: AnyToken | None, by: Binding) -> Blocker:
+def test_lock(core: Core, request: TestLock, token: AnyToken | None) -> Blocker:
     record = core.record(request.inode)
     if record.kind != Kind.FILE:
         raise InvalidArgument("only files have bytes to lock")
@@ -156,7 +155,7 @@ def test_lock(core: Core, request: TestLock, token: AnyToken | None, by: Binding
     return Blocker(core.gate, True, held.start, held.end - held.start, held.exclusive, held.owner)
 
 
-def free_state(core: Core, request: FreeState, token: AnyToken | None, by: Binding) -> Reply:
+def free_state(core: Core, request: FreeState, token: AnyToken | None) -> Reply:
     if request.id in core.opens:
         raise LocksHeld("an open or delegation is given back, not forgotten")
     state = core.register.locks.get(request.id)
@@ -169,7 +168,7 @@ def free_state(core: Core, request: FreeState, token: AnyToken | None, by: Bindi
     return core.note_down(Batch(), Reply(core.gate), token, reserved=True)
 
 
-def downgrade(core: Core, request: Downgrade, token: AnyToken | None, by: Binding) -> State:
+def downgrade(core: Core, request: Downgrade, token: AnyToken | None) -> State:
     """Only what OPENs of the owner have asked for together can be left (RFC 8881 18.18.3)."""
     opened = core.open_of(request.open)
     wanted = _use(request.access), 7 & ~request.share

@@ -14,7 +14,6 @@ from sofs.volume.access import is_superuser, require
 from sofs.volume.api import (
     Access,
     AnyToken,
-    Binding,
     Caller,
     Entries,
     Entry,
@@ -85,7 +84,7 @@ def symlink_in_path(core: Core, slot: Slot, rest: tuple[bytes, ...]) -> SymlinkI
     return SymlinkInPath(text, unparsed, relative=not text.startswith((b"/", b"\\")))
 
 
-def lookup(core: Core, request: Lookup, token: AnyToken | None, by: Binding) -> Found:
+def lookup(core: Core, request: Lookup, token: AnyToken | None) -> Found:
     path = request.path
     if not path:
         return Found(core.gate, core.attributes(request.at))
@@ -102,7 +101,7 @@ def lookup(core: Core, request: Lookup, token: AnyToken | None, by: Binding) -> 
     return Found(core.gate, found, (*stored, slot.name), directory)
 
 
-def read_directory(core: Core, request: ReadDirectory, token: AnyToken | None, by: Binding) -> Entries:
+def read_directory(core: Core, request: ReadDirectory, token: AnyToken | None) -> Entries:
     if request.open is None:
         inode = request.directory
         record = core.directory(inode)
@@ -132,7 +131,7 @@ def read_directory(core: Core, request: ReadDirectory, token: AnyToken | None, b
     return Entries(core.gate, entries, end, record.attributes(inode))
 
 
-def scan_directory(core: Core, request: ScanDirectory, token: AnyToken | None, by: Binding) -> Scanned:
+def scan_directory(core: Core, request: ScanDirectory, token: AnyToken | None) -> Scanned:
     inode = request.directory
     record = core.directory(inode)
     core.require(inode, record, request.caller, Access.READ_DATA)
@@ -157,7 +156,7 @@ def _rests_on_all(core: Core) -> None:
         core.gate = Lsn(log.end - 1)
 
 
-def read_link(core: Core, request: ReadLink, token: AnyToken | None, by: Binding) -> Text:
+def read_link(core: Core, request: ReadLink, token: AnyToken | None) -> Text:
     record = core.record(request.inode)
     if record.kind != Kind.SYMLINK:
         raise NotSymlink(f"inode {request.inode} is not a symbolic link")

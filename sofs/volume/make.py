@@ -16,7 +16,7 @@ from sofs.errors import (
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory
 from sofs.volume.access import is_superuser
-from sofs.volume.api import Access, AnyToken, Binding, Changes, Found, Link, Make, SetAttributes, Stateless
+from sofs.volume.api import Access, AnyToken, Changes, Found, Link, Make, SetAttributes, Stateless
 from sofs.volume.attributes import change, change_owner, set_attributes
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
@@ -38,13 +38,13 @@ def adding(kind: int, directory: InodeRecord, fold: bool = False) -> int:
     return right if fold and directory.marks & HAS_DESCRIPTOR else right | Access.EXECUTE
 
 
-def make(core: Core, request: Make, token: AnyToken | None, by: Binding) -> Found | Awaitable[Found]:
+def make(core: Core, request: Make, token: AnyToken | None) -> Found | Awaitable[Found]:
     at, name, kind = request.at, request.name, request.kind
     parent = core.directory(at)
     slot, place = core.look(at, name, False)
     if slot is not None:
         core.require(at, parent, request.caller, Access.EXECUTE)
-        return _existing(core, request, parent, slot, token, by)
+        return _existing(core, request, parent, slot, token)
     core.require(at, parent, request.caller, adding(kind, parent))
     now = core.clock.now()
     batch = Batch()
@@ -69,7 +69,7 @@ def put_name(
 
 
 def _existing(
-    core: Core, request: Make, parent: InodeRecord, slot: Slot, token: AnyToken | None, by: Binding
+    core: Core, request: Make, parent: InodeRecord, slot: Slot, token: AnyToken | None
 ) -> Found | Awaitable[Found]:
     record = core.record(slot.inode)
     if request.exclusive is not None:
@@ -84,7 +84,7 @@ def _existing(
         return found
     # Of an existing file, an unguarded CREATE sets the size only (RFC 1813 3.3.8).
     resize = SetAttributes(Stateless(slot.inode, request.caller), Changes(size=request.changes.size))
-    done = set_attributes(core, resize, token, by)
+    done = set_attributes(core, resize, token)
     return _with_attributes(found, done)
 
 
@@ -149,7 +149,7 @@ def _into_tree(core: Core, batch: Batch, inode: Inode, record: InodeRecord, to: 
     return after
 
 
-def link(core: Core, request: Link, token: AnyToken | None, by: Binding) -> Found:
+def link(core: Core, request: Link, token: AnyToken | None) -> Found:
     inode, at, name = request.inode, request.at, request.name
     record = core.record(inode)
     if record.kind == Kind.DIRECTORY:

@@ -81,7 +81,7 @@ def admit(core: Core, request: Open, inode: Inode | None) -> None:
         return
 
 
-def make_open(core: Core, request: Open, place: Place, by: Binding, inode: Inode, kind: int, access: int) -> OpenFile:
+def make_open(core: Core, request: Open, place: Place, inode: Inode, kind: int, access: int) -> OpenFile:
     id, wish = core.new_open(), request.wish
     key, lease = request.owner, None
     if not request.mandatory:
@@ -91,7 +91,7 @@ def make_open(core: Core, request: Open, place: Place, by: Binding, inode: Inode
         lease = wish.key if wish.kind is GrantKind.LEASE else None
     parent, name, path = place
     return OpenFile(
-        id, inode, inode, access, request.share, request.caller, by, request.owner, request.guid, parent, name, request.stream, kind,
+        id, inode, inode, access, request.share, request.caller, core.by, request.owner, request.guid, parent, name, request.stream, kind,
         request.mandatory, request.delete_on_close, key=key, lease=lease, parent_key=request.parent_key, client=request.client, path=path,
         combinations=() if request.mandatory else ((access, request.share),),
     )  # fmt: skip

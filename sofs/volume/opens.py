@@ -36,7 +36,6 @@ from sofs.volume.api import (
     Access,
     Action,
     AnyToken,
-    Binding,
     Changed,
     Disposition,
     Open,
@@ -87,7 +86,7 @@ class _Found(NamedTuple):
     place: directory.Place
 
 
-def open_file(core: Core, request: Open, token: AnyToken | None, by: Binding) -> Opened | Awaitable[Opened]:
+def open_file(core: Core, request: Open, token: AnyToken | None) -> Opened | Awaitable[Opened]:
     if (known := answer_again(core, request)) is not None:
         return known
     if request.client in core.register.departed:
@@ -102,10 +101,10 @@ def open_file(core: Core, request: Open, token: AnyToken | None, by: Binding) ->
     if request.allocation and request.disposition != Disposition.OPEN:
         _check_announced(core, request, found.parent)
     if found.slot is not None:
-        return _open_existing(core, request, found, token, by)
+        return _open_existing(core, request, found, token)
     if request.disposition not in _CREATES:
         raise NotFound(f"there is no {found.name!r} in directory {found.parent}")
-    return _create(core, request, found, token, by)
+    return _create(core, request, found, token)
 
 
 def _check_announced(core: Core, request: Open, parent: Inode) -> None:
@@ -143,7 +142,7 @@ def _find(core: Core, request: Open) -> _Found:
 # What exists
 
 
-def _open_existing(core: Core, request: Open, found: _Found, token: AnyToken | None, by: Binding) -> Opened | Awaitable[Opened]:
+def _open_existing(core: Core, request: Open, found: _Found, token: AnyToken | None) -> Opened | Awaitable[Opened]:
     slot = found.slot
     assert slot is not None
     inode, record = slot.inode, core.record(slot.inode)
@@ -169,7 +168,7 @@ def _open_existing(core: Core, request: Open, found: _Found, token: AnyToken | N
     opened = None if request.mandatory or not request.owner else core.register.by_owner.get((inode, request.owner))
     undo = None
     if opened is None:
-        opened = make_open(core, request, (found.parent, found.name, found.stored), by, inode, kind, granted)
+        opened = make_open(core, request, (found.parent, found.name, found.stored), inode, kind, granted)
         opened.sheds = stream is None and bool(granted & _WRITES) and sheds(record, request.caller)
         if stream is not None:
             return _open_stream(core, request, found, opened, record, maximal, stream, token)
@@ -249,7 +248,7 @@ def _is_let(request: Open, record: InodeRecord, maximal: int, needed: int) -> bo
 # What is made
 
 
-def _create(core: Core, request: Open, found: _Found, token: AnyToken | None, by: Binding) -> Opened:
+def _create(core: Core, request: Open, found: _Found, token: AnyToken | None) -> Opened:
     parent, name = found.parent, found.name
     kind = Kind.DIRECTORY if request.directory and not request.stream else Kind.FILE
     above = core.directory(parent)
@@ -277,7 +276,7 @@ def _create(core: Core, request: Open, found: _Found, token: AnyToken | None, by
     if request.delete_on_close and not granted & Access.DELETE:
         raise AccessDenied("deletion at the close takes the right to delete")
     admit(core, request, None)
-    opened = make_open(core, request, (parent, name, found.stored), by, inode, kind, granted)
+    opened = make_open(core, request, (parent, name, found.stored), inode, kind, granted)
     if request.stream:
         _, place = find_stream(core, inode, request.stream)
         opened.inode, record = put_stream(core, batch, inode, record, place, request.stream, now)

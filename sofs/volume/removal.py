@@ -12,7 +12,7 @@ from sofs.errors import AccessDenied, IsDirectory, NotDirectory, NotEmpty, NotFo
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import is_superuser, require, sticky_forbids
-from sofs.volume.api import Access, AnyToken, Binding, Caller, Remove, Removed
+from sofs.volume.api import Access, AnyToken, Caller, Remove, Removed
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
@@ -33,7 +33,7 @@ def may_delete(core: Core, caller: Caller, parent: InodeRecord, parent_rights: i
     return bool(record.marks & HAS_DESCRIPTOR and core.rights(inode, record, caller) & Access.DELETE)
 
 
-def remove(core: Core, request: Remove, token: AnyToken | None, by: Binding) -> Removed:
+def remove(core: Core, request: Remove, token: AnyToken | None) -> Removed:
     at, name = request.at, request.name
     parent = core.directory(at)
     rights = core.rights(at, parent, request.caller)

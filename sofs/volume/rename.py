@@ -26,7 +26,7 @@ from sofs.locks.sharing import clashes
 from sofs.types import ROOT, Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import READONLY, Access, AnyToken, Binding, Changed, Rename, Renamed, ShareMode
+from sofs.volume.api import READONLY, Access, AnyToken, Changed, Rename, Renamed, ShareMode
 from sofs.volume.attributes import change_owner
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
@@ -55,7 +55,7 @@ class _Move(NamedTuple):
     replaced: Slot | None
 
 
-def rename(core: Core, request: Rename, token: AnyToken | None, by: Binding) -> Renamed:
+def rename(core: Core, request: Rename, token: AnyToken | None) -> Renamed:
     opened = None if request.open is None else core.open_of(request.open)
     if opened is not None and request.stream is not None:
         return rename_stream(core, opened, request.stream, request.replace, token)

@@ -14,7 +14,6 @@ from sofs.volume.api import (
     REPARSE_POINT,
     Access,
     AnyToken,
-    Binding,
     Changed,
     DeleteReparse,
     GetReparse,
@@ -34,7 +33,7 @@ _PLAIN = (Kind.FILE, Kind.DIRECTORY)
 _DEVICES = (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE)
 
 
-def get_reparse(core: Core, request: GetReparse, token: AnyToken | None, by: Binding) -> Reparse:
+def get_reparse(core: Core, request: GetReparse, token: AnyToken | None) -> Reparse:
     record = core.record(core.open_of(request.open).base)
     if record.kind not in _PLAIN:
         return Reparse(core.gate, KINDS[record.kind], 0, record.text, (record.major, record.minor))
@@ -53,7 +52,7 @@ def _to_change(core: Core, opened: OpenFile) -> InodeRecord:
     return core.record(opened.base)
 
 
-def set_reparse(core: Core, request: SetReparse, token: AnyToken | None, by: Binding) -> Reply:
+def set_reparse(core: Core, request: SetReparse, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     before = _to_change(core, opened)
     if before.kind == Kind.DIRECTORY and before.size:
@@ -93,7 +92,7 @@ def _become(core: Core, opened: OpenFile, before: InodeRecord, request: SetRepar
     return _commit(core, batch, opened, after, token)
 
 
-def delete_reparse(core: Core, request: DeleteReparse, token: AnyToken | None, by: Binding) -> Reply:
+def delete_reparse(core: Core, request: DeleteReparse, token: AnyToken | None) -> Reply:
     opened = core.open_of(request.open)
     before = _to_change(core, opened)
     now = core.clock.now()

@@ -8,7 +8,7 @@ from sofs.errors import AccessDenied, Exists, NotSupported
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import Access, AnyToken, Binding, ListStreams, Renamed, Streams
+from sofs.volume.api import Access, AnyToken, ListStreams, Renamed, Streams
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.directory import Place, Slot
@@ -103,7 +103,7 @@ def rename_stream(core: Core, opened: OpenFile, name: bytes, replace: bool, toke
     return reply
 
 
-def list_streams(core: Core, request: ListStreams, token: AnyToken | None, by: Binding) -> Streams:
+def list_streams(core: Core, request: ListStreams, token: AnyToken | None) -> Streams:
     subject = core.subject(request.target)
     if subject.open is None:
         require(subject.rights, Access.READ_ATTRIBUTES)

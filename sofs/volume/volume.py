@@ -133,7 +133,7 @@ class LocalVolume:
         core.gate, core.by, core.parent_key = core.kept.gate if core.kept.lsn else Lsn(0), by, b""
         try:
             if token is None or isinstance(token, SlotToken):
-                reply = HANDLERS[type(request)](core, request, token, by)
+                reply = HANDLERS[type(request)](core, request, token)
                 if core.kept.dirty:
                     self._record_rest(reply)
                 return reply
@@ -141,8 +141,8 @@ class LocalVolume:
             if isinstance(plain, Token):
                 if (known := self._known(plain)) is not None:
                     return known
-                return self._once(plain, HANDLERS[type(request)](core, request, token, by))
-            reply = HANDLERS[type(request)](core, request, token, by)
+                return self._once(plain, HANDLERS[type(request)](core, request, token))
+            reply = HANDLERS[type(request)](core, request, token)
             if core.kept.dirty:
                 self._record_rest(reply)
             return reply
@@ -311,7 +311,7 @@ class LocalVolume:
 
     def _end_grace(self) -> None:
         with suppress(SofsError):
-            clients.end_grace(self.core, api.EndGrace(), None, Binding(0, 0))
+            clients.end_grace(self.core, api.EndGrace(), None)
 
     # Background
 

@@ -19,7 +19,7 @@ from sofs.errors import Busy, NotDirectory, Stale
 from sofs.types import ROOT, Inode, Kind, Level, Lsn, OpenId, VolumeId
 from sofs.volume import directory, keys
 from sofs.volume.access import is_superuser, require
-from sofs.volume.api import Access, AnyToken, Binding, Caller, Noticed, Reply, Watch
+from sofs.volume.api import Access, AnyToken, Caller, Noticed, Reply, Watch
 from sofs.volume.api import Changed as What
 from sofs.volume.inode import HAS_DESCRIPTOR, IS_STREAM
 
@@ -41,7 +41,7 @@ _MOST_OF_ONE = 256
 """Watchers of one directory that belong to one user, for the same reason."""
 
 
-def watch(core: Core, request: Watch, token: AnyToken | None, by: Binding) -> Reply:
+def watch(core: Core, request: Watch, token: AnyToken | None) -> Reply:
     """Raises `NotDirectory`, `AccessDenied` for an open that may not list its directory (MS-SMB2 3.3.5.19), and `Busy` for a user who watches too much."""
     opened = core.open_of(request.open)
     if opened.kind != Kind.DIRECTORY:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from sofs.errors import InvalidArgument, NotDirectory, NotFound
 from sofs.types import ROOT, Inode, Kind
 from sofs.volume import directory, keys
-from sofs.volume.api import AnyToken, Binding, GetQuota, ListQuotas, Quota, QuotaKind, QuotaList, SetQuota
+from sofs.volume.api import AnyToken, GetQuota, ListQuotas, Quota, QuotaKind, QuotaList, SetQuota
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core
 from sofs.volume.inode import InodeRecord, is_nameless
@@ -25,7 +25,7 @@ _AT_ONCE = 500
 """Inodes that one batch counts or moves to a tree: some two milliseconds."""
 
 
-def set_quota(core: Core, request: SetQuota, token: AnyToken | None, by: Binding) -> QuotaList:
+def set_quota(core: Core, request: SetQuota, token: AnyToken | None) -> QuotaList:
     quota = request.quota
     kind, subject = quota.kind, quota.subject
     _check(quota)
@@ -108,14 +108,14 @@ def _walk(batch: Batch, top: Inode, tree: int, there: bool) -> None:
         batch.raw(Operation.TREE, counting.tree(Inode(tree), [top]))
 
 
-def get_quota(core: Core, request: GetQuota, token: AnyToken | None, by: Binding) -> QuotaList:
+def get_quota(core: Core, request: GetQuota, token: AnyToken | None) -> QuotaList:
     quotas = core.data.quotas
     if (request.kind, request.subject) not in quotas.limits and quotas.used(request.kind, request.subject) == (0, 0):
         raise NotFound("there is no such quota")
     return QuotaList(core.gate, [quotas.quota(request.kind, request.subject)])
 
 
-def list_quotas(core: Core, request: ListQuotas, token: AnyToken | None, by: Binding) -> QuotaList:
+def list_quotas(core: Core, request: ListQuotas, token: AnyToken | None) -> QuotaList:
     quotas = core.data.quotas
     if request.directory is not None:
         tree = core.record(request.directory).tree

@@ -141,15 +141,15 @@ class PastVolume:
         self._ready()
         self.core.gateways.check(by.gateway)
         if type(request) is api.ListSnapshots:
-            return HANDLERS[api.ListSnapshots](self._living, request, None, by)
+            return HANDLERS[api.ListSnapshots](self._living, request, None)
         if type(request) not in _READING:
             raise ReadOnly(f"a snapshot cannot be changed: {type(request).__name__}")
         if isinstance(request, api.Open):
             request = _reading(request)
         core = self.core
-        core.gate = Lsn(0)
+        core.gate, core.by = Lsn(0), by
         try:
-            reply = HANDLERS[type(request)](core, request, None, by)
+            reply = HANDLERS[type(request)](core, request, None)
         except Wait:
             raise AssertionError("nothing in a snapshot has to be waited for") from None
         except SofsError as error:
@@ -165,7 +165,7 @@ class PastVolume:
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
         self._ready()
         core = self.core
-        core.gate = Lsn(0)
+        core.gate, core.by = Lsn(0), by
         try:
             if isinstance(target, int):
                 return io.read(core, OpenId(target), offset, into)

@@ -6,7 +6,6 @@ from sofs.errors import Busy
 from sofs.types import Lsn
 from sofs.volume.api import (
     AnyToken,
-    Binding,
     DeleteSnapshot,
     ListSnapshots,
     MakeSnapshot,
@@ -19,7 +18,7 @@ from sofs.volume.closing import end_open
 from sofs.volume.core import Core
 
 
-def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None, by: Binding) -> SnapshotList:
+def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None) -> SnapshotList:
     snapshots = core.data.snapshots
     batch = Batch()
     now = core.clock.now()
@@ -35,14 +34,14 @@ def make_snapshot(core: Core, request: MakeSnapshot, token: AnyToken | None, by:
     return reply
 
 
-def list_snapshots(core: Core, request: ListSnapshots, token: AnyToken | None, by: Binding) -> SnapshotList:
+def list_snapshots(core: Core, request: ListSnapshots, token: AnyToken | None) -> SnapshotList:
     snapshots = core.data.snapshots
     log = core.keys.log
     gate = core.gate if log.stable >= log.end else Lsn(log.end - 1)
     return SnapshotList(gate, [snapshots.info(snapshot) for snapshot in snapshots.all()])
 
 
-def delete_snapshot(core: Core, request: DeleteSnapshot, token: AnyToken | None, by: Binding) -> Reply:
+def delete_snapshot(core: Core, request: DeleteSnapshot, token: AnyToken | None) -> Reply:
     core.writable()
     core.await_room()
     gate = core.data.snapshots.delete(request.number)
@@ -51,7 +50,7 @@ def delete_snapshot(core: Core, request: DeleteSnapshot, token: AnyToken | None,
     return Reply(gate)
 
 
-def restore_snapshot(core: Core, request: RestoreSnapshot, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
+def restore_snapshot(core: Core, request: RestoreSnapshot, token: AnyToken | None) -> Reply | Awaitable[Reply]:
     snapshots = core.data.snapshots
     snapshots.get(request.number)
     core.writable()
