@@ -2,6 +2,7 @@
 
 A `sofs quickstart` node with a volume `mirror(2)` on two disks is stopped, made the first of a cluster, and goes on; further nodes join one by one, each
 with a disk; then they are drained, emptied, stopped and leave one by one, until the first is alone again, a cluster of one, which is started anew at last.
+Beside that lies ballast, written at the beginning and after each node has joined, and settled, so that there are extents of which disks have to be emptied.
 All the time writers of SMB (persistent handles) and NFSv3 change files, each of which keeps a ledger of what was acknowledged (`tests/failover`), and at
 the end of each step every directory is compared with its ledger through another node and the other protocol. Everything runs on loopback addresses of this
 host, with an etcd of one member.
@@ -33,10 +34,13 @@ from tests.failover.nfs3 import Nfs3Directory
 from tests.failover.retrying import LOST, Directory, Trouble
 from tests.failover.smb import SmbDirectory
 from tests.failover.writers import Writer, ledger
+from tests.interop.ledger import Files
 from tests.interop.running import SOFS
 
 USER, PASSWORD, SHARE = "tester", "Correct-Horse-9", "grown"
 DISK_GIB = 2.0
+BALLAST, BALLAST_FILES, PIECE = "ballast", 16, 256 << 10
+"""A directory, how many files of 1 MiB are written to it at a time, and in what pieces."""
 WHOLE_S, EMPTY_S, READY_S, QUIET_S = 120.0, 240.0, 90.0, 170.0
 
 
@@ -113,6 +117,7 @@ class Elastic:
         self.etcd = EtcdServer(directory / "etcd")
         self.inside: list[Member] = []
         self._founded = False
+        self.ballast: Files = {}
         self.lost = self.wrong = self.errors = self.steps = 0
         self.pauses: list[float] = []
         self.go = asyncio.Event()
@@ -166,6 +171,20 @@ class Elastic:
         share = api.Share(name=SHARE, volume="grown", squash="none", continuously_available=True)
         first.admin.ask(api.Operations.create_share, share)
         self.inside = [first]
+        await self._load()
+
+    async def _load(self) -> None:
+        """More ballast, out of the log."""
+        directory = self._opener("nfs3", BALLAST, [self.inside[0].address], 99)()
+        await directory.open()
+        for _ in range(BALLAST_FILES):
+            name, content = f"{len(self.ballast):04}", os.urandom(4 * PIECE)
+            await directory.create(name)
+            for at in range(0, len(content), PIECE):
+                await directory.write(name, at, content[at : at + PIECE])
+            self.ballast[name] = content
+        await directory.close()
+        await sofs("volume", "settle", "grown", "--data", self.inside[0].data)
 
     async def _found(self, first: Member) -> None:
         self.etcd.start()
@@ -185,6 +204,7 @@ class Elastic:
         await member.start()
         await sofs("disk", "add", "--data", member.data, member.data / "disks" / "a", "--pool", "grown", "--size-gib", DISK_GIB)
         self.inside.append(member)
+        await self._load()
 
     async def _leave(self, member: Member) -> None:
         staying = next(each for each in self.inside if each is not member)
@@ -273,23 +293,36 @@ class Elastic:
         """Through another node and the other protocol."""
         for number, writer in enumerate(self.writers):
             at = self.inside[(number + self.steps) % len(self.inside)]
-            self._clients += 1
-            other = "nfs3" if writer.protocol == "smb" else "smb"
-            directory = self._opener(other, writer.name, [at.address], self._clients)()
-            try:
-                await directory.open()
-                found = await directory.read_all()
-            except (Trouble, *LOST) as trouble:
-                self._complain(f"{what}: {writer.name} cannot be read at {at.name}: {trouble!r}")
+            found = await self._read(what, at, "nfs3" if writer.protocol == "smb" else "smb", writer.name)
+            if found is None:
                 writer.ledger.pending = None
                 continue
-            finally:
-                await directory.close()
             verdict = writer.ledger.verify(found)
-            self.lost += len(verdict.lost)
-            self.wrong += len(verdict.wrong)
-            if verdict.lost or verdict.wrong:
-                print(f"{what}: {writer.name} at {at.name}: lost {verdict.lost}, wrong {verdict.wrong}", flush=True)
+            self._count(f"{what}: {writer.name} at {at.name}", verdict.lost, verdict.wrong)
+        at = self.inside[self.steps % len(self.inside)]
+        found = await self._read(what, at, "smb", BALLAST)
+        if found is not None:
+            lost = [name for name in self.ballast if name not in found]
+            wrong = [name for name in found if found[name] != self.ballast.get(name)]
+            self._count(f"{what}: {BALLAST} at {at.name}", lost, wrong)
+
+    async def _read(self, what: str, at: Member, protocol: str, name: str) -> Files | None:
+        self._clients += 1
+        directory = self._opener(protocol, name, [at.address], self._clients)()
+        try:
+            await directory.open()
+            return await directory.read_all()
+        except (Trouble, *LOST) as trouble:
+            self._complain(f"{what}: {name} cannot be read at {at.name}: {trouble!r}")
+            return None
+        finally:
+            await directory.close()
+
+    def _count(self, where: str, lost: list[str], wrong: list[str]) -> None:
+        self.lost += len(lost)
+        self.wrong += len(wrong)
+        if lost or wrong:
+            print(f"{where}: lost {lost}, wrong {wrong}", flush=True)
 
 
 async def measure(directory: Path, nodes: int, each: int, seconds: float) -> int:
