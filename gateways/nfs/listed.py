@@ -1,4 +1,4 @@
-"""Entries of listings, remembered as they are sent.
+"""What listings of either version have in common: their limits, and entries that are remembered as they are sent.
 
 Whoever lists a directory once does it again, and so do others: an entry that is remembered costs 0.3 us, an encoded one ten times that. It is good as long
 as the record, the name and the cookie that it was made from are the same.
@@ -10,6 +10,12 @@ from sofs.types import Inode
 from sofs.volume.api import Attributes
 from sofs.volume.inode import attributes_of
 
+ANSWER_LIMIT = 1 << 20
+"""Bytes of the largest answer."""
+MOST_ENTRIES = 8192
+"""Asked of the volume at once, whatever fits into the client's buffer."""
+END, MORE = b"\0\0\0\0\0\0\0\1", bytes(8)
+"""What follows the last entry: no further one here; eof or not."""
 REMEMBERED = 1 << 14
 """Entries of one form and one export, about half a kilobyte each."""
 

@@ -18,7 +18,11 @@ from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer
 
 LAST_FRAGMENT = 0x80000000
-MESSAGE_LIMIT = (1 << 20) + (64 << 10)
+POOLED = 64 << 10
+"""From this size on buffers are taken from the pool: a fresh one costs a page fault per 4 KiB."""
+TRANSFER = 1 << 20
+"""Bytes of payload in the largest READ and WRITE."""
+MESSAGE_LIMIT = TRANSFER + (64 << 10)
 """The largest record: 1 MiB of payload and what stands around it."""
 FRAGMENTS = 1024
 """Fragments of one record: a client that sends single bytes makes us no work beyond this."""

@@ -123,6 +123,11 @@ def pad(length: int) -> bytes:
     return _ZEROS[length & 3]
 
 
+def opaque(data: bytes) -> bytes:
+    """Opaque data or a string of variable length (RFC 4506 4.10, 4.11)."""
+    return len(data).to_bytes(4) + data + pad(len(data))
+
+
 def codec(kind: Any) -> Codec:
     """The compiled codec of a message or annotated type."""
     return _compiled(kind)

@@ -5,6 +5,7 @@ import struct
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import Place
 from gateways.nfs.rights import ALL_RIGHTS, WRITING, granted
+from gateways.nfs.rpc import TRANSFER
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.layout import NO_WCC
 from gateways.nfs.v3.messages import (
@@ -32,8 +33,6 @@ from sofs.volume.api import (
 )
 
 OK = bytes(4)
-TRANSFER = 1 << 20
-"""Bytes of payload in the largest READ and WRITE."""
 DIRECTORY = 64 << 10
 """The size of answer that is best for READDIR."""
 NOW = Time(-1)

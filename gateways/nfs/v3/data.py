@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 
 from gateways.nfs.ask import Performer
 from gateways.nfs.handles import Place
-from gateways.nfs.rpc import LAST_FRAGMENT, REPLY_SIZE, Call
+from gateways.nfs.rpc import LAST_FRAGMENT, POOLED, REPLY_SIZE, TRANSFER, Call
 from gateways.nfs.v3 import layout
-from gateways.nfs.v3.attributes import OK, TRANSFER
-from gateways.nfs.v3.messages import HANDLE_SIZE, Stable
-from gateways.nfs.xdr import XdrError
+from gateways.nfs.v3.attributes import OK
+from gateways.nfs.v3.messages import Handle, Stable
+from gateways.nfs.xdr import XdrError, codec
 from sofs.errors import InvalidArgument, SofsError
 from sofs.types import Level
 from sofs.volume.api import Read, Written
 
-_U32 = struct.Struct(">I")
+_handle = codec(Handle).unpack
 _READ = struct.Struct(">QI")  # offset, count
 _WRITE = struct.Struct(">QIII")  # offset, count, stable, length of the data
 _READ_REPLY = struct.Struct(">7I I")  # record and RPC header, status
@@ -27,8 +27,6 @@ _WRITTEN = struct.Struct(">II8s")  # count, committed, verifier
 ATTRIBUTES = 88
 HEAD = REPLY_SIZE + 4 + ATTRIBUTES + 12
 """Bytes before the payload in a reply to READ."""
-POOLED = 64 << 10
-"""From this size on buffers are taken from the pool: a fresh one costs a page fault per 4 KiB."""
 
 Fail = Callable[[SofsError], None]
 
@@ -37,14 +35,6 @@ ReadCall = tuple[bytes, int, int]
 """Handle, offset, length. Tuples without names, as one is made for every call."""
 WriteCall = tuple[bytes, int, int, int, memoryview]
 """Handle, offset, how stable, length, data."""
-
-
-def _handle(data: memoryview, at: int) -> tuple[bytes, int]:
-    (length,) = _U32.unpack_from(data, at)
-    end = at + 4 + (length + 3 & ~3)
-    if length > HANDLE_SIZE or end > len(data):
-        raise XdrError("a file handle cut short or too long")
-    return bytes(data[at + 4 : at + 4 + length]), end
 
 
 def read_arguments(data: memoryview, at: int) -> ReadCall:

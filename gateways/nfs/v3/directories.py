@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gateways.nfs import listed
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.handles import HANDLE_SIZE, Place
+from gateways.nfs.listed import ANSWER_LIMIT, END, MORE, MOST_ENTRIES
 from gateways.nfs.snapshot_list import LIST
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.attributes import OK
@@ -20,15 +21,11 @@ from sofs.volume.api import Attributes, Entries, ReadDirectory, ScanDirectory, S
 
 SELF, PARENT = 1, 2
 """The cookies of `.` and `..`."""
-ANSWER_LIMIT = 1 << 20
-MOST_ENTRIES = 8192
-"""Asked of the volume at once, whatever fits into the client's buffer."""
 
 _HEAD = struct.Struct(">IQI")  # TRUE, fileid, length of the name
 _COOKIE = struct.Struct(">Q")
 _REST = struct.Struct(f">Q 6I2Q2I2Q6I II{HANDLE_SIZE}s")  # cookie, TRUE, attributes, TRUE, length, handle
 VERIFIER = bytes(8)
-_END, _MORE = b"\0\0\0\0\0\0\0\1", bytes(8)  # no further entry here; eof or not
 SMALLEST = 28
 """Bytes of the smallest entry3; an entryplus3 with all it can have is 144 longer."""
 PLUS = _REST.size - 8
@@ -155,7 +152,7 @@ def plain_piece(inode: int, name: bytes, cookie: int) -> bytes:
 
 def listing(directory: Attributes, fsid: int, pieces: Pieces, end: bool) -> bytes:
     """READDIR3resok or READDIRPLUS3resok, behind its status."""
-    return b"".join((OK, layout.post_op(directory, fsid), VERIFIER, *pieces.parts, _END if end else _MORE))
+    return b"".join((OK, layout.post_op(directory, fsid), VERIFIER, *pieces.parts, END if end else MORE))
 
 
 def _around(place: Place, directory: Attributes) -> tuple[int, int]:

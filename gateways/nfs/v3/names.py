@@ -23,7 +23,7 @@ from gateways.nfs.v3.messages import (
     SymlinkArgs,
     Type,
 )
-from gateways.nfs.xdr import pad
+from gateways.nfs.xdr import opaque
 from sofs.errors import CrossVolume, Exists, InvalidName
 from sofs.types import Kind
 from sofs.volume.api import (
@@ -217,8 +217,3 @@ def _new_name(name: bytes) -> bytes:
     if name in _DOTS:
         raise Exists(name.decode())
     return _checked(name)
-
-
-def opaque(data: bytes) -> bytes:
-    """Variable-length opaque data."""
-    return len(data).to_bytes(4) + data + pad(len(data))

@@ -10,12 +10,13 @@ from gateways.nfs.above import FSID, SELF
 from gateways.nfs.ask import Ask, Outcome
 from gateways.nfs.auth import Credential
 from gateways.nfs.handles import Places
+from gateways.nfs.listed import ANSWER_LIMIT
 from gateways.nfs.rights import EXECUTE, LOOKUP, READ
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.attributes import INFO, OK, PATHS
-from gateways.nfs.v3.directories import ANSWER_LIMIT, FIXED, Pieces, dots, listing, plain_piece
+from gateways.nfs.v3.directories import FIXED, Pieces, dots, listing, plain_piece
 from gateways.nfs.v3.messages import AccessArgs, LookupArgs, ReadDirectoryArgs, ReadDirectoryPlusArgs
-from gateways.nfs.v3.names import opaque
+from gateways.nfs.xdr import opaque
 from sofs.errors import ReadOnly
 from sofs.volume.api import Attributes, Found, GetAttributes, Stateless
 

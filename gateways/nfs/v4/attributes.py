@@ -11,6 +11,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 from gateways.nfs.handles import HANDLE_SIZE
+from gateways.nfs.rpc import TRANSFER
 from gateways.nfs.v4.acls import ACL_SUPPORT, acl_of, dacl_of
 from gateways.nfs.v4.owners import Owners
 from sofs.types import UNIX_EPOCH, Inode, Kind, Time
@@ -103,9 +104,6 @@ SPACE_ASKED = _bits(
 """Those for which `Facts.space` must be there."""
 ACL_ASKED = _bits(Attr.ACL, Attr.DACL)
 """Those for which `Facts.security` must be there: the file's descriptor with owner, group and DACL."""
-
-TRANSFER = 1 << 20
-"""Bytes of payload in the largest READ and WRITE."""
 
 
 def supported(minor: int) -> int:

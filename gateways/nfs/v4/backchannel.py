@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from gateways.nfs.auth import AUTH_NONE, AUTH_SYS, SysCredential
 from gateways.nfs.rpc import LAST_FRAGMENT, RpcConnection
 from gateways.nfs.v4.status import Status
-from gateways.nfs.xdr import U32, Opaque, Switch, Void, encode, pad
+from gateways.nfs.xdr import U32, Opaque, Switch, Void, encode, opaque
 from sofs.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def credential_of(offered: tuple[CallbackSecurity, ...]) -> bytes:
     for security in offered:
         flavor, parameters = security.parameters
         if isinstance(parameters, SysCredential):
-            body = encode(parameters)
-            return _TWO.pack(flavor, len(body)) + body + pad(len(body))
+            return flavor.to_bytes(4) + opaque(encode(parameters))
     return _TWO.pack(AUTH_NONE, 0)
 
 

@@ -32,7 +32,7 @@ from gateways.nfs.v4.operation import (
 )
 from gateways.nfs.v4.status import Failure, Status, status_of
 from gateways.nfs.v4.types import ANONYMOUS
-from gateways.nfs.xdr import pad
+from gateways.nfs.xdr import opaque, pad
 from sofs.errors import Fenced, ReadOnly, SofsError
 from sofs.runtime.ports import Buffer
 from sofs.types import Kind, Level, Lsn
@@ -81,7 +81,7 @@ class Compound:
         self._at = at
         self._head = REPLY_SIZE + 12 + (len(tag) + 3 & ~3)
         self._out = bytearray(self._head)
-        self._out[REPLY_SIZE + 4 : self._head - 4] = len(tag).to_bytes(4) + tag + pad(len(tag))
+        self._out[REPLY_SIZE + 4 : self._head - 4] = opaque(tag)
         self._start = self._head
         self._pieces: list[Buffer] = []
         self.sent = 0

@@ -8,11 +8,10 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from gateways.nfs.rpc import POOLED, TRANSFER
 from gateways.nfs.v4 import stateids
-from gateways.nfs.v4.attributes import TRANSFER
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import Ask, Outcome, Payload, Wait
-from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Stateid
 from gateways.nfs.xdr import U32, U64, XdrError
 from sofs.types import Level
@@ -20,8 +19,6 @@ from sofs.volume.api import Access, Flush, Read, Reply, Target, Written
 
 UNSTABLE, DATA_SYNC, FILE_SYNC = range(3)
 """stable_how4."""
-POOLED = 64 << 10
-"""From this size on buffers are taken from the pool: a fresh one costs a page fault per 4 KiB."""
 
 _READ = struct.Struct(">I12sQI")  # stateid, offset, count
 _WRITE = struct.Struct(">I12sQII")  # stateid, offset, stable, length of the data
@@ -78,10 +75,6 @@ def fetch(c: Compound, target: Target, offset: int, count: int, head: Callable[[
         c.rest(volume, result.gate, Level.COMMITTED)
         return answer(result)
     return Wait(volume, result, answer)
-
-
-def read_above(c: Compound, args: ReadArgs) -> Outcome:
-    raise Failure(Status.ISDIR)
 
 
 def write(c: Compound, args: WriteArgs) -> Outcome:

@@ -15,7 +15,7 @@ from gateways.nfs.handles import Place
 from gateways.nfs.v4.attributes import Attr, words_of
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import Ask, Outcome, Wait
-from gateways.nfs.xdr import pad
+from gateways.nfs.xdr import opaque
 from sofs.errors import Unavailable
 from sofs.types import Lsn, Time
 from sofs.volume.api import Caller, Changes, SetAttributes, Stateless
@@ -70,7 +70,7 @@ async def _ask(service: "Service", client: "Client", held: "Held") -> Reported:
     session = next((each for each in client.sessions.values() if each.back.live and not each.back.fault), None)
     if session is None or not held.handle or held.silent:
         return nothing
-    arguments = len(held.handle).to_bytes(4) + held.handle + pad(len(held.handle)) + words_of(ASKED)
+    arguments = opaque(held.handle) + words_of(ASKED)
     try:
         async with asyncio.timeout(PATIENCE_S):
             status, results = await session.back.query(service, session, CB_GETATTR, arguments, held.granted)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from gateways.exports import Share
 from gateways.nfs import above, listed, past
 from gateways.nfs.handles import Place
+from gateways.nfs.listed import ANSWER_LIMIT, END, MORE, MOST_ENTRIES
 from gateways.nfs.snapshot_list import LIST
 from gateways.nfs.v4.attributes import ACL_ASKED, SPACE_ASKED, Attr, Facts, encoder, mask_of, smallest
 from gateways.nfs.v4.compound import Compound
@@ -23,16 +24,12 @@ from gateways.nfs.xdr import U32, U64, pad
 from sofs.errors import SofsError
 from sofs.volume.api import Attributes, Entries, Entry, ReadDirectory, ScanDirectory, Scanned, Stateless
 
-ANSWER_LIMIT = 1 << 20
-MOST_ENTRIES = 8192
-"""Asked of the volume at once, whatever fits into the client's buffer."""
 _HEAD = struct.Struct(">IQI")  # TRUE, cookie, length of the name
 VERIFIER = bytes(8)
 FIXED = len(VERIFIER) + 8
 """Bytes of a READDIR4resok without its entries: the verifier, the end of the list, eof."""
 SMALLEST = 28
 """Bytes of the smallest entry4 without its attributes' values."""
-_END, _MORE = b"\0\0\0\0\0\0\0\1", bytes(8)  # no further entry here; eof or not
 FIRST_COOKIE = 3
 
 
@@ -94,7 +91,7 @@ def _joined(pieces: Sequence[bytes], room: int, end: bool) -> bytes:
         if not count:
             raise Failure(Status.TOOSMALL)
         pieces, end = pieces[:count], False
-    return b"".join((VERIFIER, *pieces, _END if end else _MORE))
+    return b"".join((VERIFIER, *pieces, END if end else MORE))
 
 
 def _piece(cookie: int, name: bytes, values: bytes) -> bytes:

@@ -9,7 +9,7 @@ from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, ClientId, Verifier
-from gateways.nfs.xdr import I64, U32, Array, Bool, Opaque, Switch, Void, pad
+from gateways.nfs.xdr import I64, U32, Array, Bool, Opaque, Switch, Void, opaque
 from gateways.server import origin_of
 
 SP4_NONE, SP4_MACH_CRED, SP4_SSV = 0, 1, 2
@@ -87,17 +87,13 @@ def exchange_id(c: Compound, args: ExchangeArgs) -> Outcome:
     result = (
         struct.pack(">Q3I", client.id, client.sequence, flags, SP4_NONE)
         + bytes(8)  # so_minor_id
-        + _opaque(service.identity)
-        + _opaque(service.scope)
+        + opaque(service.identity)
+        + opaque(service.scope)
         + bytes(4)  # no implementation id
     )
     if found.replaced is not None:
         return departing.end_client(service, found.replaced, lambda: result)
     return result
-
-
-def _opaque(data: bytes) -> bytes:
-    return len(data).to_bytes(4) + data + pad(len(data))
 
 
 class DestroyClientArgs(NamedTuple):

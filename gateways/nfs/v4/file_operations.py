@@ -40,13 +40,13 @@ FILE_OPERATIONS: dict[int, Operation] = {
     15: Operation(
         "LOOKUP", filehandles.LookupArgs, filehandles.lookup, CURRENT_FH, above=filehandles.lookup_above, works_on=_DIRECTORY
     ),
-    16: Operation("LOOKUPP", NoArguments, filehandles.lookupp, CURRENT_FH, above=filehandles.lookupp_above, works_on=_DIRECTORY),
+    16: Operation("LOOKUPP", NoArguments, filehandles.lookupp, CURRENT_FH, above=Status.NOENT, works_on=_DIRECTORY),
     17: Operation("NVERIFY", metadata.VerifyArgs, metadata.nverify, CURRENT_FH, above=metadata.nverify_above),
     19: Operation("OPENATTR", NoArguments, _not_supported, CURRENT_FH, above=_not_supported),
     22: Operation("PUTFH", filehandles.putfh_arguments, filehandles.putfh),
     23: Operation("PUTPUBFH", NoArguments, filehandles.putrootfh),
     24: Operation("PUTROOTFH", NoArguments, filehandles.putrootfh),
-    25: Operation("READ", data.read_arguments, data.read, CURRENT_FH, above=data.read_above, statuses=_IO, works_on=_FILE),
+    25: Operation("READ", data.read_arguments, data.read, CURRENT_FH, above=Status.ISDIR, statuses=_IO, works_on=_FILE),
     26: Operation(
         "READDIR", directories.ReadDirectoryArgs, directories.readdir, CURRENT_FH, above=directories.readdir_above, works_on=_DIRECTORY
     ),

@@ -4,7 +4,6 @@
 The directory above all exports is every client's root; below it each export is a file system of its own.
 """
 
-import struct
 from functools import partial
 from typing import NamedTuple
 
@@ -13,13 +12,12 @@ from gateways.nfs.handles import HANDLE_SIZE, Place
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import ABOVE, Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
-from gateways.nfs.v4.types import HANDLE_SIZE as HANDLE_LIMIT
-from gateways.nfs.v4.types import Name, NoArguments
-from gateways.nfs.xdr import XdrError
+from gateways.nfs.v4.types import Handle, Name, NoArguments
+from gateways.nfs.xdr import codec
 from sofs.volume.api import Found, GetAttributes, Lookup
 
-_U32 = struct.Struct(">I")
 _LENGTH = HANDLE_SIZE.to_bytes(4)
+putfh_arguments = codec(Handle).unpack
 MAX_NAME = 765
 """Bytes of the longest name: 255 UTF-16 units in UTF-8."""
 
@@ -31,15 +29,6 @@ class LookupArgs(NamedTuple):
 def putrootfh(c: Compound, args: NoArguments) -> Outcome:
     c.go(ABOVE)
     return b""
-
-
-def putfh_arguments(data: memoryview, at: int) -> tuple[bytes, int]:
-    """PUTFH4args: the handle."""
-    (length,) = _U32.unpack_from(data, at)
-    end = at + 4 + (length + 3 & ~3)
-    if length > HANDLE_LIMIT or end > len(data):
-        raise XdrError("a file handle cut short or too long")
-    return bytes(data[at + 4 : at + 4 + length]), end
 
 
 def putfh(c: Compound, handle: bytes) -> Outcome:
@@ -102,10 +91,6 @@ def lookupp(c: Compound, args: NoArguments) -> Outcome:
         c.go(ABOVE)
         return b""
     return climbing.parent(place, Ask, lambda inode: _ask(c, place, Lookup(place.caller, inode, ())))
-
-
-def lookupp_above(c: Compound, args: NoArguments) -> Outcome:
-    raise Failure(Status.NOENT)
 
 
 def checked(name: bytes) -> bytes:

@@ -16,7 +16,7 @@ from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.settable import NewAttributes
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Name, NoArguments
-from gateways.nfs.xdr import U32, Opaque, Switch, Void, pad
+from gateways.nfs.xdr import U32, Opaque, Switch, Void, opaque
 from sofs.errors import CrossVolume
 from sofs.types import Kind
 from sofs.volume.api import Attributes, Found, Link, Make, ReadLink, Remove, Removed, Rename, Renamed, Text
@@ -68,7 +68,7 @@ def readlink(c: Compound, args: NoArguments) -> Outcome:
     place = c.place
 
     def answer(text: Text) -> bytes:
-        return len(text.text).to_bytes(4) + text.text + pad(len(text.text))
+        return opaque(text.text)
 
     return Ask(place.volume, ReadLink(place.caller, place.inode), answer)
 

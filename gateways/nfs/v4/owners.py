@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from gateways.nfs.v4.status import Failure, Status
-from gateways.nfs.xdr import pad
+from gateways.nfs.xdr import opaque
 from sofs.volume.security import sid_bytes, sid_text
 
 NOBODY = 65534
@@ -52,8 +52,7 @@ class Owners:
     @lru_cache(4096)
     def text(number: int) -> bytes:
         """A uid or gid as a utf8string, packed."""
-        digits = b"%d" % number
-        return len(digits).to_bytes(4) + digits + pad(len(digits))
+        return opaque(b"%d" % number)
 
     def uid(self, who: bytes) -> int:
         """The uid that a client means. Raises `Failure`."""

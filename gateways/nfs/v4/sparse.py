@@ -3,8 +3,8 @@
 import struct
 from typing import NamedTuple
 
+from gateways.nfs.rpc import TRANSFER
 from gateways.nfs.v4 import stateids
-from gateways.nfs.v4.attributes import TRANSFER
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.data import ReadArgs, fetch
 from gateways.nfs.v4.operation import Ask, Outcome

@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 from gateways.nfs.v4.compound import Compound
 from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
-from gateways.nfs.xdr import U32, U64, Opaque, pad
+from gateways.nfs.xdr import U32, U64, Opaque, opaque
 from sofs.volume.api import Extended, GetAttributes, GetExtended, Reply, SetExtended
 
 EITHER, CREATE, REPLACE = range(3)
@@ -39,7 +39,7 @@ class ListArgs(NamedTuple):
 def getxattr(c: Compound, args: NameArgs) -> Outcome:
     def answer(found: Extended) -> bytes:
         ((_, value),) = found.attributes
-        return len(value).to_bytes(4) + value + pad(len(value))
+        return opaque(value)
 
     return Ask(c.place.volume, GetExtended(c.place.target, (_checked(args.name),)), answer)
 
@@ -99,7 +99,7 @@ def listxattrs(c: Compound, args: ListArgs) -> Outcome:
             raise Failure(Status.BAD_COOKIE)
         left, pieces = room, []
         for name in names[args.cookie :]:
-            piece = len(name).to_bytes(4) + name + pad(len(name))
+            piece = opaque(name)
             left -= len(piece)
             if left < 0:
                 break
