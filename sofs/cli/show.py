@@ -66,7 +66,7 @@ DISKS: list[Column] = [
     ("PATH", lambda d: d.path),
     ("TIER", lambda d: d.tier),
     ("POOL", lambda d: d.pool),
-    ("STATE", lambda d: d.state),
+    ("STATE", lambda d: f"{d.state}: {d.reason}" if d.reason else d.state),
     ("SIZE", lambda d: size(d.total)),
     ("FREE", lambda d: size(d.free)),
 ]

@@ -5,6 +5,7 @@ request, states recorded for the next start.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,12 @@ import structlog
 
 from sofs.cluster import Interconnect
 from sofs.coordination import keys
-from sofs.errors import InvalidArgument, SofsError
+from sofs.errors import DiskRefused, InvalidArgument, SofsError, Unavailable
 from sofs.hosting.view import View
 from sofs.pool.label import Label
 from sofs.pool.local_pool import GRACE_S, LocalPool
 from sofs.pool.members import DiskSpec, DiskStatus
-from sofs.pool.opening import make_disk, open_disk
+from sofs.pool.opening import label_at, make_disk, open_disk
 from sofs.pool.service import DiskService
 from sofs.pool.states import State
 from sofs.pool.upkeep import Upkeep
@@ -30,6 +31,7 @@ from sofs.volume.recovery import Place
 
 log = structlog.get_logger("node")
 
+_TROUBLE = (State.SUSPECT, State.MISSING, State.FAILED)
 NOTE_S = 1.0
 """After a change of a disk's state, so that several are recorded at once."""
 
@@ -56,7 +58,7 @@ class Pools:
     async def open(self) -> None:
         """Opens every pool that the view has. Raises `Unavailable` when another process has a disk."""
         if self.interconnect is not None:
-            DiskService(self.interconnect, self.all)
+            DiskService(self.interconnect, self.all, self.note_wanted)
         for name in self.view.pools:
             self._open(name)
         for pool in tuple(self.all.values()):
@@ -91,7 +93,7 @@ class Pools:
 
     def _report(self, event: str, /, **fields: object) -> None:
         """What pools tell of their disks; a new state of one is recorded in a moment."""
-        log.info(event, **fields)
+        log.log(logging.WARNING if fields.get("new") in _TROUBLE else logging.INFO, event, **fields)
         record = self.view.disks.get(int(str(fields["disk"]), 16)) if event == "disk state" else None
         if record is not None and self._own(record) and not self._closed and (self._noting is None or self._noting.done()):
             self._noting = begin(self._note_soon(), "noting disks")
@@ -143,6 +145,7 @@ class Pools:
         if not os.path.isabs(path):
             raise InvalidArgument(f"{path}: name the disk by its absolute path")
         path = os.path.normpath(path)
+        await self._refuse_known(path)
         pool = self.all.get(pool_name) or await self.create(pool_name)
         label = (None if force else await self._left_behind(path, tier, pool_name)) or make_disk(
             self.files,
@@ -163,6 +166,18 @@ class Pools:
         if not any(status.id == label.id for status in pool.disks()):  # the watch may have been faster
             pool.members.add(path)
         return next(status for status in pool.disks() if status.id == label.id)
+
+    async def _refuse_known(self, path: str) -> None:
+        """Raises `DiskRefused` for a disk that the cluster has: whoever made it anew would lose what is on it."""
+        id = label_at(self.files, path)
+        record = next((record for record in await self.registry.disks() if record.id == id), None)
+        if record is None:
+            return
+        member = self.view.members.get(record.node)
+        at = str(self.data_dir / record.path) if self._own(record) else f"{record.path} of node {member.name if member else f'{record.node:016x}'}"
+        raise DiskRefused(
+            f"{path} is disk {record.id:016x}, which belongs at {at}: bring it back there, or give up what is on it first: sofs disk remove {record.id:016x}"
+        )
 
     async def _left_behind(self, path: str, tier: str, pool: str) -> Label | None:
         """The label of a disk in our data directory that was made before, just as asked, when the node ended before it was recorded."""
@@ -189,6 +204,13 @@ class Pools:
                 wanted = record.state in (State.DRAINING, State.RETIRED) and status.state in (State.MISSING, State.FAILED)
                 if status.own and status.id == record.id and status.state != record.state and not wanted:
                     await self.registry.note_disk_state(record.id, str(status.state))
+
+    async def note_wanted(self) -> None:
+        """Records what an operator wants of a disk, who is answered then. Raises `Unavailable`."""
+        try:
+            await self.note_states()
+        except Unavailable as error:
+            raise Unavailable(f"it is done, but will be forgotten if the node ends before it can be recorded: {error}") from None
 
     def places(self, record: VolumeRecord) -> list[Place]:
         """Where the replicas of a volume's log lie on this node's disks: beside their arenas."""

@@ -8,7 +8,7 @@ else is read, however much the disk holds. Each refusal says what was found and 
 import posixpath
 from collections.abc import Callable
 
-from sofs.errors import Damaged, DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound
+from sofs.errors import Damaged, DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound, SofsError
 from sofs.pool.extent import EXTENT_LIMIT, MIB
 from sofs.pool.fragment import META_PER_SLOT, SLOT_SIZE, decode_meta
 from sofs.pool.label import Label, check_name, decode_label, encode_label
@@ -100,6 +100,15 @@ def _refuse_occupied(layout: Layout) -> None:
         raise DiskRefused(
             f"{layout.path} is disk {label.id:016x} of pool {label.pool}; give another directory, or --force to lose what is on it"
         )
+
+
+def label_at(files: Files, path: str) -> DiskId | None:
+    """Which disk the directory is; None if it is none, or nobody can tell."""
+    try:
+        text = open_layout(files, path).read_label()
+        return None if text is None else decode_label(text, path).id
+    except SofsError:
+        return None
 
 
 def open_disk(

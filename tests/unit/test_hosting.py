@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateways.identity import Identities, domain_sid
 from sofs.config import Config
 from sofs.coordination import keys as store_keys
 from sofs.coordination.embedded import EmbeddedStore
-from sofs.errors import DiskFailed, Exists, InvalidArgument, NotFound
+from sofs.errors import DiskFailed, DiskRefused, Exists, InvalidArgument, NotFound
 from sofs.hosting import SYSTEM, Host, Hosted
 from sofs.records import DiskRecord, Registry
 from sofs.runtime.ports import Clock, Files, Random
@@ -122,6 +123,36 @@ def test_a_volume_is_served_degraded_when_one_of_its_two_disks_is_missing(tmp_pa
             hosted = host.named("v")
             assert hosted.state[0] == "degraded", hosted.state
             note(hosted, b"while it was away")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_disk_that_the_cluster_has_is_not_made_anew(tmp_path: Path, force: bool) -> None:
+    """As it may be asked for after it was mounted elsewhere, or put into another node: what is on it would be lost."""
+
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk1", tmp_path / "elsewhere")
+        async with hosted_on(tmp_path) as host:
+            with pytest.raises(DiskRefused, match=r"belongs at .*/disk1: bring it back there, or give up what is on it first: sofs disk remove"):
+                await host.add_disk(str(tmp_path / "elsewhere"), "ssd", "p", 2 << 30, force)
+        shutil.move(tmp_path / "elsewhere", tmp_path / "disk1")
+        async with hosted_on(tmp_path) as host:
+            assert {status.state for status in host.disks.all["p"].disks()} == {"healthy"}
+
+    asyncio.run(main())
+
+
+def test_that_a_disk_is_not_what_it_was_is_a_warning_in_the_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        await make(tmp_path)
+        shutil.move(tmp_path / "disk1", tmp_path / "away")
+        with capture_logs() as said:
+            async with hosted_on(tmp_path):
+                pass
+        assert [line["log_level"] for line in said if line["event"] == "disk state"] == ["warning"]
+        shutil.move(tmp_path / "away", tmp_path / "disk1")
 
     asyncio.run(main())
 

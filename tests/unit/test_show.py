@@ -37,3 +37,9 @@ def test_an_identifier_is_shown_in_one_piece_however_narrow_the_terminal(capsys:
     disk = Disk("6c33ff326078758b", "/srv/sofs/" + "long/" * 12, "ssd", "default", "healthy", 1 << 38, 1 << 36, "a-node")
     table([disk], DISKS, "")
     assert disk.id in capsys.readouterr().out
+
+
+def test_what_is_the_matter_with_a_disk_is_told_with_its_state(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    table([Disk("6c33ff326078758b", "/d", "ssd", "default", "missing", reason="/d has no label: is the disk mounted there?")], DISKS, "")
+    assert "missing: /d has no label: is the disk mounted there?" in capsys.readouterr().out
