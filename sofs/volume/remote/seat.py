@@ -31,6 +31,7 @@ from sofs.volume.remote.messages import (
 )
 from sofs.volume.remote.repeating import REPEATABLE
 from sofs.volume.remote.telling import Subscriber
+from sofs.volume.snapshots.requests import restored
 from sofs.volume.volume import LocalVolume
 
 LARGEST = 16 << 20
@@ -97,6 +98,8 @@ class Seat:
             token = None
             if type(request) not in REPEATABLE:
                 known = self._known(place, sequence, by)
+                if known is not None and type(request) is api.RestoreSnapshot:
+                    return self._wait(place, sequence, restored(self._core), lambda reply: self._replied(None, reply))
                 if known is not None:
                     return self._settle(self._renewed(known, by))
                 token = CallToken(asked.incarnation, slot, sequence, by.gateway, ask.plain or ask.slot_token)

@@ -172,12 +172,14 @@ class Snapshots:
 
     # Restoring
 
-    def begin_restoration(self, number: int, inodes: int, now: Time) -> Lsn:
-        """Takes a snapshot of the present, and says in the same batch that the other one is being restored. Raises `NotFound`."""
+    def begin_restoration(self, number: int, inodes: int, now: Time, told: Batch | None = None) -> Lsn:
+        """Takes a snapshot of the present, and says in the same batch that the other one is being restored, and what is `told`. Raises `NotFound`."""
         snapshot = self.get(number)
         batch = Batch()
         before = self.add(batch, self._name_before(snapshot), inodes, now)
         batch.put(RESTORING, number.to_bytes(8, "little") + before.to_bytes(8, "little"))
+        if told is not None:
+            batch.extend(told)
         lsn = self._keyspace.commit(batch)
         self._bar()
         return lsn

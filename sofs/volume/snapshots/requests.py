@@ -61,11 +61,14 @@ def restore_snapshot(core: Core, request: RestoreSnapshot, token: AnyToken | Non
         if opened.id in core.opens:
             end_open(core, opened)
             core.ended(opened.id)
-    snapshots.begin_restoration(request.number, core.next_number, core.clock.now())
+    told = Batch()
+    if token is not None:
+        core.tokens.store(told, token, Reply(Lsn(0)))
+    snapshots.begin_restoration(request.number, core.next_number, core.clock.now(), told)
     core.orphaned()
-    return _restored(core)
+    return restored(core)
 
 
-async def _restored(core: Core) -> Reply:
-    """Whoever goes away leaves the rest to the background."""
+async def restored(core: Core) -> Reply:
+    """The answer to who has begun a restoration, or asks for it again. Whoever goes away leaves the rest to the background."""
     return Reply(await core.data.snapshots.restore(core.clock.now()))

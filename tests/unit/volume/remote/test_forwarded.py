@@ -33,6 +33,7 @@ from sofs.volume.api import (
     FenceGateway,
     GetAttributes,
     Keep,
+    ListSnapshots,
     Lock,
     Lookup,
     MakeSnapshot,
@@ -40,6 +41,7 @@ from sofs.volume.api import (
     Recall,
     Reconnect,
     Remove,
+    RestoreSnapshot,
     SetReparse,
     Stateless,
     Token,
@@ -75,8 +77,13 @@ def cut(rig: FarRig) -> None:
     rig.between.network.lose("10.0.0.1", "10.0.0.2")
 
 
-async def reopened(rig: FarRig, orderly: bool = True, ended: Callable[[int], bool] = lambda gateway: False) -> None:
-    """The volume ends here and begins anew, as at another coordinator; nobody else is started again."""
+async def reopened(
+    rig: FarRig,
+    orderly: bool = True,
+    ended: Callable[[int], bool] = lambda gateway: False,
+    first: Callable[[LocalVolume], Awaitable[object]] | None = None,
+) -> None:
+    """The volume ends here and begins anew, as at another coordinator; nobody else is started again. `first` is done before anybody reaches it."""
     former = rig.local
     rig.between.where[0].served(None)
     if orderly:
@@ -96,6 +103,8 @@ async def reopened(rig: FarRig, orderly: bool = True, ended: Callable[[int], boo
         rig.files = rig.files.after_process_death()
     await rig.open()
     rig.local = LocalVolume(rig.store, rig.data, rig.clock, id=VolumeId(7), name="v", gateway=HERE[1], ended=ended)
+    if first is not None:
+        await first(rig.local)
     rig.between.serve(rig.local)
 
 
@@ -556,6 +565,38 @@ def test_a_snapshot_is_read_from_another_node() -> None:
         past.call(Close(held.open), None, SMB)
         with pytest.raises(Closed):
             past.call(Close(held.open), None, SMB)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("slices", [0, 1, 3])
+def test_a_volume_is_brought_back_to_a_snapshot_once_though_its_coordinator_ends_meanwhile(slices: int) -> None:
+    """Once more, it would take back what clients have written since."""
+
+    async def scenario(rig: FarRig) -> None:
+        for place in range(5):
+            await rig.put(rig.smb(b"f%d" % place).open, 0, b"before")
+        number = rig.ask(MakeSnapshot("s")).snapshots[0].number
+        for place in range(5):
+            await rig.put(rig.smb(b"f%d" % place).open, 0, b"after!")
+        snapshots = rig.local.core.data.snapshots
+        snapshots.slice, left, going = 1, [slices], asyncio.Event()
+
+        async def pause() -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                going.set()
+                await asyncio.sleep(1e9)
+
+        snapshots.pause = pause
+        asked = asyncio.ensure_future(rig.between.far.call(RestoreSnapshot(number, force=True), None, SMB))
+        await going.wait()
+        await reopened(rig, orderly=False, first=lambda volume: volume.run_once())
+        reply: Any = await asked
+        assert reply.gate
+        names = [snapshot.name for snapshot in rig.ask(ListSnapshots()).snapshots]
+        assert names == ["s", "before-restore-1"]
+        assert await rig.content(rig.smb(b"f0").open) == b"before"
 
     run(scenario)
 
