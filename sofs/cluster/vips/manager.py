@@ -29,7 +29,8 @@ SETTLE_S = 5.0
 HOME_FIRST_S = 0.1
 """What an address waits for its group to be adopted; what comes until then waits for that in its turn."""
 ADOPT_S = 5.0
-LEAVE_S = 5.0
+LEAVE_S, LOOK_S = 7.0, 0.02
+"""Longer than others may have promised to claim nothing."""
 
 
 class Vips:
@@ -90,15 +91,23 @@ class Vips:
         self.look()
 
     async def leave(self) -> None:
-        """Gives everything away and takes nothing on any more: before the node stops."""
+        """Gives everything away, as soon as others may claim it, and takes nothing on any more: before the node stops."""
         self._leaving = True
         try:
             await self._keeping.leave()
         except SofsError as error:
             log.warning("vips.leaving_untold", reason=str(error))
+        until = self._clock.boottime() + LEAVE_S  # a store that is away must not keep a node from stopping
         self.look()
-        if self._working:
-            await asyncio.wait(list(self._working.values()), timeout=LEAVE_S)  # a store that is away must not keep a node from stopping
+        while (self._working or self._gives) and self._clock.boottime() < until:
+            await self._clock.sleep(LOOK_S)
+            self.look()
+
+    @property
+    def _gives(self) -> bool:
+        """Whether something here belongs to another node."""
+        plan, me = self._plan(), self._me.node
+        return any(plan.get(address, me) != me for address in self._here)
 
     def stay(self) -> None:
         """The opposite."""
@@ -180,8 +189,8 @@ class Vips:
         return lasts and self._keeping.answers and not self._is_bound(address) and self.holder(address) == self._me and self._counts(address)
 
     def _is_settled(self, record: VipRecord, belongs: int) -> bool:
-        """Whether it is time to move: at once when this node leaves or the address follows a volume."""
-        if self._keeping.binds_others and not self._leaving:
+        """Whether it is time to move: when this node leaves or the address follows a volume, as soon as others may claim it."""
+        if self._keeping.binds_others:
             return False
         if self._leaving or record.volume or self._known.facts().members.get(self._me.node) != "active":
             return True

@@ -418,6 +418,27 @@ def test_a_leaving_node_hands_its_group_over_and_has_nothing_left() -> None:
     run(test)
 
 
+def test_what_a_leaving_node_gives_away_behind_an_outage_of_the_store_is_claimed_at_once() -> None:
+    """The others have promised it to claim nothing, and keep that: so it keeps its addresses until they may."""
+
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 12)
+            for line in w.lines.values():
+                line.up = False
+            await asyncio.sleep(3)
+            for line in w.lines.values():
+                line.up = True
+            await w.until(lambda: all(vips._keeping.answers for vips in w.vips.values()), 5)
+            leaving = asyncio.create_task(w.vips[1].leave())
+            await w.until(lambda: w.where(A) != 1, 12)
+            assert await w.until(lambda: w.where(A) in (2, 3), 12) < 0.5
+            await leaving
+            assert not w.vips[1].held
+
+    run(test)
+
+
 def test_a_claim_is_for_what_was_looked_at_and_takes_nothing_from_a_holder_that_was_heard_of_meanwhile() -> None:
     """The look and the claim are two ticks, and what the watch tells may come in between: here of a node that begins its lease anew, behind a cut, while
     another has its address by now."""
