@@ -34,9 +34,12 @@ class Disks:
         return self._shown(added, request.pool)
 
     async def drain(self, request: api.DrainDisk) -> api.Disk:
-        """Has a disk emptied, or no longer. Raises `NotFound`, `InvalidArgument` (not in this state), `Unavailable` (its node is away)."""
+        """Has a disk emptied, or no longer, also after the next start. Raises `NotFound`, `InvalidArgument` (not in this state), `Unavailable` (its
+        node is away, or that cannot be recorded)."""
         pool, status = self._named(request.disk)
         await pool.drain(status.id, request.on)
+        if status.own:
+            await self._host.disks.note_wanted()
         return self._shown(self._named(request.disk)[1], pool.name)
 
     async def remove(self, request: api.RemoveDisk) -> None:

@@ -34,8 +34,10 @@ M = TypeVar("M")
 class DiskService:
     """Answers for the disks that are open here. `pools` may change while it serves."""
 
-    def __init__(self, interconnect: Interconnect, pools: Mapping[str, LocalPool]) -> None:
+    def __init__(self, interconnect: Interconnect, pools: Mapping[str, LocalPool], record: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`record` keeps what an operator wants of a disk for the next start, before he is answered."""
         self._pools = pools
+        self._record = record
         self._duties: dict[type, Callable[[Any, LocalPool, LocalDisk, Buffer], Answer | Awaitable[Answer]]] = {
             messages.Read: self._read,
             messages.Write: self._write,
@@ -58,7 +60,7 @@ class DiskService:
         pool, member = self._member(DiskId(request.disk))
         if isinstance(request, messages.Drain):
             pool.members.drain(member.spec.id, request.on)
-            return Answer(encode(told(pool.members, member)))
+            return self._drained(pool, member)
         if not isinstance(member.disk, LocalDisk):
             raise Unavailable(f"{pool.members.describe(member.spec.id)} at its node")
         return self._duties[type(request)](request, pool, member.disk, asked.payload)
@@ -102,6 +104,11 @@ class DiskService:
 
     async def _check(self, request: messages.Check, pool: LocalPool, disk: LocalDisk, payload: Buffer) -> Answer:
         return Answer(encode(messages.Checked(await disk.check(request.slot, request.id, request.length))))
+
+    async def _drained(self, pool: LocalPool, member: Member) -> Answer:
+        if self._record is not None:
+            await self._record()
+        return Answer(encode(told(pool.members, member)))
 
     # What does
 

@@ -21,6 +21,7 @@ def three(test: Callable[[Cluster, str], Awaitable[None]]) -> None:
         cluster = Cluster(world, 3)
         await cluster.begin(0, 1, "mirror(2)")
         assert cluster.machines[2].node is not None
+        await asyncio.sleep(3)  # until all have heard of it
         (own,) = cluster.machines[2].node.host.pools["p"].members.own
         await test(cluster, f"{own.spec.id:016x}")
 
@@ -75,5 +76,19 @@ def test_a_disk_that_is_gone_from_a_node_that_says_so_is_forgotten() -> None:
         await asyncio.sleep(20)
         await remove(one, disk)
         assert disk not in await recorded(cluster)
+
+    three(test)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_disk_that_was_drained_stays_so_though_its_node_dies_at_once(own: bool) -> None:
+    async def test(cluster: Cluster, disk: str) -> None:
+        one, _, other = cluster.machines
+        await (other if own else one).ask(lambda node: Disks(node.assembly).drain(api.DrainDisk(disk)))
+        other.kill()
+        other.start()
+        await other.until_ready()
+        (found,) = [each for each in await other.ask(lambda node: Disks(node.assembly).all()) if each.id == disk]
+        assert found.state == "retired", "there was nothing on it"
 
     three(test)
