@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sofs.errors import Grace, InvalidArgument, NoGrace, SofsError
 from sofs.locks import HANDLE, READ, WRITE, Grant, GrantKind, Opening
 from sofs.locks.ranges import TO_END
-from sofs.types import Inode, Kind
+from sofs.types import Inode, Kind, Time
 from sofs.volume.api import (
     Access,
     Action,
@@ -234,6 +234,10 @@ def _reclaimed(core: Core, opened: OpenFile) -> None:
 # The end
 
 
+UNTOLD = Attributes(Inode(0), 0, Kind.FILE, 0, 0, 0, 0, 0, 0, Time(0), Time(0), Time(0), Time(0), 0, 0, (0, 0), Inode(0))
+"""In a token in place of an open's attributes: whoever answers from it looks them up."""
+
+
 def conclude(
     core: Core,
     opened: OpenFile,
@@ -247,8 +251,8 @@ def conclude(
 ) -> Opened:
     """The open is in the lock engine: gives it its grant, commits `batch` with its records, and answers.
 
-    `attributes` is None where they are known only after the commit; `undo` is given for an open that was there before. What fails is to be followed
-    by `give_up`.
+    `attributes` is None where they are known only after the commit: the token then has `UNTOLD` ones. `undo` is given for an open that was there
+    before. What fails is to be followed by `give_up`.
     """
     wish, grant, given, kept = request.wish, None, None, None
     opened.maximal = maximal & _ALL
@@ -267,8 +271,7 @@ def conclude(
             if each is not None:
                 _reclaimed(core, each)
     reply = Opened(
-        core.gate, opened.id, action, attributes, opened.access, opened.maximal, opened.path, opened.stream,  # type: ignore[arg-type]
-        sequence=opened.sequence,
+        core.gate, opened.id, action, attributes or UNTOLD, opened.access, opened.maximal, opened.path, opened.stream, sequence=opened.sequence,
     )  # fmt: skip
     _tell_grant(reply, opened, grant, given)
     try:

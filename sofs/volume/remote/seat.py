@@ -19,6 +19,7 @@ from sofs.types import Level, Lsn, OpenId, VolumeId
 from sofs.volume import api
 from sofs.volume.api import Binding, CallToken, Opened, Read, Reply, Upcall
 from sofs.volume.batch import Batch
+from sofs.volume.opening import UNTOLD
 from sofs.volume.remote.messages import (
     Answered,
     Call,
@@ -227,6 +228,8 @@ class Seat:
         """An open that is answered again may have lost some of its grant meanwhile; what it is asked for is asked again behind the answer."""
         if not isinstance(reply, Opened) or (opened := self._core.opens.get(reply.open)) is None:
             return reply
+        if reply.attributes == UNTOLD:
+            reply.attributes = self._core.attributes(opened.inode)
         grant = self._core.locks.state(opened.inode).grant(opened.key)
         if reply.grant and not reply.delegation:
             reply.grant = 0 if grant is None else grant.rights

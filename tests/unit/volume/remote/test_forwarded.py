@@ -28,6 +28,7 @@ from sofs.volume.api import (
     Binding,
     Close,
     Disconnect,
+    Disposition,
     EndClient,
     FencedOff,
     FenceGateway,
@@ -228,6 +229,34 @@ def test_what_was_answered_before_the_coordinator_ended_is_not_carried_out_again
         assert reply.path == (b"a",)
         assert rig.names() == {b"a"}
         assert rig.local.core.repeated["forwarded"] == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
+@pytest.mark.parametrize("there", ["nothing", "file", "stream", "overwritten stream"])
+def test_a_stream_is_opened_and_the_next_question_is_answered(there: str, lost: bool) -> None:
+    """What a stream's attributes are is known only once its records are there, and its token is among these."""
+
+    async def scenario(rig: FarRig) -> None:
+        if there != "nothing":
+            rig.make_name(b"f", mode=0o666)
+        if there.endswith("stream"):
+            rig.shut(rig.smb(b"f", stream=b"s"))
+        overwritten = there == "overwritten stream"
+        request = rig.smb_request(b"f", stream=b"s", disposition=Disposition.OVERWRITE if overwritten else Disposition.OPEN_IF)
+        opening = asyncio.ensure_future(rig.between.far.call(request, None, SMB))
+        if lost:
+            while not rig.local.core.opens:  # noqa: ASYNC110
+                await asyncio.sleep(1e-5)
+            cut(rig)
+            await reopened(rig, orderly=False)
+        opened: Any = await opening
+        assert rig.local.core.repeated["forwarded"] == lost
+        assert opened.attributes == rig.local.core.attributes(opened.attributes.inode) and opened.attributes.parent == rig.lookup(b"f").inode
+        await rig.put(opened.open, 0, b"in the stream")
+        rig.shut(opened)
+        assert rig.names() == {b"f"}
 
     run(scenario)
 
