@@ -99,6 +99,43 @@ def test_messages_of_all_sizes_arrive_whole_however_the_stream_is_cut() -> None:
             assert view == copy, "a kept view was overwritten"
 
 
+@pytest.mark.parametrize("size", [CHUNK + 1, 300 << 10, 1 << 20, (1 << 20) + 116, 3 << 20])
+def test_the_loop_is_not_woken_for_every_piece_of_a_large_message_nor_left_waiting_for_its_last(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken = 0
+    receive = Connection._receive
+
+    def counted(self: Connection) -> int:
+        nonlocal woken
+        woken += 1
+        return receive(self)
+
+    monkeypatch.setattr(Connection, "_receive", counted)
+
+    async def test(server: Server, port: int, cores: list[Echo]) -> None:
+        nonlocal woken
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=8 << 20)
+        message = random.Random(1).randbytes(size)
+        for payload in (message, b"small", message, message, b"again"):
+            woken, stream = 0, record(payload)
+            for at in range(0, len(stream), 20_000):
+                writer.write(stream[at : at + 20_000])
+                await writer.drain()
+                await asyncio.sleep(0.001)
+            async with asyncio.timeout(10):
+                assert await reader.readexactly(4) == stream[:4]
+                assert await reader.readexactly(len(payload)) == payload
+            # The first piece, which tells the size, and the last, which is shorter, are woken for, too.
+            assert woken <= 3 + len(payload) // gateways.server.AWAITED
+        writer.write(record(message)[: size // 2])
+        await writer.drain()
+        writer.close()
+        async with asyncio.timeout(10):
+            while not cores[0].reason:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    serve(test)
+
+
 def test_a_peer_that_does_not_read_is_not_read_from_and_then_served_completely() -> None:
     async def test(server: Server, port: int, cores: list[Echo]) -> None:
         sock = socket.create_connection(("127.0.0.1", port))
