@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ _HERE = Path(__file__).parent
 
 @contextmanager
 def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[ConformanceNode]:
-    """As `node.serving`; the lab's data is left in `folder`."""
+    """As `node.serving`."""
     sofsd = ""
     data = folder / "lab"
     data.mkdir(parents=True)
@@ -53,6 +54,7 @@ def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[Conf
             lab.kill()
             lab.wait()
             lab.stdout.close()
+    shutil.rmtree(data)
 
 
 def _placed(data: Path, about: dict[str, Any]) -> ConformanceNode:
