@@ -1,4 +1,4 @@
-"""The table of commands: what each needs before its handler runs.
+"""The table of commands (MS-SMB2 3.3.5.4 to 3.3.5.22): what each needs before its handler runs.
 
 `connection` checks; handlers only act. A handler takes the `Exchange` and gives an `Answer`, or is a coroutine that does.
 """

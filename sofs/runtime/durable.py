@@ -1,4 +1,7 @@
-"""Whole small files, such as configurations and keys, which a loss of power leaves as they were or as they are to be."""
+"""Whole small files, such as configurations and keys, which a loss of power leaves as they were or as they are to be.
+
+These are files of the host, with rights, which people and other programs read. `whole` does the same over the port `Files` for what is the node's alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that are read and replaced as a whole, over the port `Files`."""
+"""Small files that are read and replaced as a whole, over the port `Files`. (`durable` does it with files of the host that others read, too.)"""
 
 from __future__ import annotations
 

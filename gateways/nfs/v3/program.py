@@ -1,4 +1,4 @@
-"""Program 100003 version 3: the table of procedures, and how one is carried out.
+"""Program 100003 version 3 (RFC 1813 3): the table of procedures, and how one is carried out.
 
 The table says of each procedure what its arguments are, whether it changes something, whether a retransmission has to be recognised,
 and what follows the status when it fails. The dispatcher looks after all that; handlers only decide.

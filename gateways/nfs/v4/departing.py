@@ -1,4 +1,4 @@
-"""The end of clients and sessions, whether they ask for it or their lease has run out."""
+"""The end of clients and sessions, whether they ask for it (RFC 8881 18.37, 18.50) or their lease has run out (8.3)."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

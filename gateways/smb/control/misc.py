@@ -1,4 +1,4 @@
-"""Small controls: compression, integrity, object ids."""
+"""Small controls, MS-FSCC 2.3: compression, integrity, object ids."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Controls about the connection rather than a file."""
+"""Controls about the connection rather than a file, MS-SMB2 3.3.5.15.11 and 3.3.5.15.12; and named pipes, MS-FSCC 2.3.47."""
 
 import struct
 from collections.abc import Sequence
