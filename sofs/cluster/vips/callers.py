@@ -18,7 +18,7 @@ CALLERS = "vips.callers"
 REPEATED = 10
 """Told again after so many times that nothing has changed: a node may have begun anew meanwhile."""
 MOST = 10_000
-"""Connections of one address that are told of."""
+"""Connections that a node tells of: what fits into a message, whatever the addresses."""
 
 
 class Callers:
@@ -35,7 +35,11 @@ class Callers:
 
     def tell(self, addresses: Collection[str], nodes: Collection[int]) -> None:
         """To be called every half second with what this node has, and who else there is."""
-        now = {address: self._peers(address)[:MOST] for address in addresses}
+        now: dict[str, Peers] = {}
+        room = MOST
+        for address in addresses:
+            now[address] = self._peers(address)[:room]
+            room -= len(now[address])
         self._unchanged = self._unchanged + 1 if now == self._told else 0
         if self._unchanged % REPEATED == 0 and (now or self._told):
             self._told = now
