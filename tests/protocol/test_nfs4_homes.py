@@ -122,6 +122,31 @@ def test_what_is_no_directory_is_told_apart_where_the_volume_is_elsewhere_too(tm
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_newest_stateid_stays_the_newest_though_an_older_one_is_answered_after_it(tmp_path: Path, moves: bool) -> None:
+    """Also when that is answered once more, by another home."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        async with await Nfs4Client.connect(one.nfs, persist=True) as client:
+            root = await client.root()
+            asked = [
+                request(client, slot, 1, op.putfh(root), op.open_("f", op.BOTH, clientid=client.clientid, how="unchecked", mode=0o600), op.getfh())
+                for slot in (14, 15)
+            ]
+            first, second = await asyncio.gather(*[send(client, each) for each in asked])
+            states = [result.value(18).stateid for result in (first, second)]
+            assert [state.sequence for state in states] == [1, 2]
+            if moves:
+                await nodes.kill(one)
+                await goes_to(client, two)
+                again = await send(client, asked[0])
+                assert again.value(18).stateid == states[0]
+            await client.done(op.putfh(second.last), op.write(states[1], 0, b"data"), op.close(states[1]))
+
+    run(tmp_path, scenario)
+
+
 def test_a_session_works_through_another_node_than_its_home(tmp_path: Path) -> None:
     async def scenario(nodes: Nodes) -> None:
         one, two = nodes.nodes

@@ -75,9 +75,9 @@ def lock(c: Compound, args: LockArgs) -> Outcome:
             access, deny = (0, 0) if through is None else (through.access, through.deny)
             open = OpenId(0) if through is None else through.open
             held = client.states[other] = Held(LOCKS, volume.id, state.id, state.sequence, inode, owner, open, access, deny)
-        held.sequence = state.sequence
+        held.came_to(state.sequence)
         c.stateid = held.stateid
-        return packed(held.stateid)
+        return packed(Stateid(state.sequence, other))
 
     def refused(error: SofsError) -> Outcome:
         if not isinstance(error, LockConflict):
@@ -173,7 +173,7 @@ def locku(c: Compound, args: UnlockArgs) -> Outcome:
         other = other_of(volume.id, state.id)
         known = client.states.get(other)
         if known is not None:
-            known.sequence = state.sequence
+            known.came_to(state.sequence)
         c.stateid = Stateid(state.sequence, other)
         return packed(c.stateid)
 

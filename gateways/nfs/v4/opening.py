@@ -327,12 +327,13 @@ class _Opening:
         if before is not None:
             held.access |= before.access
             held.deny |= before.deny
+            held.came_to(before.sequence)
         self.client.states[held.other] = held
         delegation = self._delegation(opened, here)
         c.go(here)
         c.stateid = held.stateid
         mask = 0 if self.new is None or not (self.made or opened.action is Action.CREATED) else self.new.mask
-        head = _CHANGE.pack(*held.stateid, 1, self.before, self.after, LOCKTYPE_POSIX | PRESERVE_UNLINKED)
+        head = _CHANGE.pack(opened.sequence, held.other, 1, self.before, self.after, LOCKTYPE_POSIX | PRESERVE_UNLINKED)
         return head + words_of(mask) + delegation
 
     def _delegation(self, opened: Opened, place: Place) -> bytes:

@@ -67,6 +67,10 @@ class Held:
         self.granted: Referring | None = None
         """The request that was answered with the delegation."""
 
+    def came_to(self, sequence: int) -> None:
+        """A volume has answered with this sequence: perhaps behind a newer one, or once more."""
+        self.sequence = max(self.sequence, sequence)
+
     @property
     def stateid(self) -> Stateid:
         return Stateid(self.sequence, self.other)

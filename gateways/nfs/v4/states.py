@@ -70,7 +70,8 @@ def open_downgrade(c: Compound, args: DowngradeArgs) -> Outcome:
     def answer(state: State) -> bytes:
         changed = client.states.get(other_of(volume.id, state.id))
         if changed is not None:
-            changed.access, changed.deny, changed.sequence = access, deny, state.sequence
+            changed.access, changed.deny = access, deny
+            changed.came_to(state.sequence)
             c.stateid = changed.stateid
         return _STATEID.pack(state.sequence, other_of(volume.id, state.id))
 
