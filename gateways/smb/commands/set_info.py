@@ -2,7 +2,8 @@
 
 import struct
 from collections.abc import Callable, Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from gateways.smb import quotas
 from gateways.smb.exchange import Answer, Exchange
@@ -34,6 +35,7 @@ from sofs.volume.api import (
 _REQUEST = struct.Struct("<HBBIHHIQQ")  # size, type, class, length, at, reserved, parts, file id
 _REPLY = b"\x02\0"
 _FILE, _FILE_SYSTEM, _SECURITY, _QUOTA = 1, 2, 3, 4
+_U8 = struct.Struct("<B")
 _BASIC = struct.Struct("<qqqqI")
 _RENAME = struct.Struct("<I4xQI")  # replace or flags, root directory, name length
 _MAX_SIZE = (1 << 63) - 1
@@ -43,7 +45,15 @@ _DELETE, _POSIX_SEMANTICS = 1, 2
 _MODES = 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x1000
 _LINKABLE_NAME = 65_534
 
-Setter = Callable[[Exchange, Handle, memoryview], Coroutine[Any, Any, None]]
+
+class Setter(NamedTuple):
+    """One class of information."""
+
+    set: Callable[..., Coroutine[Any, Any, None]]
+    """Takes exchange, open and the fields of `layout`, or all the data where there is none."""
+    layout: struct.Struct | None = None
+    access: int = 0
+    """The rights of which the open must have one."""
 
 
 def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
@@ -71,7 +81,10 @@ async def _quota(exchange: Exchange, data: memoryview) -> Answer:
 
 
 async def _run(exchange: Exchange, setter: Setter, data: memoryview) -> Answer:
-    await setter(exchange, exchange.handle, data)
+    fields = (data,) if setter.layout is None else _fields(setter.layout, data)
+    if setter.access:
+        _need(exchange.handle, setter.access)
+    await setter.set(exchange, exchange.handle, *fields)
     return _REPLY
 
 
@@ -86,10 +99,8 @@ def _need(handle: Handle, access: int) -> None:
         raise Failure(Status.ACCESS_DENIED)
 
 
-async def _basic(exchange: Exchange, handle: Handle, data: memoryview) -> None:
+async def _basic(exchange: Exchange, handle: Handle, created: int, accessed: int, modified: int, changed: int, flags: int) -> None:
     """Times of 0 stay, of -1 are no longer kept by the server, of -2 are again (MS-FSCC 2.4.7)."""
-    created, accessed, modified, changed, flags = _fields(_BASIC, data)
-    _need(handle, Access.WRITE_ATTRIBUTES)
     if min(created, accessed, modified, changed) < -2:
         raise Failure(Status.INVALID_PARAMETER)
     if flags & (TEMPORARY if handle.directory else DIRECTORY):
@@ -109,18 +120,14 @@ def _time(value: int) -> Time | None:
     return Time(value) if value > 0 else None
 
 
-async def _end_of_file(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    (size,) = _fields(U64, data)
-    _need(handle, Access.WRITE_DATA)
+async def _end_of_file(exchange: Exchange, handle: Handle, size: int) -> None:
     if size > _MAX_SIZE or handle.directory:
         raise Failure(Status.INVALID_PARAMETER)
     await exchange.call(SetAttributes(handle.id, Changes(size=size)))
 
 
-async def _allocation(exchange: Exchange, handle: Handle, data: memoryview) -> None:
+async def _allocation(exchange: Exchange, handle: Handle, size: int) -> None:
     """Reserves space; a smaller allocation than the file's size cuts the file (MS-FSA 2.1.5.15.1)."""
-    (size,) = _fields(U64, data)
-    _need(handle, Access.WRITE_DATA)
     if size > _MAX_SIZE or handle.directory:
         raise Failure(Status.INVALID_PARAMETER)
     found: Found = await exchange.call(GetAttributes(handle.id))
@@ -130,26 +137,19 @@ async def _allocation(exchange: Exchange, handle: Handle, data: memoryview) -> N
         await exchange.call(Allocate(handle.id, 0, size))
 
 
-async def _valid_data_length(exchange: Exchange, handle: Handle, data: memoryview) -> None:
+async def _valid_data_length(exchange: Exchange, handle: Handle, size: int) -> None:
     """Every byte up to the file's end is valid here; what is asked can only be checked."""
-    (size,) = _fields(U64, data)
-    _need(handle, Access.WRITE_DATA)
     found: Found = await exchange.call(GetAttributes(handle.id))
     if size > found.attributes.size:
         raise Failure(Status.INVALID_PARAMETER)
 
 
-async def _disposition(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    if not data:
-        raise Failure(Status.INFO_LENGTH_MISMATCH)
-    _need(handle, Access.DELETE)
-    await exchange.call(SetDisposition(handle.id, bool(data[0])))
+async def _disposition(exchange: Exchange, handle: Handle, delete: int) -> None:
+    await exchange.call(SetDisposition(handle.id, bool(delete)))
 
 
-async def _disposition_ex(exchange: Exchange, handle: Handle, data: memoryview) -> None:
+async def _disposition_ex(exchange: Exchange, handle: Handle, flags: int) -> None:
     """MS-FSCC 2.4.12."""
-    (flags,) = _fields(U32, data)
-    _need(handle, Access.DELETE)
     await exchange.call(SetDisposition(handle.id, bool(flags & _DELETE), bool(flags & _POSIX_SEMANTICS)))
 
 
@@ -175,19 +175,11 @@ async def _place(exchange: Exchange, path: tuple[bytes, ...]) -> Inode:
     return found.attributes.inode
 
 
-async def _rename(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    await _move(exchange, handle, data, 0xFF)
-
-
-async def _rename_ex(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    await _move(exchange, handle, data, _REPLACE)
-
-
-async def _move(exchange: Exchange, handle: Handle, data: memoryview, replace_bits: int) -> None:
-    _need(handle, Access.DELETE)
+async def _rename(exchange: Exchange, handle: Handle, data: memoryview, replace_bits: int = 0xFF) -> None:
+    """`replace_bits`: which of the flags say that what has the name is to be replaced; in the older form it is a boolean."""
     flags, name = _new_name(data)
     if name.startswith(":"):
-        await _move_stream(exchange, handle, name, bool(flags & replace_bits))
+        await _rename_stream(exchange, handle, name, bool(flags & replace_bits))
         return
     if handle.stream:
         raise Failure(Status.INVALID_PARAMETER)
@@ -197,14 +189,12 @@ async def _move(exchange: Exchange, handle: Handle, data: memoryview, replace_bi
     if not handle.name:
         raise Failure(Status.SHARING_VIOLATION)
     directory = await _place(exchange, path.components)
-    request = Rename(
-        exchange.session.caller, directory, path.components[-1], bool(flags & replace_bits), open=handle.id, fold=True
-    )
+    request = Rename(exchange.session.caller, directory, path.components[-1], bool(flags & replace_bits), open=handle.id, fold=True)
     await exchange.call(request)
     handle.name = path.components
 
 
-async def _move_stream(exchange: Exchange, handle: Handle, name: str, replace: bool) -> None:
+async def _rename_stream(exchange: Exchange, handle: Handle, name: str, replace: bool) -> None:
     """A stream gets another name; the unnamed one takes no part (MS-FSA 2.1.5.15.12)."""
     stream = parse_path("file" + name).stream
     if not handle.stream or not stream:
@@ -233,19 +223,17 @@ async def _link(exchange: Exchange, handle: Handle, data: memoryview) -> None:
     await exchange.call(Link(caller, handle.inode, directory, path.components[-1], fold=True))
 
 
-async def _position(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    (handle.position,) = _fields(U64, data)
+async def _position(exchange: Exchange, handle: Handle, position: int) -> None:
+    handle.position = position
 
 
-async def _mode(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    (mode,) = _fields(U32, data)
+async def _mode(exchange: Exchange, handle: Handle, mode: int) -> None:
     if mode & ~_MODES:
         raise Failure(Status.INVALID_PARAMETER)
     handle.mode = mode
 
 
 async def _full_ea(exchange: Exchange, handle: Handle, data: memoryview) -> None:
-    _need(handle, Access.WRITE_EA)
     await exchange.call(SetExtended(handle.id, tuple(extended.decode(data))))
 
 
@@ -265,16 +253,16 @@ async def _security(exchange: Exchange, parts: int, data: memoryview) -> Answer:
 
 
 SETTERS: dict[int, Setter] = {
-    file.BASIC: _basic,
-    file.RENAME: _rename,
-    file.LINK: _link,
-    file.DISPOSITION: _disposition,
-    file.POSITION: _position,
-    file.FULL_EA: _full_ea,
-    file.MODE: _mode,
-    file.ALLOCATION: _allocation,
-    file.END_OF_FILE: _end_of_file,
-    file.VALID_DATA_LENGTH: _valid_data_length,
-    file.DISPOSITION_EX: _disposition_ex,
-    file.RENAME_EX: _rename_ex,
+    file.BASIC: Setter(_basic, _BASIC, Access.WRITE_ATTRIBUTES),
+    file.RENAME: Setter(_rename, None, Access.DELETE),
+    file.LINK: Setter(_link),
+    file.DISPOSITION: Setter(_disposition, _U8, Access.DELETE),
+    file.POSITION: Setter(_position, U64),
+    file.FULL_EA: Setter(_full_ea, None, Access.WRITE_EA),
+    file.MODE: Setter(_mode, U32),
+    file.ALLOCATION: Setter(_allocation, U64, Access.WRITE_DATA),
+    file.END_OF_FILE: Setter(_end_of_file, U64, Access.WRITE_DATA),
+    file.VALID_DATA_LENGTH: Setter(_valid_data_length, U64, Access.WRITE_DATA),
+    file.DISPOSITION_EX: Setter(_disposition_ex, U32, Access.DELETE),
+    file.RENAME_EX: Setter(partial(_rename, replace_bits=_REPLACE), None, Access.DELETE),
 }

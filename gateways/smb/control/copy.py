@@ -1,6 +1,7 @@
 """Copies and clones at the server: copychunk (MS-SMB2 3.3.5.15.5 and 6) and duplicate extents (MS-FSCC 2.3.7 to 2.3.10)."""
 
 import struct
+from functools import partial
 
 from gateways.smb.exchange import Exchange
 from gateways.smb.handle import Handle
@@ -24,8 +25,6 @@ _DUPLICATE_EX = struct.Struct("<QQQQQQII")  # structure size first; flags, reser
 
 async def resume_key(exchange: Exchange, data: memoryview, room: int) -> bytes:
     """FSCTL_SRV_REQUEST_RESUME_KEY: a name for this open that a copychunk on another can give as its source."""
-    if room < 32:
-        raise Failure(Status.INVALID_PARAMETER)
     handle = exchange.handle
     return _KEY.pack(handle.number, handle.persistent, handle.session.number) + bytes(8)
 
@@ -49,19 +48,8 @@ def _check_rights(source: Handle, target: Handle, read_target: bool) -> None:
         raise Failure(Status.NOT_SAME_DEVICE)
 
 
-async def copychunk(exchange: Exchange, data: memoryview, room: int) -> bytes:
+async def copychunk(exchange: Exchange, data: memoryview, room: int, read_target: bool = True) -> bytes:
     """FSCTL_SRV_COPYCHUNK, whose target must be readable too."""
-    return await _copy(exchange, data, room, read_target=True)
-
-
-async def copychunk_write(exchange: Exchange, data: memoryview, room: int) -> bytes:
-    """FSCTL_SRV_COPYCHUNK_WRITE."""
-    return await _copy(exchange, data, room, read_target=False)
-
-
-async def _copy(exchange: Exchange, data: memoryview, room: int, read_target: bool) -> bytes:
-    if room < _COPIED.size or len(data) < _COPY.size:
-        raise Failure(Status.INVALID_PARAMETER)
     key, count, _ = _COPY.unpack_from(data)
     source, target = _source(exchange, key), exchange.handle
     if len(data) < _COPY.size + count * _CHUNK.size:
@@ -91,18 +79,18 @@ async def _copy(exchange: Exchange, data: memoryview, room: int, read_target: bo
     return _COPIED.pack(done, 0, total)
 
 
+copychunk_write = partial(copychunk, read_target=False)
+"""FSCTL_SRV_COPYCHUNK_WRITE."""
+
+
 async def duplicate(exchange: Exchange, data: memoryview, room: int) -> bytes:
     """FSCTL_DUPLICATE_EXTENTS_TO_FILE."""
-    if len(data) < _DUPLICATE.size:
-        raise Failure(Status.INVALID_PARAMETER)
     persistent, volatile, source_offset, offset, length = _DUPLICATE.unpack_from(data)
     return await _clone(exchange, persistent, volatile, source_offset, offset, length)
 
 
 async def duplicate_ex(exchange: Exchange, data: memoryview, room: int) -> bytes:
     """FSCTL_DUPLICATE_EXTENTS_TO_FILE_EX. A clone is one batch here, so DUPLICATE_EXTENTS_DATA_EX_SOURCE_ATOMIC is always kept."""
-    if len(data) < _DUPLICATE_EX.size:
-        raise Failure(Status.INVALID_PARAMETER)
     size, persistent, volatile, source_offset, offset, length, _, _ = _DUPLICATE_EX.unpack_from(data)
     if size != _DUPLICATE_EX.size:
         raise Failure(Status.INVALID_PARAMETER)

@@ -44,8 +44,6 @@ def _check(exchange: Exchange, access: int, *aligned: int) -> None:
 
 
 async def read(exchange: Exchange, data: memoryview, room: int) -> bytes:
-    if len(data) < _READ.size or room < _READ_REPLY.size + TOKEN:
-        raise Failure(Status.INVALID_PARAMETER)
     size, _, live_ms, _, offset, length = _READ.unpack_from(data)
     _check(exchange, Access.READ_DATA, offset, length)
     if size != _READ.size or not length:
@@ -70,8 +68,6 @@ def _mac(key: bytes, fields: bytes) -> bytes:
 
 
 async def write(exchange: Exchange, data: memoryview, room: int) -> bytes:
-    if len(data) < _WRITE.size + TOKEN or room < _WRITE_REPLY.size:
-        raise Failure(Status.INVALID_PARAMETER)
     size, _, offset, length, skipped = _WRITE.unpack_from(data)
     _check(exchange, Access.WRITE_DATA, offset, length, skipped)
     if size != _WRITE.size + TOKEN or not length:
