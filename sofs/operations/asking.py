@@ -3,10 +3,10 @@
 import asyncio
 from typing import TypeVar
 
-from sofs.errors import Unavailable
+from sofs.errors import NotFound, SofsError, Unavailable
 from sofs.hosting import Hosted
-from sofs.types import Level
-from sofs.volume.api import Binding, Caller, Reply, Request, Volume
+from sofs.types import ROOT, Level
+from sofs.volume.api import Attributes, Binding, Caller, Found, Lookup, Reply, Request, Volume
 
 OPERATOR = Caller(0, 0, privileged=True)
 
@@ -42,3 +42,12 @@ async def ask_stable(hosted: Hosted, request: Request, kind: type[R], by: Bindin
     except TimeoutError:
         raise Unavailable(f"volume {hosted.record.name} does not bring what was asked to its disks; it may be done yet") from None
     return reply
+
+
+async def at_path(hosted: Hosted, path: str, by: Binding) -> Attributes:
+    """What stands at a path from the volume's root. Raises `NotFound` with the reason."""
+    parts = tuple(part.encode(errors="surrogateescape") for part in path.split("/") if part)
+    try:
+        return (await ask_stable(hosted, Lookup(OPERATOR, ROOT, parts), Found, by)).attributes
+    except SofsError as error:
+        raise NotFound(f"{path} in volume {hosted.record.name}: {error or type(error).__name__}") from None

@@ -19,11 +19,11 @@ from sofs.assembly import Assembly
 from sofs.cluster.vips import Vips
 from sofs.coordination import keys
 from sofs.doors import Doors
-from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, SofsError, Unavailable
+from sofs.errors import Exists, InvalidArgument, NotDirectory, NotFound, Unavailable
 from sofs.hosting import Host, Hosted
 from sofs.hosting.describing import describe_anywhere
 from sofs.hosting.part import Part
-from sofs.operations.asking import OPERATOR, ask
+from sofs.operations.asking import ask, at_path
 from sofs.operations.check import check_volumes
 from sofs.operations.cluster import ClusterOperations
 from sofs.operations.disks import Disks
@@ -32,19 +32,16 @@ from sofs.operations.quotas import Quotas
 from sofs.operations.snapshots import Snapshots
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
-from sofs.types import ROOT, Inode, Kind, OpenId, VolumeId
+from sofs.types import ROOT, Kind, OpenId
 from sofs.volume.api import (
     Access,
     Binding,
     Close,
-    Found,
     ListOpens,
-    Lookup,
     OpenInfo,
     OpenList,
     Reply,
     ShareMode,
-    Volume,
 )
 
 FIRST_UID = 1000
@@ -187,17 +184,21 @@ class NodeOperations:
 
     async def create_share(self, request: api.Share) -> api.Share:
         hosted = self._host.named(request.volume)
-        volume = hosted.reached
         if unknown := set(request.protocols) - {"smb", "nfs"}:
             raise InvalidArgument(f"protocols are smb and nfs, not {', '.join(sorted(unknown))}")
         if request.squash not in set(Squash):
             raise InvalidArgument(f"squash is one of {', '.join(Squash)}, not {request.squash}")
         check_name(request.name)
-        root = await self._directory(volume, request.path)
+        root = ROOT
+        if request.path.strip("/"):
+            found = await at_path(hosted, request.path, self._by)
+            if found.kind is not Kind.DIRECTORY:
+                raise NotDirectory(f"{request.path} in volume {request.volume} is not a directory")
+            root = found.inode
         share = Share(
             name=request.name,
             number=await self._registry.next_number("share"),
-            volume=VolumeId(hosted.record.id),
+            volume=hosted.reached.id,
             root=root,
             path="/" + request.path.strip("/"),
             comment=request.comment,
@@ -218,21 +219,6 @@ class NodeOperations:
         await self._registry.put(keys.share(share.name), share.encode(), what=f"share {share.name}")
         self._doors.offer(await self._registry.shares())
         return _shown(share, request.volume)
-
-    async def _directory(self, volume: Volume, path: str) -> Inode:
-        """The inode of a share's root. Raises `NotFound` with the remedy."""
-        parts = tuple(part.encode() for part in path.split("/") if part)
-        if not parts:
-            return ROOT
-        try:
-            found = await ask(volume, Lookup(OPERATOR, ROOT, parts), Found, self._by)
-        except SofsError as error:
-            raise NotFound(
-                f"{path} in volume {volume.name}: {error or type(error).__name__}; make it first"
-            ) from None
-        if found.attributes.kind is not Kind.DIRECTORY:
-            raise NotDirectory(f"{path} in volume {volume.name} is not a directory")
-        return found.attributes.inode
 
     async def delete_share(self, name: str) -> None:
         await self._registry.delete(keys.share(name), f"share {name}")

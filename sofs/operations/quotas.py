@@ -5,7 +5,7 @@ from __future__ import annotations
 from sofs.admin import api
 from sofs.errors import InvalidArgument, NotFound, SofsError
 from sofs.hosting import Host, Hosted
-from sofs.operations.asking import OPERATOR, ask_stable
+from sofs.operations.asking import OPERATOR, ask_stable, at_path
 from sofs.records import Registry
 from sofs.types import ROOT, Inode
 from sofs.volume.api import (
@@ -15,7 +15,6 @@ from sofs.volume.api import (
     GetAttributes,
     GetQuota,
     ListQuotas,
-    Lookup,
     Quota,
     QuotaKind,
     QuotaList,
@@ -78,7 +77,9 @@ class Quotas:
         if request.kind == "volume":
             return QuotaKind.VOLUME, 0
         if request.kind == "directory":
-            return QuotaKind.DIRECTORY, await self._directory(hosted, text)
+            if not text.strip("/"):
+                raise InvalidArgument("the whole volume's quota is set without --directory")
+            return QuotaKind.DIRECTORY, (await at_path(hosted, text, self._by)).inode
         if request.kind == "user":
             if text == "*":
                 return QuotaKind.USER, _DEFAULT
@@ -88,15 +89,6 @@ class Quotas:
         if request.kind == "group":
             return QuotaKind.GROUP, _number(text, "group")
         raise InvalidArgument(f"a quota is one of a volume, directory, user or group, not {request.kind!r}")
-
-    async def _directory(self, hosted: Hosted, path: str) -> Inode:
-        parts = tuple(part.encode(errors="surrogateescape") for part in path.split("/") if part)
-        if not parts:
-            raise InvalidArgument("the whole volume's quota is set without --directory")
-        try:
-            return (await ask_stable(hosted, Lookup(OPERATOR, ROOT, parts), Found, self._by)).attributes.inode
-        except SofsError as error:
-            raise NotFound(f"{path} in volume {hosted.record.name}: {error or type(error).__name__}") from None
 
     async def _shown(self, hosted: Hosted, quota: Quota, users: dict[int, str]) -> api.Quota:
         subject = str(quota.subject)

@@ -18,7 +18,6 @@ from sofs.runtime.ports import Clock
 from sofs.types import Inode, Time
 from sofs.volume import mapping, origins
 from sofs.volume.balance import Balancer
-from sofs.volume.batch import Batch
 from sofs.volume.cleaning import Cleaner, Pace
 from sofs.volume.clones import Cloner
 from sofs.volume.compact import Compactor
@@ -36,7 +35,7 @@ from sofs.volume.reader import Reader
 from sofs.volume.settings import DataSettings
 from sofs.volume.snapshots import operations as snapshot_operations
 from sofs.volume.snapshots.lifecycle import Snapshots
-from sofs.volume.space import Space, Usage
+from sofs.volume.space import Space
 from sofs.volume.thaw import Maps
 from sofs.volume.writer import LARGEST, Writer
 
@@ -89,35 +88,22 @@ class Data:
         self.punch = ranges.punch
         self.allocate = ranges.allocate
         self.ranges = ranges.ranges
+        self.small = ranges.small
+        self.drop = ranges.drop
+        self.usage = self.space.usage
         self.exhausted = pages.exhausted
         self.snapshots = Snapshots(keyspace, self.extents, pause, pages.exhausted)
         self.clone = cloner.clone
         self.copy = cloner.copy
 
-    # Removal
-
-    def small(self, inode: Inode) -> bool:
-        """Whether a file's pages can be dropped in one batch."""
-        return self._ranges.small(inode)
-
-    def drop(self, batch: Batch, inode: Inode) -> None:
-        """Adds the dropping of all pages to the batch that, further on, deletes the inode's record."""
-        self._ranges.drop(batch, inode)
-
     def trim(self, inode: Inode) -> Awaitable[None]:
         """Drops a nameless file's pages in slices, until it is `small`. Whoever cuts it off may call it again."""
         return self._ranges.trim(inode, Time(0))
-
-    # The rest
 
     def check_size(self, size: int) -> None:
         """Raises `FileTooLarge` for a size that no file can have."""
         if size > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
-
-    def usage(self) -> Usage:
-        """Total and free bytes, for GetSpace."""
-        return self.space.usage()
 
     def start(self) -> None:
         """Begins to clean in the background."""

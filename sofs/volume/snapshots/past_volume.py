@@ -82,6 +82,7 @@ class PastData(Data):
         self._ranges = RangeChanges(pages, living.space, living.pause)
         self.read = self.reader.read
         self.ranges = self._ranges.ranges
+        self.usage = self.space.usage
         self.exhausted = living.exhausted
         self._service = None
 
