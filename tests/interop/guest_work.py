@@ -67,8 +67,8 @@ waiting() {  # what this kernel and its processes wait for
     mount -t debugfs debugfs /sys/kernel/debug; head -n 100 /sys/kernel/debug/sunrpc/rpc_clnt/*/tasks /sys/kernel/debug/sunrpc/rpc_xprt/*/info
     cat /proc/self/mountstats /proc/net/tcp
     for each in /proc/[0-9]*; do
-        [ -s $each/cmdline ] || continue  # the kernel's own are in the log when they wait
-        echo "$each: $(tr '\\0' ' ' < $each/cmdline): $(grep State $each/status)"; cat $each/stack
+        words=$(tr '\\0' ' ' < $each/cmdline); [ "$words" ] || continue  # the kernel's own are in the log when they wait
+        echo "$each: $words: $(grep State $each/status)"; cat $each/stack
     done
     echo w > /proc/sysrq-trigger; dmesg | tail -n 300
 }
