@@ -52,7 +52,7 @@ CLUSTER_NAME = "sofs"
 """What clients know a cluster by, unless the configuration says otherwise."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-RENEW_EVERY_S = 86_400.0
+RENEW_EVERY_S = 3600.0
 WAIT_FOR_ETCD_S = 60.0
 STATES_EVERY_S = 10.0
 """How often changed states of disks are recorded."""

@@ -29,6 +29,8 @@ RENEW_S = 120 * 86_400.0
 AUTHORITY_DAYS = 36_500
 SKEW = timedelta(days=1)
 """How far a host's clock may be behind the one of the host that signed."""
+AUTHORITY_SKEW = timedelta(days=10_000)
+"""The same for the authority, which cannot be replaced when the host that made it had a clock far ahead."""
 
 _PEM = serialization.Encoding.PEM
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
@@ -55,7 +57,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"sofs cluster {cluster}")])
         certificate = (
-            _begun(name, name, key.public_key(), now, AUTHORITY_DAYS)
+            _begun(name, name, key.public_key(), now, AUTHORITY_DAYS, AUTHORITY_SKEW)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -120,15 +122,27 @@ def node_of(cluster: str, names: tuple[str, ...]) -> NodeId | None:
     return None
 
 
+def begins(certificate: bytes) -> float:
+    """From when on it is valid, in seconds since 1970. Raises `ConfigError`."""
+    return _validity(certificate)[0]
+
+
 def expires(certificate: bytes) -> float:
     """Until when it is valid, in seconds since 1970. Raises `ConfigError`."""
+    return _validity(certificate)[1]
+
+
+def _validity(certificate: bytes) -> tuple[float, float]:
     try:
-        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+        read = x509.load_pem_x509_certificate(certificate)
+        return read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
     except _UNREADABLE as error:
         raise ConfigError(f"the node's certificate cannot be read: {error}") from None
 
 
-def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: Time, days: int) -> x509.CertificateBuilder:
+def _begun(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: Time, days: int, skew: timedelta = SKEW
+) -> x509.CertificateBuilder:
     at = datetime.fromtimestamp((now - UNIX_EPOCH) // 10_000_000, UTC)
     return (
         x509.CertificateBuilder()
@@ -136,7 +150,7 @@ def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(at - SKEW)
+        .not_valid_before(at - skew)
         .not_valid_after(at + timedelta(days=days))
     )
 

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from sofs.cluster import Answer, Asked, NodeId
-from sofs.cluster.authority import Authority, expires, name_of, node_of
+from sofs.cluster.authority import Authority, begins, expires, name_of, node_of
 from sofs.cluster.founding import found
 from sofs.cluster.renewal import renew_if_due
 from sofs.errors import ConfigError, Unavailable
@@ -21,7 +21,7 @@ from sofs.runtime.simulated_loop import SimulatedLoop, simulate
 from sofs.runtime.system_clock import SystemClock
 from sofs.runtime.system_network import SystemNetwork
 from sofs.runtime.system_tls import Tls
-from sofs.types import Time
+from sofs.types import UNIX_EPOCH, Time
 from tests.contracts.test_network import Recorder
 from tests.simulation.cluster_net import on_loopback
 from tests.unit.cluster.test_membership import Rig, as_is, member
@@ -212,6 +212,12 @@ def test_a_certificate_is_renewed_when_a_third_of_its_time_is_left(tmp_path: Pat
         assert old.certificate != before and expires(old.certificate) > expires(before) + 200 * 86_400
         assert not await renew_if_due(rig.store, old, CLUSTER, NodeId(1), NOW)
         Tls.open(tmp_path / "old")
+
+        # A host's clock was ahead when it got its certificate, or the authority, and was put right.
+        ahead = credentials(tmp_path / "ahead", authority, 1, now=Time(NOW + YEAR))
+        assert await renew_if_due(rig.store, ahead, CLUSTER, NodeId(1), NOW)
+        assert not await renew_if_due(rig.store, ahead, CLUSTER, NodeId(1), NOW)
+        assert begins(Authority.make(CLUSTER, Time(NOW + YEAR)).certificate) < (NOW - UNIX_EPOCH) / 10_000_000
 
     async def scene(loop: SimulatedLoop) -> None:
         await main(Rig(loop))
