@@ -58,13 +58,13 @@ def serving(folder: Path, unacknowledged: bool, lease_s: float) -> Iterator[Conf
 
 
 def _placed(data: Path, about: dict[str, Any]) -> ConformanceNode:
-    """The last node, with the volume at the first."""
-    node, first = about["nodes"][-1], about["nodes"][0]["name"]
+    """The last node, with the volume at the second; at the first, which founded the cluster, the system volume is, and so none is moved to make them even."""
+    node, second = about["nodes"][-1], about["nodes"][1]["name"]
     admin = AdminClient(data=Path(node["data"]), timeout=120)
-    admin.ask(api.Operations.move_volume, api.Move(VOLUME, first))
+    admin.ask(api.Operations.move_volume, api.Move(VOLUME, second))
     admin.ask(api.Operations.create_share, api.Share(PLAIN, VOLUME, squash="none"))
     add_shares(admin)
     admin.ask(api.Operations.add_user, api.NewUser(USER, PASSWORD))
     host, smb_port = node["smb"].split(":")
     logs = [data / f"{each['name']}.log" for each in reversed(about["nodes"])]
-    return ConformanceNode(host, int(smb_port), int(node["nfs"].split(":")[1]), admin, logs, PLAIN, elsewhere=first)
+    return ConformanceNode(host, int(smb_port), int(node["nfs"].split(":")[1]), admin, logs, PLAIN, elsewhere=second)
