@@ -37,6 +37,14 @@ WriteCall = tuple[bytes, int, int, int, memoryview]
 """Handle, offset, how stable, length, data."""
 
 
+def handle_argument(data: memoryview, at: int) -> bytes:
+    """The file handle that a call's arguments consist of or begin with. Raises `XdrError`."""
+    try:
+        return _handle(data, at)[0]
+    except struct.error:
+        raise XdrError("a file handle cut short") from None
+
+
 def read_arguments(data: memoryview, at: int) -> ReadCall:
     """READ3args. Raises `XdrError`."""
     try:

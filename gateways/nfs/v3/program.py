@@ -5,7 +5,7 @@ and what follows the status when it fails. The dispatcher looks after all that; 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from gateways.eager import is_here
@@ -18,7 +18,7 @@ from gateways.nfs.v3.pseudo import PSEUDO, Pseudo
 from gateways.nfs.xdr import unpack
 from sofs.errors import CrossVolume, Fenced, ReadOnly, SofsError
 from sofs.types import Level, Lsn
-from sofs.volume.api import Found, GetAttributes, Token
+from sofs.volume.api import Found, GetAttributes, Reply, Token
 
 PROGRAM = 100003
 
@@ -92,7 +92,7 @@ class Nfs3:
     def version(self) -> Version:
         """What the RPC layer dispatches to."""
         served: dict[int, Callable[[Call], None]] = dict.fromkeys(PROCEDURES, self.serve)
-        return Version({0: null, **served, 6: self.read, 7: self.write})
+        return Version({0: null, **served, 1: self.getattr, 6: self.read, 7: self.write})
 
     def serve(self, call: Call) -> None:
         """Any procedure of the table."""
@@ -131,6 +131,33 @@ class Nfs3:
         if other is None:
             raise CrossVolume("the directory above the exports belongs to none of them")
         return other
+
+    def getattr(self, call: Call) -> None:
+        """GETATTR, 3.3.1: as the table has it, without the table's detours, which are a quarter of it. Clients ask nothing more often."""
+        place: Place | None = None
+        try:
+            place = self._places.at(data.handle_argument(call.data, call.at), call.credential)
+            if place is None or self._performer.barriers:
+                self.serve(call)
+                return
+            found = place.volume.call(GetAttributes(place.target), None, self._performer.by)
+            if isinstance(found, Found):
+                _tell_attributes(call, place, found)
+            else:
+                self._performer.later(call, self._finish_getattr(call, place, found))
+        except BadHandle:
+            call.reply(_failure(b"", Status.BADHANDLE, b""))
+        except SofsError as error:
+            self._fail(call, b"", place, error)
+
+    async def _finish_getattr(self, call: Call, place: Place, result: Reply | Awaitable[Reply]) -> None:
+        try:
+            found = result if isinstance(result, Reply) else await result
+        except SofsError as error:
+            self._fail(call, b"", place, error)
+            return
+        assert isinstance(found, Found)
+        _tell_attributes(call, place, found)
 
     def read(self, call: Call) -> None:
         """READ; RFC 1813 3.3.6."""
@@ -203,6 +230,11 @@ class Nfs3:
                 pass
         results = _failure(parts, status, now)
         place.volume.when(Lsn(gate), Level.COMMITTED, lambda: call.reply(results))
+
+
+def _tell_attributes(call: Call, place: Place, found: Found) -> None:
+    results = attributes.OK + layout.attributes(found.attributes, place.fsid)
+    place.volume.when(found.gate, Level.COMMITTED, lambda: call.reply(results))
 
 
 def _failure(parts: bytes, status: Status, now: bytes) -> bytes:
