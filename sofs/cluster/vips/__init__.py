@@ -2,7 +2,7 @@
 
     vips/<address>           what an operator wants of it (`records.VipRecord`)
     vips/<address>/holder    which incarnation of which node has it now (`records.HolderRecord`), under that node's lease
-    keepers/<node id>        who takes addresses on (the same record), under the same lease
+    keepers/<node id>        who takes addresses on (`records.KeeperRecord`), under the same lease
 
 `records` says what these hold, and `known` what this node has heard of them. `placing` decides where each address belongs, from values to values;
 `Vips` in `manager` acts on it: it claims what nobody holds by compare-and-set, and lets go of what belongs elsewhere. `keeping` keeps the lease, `lasting`

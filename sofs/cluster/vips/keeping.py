@@ -12,7 +12,7 @@ from sofs.cluster.vips.callers import Callers
 from sofs.cluster.vips.here import Here
 from sofs.cluster.vips.known import Known
 from sofs.cluster.vips.lasting import PROMISE_S, Lasting, Promises
-from sofs.cluster.vips.records import HolderRecord
+from sofs.cluster.vips.records import HolderRecord, KeeperRecord
 from sofs.coordination import Delete, Lease, Put, Store, keys
 from sofs.encoding import decode, encode
 from sofs.errors import SofsError
@@ -58,8 +58,10 @@ class Keeping:
         self.promises = Promises()
         # Whoever asked this node's former process for a promise, or left it out as dead, is not known any more.
         self.promises.give(clock.boottime())
-        self._told: int | None = None
-        """The lease under which the others were told that this node takes addresses on."""
+        self._free = clock.boottime() + PROMISE_S
+        """So long it may claim nothing that has no holder, whoever has asked it."""
+        self._told: tuple[int, bool] | None = None
+        """The lease under which the others were told that this node takes addresses on, and whether they were told to wait."""
         self._leaving = False
         self._heard: dict[int, int] = {}
         """The process of each node that told last of its start."""
@@ -125,11 +127,13 @@ class Keeping:
         self._here.refresh()
 
     async def _tell(self, lease: Lease) -> None:
-        """Tells the others that this node takes addresses on, as long as this lease lasts."""
-        if self._told == lease.id or self._leaving:
+        """Tells the others that this node takes addresses on, as long as this lease lasts; at first only that it will, unless there is nobody else."""
+        bound = self._clock.boottime() < self._free
+        if self._told == (lease.id, bound) or self._leaving:
             return
-        await self._store.transact([], [Put(keys.keeper(self._me.node), self._me.encode(), lease.id)])
-        self._told = lease.id
+        record = KeeperRecord(node=self._me.node, incarnation=self._me.incarnation, bound=bound)
+        await self._store.transact([], [Put(keys.keeper(self._me.node), record.encode(), lease.id)])
+        self._told = lease.id, bound
 
     # While the store is down
 

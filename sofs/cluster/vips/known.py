@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from sofs.cluster.vips.records import HolderRecord, VipRecord
+from sofs.cluster.vips.records import HolderRecord, KeeperRecord, VipRecord
 from sofs.coordination import Entry, Seen, Store, keys
 from sofs.errors import ConfigError
 
@@ -42,7 +42,7 @@ class Known:
         self._store, self.facts, self._changed = store, facts, changed
         self.records: dict[str, VipRecord] = {}
         self.holders: dict[str, Holding] = {}
-        self.keepers: dict[int, HolderRecord] = {}
+        self.keepers: dict[int, KeeperRecord] = {}
         """By node, the process that takes addresses on."""
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -77,6 +77,10 @@ class Known:
         facts = self.facts()
         return {id for id, keeper in self.keepers.items() if facts.members.get(id) == "active" and facts.dead.get(id) != keeper.incarnation}
 
+    def bound(self) -> set[int]:
+        """Those of them who may not claim anything yet that has no holder."""
+        return {id for id, keeper in self.keepers.items() if keeper.bound}
+
     async def _follow(self, prefix: str, revision: int, take_in: Callable[[Seen], None]) -> None:
         watch = self._store.watch(prefix, revision)
         try:
@@ -93,7 +97,7 @@ class Known:
             self.keepers.pop(keys.id_of(key), None)
         for entry in seen.entries:
             try:
-                self.keepers[keys.id_of(entry.key)] = HolderRecord.decode(entry.value)
+                self.keepers[keys.id_of(entry.key)] = KeeperRecord.decode(entry.value)
             except ConfigError as error:
                 log.error("record.not_understood", key=entry.key, reason=str(error))
 

@@ -57,6 +57,9 @@ class Vips:
         self._keeping = Keeping(self._me, store, clock, interconnect, self._known, self._here, callers, self.look)
         self._given: dict[str, int] = {}
         """The revision of this node's own record that it asked the store to delete, which may happen any time from then on: that record counts no more."""
+        self._rightful: dict[str, int] = {}
+        """The revision of this node's own record with which it may have an address whatever it has promised: it has had it with that, or came behind a holder
+        that is dead."""
         self._leaving = False
         self._wishes: dict[str, tuple[int, float]] = {}
         """To which node an address is to move, and since when."""
@@ -167,7 +170,7 @@ class Vips:
         candidates = known.candidates() - ({self._me.node} if self._leaving else set())
         holders = {address: holder.node for address in known.holders if (holder := self.holder(address)) is not None}
         vips = [Vip(record.address, record.group, record.volume) for record in known.records.values()]
-        return place(vips, candidates, holders, facts.coordinators)
+        return place(vips, candidates, holders, facts.coordinators, known.bound())
 
     def _counts(self, address: str) -> bool:
         """Whether this node's record lasts as long as its lease: not if that is another by now, nor if the record was to be deleted."""
@@ -177,7 +180,9 @@ class Vips:
     def _is_bound(self, address: str) -> bool:
         """Whether this node has promised to let others keep it: its lease may have ended while the store was away, and its holder go on with what it was
         promised."""
-        return address not in self._here and self._keeping.promises.bound(self._clock.boottime())
+        found = self._known.holders.get(address)
+        rightful = address in self._here or (found is not None and found.revision == self._rightful.get(address))
+        return not rightful and self._keeping.promises.bound(self._clock.boottime())
 
     def _may_take(self, address: str) -> bool:
         """Whether what is known suffices to let clients in there: what others have promised is only for what is held already, and so is what a node has that
@@ -232,6 +237,8 @@ class Vips:
         self._known.note(address, entry)
         if entry is not None and entry.value == self._me.encode() and self._counts(address):
             log.info("vip.claimed", address=address, from_the_dead=found is not None, by_reading=not done)
+            if found is not None:
+                self._rightful[address] = entry.revision
             await self._take(record)
 
     async def _read(self, key: str) -> Entry | None:
@@ -255,6 +262,7 @@ class Vips:
         await asyncio.wait((adopting,), timeout=HOME_FIRST_S)
         if self._may_take(address):  # else the next look begins anew
             self._here.take(address, record.interface, self._keeping.lasting)
+            self._rightful[address] = self._known.holders[address].revision
 
     async def _adopt(self, record: VipRecord) -> None:
         if record.group:

@@ -22,3 +22,10 @@ class HolderRecord(Record, frozen=True, kw_only=True):
 
     node: int
     incarnation: int
+
+
+class KeeperRecord(HolderRecord, frozen=True, kw_only=True):
+    """Who takes addresses on."""
+
+    bound: bool = False
+    """It has just been started, and may claim nothing yet that has no holder."""

@@ -44,6 +44,14 @@ def test_two_addresses_more_than_another_node_has_are_one_too_many() -> None:
     assert place([Vip(A), Vip(B), Vip(C)], {1, 2}, {A: 1, B: 1, C: 2}, {}) == {A: 1, B: 1, C: 2}
 
 
+def test_a_node_that_may_not_claim_yet_gets_only_its_own_and_that_if_nobody_has_it() -> None:
+    vips = [Vip(A, group=1), Vip(B, group=2), Vip(C, group=3)]
+    assert place(vips, {1, 2, 3}, {A: 2, C: 3}, {}, bound={1}) == {A: 2, B: 2, C: 3}
+    assert place(vips, {1, 3}, {A: 3, C: 3}, {}, bound={1}) == {A: 3, B: 3, C: 3}
+    assert place(vips, {1, 2, 3}, {}, {}, bound={1, 2}) == {A: 1, B: 2, C: 3}
+    assert place(vips, {1, 2}, {}, {}, bound={1, 2}) == place(vips, {1, 2}, {}, {})
+
+
 nodes = st.integers(1, 5)
 addresses = st.integers(1, 12).map(lambda number: f"10.0.0.{number}")
 
