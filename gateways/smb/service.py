@@ -30,6 +30,7 @@ from sofs.volume.api import (
     Close,
     Disconnect,
     Dropped,
+    LoseOpens,
     Noticed,
     Recall,
     Reply,
@@ -215,11 +216,13 @@ class SmbService:
                     break
 
     def give_up(self, volume: Volume) -> None:
-        """Ends the connections with a share on this volume: what they have asked it may never be answered."""
+        """Ends the connections with a share on this volume: what they have asked it may never be answered. What has been done of that nobody here knows;
+        so nothing that is open there through this gateway by now is anybody's any more."""
         for session in list(self.sessions.values()):
             if any(tree.volume is volume for tree in session.trees.values()):
                 for channel in session.channels:
                     channel.connection.link.close("a volume has failed")
+        self._begin(self._ask(volume, LoseOpens(), Binding(self.gateway, 0)))
 
     def attend(self, volume: Volume) -> None:
         """Hears what the volume has to tell, from the first connection to one of its shares on."""
@@ -312,7 +315,7 @@ class SmbService:
             self.durables.ended(handle)
         self.notices.end(handle)
         if handle.pipe is None:
-            self._begin(self._close(handle, Disconnect(handle.id) if stays else Close(handle.id)))
+            self._begin(self._ask(handle.volume, Disconnect(handle.id) if stays else Close(handle.id), handle.session.binding))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Does something for which no client waits."""
@@ -321,13 +324,13 @@ class SmbService:
             self._closing.add(task_or_none)
             task_or_none.add_done_callback(self._closing.discard)
 
-    async def _close(self, handle: Handle, request: Close | Disconnect) -> None:
+    async def _ask(self, volume: Volume, request: Close | Disconnect | LoseOpens, by: Binding) -> None:
         try:
-            reply = handle.volume.call(request, None, handle.session.binding)
+            reply = volume.call(request, None, by)
             if not isinstance(reply, Reply):
                 await reply
         except SofsError as error:
-            log.info("close_failed", open=handle.id, error=str(error) or type(error).__name__)
+            log.info("opens_not_ended", request=type(request).__name__, error=str(error) or type(error).__name__)
 
     async def stop(self) -> None:
         """Ends all sessions, and waits until their opens are closed."""

@@ -9,10 +9,11 @@ from collections.abc import Awaitable
 from sofs.errors import SofsError
 from sofs.types import Lsn
 from sofs.volume import keys
-from sofs.volume.api import AnyToken, FencedOff, FenceGateway, Reply
+from sofs.volume.api import AnyToken, Binding, FencedOff, FenceGateway, LoseOpens, Reply
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.disconnection import lose
+from sofs.volume.openfile import OpenFile
 
 _SLICE = 128
 """Opens that end without a pause."""
@@ -45,3 +46,18 @@ async def _end_opens(core: Core, gateway: int, gate: Lsn) -> Reply:
                 await core.clock.sleep(0)
     core.kept.flush()
     return Reply(max(gate, core.kept.gate))
+
+
+def lose_opens(core: Core, request: LoseOpens, token: AnyToken | None) -> Awaitable[Reply]:
+    gateway = core.by.gateway
+    theirs = [(opened, opened.by) for opened in core.opens.values() if opened.by.gateway == gateway and opened.mandatory]
+    return _lose(core, theirs, token)
+
+
+async def _lose(core: Core, theirs: list[tuple[OpenFile, Binding]], token: AnyToken | None) -> Reply:
+    for count, (opened, by) in enumerate(theirs, 1):
+        if core.opens.get(opened.id) is opened and opened.by == by:  # nobody has come back to it meanwhile
+            lose(core, opened)
+        if count % _SLICE == 0:
+            await core.clock.sleep(0)
+    return core.note_down(Batch(), Reply(core.kept.gate), token, reserved=True)

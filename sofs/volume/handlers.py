@@ -87,6 +87,7 @@ HANDLERS: dict[type[Request], Handler] = {
     api.ForgetSession: clients.forget_session,
     api.EndGrace: clients.end_grace,
     api.FenceGateway: fencing.fence_gateway,
+    api.LoseOpens: fencing.lose_opens,
     api.Watch: watching.watch,
     api.GetReparse: reparse.get_reparse,
     api.SetReparse: reparse.set_reparse,

@@ -19,7 +19,18 @@ from sofs.cluster import NodeId
 from sofs.errors import Fenced
 from sofs.locks import HANDLE, READ, WRITE
 from sofs.types import Level, OpenId
-from sofs.volume.api import Binding, ListOpens, Opened, OpenList, Reconnect, Reply
+from sofs.volume.api import (
+    Access,
+    Binding,
+    Disposition,
+    Keep,
+    ListOpens,
+    Open,
+    Opened,
+    OpenList,
+    Reconnect,
+    Reply,
+)
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
 from tests.protocol.smb_scenes import created
@@ -401,6 +412,34 @@ def test_who_comes_back_is_told_of_the_break_that_it_has_not_answered(tmp_path: 
 
 
 # Volumes that move under a gateway
+
+
+def test_opens_of_which_the_gateway_was_not_told_when_a_volume_failed_wait_for_their_owners(tmp_path: Path) -> None:
+    """Their CREATE was carried out, and its answer is lost with the volume that gave it; or their CLOSE was lost that had been answered here."""
+
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        client, other = await at(one), await at(two, guid=b"2" * 16)
+        session = service_of(one).sessions[client.session_id]
+        tree = next(iter(session.trees.values()))
+        assert tree.volume is not None
+        for name, lasts in ((b"kept", True), (b"plain", False)):
+            keep = Keep(60_000, True, session.caller.sids[0].encode()) if lasts else None
+            await tree.volume.call(Open(session.caller, tree.root, (name,), int(Access.READ_DATA), 0, Disposition.OPEN_IF, keep=keep), None, session.binding)
+        plain = smb.create("plain", disposition=1)
+        assert (await other.ask(Command.CREATE, plain)).status == Status.SHARING_VIOLATION
+        service_of(one).give_up(tree.volume)
+        client.core.closed("its volume has failed")
+        fresh = await at(one)
+        await fresh.open("fresh")
+        async with asyncio.timeout(10):
+            while (await other.ask(Command.CREATE, plain)).status:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert sorted((each.name, nodes.volume.core.opens[each.id].connected) for each in nodes.volume.core.opens.values()) == [
+            (b"fresh", True), (b"kept", False), (b"plain", True)
+        ]  # fmt: skip
+
+    run(tmp_path, scenario)
 
 
 def test_a_watched_directory_is_to_be_looked_at_when_its_volume_has_moved(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "ClientList",
     "EndGrace",
     "FenceGateway",
+    "LoseOpens",
     "ForgetSession",
     "KeepRecords",
     "ListClients",
@@ -136,6 +137,11 @@ class BeginGrace(Request):
 
 class EndGrace(Request):
     """All clients that are known have reclaimed what they had: the volume's grace, if it is in one, is over."""
+
+
+class LoseOpens(Request):
+    """The gateway that asks knows nothing more of the SMB opens that it has here, as when a volume has failed with answers on their way: they end, or wait for
+    their owners. What it opens later is not meant."""
 
 
 class FenceGateway(Request):

@@ -19,7 +19,7 @@ REPEATABLE: frozenset[type[Request]] = frozenset(
 )  # fmt: skip
 
 
-ENDING: frozenset[type[Request]] = frozenset({api.Close, api.Disconnect, api.EndClient, api.ForgetSession})
+ENDING: frozenset[type[Request]] = frozenset({api.Close, api.Disconnect, api.EndClient, api.ForgetSession, api.LoseOpens})
 """Never given up, however long nobody serves the volume: what is not ended now nobody would ever end, and it keeps others out."""
 
 
