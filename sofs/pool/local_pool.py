@@ -86,9 +86,9 @@ class LocalPool(Capacity):
 
     async def update(self, disks: Sequence[DiskSpec]) -> None:
         """The records of the pool's disks have changed; see `Members.update`. New disks of other nodes are missing for a moment still."""
-        await self.members.update(disks)
-        if self._neighbours is not None:
-            self._start(self.hear())
+        for node in sorted(await self.members.update(disks)):
+            assert self._neighbours is not None
+            self._start(self._neighbours.hear(node))
 
     async def hear(self) -> None:
         """Asks other nodes how their disks are; takes two seconds at most for each that does not answer, all at once."""

@@ -138,11 +138,12 @@ class Members:
             raise
         self._share_revocations()
 
-    async def update(self, specs: Iterable[DiskSpec]) -> None:
+    async def update(self, specs: Iterable[DiskSpec]) -> set[int]:
         """The records have changed: takes in disks of other nodes, and lets those go that are gone from the records. This node's own come by `add` only,
-        and go if nothing can be on them any more.
+        and go if nothing can be on them any more. Gives the nodes of which disks have come: how these are is not known yet.
         """
         there = {spec.id: spec for spec in specs}
+        come: set[int] = set()
         for id, member in list(self._members.items()):
             spec = there.pop(id, None)
             if spec is None:
@@ -154,12 +155,17 @@ class Members:
                     self._take_out(member)
                     member.spec = spec
                     self._put(member)
+                    if not self.owns(spec):
+                        come.add(spec.node)
                 member.spec = spec
                 if spec.lost:
                     self._condemn(member)
         for spec in there.values():
             if not self.owns(spec):
                 self._join(spec)
+                if not spec.lost:
+                    come.add(spec.node)
+        return come
 
     def owns(self, spec: DiskSpec) -> bool:
         """Whether a disk is this node's."""

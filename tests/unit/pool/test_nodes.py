@@ -7,6 +7,7 @@ import pytest
 
 from sofs.errors import ExtentGone, Fenced, InvalidArgument, NoSpace, Unavailable
 from sofs.pool import parse_policy
+from sofs.pool.neighbours import Neighbours
 from sofs.pool.remote_disk import RemoteDisk
 from sofs.pool.states import Event, State
 from sofs.runtime.simulated_loop import SimulatedLoop, SimulatedRandom, simulate
@@ -161,6 +162,28 @@ def test_a_new_nodes_disks_join_with_their_records() -> None:
             await cluster.run(node, node.pool.hear())
         placements = [await cluster.write(cluster[1], 10 + number) for number in range(8)]
         assert any(cluster[3] in homes(cluster, at) for at in placements)
+
+    nodes(test)
+
+
+def test_when_records_change_only_nodes_with_new_disks_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    hear = Neighbours.hear
+
+    async def noted(self: Neighbours, node: int) -> None:
+        asked.append(node)
+        await hear(self, node)
+
+    async def test(cluster: Nodes) -> None:
+        one = cluster[1]
+        await cluster.run(one, one.pool.update(cluster.specs[:2]))
+        monkeypatch.setattr(Neighbours, "hear", noted)
+        await cluster.run(one, one.pool.update(cluster.specs[:2]))
+        await asyncio.sleep(0.1)
+        assert asked == []
+        await cluster.run(one, one.pool.update(cluster.specs))
+        await asyncio.sleep(0.1)
+        assert asked == [cluster[3].id] and cluster.state(one, cluster.specs[2].id) is State.HEALTHY
 
     nodes(test)
 
