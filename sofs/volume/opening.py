@@ -59,7 +59,7 @@ def answer_again(core: Core, request: Open) -> Opened | None:
         answer = known.answer if known.caller == request.caller else None
         core.repeated["create_guid"] += answer is not None
         return answer
-    if known.connected and known.by.gateway == core.by.gateway:
+    if known.connected and known.by == core.by:
         return None
     core.repeated["create_guid"] += 1
     # A restart has forgotten the answer; whoever takes the open over is told all there is to know.

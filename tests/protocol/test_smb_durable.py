@@ -263,6 +263,25 @@ def test_a_repeated_create_comes_back_to_the_open_of_a_session_that_has_ended_wi
     run(tmp_path, test)
 
 
+def test_a_repeated_create_whose_answer_was_lost_with_its_coordinator_gets_the_open_of_the_session_before(tmp_path: Path) -> None:
+    """The volume has it from the log of the coordinator that was lost, connected, and the gateway has given the first one up with its connection."""
+
+    async def test(service: SmbService) -> None:
+        client = await started(service, share="safe")
+        body = smb.create("x", disposition=2, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
+        file = smb.file_id(await client.ask(Command.CREATE, body))
+        handle = service.sessions[client.session_id].handles.pop(file[1])
+        service.durables.ended(handle)
+        cut(client)
+        client = await started(service, share="safe")
+        reply = await client.ask(Command.CREATE, body, FLAG_REPLAY)
+        assert reply.status == 0, hex(reply.status)
+        assert smb.file_id(reply)[0] == file[0]
+        assert (await client.ask(Command.WRITE, smb.write(smb.file_id(reply), 0, b"mine"))).status == 0
+
+    run(tmp_path, test)
+
+
 @pytest.mark.parametrize("leased", [True, False])
 def test_a_repeated_create_whose_open_was_lost_with_its_coordinator_is_carried_out(tmp_path: Path, leased: bool) -> None:
     """The volume had carried the first one out, and the gateway knows the open; but the coordinator was lost before anything of it was anywhere else."""

@@ -80,8 +80,7 @@ class Open(Request):
     reclaim: bool = False
     """The client had this open before the volume's records were lost (CLAIM_PREVIOUS); only in grace, else `NoGrace`."""
     away: bool = False
-    """Only an open whose client is away, or that is another gateway's, is answered for its `guid`: this gateway knows by itself what it has answered to others
-    (MS-SMB2's Open.IsReplayEligible)."""
+    """An open that this session has is not answered for its `guid`: its gateway knows by itself what it has answered it (MS-SMB2's Open.IsReplayEligible)."""
     anew: bool = False
     """Not answered for its `guid` at all: its client says that it is no repetition."""
 
