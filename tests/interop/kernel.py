@@ -41,8 +41,8 @@ def linux_gave_up(said: str) -> bool:
     transport.c gives EAGAIN, and SMB2_open passes it on), though none of the server's answers meant EAGAIN.
     """
     lost = "Software caused connection abort" in said and re.search(r"Error -\d+ sending data on socket to server", said)
-    unasked = re.search(r"/c/under/\S* .*Resource temporarily unavailable", said) and re.search(r"^answers that mean EAGAIN: 0$", said, re.MULTILINE)
-    return bool(lost or unasked)
+    unasked = re.search(r"(/c/under/\S* |func=open, ).*Resource temporarily unavailable", said)
+    return bool(lost or (unasked and re.search(r"^answers that mean EAGAIN: 0$", said, re.MULTILINE)))
 
 
 def mount_smb(node: RunningNode, options: str = "") -> str:

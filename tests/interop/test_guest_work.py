@@ -32,6 +32,7 @@ def test_only_what_linux_gave_up_by_itself_counts_as_that() -> None:
     opened = "fio: pid=398, err=11/file:filesetup.c:805, func=open(/c/under/data5), error=Resource temporarily unavailable\n"
     assert linux_gave_up(opened + "answers that mean EAGAIN: 0\n")
     assert linux_gave_up("cp: cannot open '/c/under/data5' for reading: Resource temporarily unavailable\nanswers that mean EAGAIN: 0\n")
+    assert linux_gave_up("fio: pid=0, err=11/file:filesetup.c:174, func=open, error=Resource temporarily unavailable\nanswers that mean EAGAIN: 0\n")
     assert not linux_gave_up(opened + "answers that mean EAGAIN: 1\n"), "the server said so"
     assert not linux_gave_up(opened), "who knows"
     assert not linux_gave_up(opened.replace("/c/", "/a/") + "answers that mean EAGAIN: 0\n"), "NFS has no such outcome"
