@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance import forwarded
 from tests.conformance.__main__ import Runner, conform
 from tests.conformance.pike import Pike
 from tests.conformance.pynfs import Pynfs
@@ -37,3 +38,9 @@ def test_nothing_fails_but_the_known_misses(runner: Runner, tmp_path: Path) -> N
         pytest.skip(reason)
     assert runner.missing() is None
     assert conform(runner, SLICES[runner.name], tmp_path) == {}
+
+
+@pytest.mark.timeout(600)
+def test_nor_does_anything_more_where_another_node_coordinates_the_volume(tmp_path: Path) -> None:
+    elsewhere = re.compile(r"smb2\.(getinfo|lock|read|create|streams|rename|sharemode|setinfo|rw|durable-v2-open)")
+    assert conform(Smbtorture(), elsewhere, tmp_path, serving=forwarded.serving) == {}
