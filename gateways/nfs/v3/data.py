@@ -18,7 +18,7 @@ from sofs.errors import InvalidArgument, SofsError
 from sofs.types import Level
 from sofs.volume.api import Read, Written
 
-_handle = codec(Handle).unpack
+_handle: Callable[[memoryview, int], tuple[bytes, int]] = codec(Handle).unpack
 _READ = struct.Struct(">QI")  # offset, count
 _WRITE = struct.Struct(">QIII")  # offset, count, stable, length of the data
 _READ_REPLY = struct.Struct(">7I I")  # record and RPC header, status

@@ -6,21 +6,6 @@ import msgspec
 from sofs.types import Inode, Time
 from sofs.volume.api.values import Attributes, Caller, Reply, Request, Target
 
-__all__ = [
-    "Changes",
-    "GetAttributes",
-    "SetAttributes",
-    "CheckAccess",
-    "Rights",
-    "GetSecurity",
-    "SetSecurity",
-    "GetExtended",
-    "Extended",
-    "SetExtended",
-    "ListStreams",
-    "Streams",
-]
-
 
 class Changes(msgspec.Struct, array_like=True):
     """Attributes to set; None leaves one alone. A time of -1 means the server's time now."""

@@ -10,25 +10,6 @@ import msgspec
 
 from sofs.volume.api.values import Reply, Request
 
-__all__ = [
-    "BeginGrace",
-    "CallToken",
-    "ClientList",
-    "EndGrace",
-    "FenceGateway",
-    "LoseOpens",
-    "ForgetSession",
-    "KeepRecords",
-    "ListClients",
-    "ListRecords",
-    "ListSlots",
-    "Records",
-    "Slot",
-    "SlotToken",
-    "Slots",
-    "Token",
-]
-
 
 class KeepRecords(Request):
     """Changes a gateway's records, all or none; None removes one. Keys have at most 200 bytes, values 3 KiB."""

@@ -3,19 +3,6 @@
 from sofs.types import Inode
 from sofs.volume.api.values import Caller, Reply, Request, Target
 
-__all__ = [
-    "Flush",
-    "Allocate",
-    "Punch",
-    "Ranges",
-    "RangeList",
-    "Clone",
-    "Copy",
-    "Copied",
-    "GetSpace",
-    "SpaceReply",
-]
-
 
 class Flush(Request):
     """All data and attributes of the file, when the reply's gate is STABLE."""

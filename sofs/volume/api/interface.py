@@ -10,21 +10,6 @@ from sofs.types import Inode, Level, Lsn, OpenId, Time, VolumeId
 from sofs.volume.api.clients import CallToken, SlotToken, Token
 from sofs.volume.api.values import Attributes, Binding, Reply, Request, Target
 
-__all__ = [
-    "Read",
-    "Written",
-    "AnyToken",
-    "Recall",
-    "Revoked",
-    "Dropped",
-    "Noticed",
-    "FencedOff",
-    "Resumed",
-    "Upcall",
-    "Upcalls",
-    "Volume",
-]
-
 
 class Read(NamedTuple):
     """`count` bytes were put into the buffer; `end` says that the file's end was reached."""

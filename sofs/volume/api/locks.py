@@ -6,19 +6,6 @@ from sofs.locks import GrantKind
 from sofs.types import Inode, OpenId
 from sofs.volume.api.values import Caller, Reply, Request
 
-__all__ = [
-    "Lock",
-    "Unlock",
-    "TestLock",
-    "Blocker",
-    "FreeState",
-    "Wish",
-    "Want",
-    "Granted",
-    "Acknowledge",
-    "ReturnGrant",
-]
-
 
 class Lock(Request):
     """Takes a lock; `wait` queues behind the lock in its way (then the answer is an awaitable, cancellable), else `LockConflict`."""

@@ -4,23 +4,6 @@ from sofs.types import Inode, Kind, OpenId, Time
 from sofs.volume.api.attributes import Changes
 from sofs.volume.api.values import Attributes, Caller, Entry, Reply, Request
 
-__all__ = [
-    "Lookup",
-    "Found",
-    "Make",
-    "Link",
-    "Remove",
-    "Removed",
-    "Rename",
-    "Renamed",
-    "ReadDirectory",
-    "Entries",
-    "ScanDirectory",
-    "Scanned",
-    "ReadLink",
-    "Text",
-]
-
 
 class Lookup(Request):
     """Finds a path; every directory on the way must grant EXECUTE (traverse). `fold` matches any case, the exact one first.

@@ -7,29 +7,6 @@ from sofs.types import Inode, OpenId
 from sofs.volume.api.locks import Wish
 from sofs.volume.api.values import Action, Attributes, Binding, Caller, Disposition, Reply, Request
 
-__all__ = [
-    "Open",
-    "Opened",
-    "Close",
-    "ClosedReply",
-    "ListOpens",
-    "OpenInfo",
-    "OpenList",
-    "SetDisposition",
-    "Keep",
-    "Downgrade",
-    "State",
-    "Disconnect",
-    "Bound",
-    "Reconnect",
-    "Retain",
-    "EndClient",
-    "EndUnclaimed",
-    "ListClient",
-    "StateInfo",
-    "ClientStates",
-]
-
 
 class Open(Request):
     """Opens, and makes if the disposition says so, the file at `path` below `at` (MS-SMB2 3.3.5.9, MS-FSA 2.1.5.1).

@@ -7,8 +7,6 @@ import msgspec
 from sofs.types import Inode
 from sofs.volume.api.values import Reply, Request
 
-__all__ = ["GetQuota", "ListQuotas", "Quota", "QuotaKind", "QuotaList", "SetQuota"]
-
 
 class QuotaKind(IntEnum):
     VOLUME = 1

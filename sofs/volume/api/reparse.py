@@ -7,8 +7,6 @@ carries a tag and data which only clients understand (MS-FSCC 2.1.2).
 from sofs.types import Kind, OpenId
 from sofs.volume.api.values import Reply, Request
 
-__all__ = ["DeleteReparse", "GetReparse", "Reparse", "SetReparse"]
-
 
 class GetReparse(Request):
     """Answers `Reparse`. Raises `NotSymlink` for what is no reparse point."""

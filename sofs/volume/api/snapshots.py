@@ -5,8 +5,6 @@ import msgspec
 from sofs.types import Time
 from sofs.volume.api.values import Reply, Request
 
-__all__ = ["DeleteSnapshot", "ListSnapshots", "MakeSnapshot", "RestoreSnapshot", "SnapshotInfo", "SnapshotList"]
-
 
 class SnapshotInfo(msgspec.Struct, array_like=True):
     number: int

@@ -7,30 +7,6 @@ import msgspec
 
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
 
-__all__ = [
-    "Binding",
-    "Caller",
-    "Stateless",
-    "Target",
-    "Access",
-    "ShareMode",
-    "Disposition",
-    "READONLY",
-    "HIDDEN",
-    "SYSTEM",
-    "ARCHIVE",
-    "TEMPORARY",
-    "SPARSE_FILE",
-    "REPARSE_POINT",
-    "DIRECTORY_LINK",
-    "SETTABLE_FLAGS",
-    "Action",
-    "Attributes",
-    "Entry",
-    "Request",
-    "Reply",
-]
-
 
 class Binding(NamedTuple):
     """The gateway incarnation and session that a request came through; a superseded one is refused with `Fenced`."""

@@ -5,8 +5,6 @@ from enum import IntEnum
 from sofs.types import OpenId
 from sofs.volume.api.values import Request
 
-__all__ = ["Changed", "Watch"]
-
 
 class Changed(IntEnum):
     """What can change about an entry: bits of the completion filter, MS-SMB2 2.2.35."""
