@@ -7,6 +7,7 @@ carried out when it arrives once more. A question that changes something is neve
 the coordinator can tell.
 """
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
@@ -207,11 +208,22 @@ class Asker:
         found = self._understood(outcome)
         if found is None or (isinstance(found, SofsError) and not isinstance(found, Fenced)):
             self._refused(era)
-        elif era == self.subscription:
+        elif self._is_of_another(found):
+            asyncio.get_running_loop().call_soon(self._listens, era, found)
+        else:
+            self._listens(era, found)
+
+    def _listens(self, era: int, found: Found | Fenced) -> None:
+        if era == self.subscription:
             self.heard()
             if not isinstance(found, SofsError):
                 self._note(found)
             self.subscribed(found if isinstance(found, Fenced) else None)
+
+    def _is_of_another(self, found: Found | SofsError) -> bool:
+        """Whether an answer brings another verifier. Then it counts in the loop's next round, behind all who were answered before: what they tell their clients
+        was done under the former one, and has to say so, or data that was lost since would never be missed."""
+        return not isinstance(found, SofsError) and self.verifier not in (0, found.verifier)
 
     def _answered(self, question: Question, era: int, outcome: Answer | SofsError) -> None:
         if question.done:
@@ -220,15 +232,23 @@ class Asker:
         if found is None:
             self._refused(era)
             return
+        payload: Buffer = b""
+        if isinstance(outcome, Answer) and outcome.payload and len(outcome.body):
+            payload = outcome.payload[0]
+        if self._is_of_another(found):
+            asyncio.get_running_loop().call_soon(self._counts, question, era, found, bytes(payload))
+        else:
+            self._counts(question, era, found, payload)
+
+    def _counts(self, question: Question, era: int, found: Found | SofsError, payload: Buffer) -> None:
+        if question.done:
+            return
         self._pause_s = _SHORTEST_S
         self.heard()
         if not isinstance(found, SofsError):
             self._note(found)
         elif era != question.era and not question.repeatable:
             return
-        payload: Buffer = b""
-        if isinstance(outcome, Answer) and outcome.payload and len(outcome.body):
-            payload = outcome.payload[0]
         self._finish(question, found, payload)
 
     def _finish(self, question: Question, found: Found | SofsError, payload: Buffer = b"") -> None:

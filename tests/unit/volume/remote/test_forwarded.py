@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sofs.cluster import Answer
 from sofs.errors import (
     Closed,
     DiskFailed,
@@ -32,6 +33,7 @@ from sofs.volume.api import (
     EndClient,
     FencedOff,
     FenceGateway,
+    Flush,
     GetAttributes,
     Keep,
     ListSnapshots,
@@ -48,7 +50,8 @@ from sofs.volume.api import (
     Token,
     Unlock,
 )
-from sofs.volume.remote.messages import Reached
+from sofs.volume.remote import messages
+from sofs.volume.remote.messages import Reached, When, encode, encode_answer
 from sofs.volume.remote.routed import RoutedVolume
 from sofs.volume.volume import LocalVolume
 from sofs.volume.where import Coordinator
@@ -551,6 +554,42 @@ def test_the_first_answer_brings_the_verifier_even_if_the_subscription_takes_lon
         assert far._asker is not None and far.verifier == 0
         far._asker._note(Reached(Lsn(0), rig.local.verifier))
         assert far.verifier == rig.local.verifier
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["subscription", "answer"])
+def test_what_was_answered_under_one_verifier_is_told_with_it_though_the_next_one_is_heard_in_the_same_moment(how: str) -> None:
+    """As after a pause of the gateway's process. Else a client would take data for safe that the next coordinator never had."""
+
+    async def scenario(rig: FarRig) -> None:
+        opened = rig.smb(b"f")
+        far = rig.between.far
+        asker, before, seen = far._asker, far.verifier, []
+        assert asker is not None
+        finish = asker._finish
+
+        def finish_both(question: Any, found: Any, payload: Any = b"") -> None:
+            asker._finish = finish  # type: ignore[method-assign]
+            finish(question, found, payload)
+            answer = Answer(encode_answer(Reached(Lsn(0), before + 1)))
+            if how == "subscription":
+                asker._heard(asker.subscription, answer)
+            else:
+                asker._answered(asker.ask(messages.Kind.WHEN, encode(When(Lsn(0))), b"", True, lambda found, payload: None), asker._era, answer)
+
+        asker._finish = finish_both  # type: ignore[method-assign]
+
+        async def gateway() -> None:
+            await far.write(opened.open, 0, memoryview(b"data"), None, Level.COMMITTED, SMB)
+            seen.append(far.verifier)
+
+        await gateway()
+        await asyncio.sleep(0)
+        seen.append(far.verifier)
+        assert seen == [before, before + 1]
+        await asyncio.sleep(1)
+        rig.ask(Flush(opened.open))
 
     run(scenario)
 
