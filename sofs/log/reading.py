@@ -94,8 +94,9 @@ class SegmentReader:
         try:
             head = self.view(lsn, HEADER)
             if len(head) == HEADER:
-                operations = int.from_bytes(head[32:36], "little")
-                head = self.view(lsn, HEADER + operations)
+                at, end = lsn - self._base, lsn - self._base + HEADER + int.from_bytes(head[32:36], "little")
+                # What has been read ahead has the operations, too, as a rule.
+                head = self._data[at:end] if end <= len(self._data) else self.view(lsn, end - at)
         except ExtentGone as error:
             raise Damaged(f"no segment holds position {lsn}") from error
         return decode(head, lsn)
