@@ -196,6 +196,9 @@ class Host:
         if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
             self._pools_changed.set()
             self.site.lacking()
+        if prefix == keys.DEAD:
+            for part in self.parts.values():
+                part.ended(ids)
         for part in self._concerned(prefix, ids):
             part.wake()
 

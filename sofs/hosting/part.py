@@ -7,6 +7,7 @@ of one volume are shown as its reason and tried again; they never keep another v
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 
@@ -92,6 +93,15 @@ class Part:
     def wake(self) -> None:
         """Something has changed."""
         self._wake.set()
+
+    def ended(self, nodes: Collection[int]) -> None:
+        """Processes of these nodes are known to have ended. What is served here waits for their copies no longer, unless others run there by now."""
+        store = self.hosted.store
+        if store is None:
+            return
+        for remote in tuple(store.log.remotes.counted):
+            if self.node_of(remote.id) in nodes and not remote.connected:
+                store.log.lost(remote, Unavailable(f"the process of {remote.place} has ended"))
 
     def start(self) -> None:
         self._task = begin(self._run(), f"part in volume {self.hosted.record.name}")

@@ -129,6 +129,11 @@ class RemoteReplica:
         """A number that is another one once the stream has broken."""
         return self._epoch
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to its node."""
+        return self._peer.connected
+
     def detach(self) -> None:
         """Ends: nothing more is sent, or heard."""
         self._log = None

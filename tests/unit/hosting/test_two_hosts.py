@@ -16,6 +16,7 @@ from sofs.coordination import Condition, Put, keys
 from sofs.coordination.etcd import EtcdStore
 from sofs.errors import Unavailable
 from sofs.hosting import Host
+from sofs.log.configuration import LeaseSettings
 from sofs.records import Registry
 from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.runtime.system_files import SystemFiles
@@ -117,5 +118,19 @@ def test_a_coordinator_that_is_declared_dead_and_is_not_finds_itself_deposed(etc
             assert one.named("v").where.local is None
             # It follows, and counts again.
             await until(lambda: len(other.named("v").opened_store().log.replica_ids) == 2)
+
+    asyncio.run(main())
+
+
+def test_a_copy_whose_process_is_known_to_have_ended_is_not_waited_for(etcd: EtcdServer, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with hosts(etcd, tmp_path) as (one, other):
+            await put(one, b"before")
+            assert other.interconnect is not None
+            await other.interconnect.close()
+            await one.registry.put(keys.dead(2), DeadRecord(incarnation=101, by="its supervisor").encode(), what="a death")
+            async with asyncio.timeout(LeaseSettings().silence_s / 2):
+                await put(one, b"after")
+            assert len(one.named("v").opened_store().log.replica_ids) == 1
 
     asyncio.run(main())
