@@ -196,9 +196,9 @@ class Host:
         if prefix in (keys.POOLS, keys.DISKS, keys.MEMBERS):
             self._pools_changed.set()
             self.site.lacking()
-        if prefix == keys.DEAD:
+        if prefix == keys.DEAD and (ended := self.view.ended(ids)):
             for part in self.parts.values():
-                part.ended(ids)
+                part.ended(ended)
         for part in self._concerned(prefix, ids):
             part.wake()
 

@@ -43,6 +43,11 @@ class View:
         self._calls: list[Callable[[str, Collection[int]], None]] = []
         self._watching: list[asyncio.Task[None]] = []
 
+    def ended(self, nodes: Collection[int]) -> set[int]:
+        """Those of these nodes whose process is known to have ended, with no newer one announced."""
+        announced = {id: self.running[id].incarnation for id in nodes if id in self.running}
+        return {id for id in nodes if id in self.dead and announced.get(id, self.dead[id]) == self.dead[id]}
+
     def on_change(self, call: Callable[[str, Collection[int]], None]) -> None:
         """Has `call` run after each change, with the prefix of `sofs.coordination.keys` that it lies below, and the ids that it is about."""
         self._calls.append(call)
