@@ -291,7 +291,6 @@ class DataModel(RuleBasedStateMachine):
 DataModel.TestCase.settings = settings(
     max_examples=30,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestDataModel = DataModel.TestCase

@@ -82,7 +82,7 @@ def everybody() -> FileState:
     return held
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps)
 def test_byte_ranges_agree_with_a_model_that_knows_every_byte(given_steps: list[Any]) -> None:
     held, model = everybody(), Bytes()
@@ -172,7 +172,7 @@ def compatible(access: int, share: int, other_access: int, other_share: int) -> 
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(share_steps)
 def test_opens_agree_with_a_model_that_compares_every_two(given_steps: list[Any]) -> None:
     held, number = FREE, 0

@@ -381,7 +381,7 @@ def replace_open(id: OpenId) -> Any:
     return Number
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps)
 def test_opens_ranges_and_leases_agree_with_the_model_over_restarts(given_steps: list[Any]) -> None:
     loop = SimulatedLoop()

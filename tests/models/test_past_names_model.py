@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
@@ -147,5 +147,5 @@ class PastNames(Names):
 
 TestPastNames = PastNames.TestCase
 TestPastNames.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=40, stateful_step_count=40
 )

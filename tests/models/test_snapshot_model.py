@@ -140,7 +140,6 @@ class SnapshotModel(DataModel):
 SnapshotModel.TestCase.settings = settings(
     max_examples=30,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 TestSnapshotModel = SnapshotModel.TestCase

@@ -158,7 +158,7 @@ def test_a_record_whose_copies_are_both_damaged_is_refused_by_name() -> None:
     assert on(files, contents)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 14 * 4096 - 1), st.binary(min_size=1, max_size=40)), max_size=8), st.booleans())
 def test_any_damage_is_either_harmless_or_refused(wounds: list[tuple[int, bytes]], shorten: bool) -> None:
     files = new_files()

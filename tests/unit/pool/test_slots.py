@@ -71,7 +71,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 TestSlots = SlotsMachine.TestCase
-TestSlots.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSlots.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_a_run_never_crosses_an_arena() -> None:

@@ -327,7 +327,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(operations, st.integers(0, 1 << 32))
 def test_any_sequence_of_changes_agrees_with_plain_bytes_and_syncs_hold(steps: list[Any], seed: int) -> None:
     files = new_files(seed)

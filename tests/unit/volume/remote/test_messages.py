@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sofs.errors import PeerError
@@ -43,7 +43,7 @@ from sofs.volume.remote.messages import (
 from sofs.volume.remote.repeating import REPEATABLE
 from tests.unit.volume.remote.strategies import any_of
 
-_FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+_FEW = settings(max_examples=20)
 _TOKENS = st.one_of(st.none(), any_of(Token)), st.one_of(st.none(), any_of(SlotToken))
 
 
