@@ -32,7 +32,7 @@ class DataSettings:
     log_low: float = 0.25
     """Destaging stops here: what is younger may soon be written again, and then never has to be moved."""
     log_rest_s: float = 600.0
-    """When nothing has been written for so long, the rest is destaged, too: in extents it is scrubbed, and cheaper to read in large pieces for the first time."""
+    """When nothing has been written for so long, the rest is destaged, too: in extents it is scrubbed, and large first reads are cheaper."""
     compact_below: float = 0.5
     """Extents with a smaller share of live pages are rewritten."""
     whole_from: int = (4 * MIB) // PAGE
