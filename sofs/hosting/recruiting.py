@@ -6,7 +6,7 @@ way. Then it follows, from the oldest position that the log has kept meanwhile, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 
@@ -50,16 +50,20 @@ async def readmit(site: Site, part: Part, store: Store, replica: int, stopping: 
     log.info("redundancy.returned", volume=part.hosted.record.name, node=f"{node:016x}", replicas=store.log.replicas)
 
 
-async def recruit(site: Site, part: Part, store: Store, disk: DiskStatus, stopping: Stopping) -> None:
-    """Makes a replica on a disk, and has it count. Raises `NoSpace`, `DiskFailed`, `Unavailable`; then all is as before, but for leftovers."""
+async def recruit(
+    site: Site, part: Part, store: Store, replica: ReplicaRecord, disk: DiskStatus, awaited: Collection[int], stopping: Stopping
+) -> None:
+    """Makes a replica on a disk, and has it count. Of others that do not count the volume's record keeps those that are `awaited`.
+
+    Raises `NoSpace`, `DiskFailed`, `Unavailable`; then all is as before, but for leftovers.
+    """
     hosted = part.hosted
-    replica = ReplicaRecord(id=site.random.number(63), disk=disk.id)
-    counted = store.log.replica_ids
+    stay = {*store.log.replica_ids, *awaited}
     # Recorded before it is made: a replica that counts must be found by the next start. One that the configuration does not name is left alone.
     hosted.record = await site.registry.change_replicas(
         hosted.record.id,
         (site.node, site.incarnation),
-        lambda replicas, named: (*(each for each in replicas if each.id in counted or each.id in named), replica),
+        lambda replicas, named: (*(each for each in replicas if each.id in stay or each.id in named), replica),
     )
     site.view.volumes[hosted.record.id] = hosted.record
     where = disk.path if disk.own else f"node {disk.host}"

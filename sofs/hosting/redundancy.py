@@ -1,8 +1,9 @@
 """Keeping each volume's log on as many disks as its policy asks for, by whoever coordinates it.
 
 When a disk or a node is lost, a volume goes on with the other replicas of its log. A replica that comes back is brought up to date, and gets only what it
-lacks. If it stays away, or lacks what the log no longer has, another is made in its place, on a disk of another host where there is one. What is left of
-former replicas is removed by the node that has the disk. The same service moves volumes to nodes that coordinate fewer.
+lacks. If it stays away, or lacks what the log no longer has, another is made in its place, on a disk of another host where there is one. Until that one
+counts, the one that is away stays in the volume's record: it may have what has become unreadable here meanwhile. What is left of former replicas is removed
+by the node that has the disk. The same service moves volumes to nodes that coordinate fewer.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Redundancy:
         self._busy: dict[int, asyncio.Lock] = {}
         self._away: dict[int, float] = {}
         """Since when a replica has been away, by the monotonic clock."""
+        self._vain: dict[int, set[int]] = {}
+        """By volume, replicas that were begun here and have never counted."""
         self._balanced = self._site.clock.monotonic()
         self._cleaned = self._balanced - INTERVAL_S
 
@@ -210,16 +213,35 @@ class Redundancy:
 
     async def _recruit(self, part: Part, store: Store, disk: DiskStatus) -> None:
         async with self._recruiting:
-            if part.hosted.store is store and not self._stopping:
-                await recruit(self._site, part, store, disk, self.stopping)
+            if part.hosted.store is not store or self._stopping:
+                return
+            record = part.hosted.record
+            vain = self._vain.setdefault(record.id, set())
+            vain &= {each.id for each in record.replicas}
+            replica = ReplicaRecord(id=self._site.random.number(63), disk=disk.id)
+            vain.add(replica.id)
+            awaited = self._awaited(part, disk) - vain
+            await recruit(self._site, part, store, replica, disk, awaited, self.stopping)
+            vain.discard(replica.id)
+
+    def _awaited(self, part: Part, beside: DiskStatus) -> set[int]:
+        """Replicas on nodes that may come back, other than where one is going to be made."""
+        leaving = {disk.id for disk in self._site.disks.all[part.hosted.record.pool].disks() if disk.state in LEAVING}
+        return {
+            each.id
+            for each in part.hosted.record.replicas
+            if each.disk not in leaving and self._comes_back(part, each) and part.node_of(each.id) != beside.node
+        }
 
     def _may_return(self, part: Part, replica: ReplicaRecord) -> bool:
         """Whether a replica on another node has been away for so short a time that it is waited for."""
+        return self._comes_back(part, replica) and self._since_away(replica.id) < RETURN_S
+
+    def _comes_back(self, part: Part, replica: ReplicaRecord) -> bool:
+        """Whether a replica is on another node that has not been given up."""
         node = part.node_of(replica.id)
         member = self._site.view.members.get(node or 0)
-        if node in (None, self._site.node) or (member is not None and member.state == "evicted"):
-            return False
-        return self._since_away(replica.id) < RETURN_S
+        return node not in (None, self._site.node) and (member is None or member.state != "evicted")
 
     def _logs(self, taken: set[int]) -> dict[int, tuple[int, int]]:
         """Of each disk: how many volumes have a replica there and one on a disk that is taken, and how many have one there at all."""

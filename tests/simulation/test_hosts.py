@@ -9,6 +9,8 @@ import pytest
 from sofs.errors import DiskFailed, NotFound, Unavailable
 from sofs.hosting import moving, services
 from sofs.hosting.recovering import known_in_logs
+from sofs.log.record import HEADER
+from sofs.log.replica import FIRST
 from sofs.runtime.ports import Clock, Files
 from sofs.types import Level
 from sofs.volume import takeover
@@ -178,6 +180,29 @@ def test_a_volume_gets_a_third_copy_where_it_is_when_a_node_stays_away() -> None
         await hosts.verify()
         away.start()
         first.start()
+        await hosts.in_sync(2)
+        await hosts.verify()
+
+    cluster(3, main)
+
+
+def test_the_copy_of_a_node_that_is_away_is_kept_until_another_counts_since_it_may_have_what_is_damaged_here() -> None:
+    async def main(world: World, hosts: Hosts) -> None:
+        await hosts.in_sync(2)
+        for _ in range(30):
+            await hosts.write()
+        away = hosts.coordinator()
+        (left,) = [machine for machine in hosts.machines if machine.number in hosts.holders() and machine is not away]
+        assert away is not None and away.node is not None
+        volume = away.node.host.named("v").record.id
+        (log,) = [path for path in left.written("/data/disk/logs") if f"/{volume:016x}-" in path and path.endswith(f"/log/{0:016x}")]
+        away.kill()
+        left.files.flip(log, FIRST + HEADER + 4)
+        await hosts.served(by=left)
+        await hosts.write()
+        await asyncio.sleep(40)
+        assert hosts.holders() == {left.number}, "nobody else can be sent what is damaged here"
+        away.start()
         await hosts.in_sync(2)
         await hosts.verify()
 

@@ -8,7 +8,7 @@ import pytest
 from sofs.coordination import keys
 from sofs.errors import SofsError, Unavailable
 from sofs.hosting.recruiting import recruit
-from sofs.records import ConfigurationRecord, VolumeRecord
+from sofs.records import ConfigurationRecord, ReplicaRecord, VolumeRecord
 from sofs.types import VolumeId
 from tests.simulation.cluster.world import World
 from tests.simulation.hosts import HostNode, Hosts
@@ -189,7 +189,8 @@ def test_who_has_been_deposed_without_knowing_it_takes_no_copy_out_of_the_record
         async def replace(node: HostNode) -> None:
             part = node.host.parts[VolumeId(id)]
             (disk,) = [disk for disk in node.host.pools["p"].disks() if disk.host == f"h{other_host}"]
-            await recruit(node.host.site, part, part.hosted.opened_store(), disk, lambda: False)
+            replica = ReplicaRecord(id=1, disk=disk.id)
+            await recruit(node.host.site, part, part.hosted.opened_store(), replica, disk, (), lambda: False)
 
         with pytest.raises(SofsError):
             await one.ask(replace)
