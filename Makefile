@@ -39,6 +39,7 @@ test: .venv/dev-stamp .venv/test-packages-stamp
 
 lint: .venv/dev-stamp
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 

@@ -56,9 +56,7 @@ async def measure(root: Path, rounds: int, depth: int) -> None:
     pools: list[LocalPool] = []
     nodes = []
     for number in (1, 2):
-        node = NetworkInterconnect(
-            clock, random, SystemNetwork(), (NodeId(number), Incarnation(number)), lambda id: addresses.get(id, ())
-        )
+        node = NetworkInterconnect(clock, random, SystemNetwork(), (NodeId(number), Incarnation(number)), lambda id: addresses.get(id, ()))
         addresses[number] = [("127.0.0.1", await node.listen("127.0.0.1", 0))]
         pool = LocalPool("p", files, random, lambda event, /, **fields: None, clock=clock, interconnect=node)
         pool.open(specs)
@@ -92,7 +90,9 @@ async def measure(root: Path, rounds: int, depth: int) -> None:
             await measured(16, depth, write)
             if size == MIB:
                 cpu, wall = await measured(rounds, depth, write)
-                print(json.dumps({"operation": "write", "disk": where, "bytes": size, "depth": depth, "cpu_us": round(cpu), "elapsed_us": round(wall)}))
+                print(
+                    json.dumps({"operation": "write", "disk": where, "bytes": size, "depth": depth, "cpu_us": round(cpu), "elapsed_us": round(wall)})
+                )
             await measured(50, depth, read)
             cpu, wall = await measured(rounds * 4, depth, read)
             print(json.dumps({"operation": "read", "disk": where, "bytes": size, "depth": depth, "cpu_us": round(cpu), "elapsed_us": round(wall)}))

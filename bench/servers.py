@@ -53,9 +53,7 @@ class Server(ABC):
     def start(self) -> None:
         log = (self.home / "output").open("wb")
         # A session of its own: smbd ends its whole process group when it is stopped.
-        self._process = subprocess.Popen(
-            self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START_S
         for port in self.ports():
             while not _listening(port):
@@ -132,7 +130,19 @@ class Sofs(Server):
         (conf / "sofs.toml").write_text('[smb]\nsigning = "offered"\n')
         program = Path(sys.executable).with_name("sofs")
         ports = ["--smb-port", str(self.smb_port), "--nfs-port", str(self.nfs_port)]
-        return [str(program), "quickstart", "--data", str(self.home / "data"), *ports, "--listen", HOST, "--user", f"{USER}:{PASSWORD}", "--share", SHARE]
+        return [
+            str(program),
+            "quickstart",
+            "--data",
+            str(self.home / "data"),
+            *ports,
+            "--listen",
+            HOST,
+            "--user",
+            f"{USER}:{PASSWORD}",
+            "--share",
+            SHARE,
+        ]
 
     def ports(self) -> list[int]:
         return [self.smb_port, self.nfs_port]

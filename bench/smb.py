@@ -146,9 +146,7 @@ class SmbChannel(Channel):
             flags = (SIGNED if signer else 0) | (RELATED if index else 0)
             charge = request.charge
             part = bytearray(following or size)
-            HEADER.pack_into(
-                part, 0, b"\xfeSMB", 64, charge, 0, command, charge + 8, flags, following, self._next, 0, self._tree, self._session, b""
-            )
+            HEADER.pack_into(part, 0, b"\xfeSMB", 64, charge, 0, command, charge + 8, flags, following, self._next, 0, self._tree, self._session, b"")
             part[64:size] = body
             if signer is not None:
                 part[48:64] = signer.sign(part, self._next, reply=False)
@@ -245,7 +243,9 @@ class SmbFiles:
 
     root = ""
 
-    def __init__(self, host: str, port: int, user: str, password: str, share: str, protocol: str = "smb", protection: Protection = Protection.SIGNED) -> None:
+    def __init__(
+        self, host: str, port: int, user: str, password: str, share: str, protocol: str = "smb", protection: Protection = Protection.SIGNED
+    ) -> None:
         self.protocol, self.label = protocol, protection.value
         self._arguments = (host, port, user, password, share, protection)
 
@@ -286,13 +286,7 @@ class SmbFiles:
     def stat(self, directory: str, name: str) -> Step:
         """Open, FileAllInformation and close in one message, as Linux and Windows do."""
         query = struct.pack("<HBBIHHIII", 41, 1, 18, 1024, 104, 0, 0, 0, 0) + SAME_FILE
-        yield Request(
-            (
-                (CREATE, _create(f"{directory}\\{name}", READ_ATTRIBUTES, OPEN, 0)),
-                (QUERY_INFO, query),
-                _close(SAME_FILE),
-            )
-        )
+        yield Request(((CREATE, _create(f"{directory}\\{name}", READ_ATTRIBUTES, OPEN, 0)), (QUERY_INFO, query), _close(SAME_FILE)))
 
     def unlink(self, directory: str, name: str) -> Step:
         yield Request(((CREATE, _create(f"{directory}\\{name}", DELETE, OPEN, DELETE_ON_CLOSE)), _close(SAME_FILE)))

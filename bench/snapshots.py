@@ -17,17 +17,7 @@ from pathlib import Path
 
 from bench.clones import BY, MIB, READS, ROOT_USER, call, checked, make, reads, report
 from sofs.types import ROOT, Kind, Level
-from sofs.volume.api import (
-    Changes,
-    DeleteSnapshot,
-    Found,
-    ListSnapshots,
-    Make,
-    MakeSnapshot,
-    Remove,
-    SnapshotList,
-    Stateless,
-)
+from sofs.volume.api import Changes, DeleteSnapshot, Found, ListSnapshots, Make, MakeSnapshot, Remove, SnapshotList, Stateless
 from sofs.volume.volume import LocalVolume
 from tests.served import volume_on
 

@@ -121,10 +121,7 @@ class Assembly:
             await self._listen(self.interconnect)
             former = self.claim.former
             await self.membership.start(
-                self.name,
-                self._fault_domain,
-                self._addresses,
-                former=None if former is None or former.node != self.own.node else former.incarnation,
+                self.name, self._fault_domain, self._addresses, former=None if former is None or former.node != self.own.node else former.incarnation
             )
         self._parts.push_async_callback(self.host.close)
         if self.membership is not None and self.interconnect is not None:
@@ -192,9 +189,7 @@ class Assembly:
                 f"this node belongs to {'cluster ' + own.cluster if own.cluster else 'no cluster'}, this etcd to cluster {cluster.id}; "
                 "correct [coordination], or make it a member with `sofs cluster join`"
             )
-        membership = self.membership = Membership(
-            self.store, ports.clock, own.node, self.incarnation, ports.boot.decode(errors="replace")
-        )
+        membership = self.membership = Membership(self.store, ports.clock, own.node, self.incarnation, ports.boot.decode(errors="replace"))
         membership.on_fenced = self._fenced
         await membership.load()
         await self._check_store()

@@ -26,13 +26,7 @@ MIB = 1 << 20
 
 
 def _setting(
-    default: Any,
-    text: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    live: bool = False,
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = (), live: bool = False
 ) -> Any:
     """A key of the file: its default, what it means, what it may be, and whether it may change while running."""
     metadata = {"text": text, "low": low, "high": high, "choices": choices, "live": live}
@@ -61,16 +55,9 @@ class NodeConfig:
 class LogConfig:
     """What the node writes about itself, on stderr."""
 
-    level: str = _setting(
-        "info",
-        "The least level that is written.",
-        choices=("debug", "info", "warning", "error"),
-        live=True,
-    )
+    level: str = _setting("info", "The least level that is written.", choices=("debug", "info", "warning", "error"), live=True)
     format: str = _setting(
-        "auto",
-        "One JSON object a line, or text for people; auto: text when stderr is a terminal.",
-        choices=("auto", "json", "text"),
+        "auto", "One JSON object a line, or text for people; auto: text when stderr is a terminal.", choices=("auto", "json", "text")
     )
 
 
@@ -78,11 +65,7 @@ class LogConfig:
 class CoordinationConfig:
     """Where disks, pools, volumes, shares and users are recorded. Only changes need it, never a read or write of data."""
 
-    kind: str = _setting(
-        "embedded",
-        "embedded: one file in the data directory, for a single node. etcd: a cluster's.",
-        choices=("embedded", "etcd"),
-    )
+    kind: str = _setting("embedded", "embedded: one file in the data directory, for a single node. etcd: a cluster's.", choices=("embedded", "etcd"))
     endpoints: list[str] = _setting(["127.0.0.1:2379"], "The etcd members, `host:port` each.")
     prefix: str = _setting("sofs/", "What all keys in etcd begin with, so that clusters can share one.")
     authority_file: str = _setting(
@@ -97,8 +80,7 @@ class ClusterConfig:
     """This node's place in a cluster; a single node has none. `sofs cluster init` and `sofs cluster join` fill it in."""
 
     addresses: list[str] = _setting(
-        [],
-        "Where other nodes reach it, `IP:PORT` each; IPv6 in brackets. Several are used together: a cable between two nodes is enough for one.",
+        [], "Where other nodes reach it, `IP:PORT` each; IPv6 in brackets. Several are used together: a cable between two nodes is enough for one."
     )
     host: str = _setting("", "The fault domain of its disks, shared by the nodes of one host; empty: the node's name.")
 
@@ -107,9 +89,7 @@ class ClusterConfig:
 class AdminConfig:
     """The interface behind `sofs status` and the other commands, and `/metrics`."""
 
-    address: str = _setting(
-        "127.0.0.1", "Where it listens besides the socket `admin.sock` in the data directory."
-    )
+    address: str = _setting("127.0.0.1", "Where it listens besides the socket `admin.sock` in the data directory.")
     port: int = _port(0, "0: only on that socket.")
     token_file: str = _setting(
         "",
@@ -142,8 +122,7 @@ class SmbConfig:
         choices=("2.0.2", "2.1", "3.0", "3.0.2", "3.1.1"),
     )
     name: str = _setting(
-        "",
-        "What clients know the server by, the same at all nodes of a cluster; empty: of a single node the node's name, of a cluster `sofs`.",
+        "", "What clients know the server by, the same at all nodes of a cluster; empty: of a single node the node's name, of a cluster `sofs`."
     )
     workgroup: str = _setting("WORKGROUP", "The domain name that NTLM tells clients.")
 
@@ -155,30 +134,18 @@ class NfsConfig:
     enabled: bool = _setting(True, "Whether to serve NFS.")
     addresses: list[str] = _setting(["0.0.0.0"], "Where it listens.")
     port: int = _port(2049, "qemu's and ESXi's clients know only 2049.")
-    portmap: bool = _setting(
-        False, "Answer on port 111 too, for clients that ask there; not together with rpcbind."
-    )
-    lease_s: float = _setting(
-        90.0, "How long a client of NFS 4.1 or 4.2 may be silent before it loses its opens and locks.", low=1, high=3600
-    )
+    portmap: bool = _setting(False, "Answer on port 111 too, for clients that ask there; not together with rpcbind.")
+    lease_s: float = _setting(90.0, "How long a client of NFS 4.1 or 4.2 may be silent before it loses its opens and locks.", low=1, high=3600)
 
 
 @dataclass
 class VolumeConfig:
     """Limits of the volumes this node coordinates."""
 
-    checkpoint_interval_s: float = _setting(
-        5.0, "The longest time between two checkpoints of a changed volume.", low=0.1, high=3600
-    )
-    log_limit_mib: int = _setting(
-        1024, "How far a log may grow before writers wait for destaging.", low=64, high=1 << 20
-    )
-    missing_grace_s: float = _setting(
-        600.0, "How long a disk may be missing before what lies on it is copied elsewhere.", low=0, high=1 << 30
-    )
-    moving_mib_s: int = _setting(
-        200, "How much a volume may copy in a second for that, and to balance disks.", low=1, high=1 << 20
-    )
+    checkpoint_interval_s: float = _setting(5.0, "The longest time between two checkpoints of a changed volume.", low=0.1, high=3600)
+    log_limit_mib: int = _setting(1024, "How far a log may grow before writers wait for destaging.", low=64, high=1 << 20)
+    missing_grace_s: float = _setting(600.0, "How long a disk may be missing before what lies on it is copied elsewhere.", low=0, high=1 << 30)
+    moving_mib_s: int = _setting(200, "How much a volume may copy in a second for that, and to balance disks.", low=1, high=1 << 20)
 
 
 @dataclass
@@ -200,9 +167,7 @@ def load(path: Path) -> Config:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); `--config` says where the file is"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); `--config` says where the file is") from None
     return parse(text, str(path))
 
 
@@ -234,9 +199,7 @@ class Where:
 
     @staticmethod
     def _find(lines: list[str], section: str, key: str) -> int:
-        header = re.compile(
-            rf"\s*\[\s*[\"']?{re.escape(section)}[\"']?\s*[\].]|\s*{re.escape(section)}\s*[.=]"
-        )
+        header = re.compile(rf"\s*\[\s*[\"']?{re.escape(section)}[\"']?\s*[\].]|\s*{re.escape(section)}\s*[.=]")
         wanted = re.compile(rf"\s*(?:{re.escape(section)}\s*\.\s*)?[\"']?{re.escape(key)}[\"']?\s*[.=]")
         found = 0
         inside = False
@@ -275,9 +238,7 @@ def _assign(section: Any, key: str, value: Any, where: Where) -> None:
     if rules["choices"] and value not in rules["choices"]:
         raise ConfigError(f"{where} `{key}` is {_shown(value)}; write one of {', '.join(rules['choices'])}")
     if rules["low"] is not None and not rules["low"] <= value <= rules["high"]:
-        raise ConfigError(
-            f"{where} `{key}` is {_shown(value)}; write a number from {rules['low']} to {rules['high']}"
-        )
+        raise ConfigError(f"{where} `{key}` is {_shown(value)}; write a number from {rules['low']} to {rules['high']}")
     setattr(section, key, value)
 
 
@@ -314,19 +275,13 @@ def changes(old: Config, new: Config) -> Iterator[tuple[str, Any, bool]]:
 
 def render(config: Config, *, commented: bool) -> str:
     """The file for `config`, every key with its explanation; `commented` leaves all of them commented out."""
-    lines = _comment(
-        "sofs: a node's configuration. All keys are optional; what stands here is the default.", "# "
-    )
+    lines = _comment("sofs: a node's configuration. All keys are optional; what stands here is the default.", "# ")
     mark = "# " if commented else ""
     for section in fields(config):
         values = getattr(config, section.name)
         lines += ["", *_comment(type(values).__doc__ or "", "# "), f"[{section.name}]"]
         for entry in fields(values):
-            lines += [
-                "",
-                *_comment(_explained(entry), "# "),
-                f"{mark}{entry.name} = {_shown(getattr(values, entry.name))}",
-            ]
+            lines += ["", *_comment(_explained(entry), "# "), f"{mark}{entry.name} = {_shown(getattr(values, entry.name))}"]
     return "\n".join(lines) + "\n"
 
 

@@ -73,9 +73,7 @@ class Doors:
             minimum_dialect=Dialect.named(config.smb.minimum_dialect),
             guid=guid,
         )
-        self._smb = SmbGateway(
-            settings, shares, identities, clock, random, incarnation, self._loop, neighbours=neighbours, on_fenced=self._shut_out
-        )
+        self._smb = SmbGateway(settings, shares, identities, clock, random, incarnation, self._loop, neighbours=neighbours, on_fenced=self._shut_out)
         if neighbours is not None:
             neighbours.serve(self._smb)
         self._nfs = NfsGateway(
@@ -161,10 +159,7 @@ class Doors:
 
     def clients(self) -> dict[int, tuple[str, str]]:
         """Each SMB session's protocol and client: `user@address`."""
-        return {
-            number: ("smb", f"{session.user or 'anonymous'}@{session.peer}")
-            for number, session in self._smb.service.sessions.items()
-        }
+        return {number: ("smb", f"{session.user or 'anonymous'}@{session.peer}") for number, session in self._smb.service.sessions.items()}
 
     def nfs_clients(self) -> dict[bytes, tuple[str, str]]:
         """Each NFSv4 client's protocol and address, by `OpenInfo.client`."""

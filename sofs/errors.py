@@ -24,6 +24,7 @@ class SofsError(Exception):
 
 # What a name or a handle stands for
 
+
 class NotFound(SofsError):
     """No such name in the directory."""
 
@@ -91,6 +92,7 @@ class CrossVolume(SofsError):
 
 # Sharing
 
+
 class SharingViolation(SofsError):
     """Another open's access or share mode is in the way."""
 
@@ -137,6 +139,7 @@ class NoGrace(SofsError):
 
 # Rights
 
+
 class AccessDenied(SofsError):
     """The security descriptor or mode forbids it."""
 
@@ -154,6 +157,7 @@ class CannotDelete(SofsError):
 
 
 # Space and limits
+
 
 class NoSpace(SofsError):
     """The pool, the disk or the reservation is full; the message says which, and what to add."""
@@ -177,6 +181,7 @@ class BufferTooSmall(SofsError):
 
 # The request itself
 
+
 class InvalidArgument(SofsError):
     """The request makes no sense as it stands."""
 
@@ -194,6 +199,7 @@ class Changed(SofsError):
 
 
 # The service
+
 
 class Fenced(SofsError):
     """The caller's configuration or gateway incarnation has been superseded."""

@@ -95,11 +95,7 @@ class Homes:
             await self._make(node)
         self._own = next(record.number for record in self._records.values() if record.id == node)
         loop = asyncio.get_running_loop()
-        self._tasks |= {
-            loop.create_task(self._follow()),
-            loop.create_task(self._tend()),
-            loop.create_task(self._come_home(node)),
-        }
+        self._tasks |= {loop.create_task(self._follow()), loop.create_task(self._tend()), loop.create_task(self._come_home(node))}
 
     async def stop(self) -> None:
         for task in self._tasks:

@@ -61,9 +61,7 @@ STATES_EVERY_S = 10.0
 class Node:
     """One running node. Use `open`."""
 
-    def __init__(
-        self, config: Config, assembly: Assembly, tls: Tls | None, doors: Doors, operations: NodeOperations, token: str
-    ) -> None:
+    def __init__(self, config: Config, assembly: Assembly, tls: Tls | None, doors: Doors, operations: NodeOperations, token: str) -> None:
         self.config = config
         """As it is in effect; `reload` changes what is live."""
         self._assembly = assembly
@@ -140,9 +138,7 @@ class Node:
         try:
             await self._admin.start(Path(self.config.node.data_dir) / "admin.sock", admin.address, admin.port)
         except OSError as error:
-            raise Unavailable(
-                f"admin interface at {admin.address} port {admin.port}: {error.strerror}"
-            ) from None
+            raise Unavailable(f"admin interface at {admin.address} port {admin.port}: {error.strerror}") from None
         if self._assembly.membership is not None:
             await self._assembly.membership.announce(
                 smb=self._places("smb"), nfs=self._places("nfs"), admin=[f"{admin.address}:{admin.port}"] if admin.port else []
@@ -282,9 +278,7 @@ async def _open_store(config: Config, files: SystemFiles, clock: SystemClock, ra
     try:
         return EmbeddedStore.open(files, clock, random, path)
     except Unavailable:
-        raise Unavailable(
-            f"another node runs on {config.node.data_dir}; stop it, or give this one a data directory of its own"
-        ) from None
+        raise Unavailable(f"another node runs on {config.node.data_dir}; stop it, or give this one a data directory of its own") from None
 
 
 async def _answering(store: Store) -> None:
@@ -316,9 +310,7 @@ def _token(config: Config, data: Path, fresh: str) -> str:
             durable.replace(path, f"{fresh}\n".encode())
         return path.read_text().strip()
     except OSError as error:
-        raise Unavailable(
-            f"{path}: {error.strerror}; admin.token_file names a file this node can read"
-        ) from None
+        raise Unavailable(f"{path}: {error.strerror}; admin.token_file names a file this node can read") from None
 
 
 def _allow_many_files() -> None:

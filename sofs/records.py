@@ -154,9 +154,7 @@ class Registry:
                 return
         raise Unavailable(f"{what} is being changed by somebody else; try again")
 
-    async def _transact(
-        self, condition: Condition, changes: Sequence[Change], key: str, value: bytes | None
-    ) -> bool:
+    async def _transact(self, condition: Condition, changes: Sequence[Change], key: str, value: bytes | None) -> bool:
         try:
             return (await self.store.transact([condition], changes)).done
         except OutcomeUnknown:
@@ -182,11 +180,7 @@ class Registry:
             present = await self.store.get(key)
             number = int(present.value) + 1 if present else 1
             try:
-                done = (
-                    await self.store.transact(
-                        [Condition(key, present.revision if present else 0)], [Put(key, b"%d" % number)]
-                    )
-                ).done
+                done = (await self.store.transact([Condition(key, present.revision if present else 0)], [Put(key, b"%d" % number)])).done
             except OutcomeUnknown:
                 continue  # a number may be lost; none is given out twice
             if done:
@@ -212,9 +206,7 @@ class Registry:
         while entry is None or entry.value != value:  # else an earlier attempt, whose outcome was not known, has done it
             version = ConfigurationRecord.decode(entry.value).version if entry else 0
             if wanted.version != version + 1:
-                raise Fenced(
-                    f"volume {volume:016x} is at configuration {version}, so {wanted.version} cannot follow"
-                )
+                raise Fenced(f"volume {volume:016x} is at configuration {version}, so {wanted.version} cannot follow")
             try:
                 condition = Condition(key, entry.revision if entry else 0)
                 if (await self.store.transact([condition], [Put(key, value)])).done:
@@ -244,10 +236,7 @@ class Registry:
         return VolumeRecord.decode(entry.value)
 
     async def change_replicas(
-        self,
-        volume: int,
-        coordinator: tuple[int, int],
-        change: Callable[[tuple[ReplicaRecord, ...], Collection[int]], tuple[ReplicaRecord, ...]],
+        self, volume: int, coordinator: tuple[int, int], change: Callable[[tuple[ReplicaRecord, ...], Collection[int]], tuple[ReplicaRecord, ...]]
     ) -> VolumeRecord:
         """Change where a volume's replicas are, for its coordinator (a node and its incarnation), by compare-and-set.
 

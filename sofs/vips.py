@@ -30,15 +30,7 @@ def virtual_addresses(assembly: Assembly, doors: Doors, data: Path) -> Vips | No
         (data / HELD).write_text("".join(f"{address} {interface}\n" for address, interface in held))
 
     vips = Vips(
-        interconnect.node,
-        interconnect.incarnation,
-        assembly.store,
-        assembly.ports.clock,
-        interconnect,
-        SystemAddresses(),
-        doors,
-        facts,
-        note,
+        interconnect.node, interconnect.incarnation, assembly.store, assembly.ports.clock, interconnect, SystemAddresses(), doors, facts, note
     )
     membership.on_change(vips.look)
     membership.on_dead(lambda node, incarnation: vips.look())

@@ -93,9 +93,7 @@ class Member:
 
 async def sofs(*arguments: object) -> Any:
     """A command's answer."""
-    process = await asyncio.create_subprocess_exec(
-        SOFS, *map(str, arguments), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(SOFS, *map(str, arguments), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     answer, trouble = await process.communicate()
     assert process.returncode == 0, f"sofs {' '.join(map(str, arguments))[:60]}: {trouble.decode()}"
     return json.loads(answer)
@@ -283,7 +281,9 @@ class Elastic:
             found = self.inside[-1].admin.ask(api.Operations.cluster)
         except SofsError as error:
             return str(error)
-        return "; ".join(f"{volume.name}: {volume.state} {volume.reason}" for volume in found.volumes if volume.name == "grown" and volume.state != "serving")
+        return "; ".join(
+            f"{volume.name}: {volume.state} {volume.reason}" for volume in found.volumes if volume.name == "grown" and volume.state != "serving"
+        )
 
     def _shares(self) -> str:
         disks = [disk for disk in self.inside[-1].disks() if disk.pool == "grown"]

@@ -63,9 +63,7 @@ async def volume_on(
         spec = pool.members.add(disk)
         (path / "disk-id").write_text(str(spec.id))
     configuration = Configuration(int((path / "version").read_text()), (1,), False)
-    store = await open_store(
-        files, clock, random, places, configuration, change, log_id=7, boot=boot, appliers=APPLIERS, settings=settings
-    )
+    store = await open_store(files, clock, random, places, configuration, change, log_id=7, boot=boot, appliers=APPLIERS, settings=settings)
     if fresh:
         await make_volume(store, clock, random)
     data = Data(store.keyspace, store.log, pool, clock, DataSettings(volume=id, policy=parse_policy("simple")))

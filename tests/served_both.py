@@ -26,10 +26,7 @@ from sofs.volume.volume import LocalVolume
 from tests.served import OPEN, VOLUME, volume_on
 from tests.served_smb import USERS
 
-SHARES = [
-    Share("data", 1, VOLUME, nfs=OPEN),
-    Share("safe", 2, VOLUME, nfs=OPEN, smb=SmbOptions(continuously_available=True)),
-]
+SHARES = [Share("data", 1, VOLUME, nfs=OPEN), Share("safe", 2, VOLUME, nfs=OPEN, smb=SmbOptions(continuously_available=True))]
 READY_S = 30
 
 
@@ -84,7 +81,9 @@ class Process:
     def __init__(self, path: Path, incarnation: int, boot: bytes = b"b") -> None:
         command = [sys.executable, "-m", "tests.served_both", str(path), str(incarnation), boot.decode()]
         root = Path(__file__).parents[1]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}
+        )
 
     async def ready(self) -> Node:
         assert self._process.stdout is not None

@@ -278,5 +278,3 @@ def run(path: Path, scenario: Callable[[Nodes], Awaitable[None]], count: int = 2
             await scenario(nodes)
 
     asyncio.run(whole())
-
-

@@ -17,11 +17,7 @@ from sofs.runtime.system_clock import SystemClock, SystemRandom
 from sofs.volume.volume import LocalVolume
 from tests.served import VOLUME, volume_on
 
-USERS = [
-    User.new("alice", "secret", 1000, 1000, (1500,)),
-    User.new("bob", "hidden", 1001, 1001),
-    User.new("root", "wheel", 0, 0),
-]
+USERS = [User.new("alice", "secret", 1000, 1000, (1500,)), User.new("bob", "hidden", 1001, 1001), User.new("root", "wheel", 0, 0)]
 SHARES = [
     Share("data", 1, VOLUME, comment="what tests write"),
     Share("sealed", 2, VOLUME, smb=SmbOptions(encrypt=True)),

@@ -52,9 +52,7 @@ class Performer:
         self.later(call, wait())
         return True
 
-    def perform(
-        self, call: Call, outcome: Outcome, token: Token | None, level: Level, fail: Callable[[SofsError], None]
-    ) -> None:
+    def perform(self, call: Call, outcome: Outcome, token: Token | None, level: Level, fail: Callable[[SofsError], None]) -> None:
         """Takes an outcome to its end: replies to `call`, or calls `fail`, once the gate is open at `level`."""
         gate, volume = Lsn(0), None
         try:
@@ -73,13 +71,7 @@ class Performer:
         self._tell(call, outcome, volume, gate, level)
 
     async def _resume(
-        self,
-        call: Call,
-        ask: Ask,
-        reply: Reply | Awaitable[Reply],
-        level: Level,
-        fail: Callable[[SofsError], None],
-        gate: Lsn,
+        self, call: Call, ask: Ask, reply: Reply | Awaitable[Reply], level: Level, fail: Callable[[SofsError], None], gate: Lsn
     ) -> None:
         try:
             while True:

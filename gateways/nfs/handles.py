@@ -254,6 +254,5 @@ class Places:
     def visible(self) -> list[Share]:
         """The exports that this client may mount, by number."""
         return sorted(
-            (share for share in self.shares.all() if share.nfs.enabled and share.client(self.peer, self.port)),
-            key=lambda share: share.number,
+            (share for share in self.shares.all() if share.nfs.enabled and share.client(self.peer, self.port)), key=lambda share: share.number
         )

@@ -133,10 +133,7 @@ class Mount:
     def export(self, call: Call) -> None:
         """EXPORT: every export with the networks of its client list."""
         exports = [
-            Exported(
-                b"/" + share.name.encode(),
-                tuple(Groups(client.network.encode()) for client in share.nfs.clients),
-            )
+            Exported(b"/" + share.name.encode(), tuple(Groups(client.network.encode()) for client in share.nfs.clients))
             for share in self._places.shares.all()
             if share.nfs.enabled
         ]

@@ -25,9 +25,7 @@ def cross(place: Place, name: bytes, ask: Callable[[Volume, Request, Callable[[F
     """
     if place.snapshot == LIST and name not in (b".", b".."):
         return ask(
-            place.volume,
-            Lookup(place.caller, place.inode, (name,)),
-            lambda found: then(place.in_snapshot(found.attributes.change, place.share.root)),
+            place.volume, Lookup(place.caller, place.inode, (name,)), lambda found: then(place.in_snapshot(found.attributes.change, place.share.root))
         )
     to = _step(place, name)
     return None if to is None else then(to)

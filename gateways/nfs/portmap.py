@@ -158,9 +158,7 @@ class Portmap:
         """A program's port. For a version that is not offered it is given too: the program itself tells which are."""
         port = self._ports.get((program, version, protocol), 0)
         if not port and program in self._offered:
-            port = next(
-                (one.port for one in self._known if one.program == program and one.protocol == protocol), 0
-            )
+            port = next((one.port for one in self._known if one.program == program and one.protocol == protocol), 0)
         return port
 
     def _get_address(self, data: memoryview, at: int) -> bytes:
@@ -219,9 +217,7 @@ class PortMapper:
         server = Server("portmap", self._loop, lambda link: _connection(link, core), limit=256)
         try:
             server.listen(address, self._port)
-            self._datagrams, _ = await self._loop.create_datagram_endpoint(
-                lambda: _Datagrams(core), local_addr=(address, self._port)
-            )
+            self._datagrams, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(core), local_addr=(address, self._port))
         except OSError as error:
             await server.stop()
             raise Unavailable(

@@ -5,12 +5,7 @@ from sofs.volume.api import Access, Rights
 
 READ, LOOKUP, MODIFY, EXTEND, DELETE, EXECUTE = 1, 2, 4, 8, 16, 32
 WRITING = MODIFY | EXTEND | DELETE
-_FILE = (
-    (READ, Access.READ_DATA),
-    (MODIFY, Access.WRITE_DATA),
-    (EXTEND, Access.APPEND_DATA),
-    (EXECUTE, Access.EXECUTE),
-)
+_FILE = ((READ, Access.READ_DATA), (MODIFY, Access.WRITE_DATA), (EXTEND, Access.APPEND_DATA), (EXECUTE, Access.EXECUTE))
 _DIRECTORY = (
     (READ, Access.READ_DATA),
     (LOOKUP, Access.EXECUTE),

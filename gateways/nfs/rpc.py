@@ -78,9 +78,7 @@ class Call:
 
     __slots__ = ("at", "connection", "credential", "data", "procedure", "xid")
 
-    def __init__(
-        self, connection: "RpcConnection", xid: int, procedure: int, credential: Credential, data: memoryview, at: int
-    ) -> None:
+    def __init__(self, connection: "RpcConnection", xid: int, procedure: int, credential: Credential, data: memoryview, at: int) -> None:
         self.connection = connection
         self.xid = xid
         self.procedure = procedure
@@ -156,9 +154,7 @@ class RpcConnection:
         self.peer = link.peer
         self._programs = programs
         self._routes = {
-            (program, version): table.procedures
-            for program, versions in programs.items()
-            for version, table in versions.versions.items()
+            (program, version): table.procedures for program, versions in programs.items() for version, table in versions.versions.items()
         }
         self._credentials: dict[bytes, Credential] = {}
         self._fragments: list[memoryview] = []

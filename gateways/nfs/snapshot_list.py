@@ -116,9 +116,7 @@ def _attributes(gate: Lsn, snapshots: list[SnapshotInfo]) -> Attributes:
     # The position in the log says whether the list may have changed: it never goes back, which is all that `change` promises.
     time = snapshots[-1].taken if snapshots else Time(0)
     links = 2 + len(snapshots)
-    return Attributes(
-        LIST_INODE, 1, Kind.DIRECTORY, 0o555, links, 0, 0, len(snapshots), 0, time, time, time, time, gate, 0, (0, 0), LIST_INODE
-    )
+    return Attributes(LIST_INODE, 1, Kind.DIRECTORY, 0o555, links, 0, 0, len(snapshots), 0, time, time, time, time, gate, 0, (0, 0), LIST_INODE)
 
 
 def _of_entry(snapshot: SnapshotInfo, root: Inode) -> Attributes:

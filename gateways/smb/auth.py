@@ -65,7 +65,7 @@ class _Names(NamedTuple):
     @property
     def sound(self) -> bool:
         """No character that means something in the account's line: a stranger must not write lines of his own."""
-        return not any(char in ':\\' or not char.isprintable() for char in self.domain + self.user)
+        return not any(char in ":\\" or not char.isprintable() for char in self.domain + self.user)
 
 
 def _mechanism_token(token: bytes) -> bytes:
@@ -85,8 +85,7 @@ def _names(message: bytes) -> _Names | None:
     fields = _FIELDS.unpack_from(message, 12)
     encoding = "utf-16-le" if fields[18] & _UNICODE else "cp850"
     domain, user = (
-        message[offset : offset + length].decode(encoding, "replace")
-        for length, offset in ((fields[6], fields[8]), (fields[9], fields[11]))
+        message[offset : offset + length].decode(encoding, "replace") for length, offset in ((fields[6], fields[8]), (fields[9], fields[11]))
     )
     return _Names(domain, user, message[fields[5] : fields[5] + fields[3]])
 
@@ -143,7 +142,11 @@ class Logon:
     """One logon in progress: `step` takes the client's tokens until there is a `principal`."""
 
     def __init__(
-        self, identities: Identities, hostname: str, refused: Callable[[str], bool] = lambda user: False, failed: Callable[[str], None] = lambda user: None
+        self,
+        identities: Identities,
+        hostname: str,
+        refused: Callable[[str], bool] = lambda user: False,
+        failed: Callable[[str], None] = lambda user: None,
     ) -> None:
         """`refused` says whether a user has failed too often to be tried again, `failed` is told of each failure."""
         self._refused, self._failed = refused, failed

@@ -135,10 +135,7 @@ class Connection:
 
     def busy_before(self, handle: Handle, sequence: int) -> bool:
         """Whether a request to the open is in progress here that came with another channel sequence."""
-        return any(
-            getattr(exchange, "handle", None) is handle and exchange.sequence & 0xFFFF != sequence
-            for exchange in self.in_progress.values()
-        )
+        return any(getattr(exchange, "handle", None) is handle and exchange.sequence & 0xFFFF != sequence for exchange in self.in_progress.values())
 
     def changing(self, handle: Handle) -> list["asyncio.Task[Any]"]:
         """Requests in progress here that change what is open."""
@@ -304,9 +301,7 @@ class Connection:
                 if not verify(channel.signer, exchange.message, exchange.message_id, cancel=True):
                     return
         for other in self.in_progress.values():
-            found = (
-                other.async_id == exchange.async_id if exchange.flags & FLAG_ASYNC else other.message_id == exchange.message_id
-            )
+            found = other.async_id == exchange.async_id if exchange.flags & FLAG_ASYNC else other.message_id == exchange.message_id
             if found and other.task is not None and other.rule.waits and other.session_id == exchange.session_id:
                 other.task.cancel()
                 return

@@ -176,9 +176,7 @@ class Sealer:
         """`message` behind its TRANSFORM_HEADER, as buffers to send."""
         self._sent += 1
         nonce = self._sent.to_bytes(self._cipher.nonce_size, "little")
-        header = TRANSFORM.pack(
-            ENCRYPTED, bytes(16), nonce.ljust(16, b"\0"), len(message), 0, TRANSFORM_ENCRYPTED, self._session_id
-        )
+        header = TRANSFORM.pack(ENCRYPTED, bytes(16), nonce.ljust(16, b"\0"), len(message), 0, TRANSFORM_ENCRYPTED, self._session_id)
         sealed = self._out.encrypt(nonce, bytes(message) if self._aead is AESCCM else message, header[20:])
         size = len(message)
         return [header[:4] + sealed[size:] + header[20:], memoryview(sealed)[:size]]

@@ -82,9 +82,7 @@ RULES: dict[int, Rule] = {
 }
 for _command, _rule in RULES.items():
     # The structure size counts one byte of the variable part where there is one.
-    RULES[_command] = _rule._replace(
-        least=_rule.least or BODY + (_rule.size & ~1), file_at=BODY + _rule.file_at if _rule.file_at else 0
-    )
+    RULES[_command] = _rule._replace(least=_rule.least or BODY + (_rule.size & ~1), file_at=BODY + _rule.file_at if _rule.file_at else 0)
 _UNKNOWN = Rule("unknown command", _unknown, 0, session=False, tree=False)
 
 

@@ -2,16 +2,7 @@
 
 from gateways.smb.crypto import Dialect
 from gateways.smb.exchange import Answer, Exchange
-from gateways.smb.header import (
-    FLAG_ASYNC,
-    FLAG_RELATED,
-    FLAG_REPLY,
-    FLAG_SIGNED,
-    HEADER,
-    HEADER_SIZE,
-    NO_SIGNATURE,
-    PLAIN,
-)
+from gateways.smb.header import FLAG_ASYNC, FLAG_RELATED, FLAG_REPLY, FLAG_SIGNED, HEADER, HEADER_SIZE, NO_SIGNATURE, PLAIN
 from gateways.smb.status import Failure, Status, status_of
 from gateways.smb.wire import U32, padding
 from sofs.errors import SofsError

@@ -25,20 +25,7 @@ from sofs.errors import SofsError
 from sofs.runtime.interfaces import Interface
 from sofs.runtime.ports import Clock, Random
 from sofs.types import VolumeId
-from sofs.volume.api import (
-    Binding,
-    Close,
-    Disconnect,
-    Dropped,
-    LoseOpens,
-    Noticed,
-    Recall,
-    Reply,
-    Resumed,
-    Revoked,
-    Upcall,
-    Volume,
-)
+from sofs.volume.api import Binding, Close, Disconnect, Dropped, LoseOpens, Noticed, Recall, Reply, Resumed, Revoked, Upcall, Volume
 
 log = structlog.get_logger("smb")
 

@@ -42,14 +42,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class AdminClient:
     """Speaks to the node whose data directory or address it was given. Raises the node's `SofsError`s."""
 
-    def __init__(
-        self,
-        *,
-        data: Path | None = None,
-        node: str | None = None,
-        token: str = "",
-        timeout: float = TIMEOUT_S,
-    ):
+    def __init__(self, *, data: Path | None = None, node: str | None = None, token: str = "", timeout: float = TIMEOUT_S):
         assert (data is None) != (node is None)
         self._data = data
         self._node = node
@@ -103,9 +96,7 @@ class AdminClient:
                 f"no node is running on {self._data}; start one with `sofs quickstart --data {self._data}`, "
                 "or name another with --data DIR or --node ADDRESS:PORT"
             )
-        return (
-            f"{self._node} does not answer ({error}); --node takes ADDRESS:PORT of a node's [admin] section"
-        )
+        return f"{self._node} does not answer ({error}); --node takes ADDRESS:PORT of a node's [admin] section"
 
     @staticmethod
     def _failure(response: http.client.HTTPResponse) -> errors.SofsError:

@@ -37,9 +37,7 @@ class _Figures(Collector):
         yield GaugeMetricFamily("sofs_opens", "Opens that clients hold.", status.opens)
         connections = GaugeMetricFamily("sofs_connections", "Clients' connections.", labels=["protocol"])
         accepted = CounterMetricFamily("sofs_connections_accepted", "Since the start.", labels=["protocol"])
-        traffic = CounterMetricFamily(
-            "sofs_network_bytes", "Bytes from and to clients.", labels=["protocol", "direction"]
-        )
+        traffic = CounterMetricFamily("sofs_network_bytes", "Bytes from and to clients.", labels=["protocol", "direction"])
         repeated = CounterMetricFamily(
             "sofs_requests_repeated", "Requests that came again and were answered as the first time, by the gateway itself.", labels=["protocol"]
         )
@@ -61,9 +59,7 @@ class _Figures(Collector):
             free.add_metric([disk.id, disk.tier, disk.pool], disk.free)
             for name in DISK_STATES:
                 state.add_metric([disk.id, name], name == disk.state)
-        counted = CounterMetricFamily(
-            "sofs_pool_events", "What a pool has counted.", labels=["pool", "event"]
-        )
+        counted = CounterMetricFamily("sofs_pool_events", "What a pool has counted.", labels=["pool", "event"])
         for pool, counters in self._pools.items():
             for event, count in counters.items():
                 counted.add_metric([pool, event], count)
@@ -74,9 +70,7 @@ class _Figures(Collector):
         total = GaugeMetricFamily("sofs_volume_size_bytes", "As its users see it.", labels=labels)
         free = GaugeMetricFamily("sofs_volume_free_bytes", "As its users see it.", labels=labels)
         files = GaugeMetricFamily("sofs_volume_files", "Files and directories.", labels=labels)
-        state = GaugeMetricFamily(
-            "sofs_volume_state", "1 for the state it is in.", labels=["volume", "state"]
-        )
+        state = GaugeMetricFamily("sofs_volume_state", "1 for the state it is in.", labels=["volume", "state"])
         figures = GaugeMetricFamily("sofs_volume_figure", "Its own counters.", labels=["volume", "figure"])
         for volume in self._status.volumes:
             total.add_metric([volume.name], volume.total)

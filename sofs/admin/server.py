@@ -98,9 +98,7 @@ class AdminServer:
         except UNREADABLE as error:
             return _failure(400, "InvalidArgument", f"the request's body is not JSON: {error}")
         except web.HTTPException as error:
-            return _failure(
-                error.status, "NotFound" if error.status == 404 else "InvalidArgument", error.reason
-            )
+            return _failure(error.status, "NotFound" if error.status == 404 else "InvalidArgument", error.reason)
         except Exception:
             log.exception("admin.failed", method=request.method, path=request.path)
             return _failure(500, "Failed", "an error of the node's own; its log has the details")
@@ -118,16 +116,11 @@ class AdminServer:
         return bool(self._token) and hmac.compare_digest(given, self._token)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=await self._operations.metrics(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+        return web.Response(body=await self._operations.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _check(self, request: web.Request) -> web.StreamResponse:
         """One line of `Progress` after another. An error after the first line is a line of its own."""
-        steps = self._operations.check(
-            msgspec.json.decode(await request.read() or b"{}", type=api.CheckRequest)
-        )
+        steps = self._operations.check(msgspec.json.decode(await request.read() or b"{}", type=api.CheckRequest))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         try:

@@ -18,8 +18,7 @@ from sofs.errors import InvalidArgument
 cluster = typer.Typer(help="The cluster of which the node is a member.", no_args_is_help=True)
 
 Addresses = Annotated[
-    list[str] | None,
-    typer.Option("--address", metavar="IP:PORT", help="Where the other nodes reach this one; may be repeated, for several cables."),
+    list[str] | None, typer.Option("--address", metavar="IP:PORT", help="Where the other nodes reach this one; may be repeated, for several cables.")
 ]
 Name = Annotated[str | None, typer.Option(help="The node's name in the cluster (default: the file's, or the host's).")]
 

@@ -114,11 +114,7 @@ class Place:
 
     def member(self, own: OwnIdentity) -> MemberRecord:
         return MemberRecord(
-            id=own.id,
-            name=self.name,
-            host=self.config.cluster.host or self.name,
-            addresses=tuple(self.config.cluster.addresses),
-            features=FEATURES,
+            id=own.id, name=self.name, host=self.config.cluster.host or self.name, addresses=tuple(self.config.cluster.addresses), features=FEATURES
         )
 
     def write_config(self) -> None:
@@ -130,12 +126,7 @@ class Place:
         if config.node.name:
             text = amended(text, str(self.path), "node", {"name": config.node.name})
         coordination = config.coordination
-        text = amended(
-            text,
-            str(self.path),
-            "coordination",
-            {"kind": "etcd", "endpoints": coordination.endpoints, "prefix": coordination.prefix},
-        )
+        text = amended(text, str(self.path), "coordination", {"kind": "etcd", "endpoints": coordination.endpoints, "prefix": coordination.prefix})
         text = amended(text, str(self.path), "cluster", {"addresses": config.cluster.addresses})
         durable.make_directory(self.path.parent)
         durable.replace(self.path, text.encode())
@@ -370,9 +361,7 @@ async def _put_back(place: Place, own: OwnIdentity, copy: dict[str, bytes], etcd
 
 def _learn_from_logs(place: Place, copy: dict[str, bytes], own: OwnIdentity) -> None:
     """The replicas on this node's disks may know of a change that came too late for the copy."""
-    from sofs.hosting.recovering import (
-        known_in_logs,  # all of a volume: half a second that the other commands need not wait
-    )
+    from sofs.hosting.recovering import known_in_logs  # all of a volume: half a second that the other commands need not wait
 
     disks = [DiskRecord.decode(value) for key, value in copy.items() if key.startswith(keys.DISKS)]
     paths = [(disk.id, str(place.data / disk.path)) for disk in disks if disk.node == own.id]

@@ -41,9 +41,7 @@ def status(on: Target) -> None:
 def check(
     on: Target,
     volume: Annotated[str, typer.Argument(help="A volume; all of them if absent.")] = "",
-    metadata_only: Annotated[
-        bool, typer.Option("--metadata-only", help="Do not read the files' data.")
-    ] = False,
+    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Do not read the files' data.")] = False,
 ) -> None:
     """Verify every count, reference and checksum; of the running node, or of a stopped one's data directory."""
     request = api.CheckRequest(volume, not metadata_only)
@@ -65,11 +63,7 @@ def check(
         for problem in last.problems:
             typer.echo(problem)
         facts = ", ".join(f"{value} {name}" for name, value in last.facts.items())
-        typer.echo(
-            f"check: {len(last.problems)} problems; {facts}"
-            if facts
-            else f"check: {len(last.problems)} problems"
-        )
+        typer.echo(f"check: {len(last.problems)} problems; {facts}" if facts else f"check: {len(last.problems)} problems")
     if last.problems:
         raise typer.Exit(1)
 
@@ -90,9 +84,7 @@ def _follow(steps: Iterable[api.Progress], quiet: bool) -> api.Progress:
     with bar:
         task = bar.add_task("checking", total=None)
         for last in steps:
-            bar.update(
-                task, total=last.total or None, completed=last.done, description=last.what or "checking"
-            )
+            bar.update(task, total=last.total or None, completed=last.done, description=last.what or "checking")
     if last is None or not last.finished:
         raise Unavailable("the check ended before it was finished; the node's log tells why")
     return last

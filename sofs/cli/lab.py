@@ -21,9 +21,7 @@ from sofs.errors import Unavailable
 
 DEFAULT = Path("sofs-lab")
 
-lab = typer.Typer(
-    help="A cluster on this machine, for trying out and for tests.", invoke_without_command=True, add_completion=False
-)
+lab = typer.Typer(help="A cluster on this machine, for trying out and for tests.", invoke_without_command=True, add_completion=False)
 
 Data = Annotated[Path, typer.Option("--data", envvar="SOFS_LAB", metavar="DIR", help="The lab's directory.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A node's, as the lab calls it (n1, n2, ...), or an etcd member's (e1, ...).")]
@@ -36,9 +34,7 @@ def run(
     nodes: Annotated[int, typer.Option(help="How many nodes, at the first start.")] = 3,
     data: Data = DEFAULT,
     etcd: Annotated[int, typer.Option(help="How many members of etcd, at the first start: 1 or 3.")] = 1,
-    netns: Annotated[
-        bool, typer.Option("--netns", help="At the first start: each in a network namespace of its own; needs root.")
-    ] = False,
+    netns: Annotated[bool, typer.Option("--netns", help="At the first start: each in a network namespace of its own; needs root.")] = False,
     images: Annotated[
         bool, typer.Option("--images", help="At the first start: on file systems of their own, which can lose power and disks; needs root.")
     ] = False,
@@ -105,9 +101,7 @@ def _on(verb: str, about: str) -> None:
     """A command that does something to one node or member."""
 
     @lab.command(verb, help=about)
-    def command(
-        context: typer.Context, name: Name, data: OwnData = None
-    ) -> None:
+    def command(context: typer.Context, name: Name, data: OwnData = None) -> None:
         _tell(context, data, verb, name)
 
 

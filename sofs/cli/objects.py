@@ -142,15 +142,12 @@ def share_create(
         bool, typer.Option("--privileged-port", help="NFS: clients must come from a port below 1024, as only a superuser can.")
     ] = False,
     squash: Annotated[str, typer.Option(help="NFS: who becomes anonymous: root, all or none.")] = "root",
-    continuously_available: Annotated[
-        bool, typer.Option("--continuously-available", help="SMB: answer changes only once they are stable.")
-    ] = False,
+    continuously_available: Annotated[bool, typer.Option("--continuously-available", help="SMB: answer changes only once they are stable.")] = False,
     scaleout: Annotated[
-        bool, typer.Option("--scaleout", help="SMB, with --continuously-available: clients take it for a Scale-Out File Server's, and cache reads only.")
+        bool,
+        typer.Option("--scaleout", help="SMB, with --continuously-available: clients take it for a Scale-Out File Server's, and cache reads only."),
     ] = False,
-    access_based: Annotated[
-        bool, typer.Option("--access-based", help="SMB: listings leave out what their reader may not read.")
-    ] = False,
+    access_based: Annotated[bool, typer.Option("--access-based", help="SMB: listings leave out what their reader may not read.")] = False,
 ) -> None:
     """Show a volume to clients."""
     request = api.Share(
@@ -183,11 +180,7 @@ def share_delete(on: Target, name: str) -> None:
 def _password(given: str | None, from_stdin: bool) -> str:
     if from_stdin:
         return typer.get_text_stream("stdin").readline().rstrip("\n")
-    return (
-        given
-        if given is not None
-        else str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-    )
+    return given if given is not None else str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
 
 
 @user.command("add")
@@ -195,16 +188,10 @@ def _password(given: str | None, from_stdin: bool) -> str:
 def user_add(
     on: Target,
     name: Annotated[str, typer.Argument(metavar="NAME[:PASSWORD]")],
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read it from a line of stdin.")
-    ] = False,
-    uid: Annotated[
-        int | None, typer.Option(help="The owner of what the user makes; the next free one if absent.")
-    ] = None,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read it from a line of stdin.")] = False,
+    uid: Annotated[int | None, typer.Option(help="The owner of what the user makes; the next free one if absent.")] = None,
     gid: Annotated[int | None, typer.Option(help="The group; the uid's number if absent.")] = None,
-    group: Annotated[
-        list[int] | None, typer.Option(help="A further group's number; may be repeated.")
-    ] = None,
+    group: Annotated[list[int] | None, typer.Option(help="A further group's number; may be repeated.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change a user who exists.")] = False,
 ) -> None:
     """Add a user. Without a password in NAME:PASSWORD it is asked for."""
@@ -227,10 +214,7 @@ def user_delete(on: Target, name: str) -> None:
 
 @opens.command("close")
 @on_node
-def open_close(
-    on: Target,
-    open_id: Annotated[str, typer.Argument(metavar="OPEN", help="As `sofs open list` shows it.")],
-) -> None:
+def open_close(on: Target, open_id: Annotated[str, typer.Argument(metavar="OPEN", help="As `sofs open list` shows it.")]) -> None:
     """Close a client's open by force, with its locks. What the client has not written yet is lost to it."""
     on.client.ask(api.Operations.close_open, open_id)
     on.tell({"closed": open_id}, f"open {open_id} closed")

@@ -53,21 +53,11 @@ class Wanted:
 def quickstart(
     data: Annotated[Path, typer.Option(help="Where everything is kept.")] = QUICKSTART_DATA,
     smb_port: Annotated[int | None, typer.Option(help="SMB port (4450 at first start); 0 takes any.")] = None,
-    nfs_port: Annotated[
-        int | None, typer.Option(help="NFS port (20490 at first start); 0 takes any.")
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(metavar="ADDR", help="Address to serve (127.0.0.1 at first start); 0.0.0.0 for all."),
-    ] = None,
+    nfs_port: Annotated[int | None, typer.Option(help="NFS port (20490 at first start); 0 takes any.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="ADDR", help="Address to serve (127.0.0.1 at first start); 0.0.0.0 for all.")] = None,
     portmap: Annotated[bool | None, typer.Option("--portmap", help="Answer on port 111 too.")] = None,
-    user: Annotated[
-        str | None,
-        typer.Option(metavar="NAME:PASSWORD", help="An SMB user to make, or whose password to set."),
-    ] = None,
-    share: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A share to make if it is not there.")
-    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="NAME:PASSWORD", help="An SMB user to make, or whose password to set.")] = None,
+    share: Annotated[str | None, typer.Option(metavar="NAME", help="A share to make if it is not there.")] = None,
     json: Json = False,
 ) -> None:
     """Run one node in the foreground; the first start makes its disks, volume, share and user."""
@@ -137,9 +127,7 @@ async def _provide(node: Node, wanted: Wanted) -> None:
     await node.listen()
     endpoints = [f"{endpoint}/{share}" for endpoint in _reachable(node.endpoints)]
     if wanted.json:
-        show.as_json(
-            {"ready": endpoints, "user": user, "generated_password": generated, "data": str(wanted.data)}
-        )
+        show.as_json({"ready": endpoints, "user": user, "generated_password": generated, "data": str(wanted.data)})
     else:
         typer.echo("ready: " + " ".join(endpoints))
     typer.echo(_guide(endpoints, wanted.data, user, generated), err=True)

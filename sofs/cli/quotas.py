@@ -75,8 +75,7 @@ def quota_show(on: Target, volume: str, user: User = "", group: Group = "", dire
     limits = [show.size(shown.hard_bytes)] if shown.hard_bytes else []
     limits += [f"{shown.hard_files} files"] if shown.hard_files else []
     on.tell(
-        shown,
-        f"{_whose(shown)} uses {show.size(shown.used_bytes)} in {shown.used_files} files, and may use {' and '.join(limits) or 'any amount'}",
+        shown, f"{_whose(shown)} uses {show.size(shown.used_bytes)} in {shown.used_files} files, and may use {' and '.join(limits) or 'any amount'}"
     )
 
 

@@ -75,10 +75,7 @@ POOLS: list[Column] = [
     ("DISKS", lambda p: str(p.disks)),
     ("SIZE", lambda p: size(p.total)),
     ("FREE", lambda p: size(p.free)),
-    (
-        "TIERS",
-        lambda p: ", ".join(f"{tier} {size(free)} free" for tier, (_, free) in sorted(p.tiers.items())),
-    ),
+    ("TIERS", lambda p: ", ".join(f"{tier} {size(free)} free" for tier, (_, free) in sorted(p.tiers.items()))),
 ]
 VOLUMES: list[Column] = [
     ("VOLUME", lambda v: v.name),
@@ -119,11 +116,7 @@ OPENS: list[Column] = [
     ("SHARES", lambda o: o.share),
     ("LOCKS", lambda o: str(o.locks)),
 ]
-STORE_MEMBERS: list[Column] = [
-    ("ETCD", lambda m: m.endpoint),
-    ("STATE", lambda m: m.state),
-    ("SIZE", lambda m: size(m.size)),
-]
+STORE_MEMBERS: list[Column] = [("ETCD", lambda m: m.endpoint), ("STATE", lambda m: m.state), ("SIZE", lambda m: size(m.size))]
 MEMBERS: list[Column] = [
     ("NODE", lambda m: m.name),
     ("STATE", lambda m: m.state),

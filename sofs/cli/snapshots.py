@@ -22,9 +22,7 @@ SNAPSHOTS: list[show.Column] = [
 
 @snapshot.command("create")
 @on_node
-def snapshot_create(
-    on: Target, volume: str, name: Annotated[str, typer.Argument(help="By default the time.")] = ""
-) -> None:
+def snapshot_create(on: Target, volume: str, name: Annotated[str, typer.Argument(help="By default the time.")] = "") -> None:
     """Keep a volume as it is now. Takes no time and no space; what is changed afterwards does."""
     made = on.client.ask(api.Operations.create_snapshot, api.SnapshotName(volume, name))
     on.tell(made, f"snapshot {made.name} of volume {volume} taken; clients find it in .snapshot (NFS) and as a previous version (SMB)")
@@ -49,10 +47,7 @@ def snapshot_delete(on: Target, volume: str, name: str) -> None:
 @snapshot.command("restore")
 @on_node
 def snapshot_restore(
-    on: Target,
-    volume: str,
-    name: str,
-    force: Annotated[bool, typer.Option("--force", help="Although files are open; their opens end.")] = False,
+    on: Target, volume: str, name: str, force: Annotated[bool, typer.Option("--force", help="Although files are open; their opens end.")] = False
 ) -> None:
     """Make a volume what it was. The state before is kept as a snapshot."""
     before = on.client.ask(api.Operations.restore_snapshot, api.SnapshotName(volume, name, force))

@@ -31,14 +31,8 @@ Data = Annotated[
         help="Data directory of a node on this host (default: ./sofs-data if it is there, else /var/lib/sofs).",
     ),
 ]
-Node = Annotated[
-    str | None,
-    typer.Option("--node", envvar="SOFS_NODE", metavar="ADDRESS:PORT", help="Admin address of a node."),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option("--token-file", metavar="FILE", help="Holds the token for --node (or set SOFS_TOKEN)."),
-]
+Node = Annotated[str | None, typer.Option("--node", envvar="SOFS_NODE", metavar="ADDRESS:PORT", help="Admin address of a node.")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="Holds the token for --node (or set SOFS_TOKEN).")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 Listing = Callable[[Operations], Coroutine[Any, Any, Sequence[Any]]]

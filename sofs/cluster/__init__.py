@@ -107,14 +107,7 @@ class Peer(Protocol):
         """
 
     def ask(
-        self,
-        service: str,
-        body: Buffer,
-        payload: Sequence[Buffer],
-        then: Then,
-        *,
-        priority: Priority = Priority.FOREGROUND,
-        deadline_s: float = 5.0,
+        self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, *, priority: Priority = Priority.FOREGROUND, deadline_s: float = 5.0
     ) -> None:
         """`call` for the hot path, without a future: `then` is called exactly once, later, with the answer or the error, as soon as that arrives.
 

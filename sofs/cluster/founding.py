@@ -134,24 +134,22 @@ async def _make_equal(store: Store, wanted: dict[str, bytes]) -> None:
             except OutcomeUnknown:
                 break  # looked at again
             if not done.done:
-                raise Exists("somebody has founded a cluster in this etcd under this prefix at the same time; join it, or choose another with --prefix")
+                raise Exists(
+                    "somebody has founded a cluster in this etcd under this prefix at the same time; join it, or choose another with --prefix"
+                )
     raise Unavailable("the records could not be copied: they do not stay as they were written; is another command at work?")
 
 
 # Further nodes
 
 
-async def invite(
-    store: Store, random: Random, now: Time, endpoints: Sequence[str], prefix: str, *, valid_s: float, reusable: bool
-) -> Token:
+async def invite(store: Store, random: Random, now: Time, endpoints: Sequence[str], prefix: str, *, valid_s: float, reusable: bool) -> Token:
     """Makes a token. Raises `ConfigError`, `Unavailable`."""
     cluster, authority = await cluster_of(store), await authority_of(store)
     token = Token(cluster.id, tuple(endpoints), prefix, random.number(63), random.bytes(24), authority.fingerprint)
     record = TokenRecord(digest=_digest(token.secret), expires=_seconds(now) + int(valid_s), reusable=reusable)
     key = keys.token(token.id)
-    expired = [
-        Delete(entry.key) for entry in (await store.range(keys.TOKENS)).entries if TokenRecord.decode(entry.value).expires < _seconds(now)
-    ]
+    expired = [Delete(entry.key) for entry in (await store.range(keys.TOKENS)).entries if TokenRecord.decode(entry.value).expires < _seconds(now)]
     await _change(store, [Condition(key, 0)], [Put(key, record.encode()), *expired[:BATCH]], "the token")
     return token
 
@@ -233,9 +231,7 @@ async def evict(store: Store, node: NodeId, by: str, *, force: bool, incarnation
                 f"node {member.name} says that it runs. Stop it, or see to it that it never again reaches disks and network, and repeat this with "
                 "--force; if it lives all the same, clients may lose what they were told is written"
             )
-        barred = MemberRecord(
-            id=member.id, name=member.name, host=member.host, addresses=member.addresses, state=EVICTED, features=member.features
-        )
+        barred = MemberRecord(id=member.id, name=member.name, host=member.host, addresses=member.addresses, state=EVICTED, features=member.features)
         changes: list[Change] = [Put(key, barred.encode()), Delete(keys.node(node))]
         named = [running] if running is not None else list(incarnations)
         if force and named and dead not in named:

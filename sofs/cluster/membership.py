@@ -128,15 +128,17 @@ class Membership:
         self._revisions = revisions
         own = self.members.get(self.node)
         if own is None:
-            raise ConfigError(f"node {self.node:016x} is no member of the cluster any more; `sofs cluster join` makes a new one of a cleared data directory")
+            raise ConfigError(
+                f"node {self.node:016x} is no member of the cluster any more; `sofs cluster join` makes a new one of a cleared data directory"
+            )
         if own.state == EVICTED:
             raise ConfigError(f"node {own.name} was evicted from the cluster; clear its data directory and join anew")
         if self._features < self.level:
-            raise ConfigError(f"this release knows feature level {self._features}, the cluster is at {self.level}; install a newer release on this node")
+            raise ConfigError(
+                f"this release knows feature level {self._features}, the cluster is at {self.level}; install a newer release on this node"
+            )
 
-    async def start(
-        self, name: str, host: str, addresses: Sequence[str], *, former: Incarnation | None = None
-    ) -> None:
+    async def start(self, name: str, host: str, addresses: Sequence[str], *, former: Incarnation | None = None) -> None:
         """Takes part from now on: says where this node is, and that it runs. `former` is the process of this node that is known to have ended before this
         one. Raises `Unavailable`."""
         if former is not None:
@@ -324,7 +326,6 @@ class Membership:
             except OutcomeUnknown:
                 await self._clock.sleep(RETRY_S / 10)
         raise Unavailable("the coordination store does not say whether it changes anything")
-
 
 
 def endpoint(text: str) -> tuple[str, int]:

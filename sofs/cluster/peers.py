@@ -33,20 +33,11 @@ class _Peer:
         return future
 
     def ask(
-        self,
-        service: str,
-        body: Buffer,
-        payload: Sequence[Buffer],
-        then: Then,
-        *,
-        priority: Priority = Priority.FOREGROUND,
-        deadline_s: float = 5.0,
+        self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, *, priority: Priority = Priority.FOREGROUND, deadline_s: float = 5.0
     ) -> None:
         self._ask(service, body, payload, then, priority, deadline_s, False)
 
-    def _ask(
-        self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool
-    ) -> None:
+    def _ask(self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool) -> None:
         """`keep`: the answer's views are to stay valid."""
         raise NotImplementedError
 
@@ -73,9 +64,7 @@ class NetworkPeer(_Peer):
     def heard(self) -> float:
         return max(stream.heard for stream in self._streams)
 
-    def _ask(
-        self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool
-    ) -> None:
+    def _ask(self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool) -> None:
         self._streams[priority].ask(service.encode(), body, payload, then, deadline_s, keep)
 
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:
@@ -127,9 +116,7 @@ class OwnPeer(_Peer):
     def heard(self) -> float:
         return self._clock.monotonic()
 
-    def _ask(
-        self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool
-    ) -> None:
+    def _ask(self, service: str, body: Buffer, payload: Sequence[Buffer], then: Then, priority: Priority, deadline_s: float, keep: bool) -> None:
         self._add(service, body, payload, then, deadline_s)
 
     def notify(self, service: str, body: Buffer, payload: Sequence[Buffer] = (), *, priority: Priority = Priority.FOREGROUND) -> None:

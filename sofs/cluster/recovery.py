@@ -135,11 +135,7 @@ async def restore(store: Store, copy: dict[str, bytes]) -> Restored:
         if there is not None and there.value != cluster:
             raise ConfigError("this etcd has the records of another cluster under this prefix")
         missing = [key for key in copy if key not in present]
-        raised = [
-            key
-            for key, value in copy.items()
-            if key in present and _is_configuration(key) and _version(present[key].value) < _version(value)
-        ]
+        raised = [key for key, value in copy.items() if key in present and _is_configuration(key) and _version(present[key].value) < _version(value)]
         # What makes it a cluster comes last: nobody may start on a half.
         missing.sort(key=lambda key: key == keys.CLUSTER)
         if await _put(store, copy, [(key, present[key].revision) for key in raised] + [(key, 0) for key in missing]):

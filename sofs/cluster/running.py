@@ -76,9 +76,7 @@ def _lock(files: Files, directory: str) -> File:
     try:
         return files.lock(_path(directory))
     except Unavailable:
-        raise Unavailable(
-            f"another node runs on {directory}; stop it, or give this one a data directory of its own"
-        ) from None
+        raise Unavailable(f"another node runs on {directory}; stop it, or give this one a data directory of its own") from None
 
 
 def _line(ran: Ran) -> bytes:

@@ -48,11 +48,7 @@ class ServingLink(Link):
     """A connection that another node has made."""
 
     def __init__(
-        self,
-        clock: Clock,
-        services: Services,
-        greet: Callable[["ServingLink", Hello], Welcome],
-        ended: Callable[["ServingLink"], None],
+        self, clock: Clock, services: Services, greet: Callable[["ServingLink", Hello], Welcome], ended: Callable[["ServingLink"], None]
     ) -> None:
         """`greet` judges who has connected; it raises `Unavailable` with the reason when it refuses."""
         super().__init__(clock)
@@ -112,7 +108,9 @@ class ServingLink(Link):
         self._timer.cancel()
         try:
             if hello.protocol != PROTOCOL:
-                raise Unavailable(f"this node speaks protocol {PROTOCOL}, not {hello.protocol}; let the newer of the two wait until the older is upgraded")
+                raise Unavailable(
+                    f"this node speaks protocol {PROTOCOL}, not {hello.protocol}; let the newer of the two wait until the older is upgraded"
+                )
             if not 0 <= hello.priority < len(Priority):
                 raise PeerError(f"it connects for the priority {hello.priority}")
             welcome = self._greet(self, hello)

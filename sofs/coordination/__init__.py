@@ -6,34 +6,6 @@ values are JSON (`sofs.encoding.Record`).
 While the store is down, whoever holds a volume goes on serving; only changes wait.
 """
 
-from sofs.coordination.store import (
-    Change,
-    Condition,
-    Delete,
-    Entry,
-    Health,
-    Lease,
-    Listing,
-    OutcomeUnknown,
-    Put,
-    Seen,
-    Store,
-    Transacted,
-    Watch,
-)
+from sofs.coordination.store import Change, Condition, Delete, Entry, Health, Lease, Listing, OutcomeUnknown, Put, Seen, Store, Transacted, Watch
 
-__all__ = [
-    "Change",
-    "Condition",
-    "Delete",
-    "Entry",
-    "Health",
-    "Lease",
-    "Listing",
-    "OutcomeUnknown",
-    "Put",
-    "Seen",
-    "Store",
-    "Transacted",
-    "Watch",
-]
+__all__ = ["Change", "Condition", "Delete", "Entry", "Health", "Lease", "Listing", "OutcomeUnknown", "Put", "Seen", "Store", "Transacted", "Watch"]

@@ -16,17 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from sofs.coordination.journal import Journal
-from sofs.coordination.store import (
-    Change,
-    Condition,
-    Delete,
-    Entry,
-    Listing,
-    OutcomeUnknown,
-    Put,
-    Seen,
-    Transacted,
-)
+from sofs.coordination.store import Change, Condition, Delete, Entry, Listing, OutcomeUnknown, Put, Seen, Transacted
 from sofs.encoding import UNREADABLE
 from sofs.errors import Damaged, NotFound, SofsError, Unavailable
 from sofs.runtime.ports import Clock, File, Files, Random

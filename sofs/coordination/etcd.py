@@ -16,17 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 from aetcd import rpc
 
-from sofs.coordination.store import (
-    Change,
-    Condition,
-    Entry,
-    Health,
-    Listing,
-    OutcomeUnknown,
-    Put,
-    Seen,
-    Transacted,
-)
+from sofs.coordination.store import Change, Condition, Entry, Health, Listing, OutcomeUnknown, Put, Seen, Transacted
 from sofs.errors import NoSpace, NotFound, SofsError, Unavailable
 
 T = TypeVar("T")
@@ -85,9 +75,7 @@ class EtcdStore:
         assert len({change.key for change in changes}) == len(changes), "each key is changed at most once"
         request = rpc.TxnRequest(
             compare=[
-                rpc.Compare(
-                    key=self._wire(condition.key), target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=condition.revision
-                )
+                rpc.Compare(key=self._wire(condition.key), target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=condition.revision)
                 for condition in conditions
             ],
             success=[self._operation(change) for change in changes],
@@ -166,9 +154,7 @@ class EtcdStore:
         start = self._wire(prefix)
         call = rpc.WatchStub(await self._ready()).Watch()
         try:
-            create = rpc.WatchCreateRequest(
-                key=start, range_end=_behind(start), start_revision=after + 1, progress_notify=True
-            )
+            create = rpc.WatchCreateRequest(key=start, range_end=_behind(start), start_revision=after + 1, progress_notify=True)
             await call.write(rpc.WatchRequest(create_request=create))
             while hasattr(answer := await call.read(), "events"):
                 if answer.compact_revision:

@@ -18,13 +18,7 @@ CHECKPOINT_S = 60.0
 
 
 async def ask(
-    site: Site,
-    node: int,
-    message: Message,
-    payload: list[Buffer] | None = None,
-    *,
-    priority: Priority = Priority.FOREGROUND,
-    deadline_s: float = 5.0,
+    site: Site, node: int, message: Message, payload: list[Buffer] | None = None, *, priority: Priority = Priority.FOREGROUND, deadline_s: float = 5.0
 ) -> Answer:
     """Raises `Unavailable`, and what the other node raises."""
     if site.interconnect is None:

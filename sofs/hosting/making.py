@@ -55,9 +55,7 @@ async def make_volume_here(site: Site, name: str, pool_name: str, policy_text: s
         raise InvalidArgument(f"{name!r} cannot be a volume's name: it needs a character and no /")
     pool = site.disks.all.get(pool_name)
     if pool is None:
-        raise NotFound(
-            f"there is no pool {pool_name}; make it with: sofs disk add --pool {pool_name} PATH"
-        )
+        raise NotFound(f"there is no pool {pool_name}; make it with: sofs disk add --pool {pool_name} PATH")
     policy = parse_policy(policy_text)
     if not force:
         pool.validate(policy)
@@ -65,14 +63,7 @@ async def make_volume_here(site: Site, name: str, pool_name: str, policy_text: s
     if not disks:
         raise InvalidArgument(f"this node has no disk of pool {pool_name} that can be written; make the volume at a node that has")
     replicas = tuple(ReplicaRecord(id=site.random.number(63), disk=disk.id) for disk in disks)
-    record = VolumeRecord(
-        id=site.random.number(63),
-        name=name,
-        pool=pool_name,
-        policy=policy.text,
-        log_id=site.random.number(63),
-        replicas=replicas,
-    )
+    record = VolumeRecord(id=site.random.number(63), name=name, pool=pool_name, policy=policy.text, log_id=site.random.number(63), replicas=replicas)
     site.making.add(record.id)
     try:
         return await _make(site, record)
@@ -91,20 +82,14 @@ async def _make(site: Site, record: VolumeRecord) -> Part:
         site.files.sync_directory(str(logs.parent))
     # The record comes last: a volume whose making was cut short is none, and leaves only unused directories.
     first = ConfigurationRecord(
-        version=1,
-        replicas=tuple(replica.id for replica in record.replicas),
-        coordinator=site.node,
-        incarnation=site.incarnation,
+        version=1, replicas=tuple(replica.id for replica in record.replicas), coordinator=site.node, incarnation=site.incarnation
     )
     await site.registry.change_configuration(record.id, first)
     part = Part(site, Hosted.of(record))
     await part.open_fresh(first)
     try:
         await site.registry.put(
-            keys.volume_name(record.name),
-            b"%016x" % record.id,
-            Put(keys.volume(record.id), record.encode()),
-            what=f"volume {record.name}",
+            keys.volume_name(record.name), b"%016x" % record.id, Put(keys.volume(record.id), record.encode()), what=f"volume {record.name}"
         )
     except SofsError:
         await part.close()

@@ -30,16 +30,13 @@ def store_settings(site: Site, places: Sequence[Place], small: bool) -> StoreSet
     capacity = min(site.config.volume.log_limit_mib * MIB, smallest // LOG_SHARE)
     capacity = FEWEST_SEGMENTS * SEGMENT if small else max(capacity // SEGMENT, FEWEST_SEGMENTS) * SEGMENT
     return StoreSettings(
-        log=LogSettings(segment_size=SEGMENT, capacity=capacity),
-        checkpoint=CheckpointSettings(interval_s=site.config.volume.checkpoint_interval_s),
+        log=LogSettings(segment_size=SEGMENT, capacity=capacity), checkpoint=CheckpointSettings(interval_s=site.config.volume.checkpoint_interval_s)
     )
 
 
 def as_configuration(record: ConfigurationRecord) -> Configuration:
     """As the log has it."""
-    return Configuration(
-        record.version, record.replicas, record.memory_broken, record.coordinator, record.incarnation
-    )
+    return Configuration(record.version, record.replicas, record.memory_broken, record.coordinator, record.incarnation)
 
 
 def as_record(configuration: Configuration) -> ConfigurationRecord:

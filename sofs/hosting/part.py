@@ -486,7 +486,9 @@ class Part:
             return
         # Deposed: what has not been answered never is, and whoever asks for the volume here must see that.
         store.log.abandon(error)
-        self._acted = max(self._acted, store.log.version)  # a change of this log's may yet be made: who counts is settled anew before anything is written
+        self._acted = max(
+            self._acted, store.log.version
+        )  # a change of this log's may yet be made: who counts is settled anew before anything is written
         volume, hosted.volume, hosted.store, hosted.data = hosted.volume, None, None, None
         hosted.where.served(None)
         hosted.reason = str(error)

@@ -81,13 +81,7 @@ class Pools:
 
     def _pool(self, name: str) -> LocalPool:
         pool = self.all[name] = LocalPool(
-            name,
-            self.files,
-            self.random,
-            self._report,
-            clock=self.clock,
-            interconnect=self.interconnect,
-            grace_s=self.grace_s,
+            name, self.files, self.random, self._report, clock=self.clock, interconnect=self.interconnect, grace_s=self.grace_s
         )
         return pool
 
@@ -148,19 +142,10 @@ class Pools:
         await self._refuse_known(path)
         pool = self.all.get(pool_name) or await self.create(pool_name)
         label = (None if force else await self._left_behind(path, tier, pool_name)) or make_disk(
-            self.files,
-            self.random,
-            path,
-            pool=pool_name,
-            tier=tier,
-            host=self.host,
-            capacity=size or None,
-            force=force,
+            self.files, self.random, path, pool=pool_name, tier=tier, host=self.host, capacity=size or None, force=force
         )
         node = 0 if self.interconnect is None else self.interconnect.node
-        record = DiskRecord(
-            id=label.id, path=self._stored(path), tier=tier, pool=pool_name, host=self.host, node=node
-        )
+        record = DiskRecord(id=label.id, path=self._stored(path), tier=tier, pool=pool_name, host=self.host, node=node)
         await self.registry.put(keys.disk(label.id), record.encode(), what=f"disk {label.id:016x}")
         self.view.disks[label.id] = record
         if not any(status.id == label.id for status in pool.disks()):  # the watch may have been faster
@@ -218,7 +203,4 @@ class Pools:
         if pool is None:
             return []
         own = [replica for replica in record.replicas if pool.members.is_own(DiskId(replica.disk))]
-        return [
-            Place(each.id, f"{pool.members.get(DiskId(each.disk)).spec.path}/logs/{record.id:016x}-{each.id:016x}")
-            for each in own
-        ]
+        return [Place(each.id, f"{pool.members.get(DiskId(each.disk)).spec.path}/logs/{record.id:016x}-{each.id:016x}") for each in own]

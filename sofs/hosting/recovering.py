@@ -88,9 +88,7 @@ def _newest(found: list[_Found]) -> Known:
     if version <= known.configuration.version:
         return known
     holders = tuple(one.replica for one in found if one.version == version)
-    return msgspec.structs.replace(
-        known, configuration=msgspec.structs.replace(known.configuration, version=version, replicas=holders)
-    )
+    return msgspec.structs.replace(known, configuration=msgspec.structs.replace(known.configuration, version=version, replicas=holders))
 
 
 def _read(files: Files, place: Place) -> _Found | None:

@@ -323,9 +323,7 @@ class Redundancy:
         part = self._host.parts.get(volume)
         if part is None or replica in part.standbys or replica in part.making:
             return
-        if any(replica == each.id for each in part.hosted.record.replicas) and not (
-            self._site.interconnect is None and part.serving
-        ):
+        if any(replica == each.id for each in part.hosted.record.replicas) and not (self._site.interconnect is None and part.serving):
             return
         # Decided by what the store says now: the view may be older than a replica that is being made.
         registry = self._site.registry
@@ -377,11 +375,5 @@ def choose_disk(disks: list[DiskStatus], taken: set[int], logs: Mapping[int, tup
     coordinates has its standbys on many others, so that all of them share what it leaves), roomy before full; None if every usable one is taken.
     """
     hosts = {disk.host for disk in disks if disk.id in taken}
-    usable = [
-        disk
-        for disk in disks
-        if disk.state in WRITABLE and disk.id not in taken and not (by_host and disk.host in hosts)
-    ]
-    return min(
-        usable, key=lambda disk: (disk.host in hosts, disk.tier != "ssd", logs.get(disk.id, (0, 0)), -disk.usage.free), default=None
-    )
+    usable = [disk for disk in disks if disk.state in WRITABLE and disk.id not in taken and not (by_host and disk.host in hosts)]
+    return min(usable, key=lambda disk: (disk.host in hosts, disk.tier != "ssd", logs.get(disk.id, (0, 0)), -disk.usage.free), default=None)

@@ -1,6 +1,6 @@
 """The lab's control socket, `DIR/control.sock`: one command and one answer for each connection, a line of JSON each.
 
-    ["cut", "n2", "cluster"]   ->   {"answer": ...} or {"error": "ConfigError", "message": "..."}
+["cut", "n2", "cluster"]   ->   {"answer": ...} or {"error": "ConfigError", "message": "..."}
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from sofs.errors import SofsError, Unavailable
 
 SOCKET = "control.sock"
 TIMEOUT_S = 300.0
-
-
 
 
 async def serve(directory: Path, carry_out: Callable[[list[str]], Awaitable[Any]]) -> asyncio.Server:

@@ -19,9 +19,7 @@ def binary() -> str:
     """Raises `ConfigError`, saying how to get it."""
     found = shutil.which("etcd")
     if found is None:
-        raise ConfigError(
-            "a lab needs etcd: `apt-get install etcd-server` (Debian, Ubuntu), or put the binary of a release from etcd.io into PATH"
-        )
+        raise ConfigError("a lab needs etcd: `apt-get install etcd-server` (Debian, Ubuntu), or put the binary of a release from etcd.io into PATH")
     return found
 
 

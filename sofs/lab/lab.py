@@ -94,12 +94,7 @@ class Lab:
 
     def _member(self, member: Member) -> Child:
         command = etcd.command(member, self.plan.members, self.directory / member.name, synced=self.plan.images)
-        return Child(
-            member.name,
-            [*self._prefix(member.name), *command],
-            self.directory / f"{member.name}.log",
-            environment=etcd.environment(),
-        )
+        return Child(member.name, [*self._prefix(member.name), *command], self.directory / f"{member.name}.log", environment=etcd.environment())
 
     def _node(self, machine: Machine) -> RunningNode:
         data = self.directory / machine.name
@@ -180,9 +175,7 @@ class Lab:
         plan = self.plan
         return {
             "nodes": [node.describe() for node in self.nodes.values()],
-            "etcd": [
-                {"name": member.name, "pid": self.members[member.name].pid, "address": member.client} for member in plan.members
-            ],
+            "etcd": [{"name": member.name, "pid": self.members[member.name].pid, "address": member.client} for member in plan.members],
             "vips": [machine.vip for machine in plan.nodes],
             "share": plan.share,
             "volume": plan.volume,

@@ -45,9 +45,7 @@ class LockManager:
     `Delayed` after the recalls have been sent.
     """
 
-    def __init__(
-        self, clock: Clock, upcall: Callable[[Inode, Upcall], None], recall_timeout: float = 35.0, delegation_timeout: float = 90.0
-    ) -> None:
+    def __init__(self, clock: Clock, upcall: Callable[[Inode, Upcall], None], recall_timeout: float = 35.0, delegation_timeout: float = 90.0) -> None:
         """`upcall` is told what to send to clients, when the state has changed already. It must not call back into this object about the same file
         before the call it happens in has returned. SMB's holders have the first time-out to answer (MS-SMB2 3.3.2.1), NFS's the second: a lease period."""
         self._clock = clock
@@ -109,9 +107,7 @@ class LockManager:
 
     # Data and byte ranges
 
-    def may_read(
-        self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False
-    ) -> Awaitable[None] | None:
+    def may_read(self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False) -> Awaitable[None] | None:
         """Passes when these bytes may be read through the open `by` (0: without one).
 
         Raises `LockConflict`, `SharingViolation` (only without an open), `Delayed`, `Closed`.
@@ -120,25 +116,14 @@ class LockManager:
             return None
         return self._attempt(inode, lambda state, again: transitions.check_io(state, by, offset, offset + length, False), wait)
 
-    def may_write(
-        self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False
-    ) -> Awaitable[None] | None:
+    def may_write(self, inode: Inode, by: OpenId, offset: int, length: int, *, wait: bool = False) -> Awaitable[None] | None:
         """The same for a write; a change of size is a write of the bytes between the two sizes."""
         if inode not in (self._contended if by else self._files):
             return None
         return self._attempt(inode, lambda state, again: transitions.check_io(state, by, offset, offset + length, True), wait)
 
     def lock(
-        self,
-        inode: Inode,
-        open: OpenId,
-        offset: int,
-        length: int,
-        exclusive: bool,
-        *,
-        owner: bytes = b"",
-        wait: bool = False,
-        queue: bool = False,
+        self, inode: Inode, open: OpenId, offset: int, length: int, exclusive: bool, *, owner: bytes = b"", wait: bool = False, queue: bool = False
     ) -> Awaitable[None] | None:
         """Takes a byte-range lock, for the open (SMB) or for an NFS lock `owner`.
 
@@ -160,9 +145,7 @@ class LockManager:
         had = (held for held in before if held.owner == owner)
         self._become(inode, Step(msgspec.structs.replace(state, ranges=tuple(sorted((*kept, *had))))))
 
-    def conflict(
-        self, inode: Inode, open: OpenId, offset: int, length: int, exclusive: bool, owner: bytes
-    ) -> ByteLock | None:
+    def conflict(self, inode: Inode, open: OpenId, offset: int, length: int, exclusive: bool, owner: bytes) -> ByteLock | None:
         """The lock that such a request would run into now."""
         start, end = ranges.span(offset, length, owner)
         return transitions.conflict(self.state(inode), ByteLock(start, end, exclusive, open, owner))
@@ -221,9 +204,7 @@ class LockManager:
 
     # Waiting
 
-    def _attempt(
-        self, inode: Inode, transition: _Transition, wait: bool, for_lock: bool = False
-    ) -> Awaitable[None] | None:
+    def _attempt(self, inode: Inode, transition: _Transition, wait: bool, for_lock: bool = False) -> Awaitable[None] | None:
         try:
             step = transition(self.state(inode), False)
         except LockConflict:

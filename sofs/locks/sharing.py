@@ -44,11 +44,7 @@ def denied(opening: Opening) -> int:
 
 def needed(access: int) -> int:
     """The share modes that others must have left free for these rights."""
-    return (
-        (SHARE_READ if access & READS else 0)
-        | (SHARE_WRITE if access & WRITES else 0)
-        | (SHARE_DELETE if access & DELETE else 0)
-    )
+    return (SHARE_READ if access & READS else 0) | (SHARE_WRITE if access & WRITES else 0) | (SHARE_DELETE if access & DELETE else 0)
 
 
 def clashes(held: Opening, access: int, share: int) -> bool:

@@ -105,9 +105,7 @@ def payload_sum(payload: Sequence[Buffer]) -> int:
     return total
 
 
-def encode(
-    lsn: Lsn, stable: Lsn, version: int, previous: int, operations: bytes, length: int, payload_crc: int
-) -> tuple[int, bytes]:
+def encode(lsn: Lsn, stable: Lsn, version: int, previous: int, operations: bytes, length: int, payload_crc: int) -> tuple[int, bytes]:
     """The record's checksum, and its bytes up to its payload."""
     covered = _COVERED.pack(lsn, stable, version, previous, len(operations), length, payload_crc, 0) + operations
     checksum: int = crc32c(covered)

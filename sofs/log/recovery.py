@@ -51,11 +51,7 @@ class Recovered(NamedTuple):
 
 
 def recover(
-    replicas: Sequence[Replica],
-    start: Mark,
-    version: int,
-    unbroken: Callable[[], bool],
-    apply: Callable[[Lsn, bytes, int], None],
+    replicas: Sequence[Replica], start: Mark, version: int, unbroken: Callable[[], bool], apply: Callable[[Lsn, bytes, int], None]
 ) -> Recovered:
     """Follows the log from `start`, brings all replicas to one state, and gives each record with operations to `apply`.
 

@@ -6,19 +6,7 @@ from sofs.cluster import Answer, Asked, Interconnect, NodeId, Priority
 from sofs.encoding import encode
 from sofs.errors import NotFound, PeerError, Unavailable
 from sofs.log.follower import Follower
-from sofs.log.messages import (
-    SERVICE,
-    Ack,
-    Append,
-    Ask,
-    Message,
-    Read,
-    Rewrite,
-    Status,
-    Sync,
-    decode_message,
-    decode_status,
-)
+from sofs.log.messages import SERVICE, Ack, Append, Ask, Message, Read, Rewrite, Status, Sync, decode_message, decode_status
 from sofs.log.replica import LocalReplica
 from sofs.runtime.later import Later
 
@@ -89,5 +77,3 @@ async def _read(replica: LocalReplica, message: Read) -> Answer:
     if waiting is not None:
         await waiting
     return Answer(b"", (data,))
-
-

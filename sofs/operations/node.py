@@ -33,16 +33,7 @@ from sofs.operations.snapshots import Snapshots
 from sofs.records import Registry
 from sofs.runtime.ports import Clock
 from sofs.types import ROOT, Kind, OpenId
-from sofs.volume.api import (
-    Access,
-    Binding,
-    Close,
-    ListOpens,
-    OpenInfo,
-    OpenList,
-    Reply,
-    ShareMode,
-)
+from sofs.volume.api import Access, Binding, Close, ListOpens, OpenInfo, OpenList, Reply, ShareMode
 
 FIRST_UID = 1000
 
@@ -113,11 +104,7 @@ class NodeOperations:
             disks = pool.disks()
             total, free = pool.usage()
             tiers = {tier: tuple(pool.usage(tier)) for tier in sorted({disk.tier for disk in disks})}
-            result.append(
-                api.Pool(
-                    pool.name, len(disks), total, free, msgspec.convert(tiers, dict[str, tuple[int, int]])
-                )
-            )
+            result.append(api.Pool(pool.name, len(disks), total, free, msgspec.convert(tiers, dict[str, tuple[int, int]])))
         return result
 
     async def create_pool(self, name: str) -> api.Pool:
@@ -164,9 +151,7 @@ class NodeOperations:
             reason=found.reason,
             coordinator=member.name if member else f"{where.node:016x}" if where.node else "",
             version=found.version,
-            replicas=[
-                api.Replica(each.node, f"{each.disk:016x}", each.in_sync, each.reason) for each in found.replicas
-            ],
+            replicas=[api.Replica(each.node, f"{each.disk:016x}", each.in_sync, each.reason) for each in found.replicas],
             total=found.total,
             free=found.free,
             files=found.files,
@@ -311,11 +296,7 @@ def _free_uid(present: dict[str, User]) -> int:
 
 def _opened(hosted: Hosted, info: OpenInfo, protocol: str, client: str) -> api.Opened:
     rights = [name for flag, name in _RIGHTS if info.access & flag]
-    shared = [
-        mode.name.lower()
-        for mode in (ShareMode.READ, ShareMode.WRITE, ShareMode.DELETE)
-        if info.share & mode and mode.name
-    ]
+    shared = [mode.name.lower() for mode in (ShareMode.READ, ShareMode.WRITE, ShareMode.DELETE) if info.share & mode and mode.name]
     return api.Opened(
         id=f"{hosted.record.id:016x}-{info.open:x}",
         volume=hosted.record.name,

@@ -10,16 +10,7 @@ from sofs.hosting import Host, Hosted
 from sofs.operations.asking import ask_stable
 from sofs.runtime.ports import Clock
 from sofs.types import Time
-from sofs.volume.api import (
-    Binding,
-    DeleteSnapshot,
-    ListSnapshots,
-    MakeSnapshot,
-    Reply,
-    RestoreSnapshot,
-    SnapshotInfo,
-    SnapshotList,
-)
+from sofs.volume.api import Binding, DeleteSnapshot, ListSnapshots, MakeSnapshot, Reply, RestoreSnapshot, SnapshotInfo, SnapshotList
 
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 

@@ -71,9 +71,7 @@ __all__ = ["EXTENT_LIMIT", "NAMES_PER_MIB", "Copies", "ExtentId", "Fragment", "P
 class Pool(Protocol):
     """What a volume asks of its pool."""
 
-    async def write(
-        self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None
-    ) -> Placement:
+    async def write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None) -> Placement:
         """Writes an extent of 1 page to 8 MiB, durable on every fragment, or raises and leaves only an orphan.
 
         `data` must not change until then. `names` (at most `NAMES_PER_MIB` for each MiB of data begun) goes into each fragment's header:
@@ -83,9 +81,7 @@ class Pool(Protocol):
         long as there is another. Raises `NoSpace`, `DiskFailed`, `Fenced` (the id was revoked), `InvalidArgument`.
         """
 
-    def read(
-        self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None
-    ) -> Awaitable[None] | None:
+    def read(self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None) -> Awaitable[None] | None:
         """Fills `into` from `offset` (both multiples of the page), every page verified; a bad page is served from
         redundancy and rewritten. At once when the page cache has it. Raises `ExtentGone`, `Damaged`, `DiskFailed`.
 

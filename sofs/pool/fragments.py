@@ -15,16 +15,7 @@ from sofs.cluster import Priority
 from sofs.errors import Damaged, ExtentGone, InvalidArgument, SofsError
 from sofs.pool.disk import BadPages
 from sofs.pool.extent import MIB, ExtentId
-from sofs.pool.fragment import (
-    BLOCK,
-    META_PER_SLOT,
-    SLOT_SIZE,
-    Header,
-    Sums,
-    decode_meta,
-    decode_names,
-    meta_length,
-)
+from sofs.pool.fragment import BLOCK, META_PER_SLOT, SLOT_SIZE, Header, Sums, decode_meta, decode_names, meta_length
 from sofs.pool.label import Label
 from sofs.pool.layout import Layout
 from sofs.pool.table import Entry, SlotTable
@@ -94,9 +85,7 @@ class Fragments:
             return None
         return self._read_rest(count, place, slot, offset, into, sums)
 
-    async def _read_after(
-        self, loading: Awaitable[None], place: Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None
-    ) -> None:
+    async def _read_after(self, loading: Awaitable[None], place: Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None) -> None:
         # The place in hand is used even if it has been forgotten meanwhile: an extent's checksums never change.
         try:
             await loading
@@ -149,9 +138,7 @@ class Fragments:
             return self._fetched(place, offset, into, count)
         return self._fetch_rest(count, place, slot, offset, into)
 
-    async def _fetch_after(
-        self, loading: Awaitable[None], place: Place, slot: int, offset: int, into: memoryview, headless: bool
-    ) -> Fetched:
+    async def _fetch_after(self, loading: Awaitable[None], place: Place, slot: int, offset: int, into: memoryview, headless: bool) -> Fetched:
         try:
             await loading
         except Damaged:
@@ -191,16 +178,12 @@ class Fragments:
             await asyncio.sleep(0)
         return problems
 
-    async def _read_rest(
-        self, reading: Awaitable[int], place: Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None
-    ) -> None:
+    async def _read_rest(self, reading: Awaitable[int], place: Place, slot: int, offset: int, into: memoryview, sums: Sequence[int] | None) -> None:
         count = await reading
         self._entry(slot, place.id)
         self._verify(place, slot, offset, into, count, sums)
 
-    def _verify(
-        self, place: Place, slot: int, offset: int, into: memoryview, count: int, sums: Sequence[int] | None
-    ) -> None:
+    def _verify(self, place: Place, slot: int, offset: int, into: memoryview, count: int, sums: Sequence[int] | None) -> None:
         first = offset // PAGE
         own = place.sums
         if count != len(into):

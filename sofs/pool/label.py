@@ -85,6 +85,4 @@ def decode_label(data: bytes, where: str) -> Label:
     covered = text.rpartition("crc32c ")[0]
     if found is None or crc32c(covered.encode()) != int(found["crc"], 16) or int(found["id"], 16) >> 63:
         raise DiskRefused(f"{where} is damaged or was edited; restore it, or replace the disk and let the pool copy its data")
-    return Label(
-        DiskId(int(found["id"], 16)), found["pool"], found["tier"], found["host"], int(found["arenas"]), int(found["slots"])
-    )
+    return Label(DiskId(int(found["id"], 16)), found["pool"], found["tier"], found["host"], int(found["arenas"]), int(found["slots"]))

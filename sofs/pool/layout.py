@@ -73,9 +73,7 @@ class Layout(Protocol):
 def open_layout(files: Files, path: str) -> Layout:
     """The layout of the disk at `path`. Raises `NotSupported` for a device."""
     if path.startswith("/dev/"):
-        raise NotSupported(
-            f"{path}: raw devices are not offered yet; make a file system on it (ext4, xfs), mount it and give a directory there"
-        )
+        raise NotSupported(f"{path}: raw devices are not offered yet; make a file system on it (ext4, xfs), mount it and give a directory there")
     return DirectoryLayout(files, path)
 
 

@@ -7,23 +7,10 @@ another extent's by then.
 import asyncio
 from collections.abc import Iterable
 
-from sofs.errors import (
-    DiskFailed,
-    DiskRefused,
-    Fenced,
-    InvalidArgument,
-    NoSpace,
-    NotFound,
-    SofsError,
-)
+from sofs.errors import DiskFailed, DiskRefused, Fenced, InvalidArgument, NoSpace, NotFound, SofsError
 from sofs.pool.disk import Part
 from sofs.pool.extent import MIB, ExtentId, Usage, slots_for
-from sofs.pool.fragment import (
-    SLOT_SIZE,
-    Sums,
-    encode_meta,
-    fits,
-)
+from sofs.pool.fragment import SLOT_SIZE, Sums, encode_meta, fits
 from sofs.pool.fragments import Fragments
 from sofs.pool.label import Label, decode_label
 from sofs.pool.layout import Layout

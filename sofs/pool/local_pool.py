@@ -9,29 +9,11 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sofs.cluster import Interconnect, Priority
-from sofs.errors import (
-    Damaged,
-    DiskFailed,
-    ExtentGone,
-    InvalidArgument,
-    NoSpace,
-    NotSupported,
-    SofsError,
-    Unavailable,
-)
+from sofs.errors import Damaged, DiskFailed, ExtentGone, InvalidArgument, NoSpace, NotSupported, SofsError, Unavailable
 from sofs.pool.capacity import Capacity
 from sofs.pool.copies import Copy, Trouble, mend, read_copies, worst
 from sofs.pool.disk import Disk, Part
-from sofs.pool.extent import (
-    EXTENT_LIMIT,
-    MIB,
-    NAMES_PER_MIB,
-    ExtentId,
-    Fragment,
-    Placement,
-    Usage,
-    slots_for,
-)
+from sofs.pool.extent import EXTENT_LIMIT, MIB, NAMES_PER_MIB, ExtentId, Fragment, Placement, Usage, slots_for
 from sofs.pool.fragment import Checksummer, Sums
 from sofs.pool.local_disk import LocalDisk
 from sofs.pool.members import DiskSpec, Members, Report
@@ -109,9 +91,7 @@ class LocalPool(Capacity):
 
     # Extents
 
-    async def write(
-        self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None
-    ) -> Placement:
+    async def write(self, id: ExtentId, data: Sequence[Buffer], policy: Policy, names: bytes = b"", sums: Sequence[int] | None = None) -> Placement:
         return await self.finish(self._write(id, data, policy, names, sums))
 
     async def _write(
@@ -156,9 +136,7 @@ class LocalPool(Capacity):
         self.counters["extents_written"] += 1
         return Placement(id, length, policy.scheme.text, tuple(done))
 
-    async def _write_parts(
-        self, part: Part, chosen: Sequence[DiskId]
-    ) -> tuple[list[Fragment], list[tuple[Disk, SofsError]]]:
+    async def _write_parts(self, part: Part, chosen: Sequence[DiskId]) -> tuple[list[Fragment], list[tuple[Disk, SofsError]]]:
         """Writes a fragment to each disk, in parallel; gives what was written and what failed."""
         disks = [self.members.writable(id) for id in chosen]
         writes = [self.members.write(disk, part._replace(part=nth)) for nth, disk in enumerate(disks)]
@@ -186,9 +164,7 @@ class LocalPool(Capacity):
         else:
             self.members.failed(disk, event, error)
 
-    def read(
-        self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None
-    ) -> Awaitable[None] | None:
+    def read(self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None = None) -> Awaitable[None] | None:
         for fragment in at.fragments:
             disk: LocalDisk | RemoteDisk | None = self._near.get(fragment.disk)
             if disk is not None:
@@ -252,9 +228,7 @@ class LocalPool(Capacity):
             self.counters["damaged_reads"] += 1
         raise error
 
-    async def _read_copies(
-        self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None, priority: Priority
-    ) -> SofsError | None:
+    async def _read_copies(self, at: Placement, offset: int, into: memoryview, sums: Sequence[int] | None, priority: Priority) -> SofsError | None:
         """One attempt; why it did not succeed."""
         copies = self._copies(at)
         if not copies:
@@ -363,9 +337,7 @@ class LocalPool(Capacity):
     def in_doubt(self) -> int:
         return self.members.returns + self._in_doubt + (self._neighbours is not None)
 
-    async def orphans(
-        self, volume: VolumeId, ids: range, known: Callable[[int], Collection[Fragment]]
-    ) -> list[Placement]:
+    async def orphans(self, volume: VolumeId, ids: range, known: Callable[[int], Collection[Fragment]]) -> list[Placement]:
         orphans = []
         for seen, (number, at) in enumerate(sorted((await self._find(volume, ids)).items())):
             named = known(number)
@@ -390,10 +362,7 @@ class LocalPool(Capacity):
                 number = entry.id.number
                 found.setdefault(number, Placement(entry.id, entry.pages * PAGE, entry.scheme.text, ()))
                 parts.setdefault(number, []).append((entry.part, Fragment(disk.id, slot)))
-        return {
-            number: placement._replace(fragments=tuple(fragment for _, fragment in sorted(parts[number])))
-            for number, placement in found.items()
-        }
+        return {number: placement._replace(fragments=tuple(fragment for _, fragment in sorted(parts[number]))) for number, placement in found.items()}
 
     async def reprotect(self, at: Placement, id: ExtentId, policy: Policy, avoid: Collection[DiskId] = ()) -> Placement:
         return await self.finish(self._reprotect(at, id, policy, avoid))

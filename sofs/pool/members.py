@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sofs.cluster import Interconnect, NodeId
-from sofs.errors import (
-    DiskFailed,
-    DiskRefused,
-    InvalidArgument,
-    NoSpace,
-    NotFound,
-    ReadOnly,
-    SofsError,
-    Unavailable,
-)
+from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound, ReadOnly, SofsError, Unavailable
 from sofs.pool.disk import Disk, Part, Slow
 from sofs.pool.extent import Usage
 from sofs.pool.local_disk import LocalDisk
@@ -276,9 +267,7 @@ class Members:
     def _try_open(self, member: Member, distrusted: bool) -> None:
         spec, note = member.spec, self._noter(member.spec.path)
         try:
-            member.disk = open_disk(
-                self._files, spec.path, pool=self.pool, expected=spec.id, distrusted=distrusted, note=note
-            )
+            member.disk = open_disk(self._files, spec.path, pool=self.pool, expected=spec.id, distrusted=distrusted, note=note)
         except (NotFound, DiskRefused) as error:
             self.happened(member, Event.ABSENT, str(error))
         except (DiskFailed, ReadOnly) as error:
@@ -391,9 +380,7 @@ class Members:
     def capacities(self) -> list[Candidate]:
         """The disks that can be read, as if empty."""
         return [
-            Candidate(member.spec.id, member.spec.host, member.spec.tier, self.usage(member).total)
-            for member in self
-            if member.state in READABLE
+            Candidate(member.spec.id, member.spec.host, member.spec.tier, self.usage(member).total) for member in self if member.state in READABLE
         ]
 
     def usage(self, member: Member) -> Usage:

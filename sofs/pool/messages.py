@@ -208,8 +208,7 @@ class Found(msgspec.Struct, array_like=True):
 
     def taken(self, volume: VolumeId) -> list[tuple[int, Entry]]:
         return [
-            (slot, Entry(ExtentId(volume, number), _scheme(scheme), part, pages, slots))
-            for slot, number, scheme, part, pages, slots in self.entries
+            (slot, Entry(ExtentId(volume, number), _scheme(scheme), part, pages, slots)) for slot, number, scheme, part, pages, slots in self.entries
         ]
 
 

@@ -25,9 +25,7 @@ HEAR_S = 2.0
 class Neighbours:
     """The other nodes of one pool."""
 
-    def __init__(
-        self, members: Members, interconnect: Interconnect, begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, members: Members, interconnect: Interconnect, begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
         """`begin` runs something in the background."""
         self._members = members
         self._interconnect = interconnect

@@ -97,9 +97,7 @@ def _refuse_occupied(layout: Layout) -> None:
         raise DiskRefused(f"{layout.path} holds other data ({some}); give an empty directory, or --force to use it all the same")
     if text is not None:
         label = decode_label(text, f"{layout.path}/label")
-        raise DiskRefused(
-            f"{layout.path} is disk {label.id:016x} of pool {label.pool}; give another directory, or --force to lose what is on it"
-        )
+        raise DiskRefused(f"{layout.path} is disk {label.id:016x} of pool {label.pool}; give another directory, or --force to lose what is on it")
 
 
 def label_at(files: Files, path: str) -> DiskId | None:
@@ -111,9 +109,7 @@ def label_at(files: Files, path: str) -> DiskId | None:
         return None
 
 
-def open_disk(
-    files: Files, path: str, *, pool: str, expected: DiskId | None = None, distrusted: bool = False, note: Note
-) -> LocalDisk:
+def open_disk(files: Files, path: str, *, pool: str, expected: DiskId | None = None, distrusted: bool = False, note: Note) -> LocalDisk:
     """Opens the disk at `path`, which must belong to `pool` and, if given, be the disk `expected`.
 
     After a failed sync the page cache may hold table entries that the disk does not have, and calls them written: the table of a
@@ -192,9 +188,7 @@ def _settle(layout: Layout, label: Label, table: SlotTable, file: File, note: No
     return slots
 
 
-def _restore(
-    layout: Layout, label: Label, table: SlotTable, file: File, slots: SlotAllocator, slot: int, exists: bool, note: Note
-) -> None:
+def _restore(layout: Layout, label: Label, table: SlotTable, file: File, slots: SlotAllocator, slot: int, exists: bool, note: Note) -> None:
     """Settles one damaged entry.
 
     If the slot belongs to another fragment, or no byte was ever written there, the entry was free. If the header of a fragment of

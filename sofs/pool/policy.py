@@ -65,9 +65,7 @@ class Policy:
         width, domains = self.scheme.width, len(self._domains([disk for disk in disks if self.allows(disk)]))
         if domains < width:
             of = f" of tier {self.tier}" if self.tier else ""
-            raise InvalidArgument(
-                f"{self.text} needs {width} {self.domain}s{of}, there are {domains}: add disks, or choose a weaker policy"
-            )
+            raise InvalidArgument(f"{self.text} needs {width} {self.domain}s{of}, there are {domains}: add disks, or choose a weaker policy")
 
     def select(self, disks: Collection[Candidate], size: int, draw: Callable[[int], int]) -> tuple[DiskId, ...]:
         """Disks for the fragments of one extent, each of `size` bytes, weighted by free space.

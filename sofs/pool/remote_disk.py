@@ -48,9 +48,7 @@ class RemoteDisk:
     ) -> Awaitable[None]:  # fmt: skip
         return self._read(slot, id, offset, into, sums, priority)
 
-    async def _read(
-        self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None, priority: Priority
-    ) -> None:
+    async def _read(self, slot: int, id: ExtentId, offset: int, into: memoryview, sums: Sequence[int] | None, priority: Priority) -> None:
         request = encode(messages.Read(self.id, slot, *id, offset, len(into), sums is not None))
         body, payload = await self._ask(request, priority=priority, deadline_s=GENTLE_READ_S if priority is Priority.REBUILD else READ_S)
         with self._sense:
@@ -69,7 +67,9 @@ class RemoteDisk:
         else:
             bad = wrong_pages(into, first, sums, own)
         if bad:
-            raise BadPages(f"disk {self.path} slot {slot}, extent {id.number} of volume {id.volume:x}: page {bad[0]} does not match its checksum", bad)
+            raise BadPages(
+                f"disk {self.path} slot {slot}, extent {id.number} of volume {id.volume:x}: page {bad[0]} does not match its checksum", bad
+            )
 
     async def write(self, part: Part) -> int:
         # After a deadline has passed the data may still be on its way, and the caller's buffer have other contents by then: the fragment will not match its

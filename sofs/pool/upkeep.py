@@ -129,11 +129,7 @@ class Upkeep:
         self.probe = Probe(pool)
         self._pool = pool
         self._clock = clock
-        self._every = (
-            (probe_interval_s, self.probe.run_once),
-            (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)),
-            (HEAR_S, pool.hear),
-        )
+        self._every = ((probe_interval_s, self.probe.run_once), (scrub_interval_s, partial(self.scrub.run_once, scrub_bytes)), (HEAR_S, pool.hear))
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

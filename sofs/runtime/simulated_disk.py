@@ -221,8 +221,7 @@ def _sectors(image: Image, change: Change) -> Iterator[tuple[int, int]]:
     """The pieces of `change` by sector. Zeros over what is zero already are left out."""
     if change.data is None:
         ranges = [
-            (max(change.start, number * PAGE), min(change.end, number * PAGE + PAGE))
-            for number in image.pages_within(change.start, change.end)
+            (max(change.start, number * PAGE), min(change.end, number * PAGE + PAGE)) for number in image.pages_within(change.start, change.end)
         ]
     else:
         ranges = [(change.start, change.end)]

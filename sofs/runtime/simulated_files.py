@@ -18,17 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sofs.errors import (
-    DiskFailed,
-    Exists,
-    IsDirectory,
-    NoSpace,
-    NotDirectory,
-    NotEmpty,
-    NotFound,
-    SofsError,
-    Unavailable,
-)
+from sofs.errors import DiskFailed, Exists, IsDirectory, NoSpace, NotDirectory, NotEmpty, NotFound, SofsError, Unavailable
 from sofs.runtime.later import Later
 from sofs.runtime.ports import Buffer, Space
 from sofs.runtime.simulated_disk import PAGE, Change, Content, Directory, Disk, Node, RecordSet
@@ -75,13 +65,7 @@ class SimulatedFiles:
     """One host's files, from its start to its crash. Works on any loop; on a `SimulatedLoop` its latency is virtual."""
 
     def __init__(
-        self,
-        random: SimulatedRandom,
-        *,
-        disk: Disk | None = None,
-        capacity: int = 1 << 40,
-        latency: Latency | None = None,
-        miss: float = 0.1,
+        self, random: SimulatedRandom, *, disk: Disk | None = None, capacity: int = 1 << 40, latency: Latency | None = None, miss: float = 0.1
     ) -> None:
         self.random = random
         self.disk = Disk() if disk is None else disk
@@ -102,9 +86,7 @@ class SimulatedFiles:
 
     # Faults and ends
 
-    def fail(
-        self, operation: str, path: str, error: type[SofsError] = DiskFailed, *, after: int = 0, times: int | None = None
-    ) -> Fault:
+    def fail(self, operation: str, path: str, error: type[SofsError] = DiskFailed, *, after: int = 0, times: int | None = None) -> Fault:
         """Makes an operation fail; take the fault out of `faults` to end it."""
         fault = Fault(operation, path, error, after, times)
         self.faults.append(fault)

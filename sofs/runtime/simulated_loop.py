@@ -271,9 +271,7 @@ def simulate(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
 class SimulatedClock:
     """`Clock` of one simulated host: its own wall time, boot time and drift over the loop's virtual time."""
 
-    def __init__(
-        self, loop: SimulatedLoop, start: Time = _START, drift: float = 0.0, uptime: float = 1000.0
-    ) -> None:
+    def __init__(self, loop: SimulatedLoop, start: Time = _START, drift: float = 0.0, uptime: float = 1000.0) -> None:
         """`drift` 0.01 means that this host's clocks run 1% fast; `uptime` is boot time at virtual time 0."""
         self._loop = loop
         self._start = start

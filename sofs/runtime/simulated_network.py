@@ -171,9 +171,7 @@ class SimulatedHost:
 
 
 class _Listener:
-    def __init__(
-        self, network: SimulatedNetwork, address: str, port: int, accept: Callable[[Connection], Receiver]
-    ) -> None:
+    def __init__(self, network: SimulatedNetwork, address: str, port: int, accept: Callable[[Connection], Receiver]) -> None:
         self._network = network
         self.address = address
         self.port = port

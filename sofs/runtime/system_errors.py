@@ -2,19 +2,7 @@
 
 import errno
 
-from sofs.errors import (
-    DiskFailed,
-    Exists,
-    FileTooLarge,
-    InvalidArgument,
-    IsDirectory,
-    NoSpace,
-    NotDirectory,
-    NotEmpty,
-    NotFound,
-    ReadOnly,
-    SofsError,
-)
+from sofs.errors import DiskFailed, Exists, FileTooLarge, InvalidArgument, IsDirectory, NoSpace, NotDirectory, NotEmpty, NotFound, ReadOnly, SofsError
 
 _MEANINGS: dict[int, type[SofsError]] = {
     errno.ENOENT: NotFound,

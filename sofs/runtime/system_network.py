@@ -30,14 +30,10 @@ class SystemNetwork:
     def _handshake_timeout(self) -> float | None:
         return None if self._server is None else self._connect_timeout
 
-    def listen(
-        self, address: str, port: int, accept: Callable[[Connection], Receiver]
-    ) -> Awaitable["SystemListener"]:
+    def listen(self, address: str, port: int, accept: Callable[[Connection], Receiver]) -> Awaitable["SystemListener"]:
         return self._listen(address, port, accept)
 
-    async def _listen(
-        self, address: str, port: int, accept: Callable[[Connection], Receiver]
-    ) -> "SystemListener":
+    async def _listen(self, address: str, port: int, accept: Callable[[Connection], Receiver]) -> "SystemListener":
         try:
             server = await asyncio.get_running_loop().create_server(
                 lambda: _Stream(accept, self._buffer), address, port, ssl=self._server, ssl_handshake_timeout=self._handshake_timeout

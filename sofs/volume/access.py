@@ -10,26 +10,14 @@ from sofs.errors import AccessDenied
 from sofs.types import Kind
 from sofs.volume.api import Access, Caller
 from sofs.volume.inode import InodeRecord
-from sofs.volume.security import (
-    AUTHENTICATED,
-    EVERYONE,
-    OWNER_RIGHTS,
-    Descriptor,
-    Identities,
-    granted,
-    rights_of_bits,
-    sid_bytes,
-)
+from sofs.volume.security import AUTHENTICATED, EVERYONE, OWNER_RIGHTS, Descriptor, Identities, granted, rights_of_bits, sid_bytes
 
 SETUID, SETGID, STICKY = 0o4000, 0o2000, 0o1000
 ANONYMOUS = "S-1-5-7"
 """Who has not said who he is (MS-DTYP 2.4.2.4)."""
 
 _TABLE = {
-    (bits, directory, owner): rights_of_bits(bits, directory, owner)
-    for bits in range(8)
-    for directory in (False, True)
-    for owner in (False, True)
+    (bits, directory, owner): rights_of_bits(bits, directory, owner) for bits in range(8) for directory in (False, True) for owner in (False, True)
 }
 _EVERYTHING = int(Access.ALL | Access.SYSTEM_SECURITY)
 _OWNERS_OWN = int(Access.READ_CONTROL | Access.WRITE_DAC)

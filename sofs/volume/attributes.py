@@ -12,19 +12,7 @@ from sofs.errors import AccessDenied, Changed, InvalidArgument, IsDirectory, Not
 from sofs.types import Inode, Kind, Lsn, Time
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, SETUID, execute, is_member, is_owner, is_superuser, require
-from sofs.volume.api import (
-    SETTABLE_FLAGS,
-    SPARSE_FILE,
-    Access,
-    AnyToken,
-    Caller,
-    Changes,
-    CheckAccess,
-    Found,
-    GetAttributes,
-    Rights,
-    SetAttributes,
-)
+from sofs.volume.api import SETTABLE_FLAGS, SPARSE_FILE, Access, AnyToken, Caller, Changes, CheckAccess, Found, GetAttributes, Rights, SetAttributes
 from sofs.volume.api import Changed as What
 from sofs.volume.batch import Batch, Operation
 from sofs.volume.core import Core, Subject
@@ -206,9 +194,7 @@ def _time(wanted: Time | None, kept: int, now: Time) -> int:
     return wanted
 
 
-def _follow_descriptor(
-    core: Core, batch: Batch, inode: Inode, before: InodeRecord, after: InodeRecord, mode_set: bool
-) -> InodeRecord:
+def _follow_descriptor(core: Core, batch: Batch, inode: Inode, before: InodeRecord, after: InodeRecord, mode_set: bool) -> InodeRecord:
     """Brings an explicit descriptor in step with a new mode (RFC 8881 6.4.1) or owner; gives the record that goes with it."""
     old = core.descriptor(inode, before)
     if old is None:
@@ -258,14 +244,7 @@ def _may_resize(core: Core, subject: Subject, size: int) -> None:
 
 
 def _resize(
-    core: Core,
-    changes: Changes,
-    subject: Subject,
-    sized: InodeRecord,
-    batch: Batch,
-    after: InodeRecord,
-    token: AnyToken | None,
-    now: Time,
+    core: Core, changes: Changes, subject: Subject, sized: InodeRecord, batch: Batch, after: InodeRecord, token: AnyToken | None, now: Time
 ) -> Found | Awaitable[Found]:
     """Sets the size, in one batch with the other changes. `sized` is the record of what has the size: the file or its stream."""
     assert changes.size is not None

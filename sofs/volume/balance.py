@@ -25,9 +25,7 @@ _LISTED = 4096
 class Balancer:
     """Moves one volume's extents off crowded disks."""
 
-    def __init__(
-        self, pool: Pool, extents: Extents, mover: Mover, settings: DataSettings, pause: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, pool: Pool, extents: Extents, mover: Mover, settings: DataSettings, pause: Callable[[], Awaitable[None]]) -> None:
         self._pool = pool
         self._extents = extents
         self._mover = mover

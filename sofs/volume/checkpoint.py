@@ -82,13 +82,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        keyspace: KeySpace,
-        log: Checkpointed,
-        records: Mapping[int, Records],
-        done: Mark,
-        settings: CheckpointSettings,
+        self, clock: Clock, keyspace: KeySpace, log: Checkpointed, records: Mapping[int, Records], done: Mark, settings: CheckpointSettings
     ) -> None:
         """`done` is where the last checkpoint stands."""
         self.records = dict(records)

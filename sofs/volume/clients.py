@@ -42,14 +42,10 @@ def list_client(core: Core, request: ListClient, token: AnyToken | None) -> Clie
     for opened in core.register.by_client.get(request.client, {}).values():
         if opened.by != core.by and not opened.mandatory:
             _rebind(core, opened)
-        states.append(
-            StateInfo(opened.id, opened.state, opened.sequence, opened.inode, opened.owner, opened.id, opened.access, opened.share)
-        )
+        states.append(StateInfo(opened.id, opened.state, opened.sequence, opened.inode, opened.owner, opened.id, opened.access, opened.share))
         for locks in core.register.locks_of.get(opened.inode, {}).values():
             if locks.open == opened.id:
-                states.append(
-                    StateInfo(locks.id, StateKind.LOCKS, locks.sequence, locks.inode, locks.owner, locks.open, opened.access, opened.share)
-                )
+                states.append(StateInfo(locks.id, StateKind.LOCKS, locks.sequence, locks.inode, locks.owner, locks.open, opened.access, opened.share))
     return ClientStates(core.gate, states)
 
 
@@ -90,9 +86,7 @@ def end_unclaimed(core: Core, request: EndUnclaimed, token: AnyToken | None) -> 
 
 
 def list_clients(core: Core, request: ListClients, token: AnyToken | None) -> ClientList:
-    clients = [
-        client for client, opens in core.register.by_client.items() if any(not opened.mandatory for opened in opens.values())
-    ]
+    clients = [client for client, opens in core.register.by_client.items() if any(not opened.mandatory for opened in opens.values())]
     sessions = dict.fromkeys(key[1 : 1 + _SESSION] for key, _ in core.keys.walk(keys.SLOT))
     return ClientList(core.gate, clients, list(sessions))
 

@@ -54,14 +54,7 @@ class Cloner:
     """Clones and copies between one volume's files."""
 
     def __init__(
-        self,
-        pages: Pages,
-        writer: Writer,
-        ranges: RangeChanges,
-        maps: Maps,
-        space: Space,
-        pause: Callable[[], Awaitable[None]],
-        whole_from: int,
+        self, pages: Pages, writer: Writer, ranges: RangeChanges, maps: Maps, space: Space, pause: Callable[[], Awaitable[None]], whole_from: int
     ) -> None:
         self._pages = pages
         self._writer = writer
@@ -73,15 +66,7 @@ class Cloner:
         """Files of fewer pages are cloned as a range."""
 
     def clone(
-        self,
-        source: Inode,
-        source_offset: int,
-        target: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        batch: Batch | None = None,
-        flags: int = 0,
+        self, source: Inode, source_offset: int, target: Inode, offset: int, length: int, now: Time, batch: Batch | None = None, flags: int = 0
     ) -> Done | Awaitable[Done]:
         """Makes the target's range share the source's pages, as the source was before.
 
@@ -227,15 +212,7 @@ class Cloner:
         return length if found is None else max(found * leaf - offset, at)
 
     async def copy(
-        self,
-        source: Inode,
-        source_offset: int,
-        target: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        batch: Batch | None = None,
-        flags: int = 0,
+        self, source: Inode, source_offset: int, target: Inode, offset: int, length: int, now: Time, batch: Batch | None = None, flags: int = 0
     ) -> Done:
         """Copies a range, cut at the source's end; `Done.length` says how much. Overlapping ranges are copied as by memmove."""
         batch = Batch() if batch is None else batch

@@ -10,18 +10,7 @@ from sofs.errors import CannotDelete, Delayed, NotEmpty, SharingViolation, Stale
 from sofs.types import Inode, Kind
 from sofs.volume import directory, keys
 from sofs.volume.access import require
-from sofs.volume.api import (
-    READONLY,
-    Access,
-    AnyToken,
-    Close,
-    ClosedReply,
-    ListOpens,
-    OpenInfo,
-    OpenList,
-    Reply,
-    SetDisposition,
-)
+from sofs.volume.api import READONLY, Access, AnyToken, Close, ClosedReply, ListOpens, OpenInfo, OpenList, Reply, SetDisposition
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.inode import is_nameless
@@ -77,9 +66,7 @@ def doomed(core: Core, opened: OpenFile) -> None:
             core.watching.gone(opened.inode)
 
 
-def aftermath(
-    core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: AnyToken | None = None, last: bool = True
-) -> None:
+def aftermath(core: Core, opened: OpenFile, deleted: bool, reply: Reply | None = None, token: AnyToken | None = None, last: bool = True) -> None:
     """What follows when an open has left the lock engine; `deleted`: its file, or stream, is to go now. All in one batch, but that a stream goes first."""
     base = opened.base
     if core.directories and opened.parent in core.directories and _has_changed(core, opened):

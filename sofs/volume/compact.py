@@ -62,14 +62,7 @@ class _Piece(NamedTuple):
 class Compactor:
     """Compacts one volume's extents."""
 
-    def __init__(
-        self,
-        keyspace: KeySpace,
-        pool: Pool,
-        extents: Extents,
-        settings: DataSettings,
-        pause: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, keyspace: KeySpace, pool: Pool, extents: Extents, settings: DataSettings, pause: Callable[[], Awaitable[None]]) -> None:
         self._keyspace = keyspace
         self._pool = pool
         self._extents = extents
@@ -127,11 +120,7 @@ class Compactor:
             for window in candidate.windows:
                 value = self._keyspace.get(keys.bucket(keys.PLACES, window))
                 if value is not None:
-                    mine += [
-                        _Piece(place.extent, place.at, place.pages)
-                        for place in windows.places(value)
-                        if place.extent == candidate.number
-                    ]
+                    mine += [_Piece(place.extent, place.at, place.pages) for place in windows.places(value) if place.extent == candidate.number]
             pieces += sorted(mine)
         return pieces
 
@@ -142,9 +131,7 @@ class Compactor:
         for piece in pieces:
             size = piece.pages * PAGE
             try:
-                waiting = self._pool.read(
-                    placements[piece.extent], piece.at * PAGE, data[at : at + size]
-                )
+                waiting = self._pool.read(placements[piece.extent], piece.at * PAGE, data[at : at + size])
                 if waiting is not None:
                     await waiting
             except ExtentGone:
@@ -205,8 +192,4 @@ class Compactor:
 
 def _switched(places: list[Place], new_at: dict[tuple[int, int], int], number: int) -> list[Place]:
     """The same pages in their new extent; neighbours are joined when the window is packed."""
-    return [
-        Place(place.offset + page * PAGE, 1, new_at[place.extent, place.at + page], number)
-        for place in places
-        for page in range(place.pages)
-    ]
+    return [Place(place.offset + page * PAGE, 1, new_at[place.extent, place.at + page], number) for place in places for page in range(place.pages)]

@@ -16,18 +16,7 @@ from sofs.runtime.ports import Clock
 from sofs.types import Inode, Kind, Lsn, OpenId, Time
 from sofs.volume import keys, security
 from sofs.volume.access import SETGID, Judge, is_member, is_superuser, require
-from sofs.volume.api import (
-    ARCHIVE,
-    AnyToken,
-    Attributes,
-    Binding,
-    Caller,
-    Reply,
-    Stateless,
-    Target,
-    Upcall,
-    Upcalls,
-)
+from sofs.volume.api import ARCHIVE, AnyToken, Attributes, Binding, Caller, Reply, Stateless, Target, Upcall, Upcalls
 from sofs.volume.batch import Batch
 from sofs.volume.data import Data
 from sofs.volume.directory import Place, Slot, find, look
@@ -79,15 +68,7 @@ class Core:
     read_only = False
 
     def __init__(
-        self,
-        keyspace: KeySpace,
-        data: Data,
-        locks: LockManager,
-        clock: Clock,
-        names: NameHash,
-        judge: Judge,
-        start: int,
-        gateway: int = 0,
+        self, keyspace: KeySpace, data: Data, locks: LockManager, clock: Clock, names: NameHash, judge: Judge, start: int, gateway: int = 0
     ) -> None:
         """`start` counts how often the volume was opened, from 1; `gateway` is the incarnation of this process's gateways, 0 if there are no others."""
         self.keys = keyspace
@@ -296,15 +277,7 @@ class Core:
         return Inode(number)
 
     def new_record(
-        self,
-        parent: Inode,
-        of: InodeRecord,
-        kind: Kind,
-        caller: Caller,
-        mode: int | None,
-        now: Time,
-        fallback: int | None = None,
-        flags: int = 0,
+        self, parent: Inode, of: InodeRecord, kind: Kind, caller: Caller, mode: int | None, now: Time, fallback: int | None = None, flags: int = 0
     ) -> tuple[InodeRecord, security.Descriptor | None]:
         """The record of something new in directory `parent`, and the descriptor that it inherits.
 
@@ -334,9 +307,7 @@ class Core:
         links = 2 if is_directory else 1
         if kind == Kind.FILE:
             flags |= ARCHIVE
-        record = InodeRecord(
-            kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent, of.tree
-        )
+        record = InodeRecord(kind, 0, bits, links, caller.uid, gid, 1, 0, 0, now, now, now, now, 1, flags, 0, 0, 0, parent, of.tree)
         return record, inherited
 
     def sids(self, uid: int, gid: int) -> tuple[bytes, bytes]:

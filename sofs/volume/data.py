@@ -46,9 +46,7 @@ APPLIERS = {**mapping.APPLIERS, **origins.APPLIERS, **counting.APPLIERS, **snaps
 class Data:
     """One volume's data, at its coordinator. The key space must have been made with `APPLIERS`."""
 
-    def __init__(
-        self, keyspace: KeySpace, log: Log, pool: Pool, clock: Clock, settings: DataSettings
-    ) -> None:
+    def __init__(self, keyspace: KeySpace, log: Log, pool: Pool, clock: Clock, settings: DataSettings) -> None:
         self.pause = pause = Pace(clock)
         self.keyspace = keyspace
         self.log = log

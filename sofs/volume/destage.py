@@ -74,13 +74,7 @@ class Destager:
     """Destages one volume's log."""
 
     def __init__(
-        self,
-        keyspace: KeySpace,
-        log: Log,
-        extents: Extents,
-        reader: Reader,
-        settings: DataSettings,
-        pause: Callable[[], Awaitable[None]],
+        self, keyspace: KeySpace, log: Log, extents: Extents, reader: Reader, settings: DataSettings, pause: Callable[[], Awaitable[None]]
     ) -> None:
         self._keyspace = keyspace
         self._get = keyspace.get
@@ -205,9 +199,7 @@ class Destager:
         elif address < self._history.horizon or self._get(REFERENCES + (address >> WINDOW_SHIFT).to_bytes(8)) is not None:
             self._live_pages(key, leaf or leaves.EMPTY, slot, address, sums, runs)
 
-    def _live_pages(
-        self, key: bytes, leaf: bytes, slot: int, address: int, sums: tuple[int, ...], runs: list[_Run]
-    ) -> None:
+    def _live_pages(self, key: bytes, leaf: bytes, slot: int, address: int, sums: tuple[int, ...], runs: list[_Run]) -> None:
         """The same page by page, where not all are as they were written."""
         window, listed = -1, None
         dead: set[int] = set()
@@ -343,9 +335,7 @@ class Destager:
             still: list[_Run] = []
             self._live_pages(key, get(key) or leaves.EMPTY, slot, address, sums, still)
             live = {run.address for run in still}
-            dead.update(
-                name for name in range(address, address + len(sums) * PAGE, PAGE) if name not in live
-            )
+            dead.update(name for name in range(address, address + len(sums) * PAGE, PAGE) if name not in live)
         return dead
 
 
@@ -358,13 +348,7 @@ def _lists(references: bytes, address: int) -> bool:
 def _windows(runs: list[_Run]) -> set[int]:
     if len(runs) == 1 and len(runs[0].sums) == 1:
         return {runs[0].address >> WINDOW_SHIFT}
-    return {
-        window
-        for run in runs
-        for window in range(
-            run.address >> WINDOW_SHIFT, (run.address + (len(run.sums) - 1) * PAGE >> WINDOW_SHIFT) + 1
-        )
-    }
+    return {window for run in runs for window in range(run.address >> WINDOW_SHIFT, (run.address + (len(run.sums) - 1) * PAGE >> WINDOW_SHIFT) + 1)}
 
 
 def _places(runs: list[_Run], extent: int, dead: Collection[int] = ()) -> dict[int, list[Place]]:

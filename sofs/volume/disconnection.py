@@ -7,17 +7,7 @@ from collections.abc import Sequence
 
 from sofs.errors import NotFound, SofsError
 from sofs.locks import HANDLE
-from sofs.volume.api import (
-    Action,
-    AnyToken,
-    Bound,
-    Disconnect,
-    Keep,
-    Opened,
-    Reconnect,
-    Reply,
-    Retain,
-)
+from sofs.volume.api import Action, AnyToken, Bound, Disconnect, Keep, Opened, Reconnect, Reply, Retain
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open, must_delete
 from sofs.volume.core import Core, Wait

@@ -63,9 +63,7 @@ def decode_extent(volume: VolumeId, number: int, value: bytes) -> tuple[Placemen
         if len(value) != end + window_count * 8:
             raise Damaged(f"the record of extent {number} has {len(value)} bytes instead of {end + window_count * 8}")
         scheme = value[_HEAD.size : at].decode()
-        fragments = tuple(
-            Fragment(DiskId(disk), slot) for disk, slot in _FRAGMENT.iter_unpack(value[at:end])
-        )
+        fragments = tuple(Fragment(DiskId(disk), slot) for disk, slot in _FRAGMENT.iter_unpack(value[at:end]))
         windows = struct.unpack(f"<{window_count}Q", value[end:])
     except (struct.error, UnicodeDecodeError) as error:
         raise Damaged(f"the record of extent {number} cannot be read: {error}") from error
@@ -114,9 +112,7 @@ class Extents:
             self._placements[number] = known
         return known
 
-    async def all(
-        self, pause: Callable[[], Awaitable[None]]
-    ) -> AsyncGenerator[tuple[int, Placement, tuple[int, ...]], None]:
+    async def all(self, pause: Callable[[], Awaitable[None]]) -> AsyncGenerator[tuple[int, Placement, tuple[int, ...]], None]:
         """Every recorded extent with the windows that may name its pages, in slices between which others have their turn.
 
         Those that are recorded or freed meanwhile may or may not be among them.
@@ -185,14 +181,7 @@ class Extents:
         """The number's extent has been recorded, or never will be."""
         self._in_use.discard(number)
 
-    async def write(
-        self,
-        number: int,
-        data: Sequence[Buffer],
-        policy: Policy,
-        names: Sequence[int],
-        sums: Sequence[int] | None = None,
-    ) -> Placement:
+    async def write(self, number: int, data: Sequence[Buffer], policy: Policy, names: Sequence[int], sums: Sequence[int] | None = None) -> Placement:
         """Writes an extent, durable on return; `sums` are its pages' CRC32Cs. Raises `NoSpace`, `DiskFailed`."""
         packed = struct.pack(f"<{len(names)}Q", *names)
         return await self._pool.write(ExtentId(self.volume, number), data, policy, packed, sums)
@@ -234,9 +223,7 @@ class Extents:
         value = self._keyspace.get(NEXT)
         if value is None:
             return 0
-        limit = min(
-            (int.from_bytes(value, "little"), *self._in_use, *(numbers[0] for numbers in self._free_numbers))
-        )
+        limit = min((int.from_bytes(value, "little"), *self._in_use, *(numbers[0] for numbers in self._free_numbers)))
         closed = self._closed(limit)
         in_doubt = self._pool.in_doubt
         if limit == 1 or (not closed and in_doubt == self._in_doubt):
@@ -270,8 +257,4 @@ class Extents:
 
     def _closed(self, limit: int) -> list[bytes]:
         """Granted ranges that lie below `limit` as a whole: all their extents are recorded, or orphans."""
-        return [
-            key
-            for key, value in self._keyspace.walk(keys.GRANTED)
-            if int.from_bytes(key[1:9]) + _GRANTED.unpack(value)[0] <= limit
-        ]
+        return [key for key, value in self._keyspace.walk(keys.GRANTED) if int.from_bytes(key[1:9]) + _GRANTED.unpack(value)[0] <= limit]

@@ -172,9 +172,7 @@ async def _written_later(waiting: Awaitable[Done]) -> Written:
     return Written(done.lsn, done.length)
 
 
-def write_stateless(
-    core: Core, target: Stateless, offset: int, data: memoryview, token: AnyToken | None
-) -> Written | Awaitable[Written]:
+def write_stateless(core: Core, target: Stateless, offset: int, data: memoryview, token: AnyToken | None) -> Written | Awaitable[Written]:
     # As for a read, of the attributes and not of the decoded record and all rights: together 6 us less.
     found = core.stateless(target)
     inode, caller = target.inode, target.caller
@@ -306,9 +304,7 @@ def clone(core: Core, request: Clone, token: AnyToken | None) -> Reply | Awaitab
     flags = _to_change(core, target, request.offset, request.length, ranges=False)
     now = core.clock.now()
     batch = _batch(core, target, token, Reply(Lsn(0)), now)
-    done = core.data.clone(
-        source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
-    )
+    done = core.data.clone(source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags)
     return core.finish(_noticed(core, target, done), _plain)
 
 
@@ -318,9 +314,7 @@ def copy(core: Core, request: Copy, token: AnyToken | None) -> Copied | Awaitabl
     flags = _to_change(core, target, request.offset, request.length)
     now = core.clock.now()
     batch = _batch(core, target, token, Copied(Lsn(0), request.length), now)
-    done = core.data.copy(
-        source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags
-    )
+    done = core.data.copy(source.inode, request.source_offset, target.inode, request.offset, request.length, now, batch, flags)
     return core.finish(_noticed(core, target, done), lambda done: Copied(done.lsn, done.length))
 
 

@@ -21,14 +21,7 @@ from sofs.runtime.ports import Clock
 from sofs.types import Inode, Lsn, OpenId
 from sofs.volume import keys
 from sofs.volume.batch import Batch
-from sofs.volume.kept_records import (
-    KeptLocks,
-    encode_doom,
-    encode_grant,
-    encode_locks,
-    encode_open,
-    range_key,
-)
+from sofs.volume.kept_records import KeptLocks, encode_doom, encode_grant, encode_locks, encode_open, range_key
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.openfile import OpenFile
 from sofs.volume.register import Register
@@ -132,7 +125,11 @@ class Kept:
 
     def close(self) -> None:
         """The volume is being closed in order: without NFSv4 opens by now, a later loss of records will not have lost any."""
-        if self._nfs and self._keys.get(GRACE) is None and not any(not opened.mandatory for file in self._files.values() for opened in file.opens.values()):
+        if (
+            self._nfs
+            and self._keys.get(GRACE) is None
+            and not any(not opened.mandatory for file in self._files.values() for opened in file.opens.values())
+        ):
             batch = Batch()
             batch.delete(NFS_STATE)
             with suppress(SofsError):
@@ -264,4 +261,3 @@ class Kept:
 
 def _set(file: _File, name: str, value: Any) -> Callable[[], None]:
     return lambda: setattr(file, name, value)
-

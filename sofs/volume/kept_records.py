@@ -115,9 +115,7 @@ def encode_doom(marked: OpenFile) -> bytes:
 
 def range_key(held: ByteLock, owner: LockState | None) -> bytes:
     state = 0 if owner is None else owner.id
-    return (
-        keys.bucket(keys.RANGE, held.open) + state.to_bytes(8) + held.start.to_bytes(8) + held.end.to_bytes(9) + bytes((held.exclusive,))
-    )
+    return keys.bucket(keys.RANGE, held.open) + state.to_bytes(8) + held.start.to_bytes(8) + held.end.to_bytes(9) + bytes((held.exclusive,))
 
 
 def split_range(key: bytes) -> tuple[OpenId, OpenId, int, int, bool]:

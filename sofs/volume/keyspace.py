@@ -42,12 +42,7 @@ class KeySpace:
     def __init__(self, records: Records, appliers: Mapping[int, Apply]) -> None:
         self.overlay = Overlay(records)
         self._saving = Saving(self.overlay, self.overlay.history)
-        self._appliers: dict[int, Apply] = {
-            Operation.PUT: apply_put,
-            Operation.DELETE: apply_delete,
-            Operation.ADD: apply_add,
-            **appliers,
-        }
+        self._appliers: dict[int, Apply] = {Operation.PUT: apply_put, Operation.DELETE: apply_delete, Operation.ADD: apply_add, **appliers}
         if Operation.COUNT in appliers:
             self._apply_count = appliers[Operation.COUNT]
             self._appliers[Operation.COUNT] = self._count

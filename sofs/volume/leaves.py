@@ -39,15 +39,7 @@ def sums(leaf: bytes, first: int, count: int) -> tuple[int, ...]:
 def patch(leaf: bytes, first: int, count: int, places: bytes, checks: bytes) -> bytes:
     """The leaf with `count` pages from `first` on replaced: packed addresses and packed checksums."""
     last = first + count
-    return b"".join(
-        (
-            leaf[: first * 8],
-            places,
-            leaf[last * 8 : _SUMS_AT + first * 4],
-            checks,
-            leaf[_SUMS_AT + last * 4 :],
-        )
-    )
+    return b"".join((leaf[: first * 8], places, leaf[last * 8 : _SUMS_AT + first * 4], checks, leaf[_SUMS_AT + last * 4 :]))
 
 
 def runs(pages: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -10,18 +10,7 @@ from collections.abc import Awaitable
 from sofs.errors import AccessDenied, InvalidArgument, LockConflict, LocksHeld, NotFound, SofsError
 from sofs.locks import ByteLock
 from sofs.types import Inode, Kind, OpenId
-from sofs.volume.api import (
-    Access,
-    AnyToken,
-    Blocker,
-    Downgrade,
-    FreeState,
-    Lock,
-    Reply,
-    State,
-    TestLock,
-    Unlock,
-)
+from sofs.volume.api import Access, AnyToken, Blocker, Downgrade, FreeState, Lock, Reply, State, TestLock, Unlock
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.openfile import LockState, OpenFile
@@ -49,14 +38,7 @@ def lock(core: Core, request: Lock, token: AnyToken | None) -> Reply | Awaitable
     if len(before) >= MAX_LOCKS:
         raise LockConflict(f"{MAX_LOCKS} ranges of the file are locked")
     waiting = core.locks.lock(
-        opened.inode,
-        opened.id,
-        request.offset,
-        request.length,
-        request.exclusive,
-        owner=request.owner,
-        wait=opened.mandatory,
-        queue=request.wait,
+        opened.inode, opened.id, request.offset, request.length, request.exclusive, owner=request.owner, wait=opened.mandatory, queue=request.wait
     )
     if waiting is not None:
         return _locked(core, request, opened, token, waiting)
@@ -172,11 +154,7 @@ def downgrade(core: Core, request: Downgrade, token: AnyToken | None) -> State:
     """Only what OPENs of the owner have asked for together can be left (RFC 8881 18.18.3)."""
     opened = core.open_of(request.open)
     wanted = _use(request.access), 7 & ~request.share
-    left = [
-        (access, share)
-        for access, share in opened.combinations
-        if not _use(access) & ~wanted[0] and not 7 & ~share & ~wanted[1]
-    ]
+    left = [(access, share) for access, share in opened.combinations if not _use(access) & ~wanted[0] and not 7 & ~share & ~wanted[1]]
     together = 0, 0
     for access, share in left:
         together = together[0] | _use(access), together[1] | 7 & ~share

@@ -1,30 +1,10 @@
 """Requests that find names: Lookup, ReadDirectory, ReadLink."""
 
-from sofs.errors import (
-    InvalidArgument,
-    NotDirectory,
-    NotFound,
-    NotSymlink,
-    PathNotFound,
-    SymlinkInPath,
-)
+from sofs.errors import InvalidArgument, NotDirectory, NotFound, NotSymlink, PathNotFound, SymlinkInPath
 from sofs.types import Inode, Kind, Lsn
 from sofs.volume import keys
 from sofs.volume.access import is_superuser, require
-from sofs.volume.api import (
-    Access,
-    AnyToken,
-    Caller,
-    Entries,
-    Entry,
-    Found,
-    Lookup,
-    ReadDirectory,
-    ReadLink,
-    ScanDirectory,
-    Scanned,
-    Text,
-)
+from sofs.volume.api import Access, AnyToken, Caller, Entries, Entry, Found, Lookup, ReadDirectory, ReadLink, ScanDirectory, Scanned, Text
 from sofs.volume.core import Core
 from sofs.volume.directory import Slot
 from sofs.volume.inode import HAS_DESCRIPTOR, KINDS, InodeRecord, attributes_of

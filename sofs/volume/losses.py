@@ -7,19 +7,7 @@ and its extent's live pages. `settle` brings the counts up to date at the operat
 from sofs.types import Lsn
 from sofs.volume import leaves, windows
 from sofs.volume.batch import Mutator
-from sofs.volume.keys import (
-    DESTAGED,
-    EXTENT,
-    EXTENT_BORN,
-    FREED,
-    LOG_PAGES,
-    PLACES,
-    REFERENCES,
-    RESERVED,
-    RESERVED_PAGES,
-    WINDOW_SHIFT,
-    live_pages,
-)
+from sofs.volume.keys import DESTAGED, EXTENT, EXTENT_BORN, FREED, LOG_PAGES, PLACES, REFERENCES, RESERVED, RESERVED_PAGES, WINDOW_SHIFT, live_pages
 from sofs.volume.snapshots import deadlists
 
 

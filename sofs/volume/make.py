@@ -2,17 +2,7 @@
 
 from collections.abc import Awaitable
 
-from sofs.errors import (
-    CrossVolume,
-    Delayed,
-    DeletePending,
-    Exists,
-    InvalidArgument,
-    IsDirectory,
-    NotPermitted,
-    Stale,
-    TooManyLinks,
-)
+from sofs.errors import CrossVolume, Delayed, DeletePending, Exists, InvalidArgument, IsDirectory, NotPermitted, Stale, TooManyLinks
 from sofs.types import Inode, Kind, Time
 from sofs.volume import directory
 from sofs.volume.access import is_superuser
@@ -68,9 +58,7 @@ def put_name(
     return after
 
 
-def _existing(
-    core: Core, request: Make, parent: InodeRecord, slot: Slot, token: AnyToken | None
-) -> Found | Awaitable[Found]:
+def _existing(core: Core, request: Make, parent: InodeRecord, slot: Slot, token: AnyToken | None) -> Found | Awaitable[Found]:
     record = core.record(slot.inode)
     if request.exclusive is not None:
         if slot.kind != Kind.FILE or record.text != request.exclusive.to_bytes(8):
@@ -119,9 +107,7 @@ def _new(core: Core, request: Make, parent: InodeRecord, now: Time) -> tuple[Ino
     elif changes.size is not None and kind == Kind.FILE:
         core.data.check_size(changes.size)
         record = record._replace(size=changes.size)
-    others = Changes(
-        None, changes.uid, changes.gid, None, changes.created, changes.accessed, changes.modified, None, changes.flags
-    )
+    others = Changes(None, changes.uid, changes.gid, None, changes.created, changes.accessed, changes.modified, None, changes.flags)
     if others != _NOTHING:
         record = change(core, record, others, caller, now)._replace(changed=now, change=1)
     return record, descriptor

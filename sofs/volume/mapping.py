@@ -24,16 +24,7 @@ from sofs.types import PAGE, Inode, Lsn, Time
 from sofs.volume import leaves
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE, apply_patch
-from sofs.volume.keys import (
-    EXTENT_BORN,
-    HOLE,
-    INODE,
-    LEAF,
-    LEAF_PAGES,
-    LOG_PAGES,
-    RESERVED,
-    RESERVED_PAGES,
-)
+from sofs.volume.keys import EXTENT_BORN, HOLE, INODE, LEAF, LEAF_PAGES, LOG_PAGES, RESERVED, RESERVED_PAGES
 from sofs.volume.losses import Dropped, destaged_below, free_extent, settle, unname
 from sofs.volume.maps import NOTHING, Way, visible
 from sofs.volume.owning import Owner, owner_of, share
@@ -62,9 +53,7 @@ FOREVER = 1 << 52
 """A page behind every file's last."""
 
 
-def write(
-    inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0, map_: bytes = b""
-) -> bytes:
+def write(inode: Inode, first: int, sums: bytes, at: int, size: int, now: Time, flags: int = 0, map_: bytes = b"") -> bytes:
     """The body of WRITE: `sums` are the packed checksums of the pages, the file's size becomes `size`. `map_` is the file's
     map, as in keys, for a file that is CLONED: destaging asks its leaves, whatever becomes of the file."""
     if map_:
@@ -80,9 +69,7 @@ def written(body: bytes) -> tuple[bytes, int, int, int, tuple[int, ...]]:
     return number, first, count, at, struct.unpack_from(f"<{count}I", body, _WRITE.size)
 
 
-def map_pages(
-    inode: Inode, first: int, sums: bytes, name: int, size: int, now: Time, flags: int = 0
-) -> bytes:
+def map_pages(inode: Inode, first: int, sums: bytes, name: int, size: int, now: Time, flags: int = 0) -> bytes:
     """The body of MAP: the pages are named from `name` on."""
     return _MAP.pack(inode.to_bytes(8), first, len(sums) >> 2, name, size, now, flags) + sums
 
@@ -101,19 +88,8 @@ def truncate(inode: Inode, size: int, now: Time, flags: int = 0) -> bytes:
     return _RANGE.pack(inode.to_bytes(8), -(-size // PAGE), FOREVER, size, now, flags)
 
 
-def clone(
-    source: Inode,
-    source_first: int,
-    target: Inode,
-    first: int,
-    count: int,
-    size: int,
-    now: Time,
-    flags: int = 0,
-) -> bytes:
-    return _CLONE.pack(
-        target.to_bytes(8), source.to_bytes(8), source_first, first, count, size, now, flags
-    )
+def clone(source: Inode, source_first: int, target: Inode, first: int, count: int, size: int, now: Time, flags: int = 0) -> bytes:
+    return _CLONE.pack(target.to_bytes(8), source.to_bytes(8), source_first, first, count, size, now, flags)
 
 
 def drop(inode: Inode) -> bytes:
@@ -136,15 +112,7 @@ _PAGES = slice(28, 36)
 
 
 def stamp(
-    records: Mutator,
-    key: bytes,
-    value: bytes,
-    size: int | None,
-    more: int,
-    now: int,
-    flags: int,
-    marks: int = 0,
-    owner: Owner | None = None,
+    records: Mutator, key: bytes, value: bytes, size: int | None, more: int, now: int, flags: int, marks: int = 0, owner: Owner | None = None
 ) -> None:
     """Sets size, pages, times and change of an inode; and where its leaves are, if `owner` is given and it is CLONED."""
     head, old_size, pages, middle, modified, changed, change = _FIELDS.unpack_from(value)
@@ -171,9 +139,7 @@ def _inode(records: Mutator, number: bytes) -> tuple[bytes, bytes]:
     return key, value
 
 
-def _replace(
-    records: Mutator, dropped: Dropped, owner: Owner, first: int, places: bytes, sums: bytes, holes: int = 0
-) -> int:
+def _replace(records: Mutator, dropped: Dropped, owner: Owner, first: int, places: bytes, sums: bytes, holes: int = 0) -> int:
     """Makes the file's pages from `first` on name others, `holes` of them nothing; gives how many more of them are no holes."""
     count = len(sums) >> 2
     more = count - holes
@@ -184,9 +150,7 @@ def _replace(
         leaf = owner.leaf(records, index, slot, fits)
         old = leaves.addresses(leaf, slot, fits)
         more -= fits - old.count(HOLE)
-        leaf = leaves.patch(
-            leaf, slot, fits, places[done * 8 : (done + fits) * 8], sums[done * 4 : (done + fits) * 4]
-        )
+        leaf = leaves.patch(leaf, slot, fits, places[done * 8 : (done + fits) * 8], sums[done * 4 : (done + fits) * 4])
         owner.store(records, index, leaf)
         unname(records, dropped, old, owner.shared)
         done += fits
@@ -203,9 +167,7 @@ def _apply_write(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
         leaf_key = LEAF + number + (first // LEAF_PAGES).to_bytes(8)
         leaf = records.get(leaf_key) or leaves.EMPTY
         old = int.from_bytes(leaf[slot * 8 : slot * 8 + 8], "little")
-        records.put(
-            leaf_key, leaves.patch(leaf, slot, 1, base.to_bytes(8, "little"), body[_WRITE.size :])
-        )
+        records.put(leaf_key, leaves.patch(leaf, slot, 1, base.to_bytes(8, "little"), body[_WRITE.size :]))
         more = 1 if old == HOLE else 0
         if more:
             records.add(LOG_PAGES, 1)
@@ -243,9 +205,7 @@ def _apply_free(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     free_extent(records, int.from_bytes(body), lsn)
 
 
-def clear(
-    records: Mutator, dropped: Dropped, owner: Owner, first: int, last: int, keep: bool = False
-) -> int:
+def clear(records: Mutator, dropped: Dropped, owner: Owner, first: int, last: int, keep: bool = False) -> int:
     """Makes pages of the owner's leaves holes, or, with `keep`, those that are none reserved; gives how many it dealt with.
 
     What is seen through the origin there is made the owner's first.
@@ -366,16 +326,12 @@ def _apply_clone(records: Mutator, body: bytes, address: int, lsn: Lsn) -> None:
     key, inode = _inode(records, number)
     owner = owner_of(number, inode)
     dropped = Dropped(destaged_below(records))
-    more = _replace(
-        records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums), pages.count(HOLE)
-    )
+    more = _replace(records, dropped, owner, first, struct.pack(f"<{count}Q", *pages), struct.pack(f"<{count}I", *sums), pages.count(HOLE))
     settle(records, dropped, lsn, 0, owner.reserved)
     stamp(records, key, inode, size, more, now, flags, SHARES_PAGES, owner)
 
 
-def _named(
-    records: Mutator, owner: Owner, first: int, count: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _named(records: Mutator, owner: Owner, first: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Addresses and checksums of the pages that the owner sees; those that are reserved count as holes."""
     pages, sums = [HOLE] * count, [0] * count
     low, high = first // LEAF_PAGES, (first + count - 1) // LEAF_PAGES + 1
@@ -384,9 +340,7 @@ def _named(
         slot = max(first - base, 0)
         length = min(first + count - base, LEAF_PAGES) - slot
         at = base + slot - first
-        pages[at : at + length] = (
-            page if page >= leaves.PLACED else HOLE for page in leaves.addresses(leaf, slot, length)
-        )
+        pages[at : at + length] = (page if page >= leaves.PLACED else HOLE for page in leaves.addresses(leaf, slot, length))
         sums[at : at + length] = leaves.sums(leaf, slot, length)
     return tuple(pages), tuple(sums)
 

@@ -168,10 +168,7 @@ def _merged(records: Scanner, way: Way, low: int, high: int, level: int) -> Iter
     """The same with how far behind each leaf was found."""
     map_, origin, limit = way
     bucket = LEAF + map_
-    own = (
-        (int.from_bytes(key[9:]), leaf, level)
-        for key, leaf in records.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8))
-    )
+    own = ((int.from_bytes(key[9:]), leaf, level) for key, leaf in records.scan(bucket, bucket + low.to_bytes(8), bucket + high.to_bytes(8)))
     limit = min(limit, high)
     if origin == NOTHING or low >= limit:
         yield from own

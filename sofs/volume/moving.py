@@ -74,11 +74,7 @@ class Mover:
             places = windows.places(value)
             if any(place.extent == number for place in places):
                 batch.put(
-                    key,
-                    windows.encode_places(
-                        place._replace(extent=placement.id.number) if place.extent == number else place
-                        for place in places
-                    ),
+                    key, windows.encode_places(place._replace(extent=placement.id.number) if place.extent == number else place for place in places)
                 )
         self._extents.record(batch, placement, named, live(count))
         batch.raw(Operation.FREE, mapping.free(number))

@@ -17,7 +17,7 @@ from sofs.errors import InvalidArgument, InvalidName, NameTooLong
 UPCASE_ID = b"unicode-14.0-simple-1"
 """Names the table below; a volume formatted with a table that is not ours is not opened."""
 
-UPCASE_CRC32C = 0x5c607fda
+UPCASE_CRC32C = 0x5C607FDA
 """Over all 65,536 units of the table, little-endian."""
 
 _REMEMBERED = 1 << 13

@@ -11,19 +11,7 @@ from sofs.errors import Grace, InvalidArgument, NoGrace, SofsError
 from sofs.locks import HANDLE, READ, WRITE, Grant, GrantKind, Opening
 from sofs.locks.ranges import TO_END
 from sofs.types import Inode, Kind, Time
-from sofs.volume.api import (
-    Access,
-    Action,
-    AnyToken,
-    Attributes,
-    Binding,
-    Keep,
-    Lock,
-    Open,
-    Opened,
-    ShareMode,
-    Wish,
-)
+from sofs.volume.api import Access, Action, AnyToken, Attributes, Binding, Keep, Lock, Open, Opened, ShareMode, Wish
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.openfile import OpenFile, StateKind
@@ -321,4 +309,3 @@ def _tell_grant(reply: Opened, opened: OpenFile, grant: Grant | None, given: Ope
     if given is not None:
         reply.delegation = given.id
         reply.grant = READ | WRITE if given.access & _WRITES else READ
-

@@ -51,17 +51,7 @@ from sofs.volume.io import sheds
 from sofs.volume.lookup import enter, symlink_in_path, walk
 from sofs.volume.make import adding, put_name
 from sofs.volume.openfile import OpenFile
-from sofs.volume.opening import (
-    admit,
-    answer_again,
-    check_grace,
-    conclude,
-    give_up,
-    grow,
-    let_go,
-    make_open,
-    share,
-)
+from sofs.volume.opening import admit, answer_again, check_grace, conclude, give_up, grow, let_go, make_open, share
 from sofs.volume.removal import may_delete
 from sofs.volume.streams import find_stream, put_stream, remove_stream
 from sofs.volume.watching import STREAM_ADDED
@@ -365,9 +355,7 @@ async def _overwrite_large(
         raise
 
 
-def _emptied(
-    core: Core, opened: OpenFile, request: Open, maximal: int, token: AnyToken | None, undo: Callable[[], None] | None
-) -> Opened:
+def _emptied(core: Core, opened: OpenFile, request: Open, maximal: int, token: AnyToken | None, undo: Callable[[], None] | None) -> Opened:
     core.writable()
     inode, now = opened.inode, core.clock.now()
     record = core.record(inode)

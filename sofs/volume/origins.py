@@ -17,18 +17,7 @@ from sofs.volume import leaves, losses, mapping
 from sofs.volume.batch import Apply, Mutator, Operation
 from sofs.volume.inode import CLONED, SHARES_PAGES
 from sofs.volume.keys import INODE, LEAF, LEAF_PAGES, MAP_BORN
-from sofs.volume.maps import (
-    NO_LIMIT,
-    NOTHING,
-    Frozen,
-    Way,
-    decode_frozen,
-    encode_frozen,
-    frozen_key,
-    idle_key,
-    reader_key,
-    visible,
-)
+from sofs.volume.maps import NO_LIMIT, NOTHING, Frozen, Way, decode_frozen, encode_frozen, frozen_key, idle_key, reader_key, visible
 from sofs.volume.owning import Owner, leave, owner_of
 
 _CLONE_FILE = struct.Struct("<8s8sQQB")
@@ -97,14 +86,10 @@ def _apply_clone_file(records: Mutator, body: bytes, address: int, lsn: Lsn) -> 
     if seen:
         if _has_leaves(records, given.map):
             _freeze(records, given, source, pages, lsn)
-            mapping.stamp(
-                records, source_key, source_inode, None, -pages, 0, mapping.UNSEEN, SHARES_PAGES | CLONED, given
-            )
+            mapping.stamp(records, source_key, source_inode, None, -pages, 0, mapping.UNSEEN, SHARES_PAGES | CLONED, given)
         target.origin, target.limit, target.inherited = given.origin, given.limit, seen
         _join(records, given.origin, target.map, number)
-    mapping.stamp(
-        records, key, inode, size, -_pages(inode), now, flags, SHARES_PAGES | CLONED, target
-    )
+    mapping.stamp(records, key, inode, size, -_pages(inode), now, flags, SHARES_PAGES | CLONED, target)
 
 
 def _emptied(records: Mutator, number: bytes, inode: bytes, lsn: Lsn) -> Owner:
@@ -145,10 +130,7 @@ def _apply_flatten(records: Mutator, body: bytes, address: int, lsn: Lsn) -> Non
     owner = Owner(map_, True, frozen.origin, frozen.limit, frozen.inherited)
     _lift(records, owner, low, high, lsn)
     owner.settle(records)
-    records.put(
-        frozen_key(map_),
-        encode_frozen(Frozen(owner.origin, owner.limit, owner.inherited, frozen.pages + owner.more, frozen.readers)),
-    )
+    records.put(frozen_key(map_), encode_frozen(Frozen(owner.origin, owner.limit, owner.inherited, frozen.pages + owner.more, frozen.readers)))
 
 
 def _lift(records: Mutator, owner: Owner, low: int, high: int, lsn: Lsn) -> None:

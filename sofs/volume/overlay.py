@@ -100,11 +100,7 @@ class Overlay:
         """
         start = max(start, bucket)
         end = end or (int.from_bytes(bucket) + 1).to_bytes(BUCKET)
-        layers = [
-            layer
-            for layer in (self._active, self._frozen)
-            if layer is not None and bucket in layer.gates
-        ]
+        layers = [layer for layer in (self._active, self._frozen) if layer is not None and bucket in layer.gates]
         if not layers:
             return self.records.scan(start, end)
         return self._merge(layers, [layer.ordered(bucket) for layer in layers], start, end)
@@ -120,16 +116,16 @@ class Overlay:
     def last_bucket(self, tag: bytes) -> bytes:
         """The highest bucket with this one-byte tag that has records, or has lost its last one lately; empty if there is none. For tags with few buckets
         on disk."""
-        last = max((bucket for layer in (self._active, self._frozen) if layer is not None for bucket in layer.gates if bucket[:1] == tag), default=b"")
+        last = max(
+            (bucket for layer in (self._active, self._frozen) if layer is not None for bucket in layer.gates if bucket[:1] == tag), default=b""
+        )
         above, end = last or tag, bytes((tag[0] + 1,))
         while (stored := next(self.records.scan(above, end), None)) is not None:
             last = stored[0][:BUCKET]
             above = (int.from_bytes(last) + 1).to_bytes(BUCKET)
         return last
 
-    def _merge(
-        self, layers: list[_Layer], keys: list[list[bytes]], start: bytes, end: bytes
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def _merge(self, layers: list[_Layer], keys: list[list[bytes]], start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         stored = self.records.scan(start, end)
         next_stored = next(stored, None)
         for key in _union(keys, start, end):

@@ -8,18 +8,7 @@ from sofs.volume import leaves, windows
 from sofs.volume.batch import Mutator
 from sofs.volume.inode import CLONED, SHARES_PAGES, TAIL_SIZE
 from sofs.volume.keys import FROZEN, HOLE, LEAF, LEAF_PAGES, REFERENCES, RESERVED
-from sofs.volume.maps import (
-    BARE,
-    NOTHING,
-    TAIL,
-    Way,
-    decode_frozen,
-    encode_frozen,
-    find,
-    frozen_key,
-    idle_key,
-    reader_key,
-)
+from sofs.volume.maps import BARE, NOTHING, TAIL, Way, decode_frozen, encode_frozen, find, frozen_key, idle_key, reader_key
 
 
 class Owner:

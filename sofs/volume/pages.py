@@ -154,14 +154,7 @@ class Pages:
         except NoSpace:
             self._hopeless = self._log.end
 
-    def commit(
-        self,
-        batch: Batch,
-        payload: Sequence[Buffer] = (),
-        length: int = 0,
-        reserved: bool = False,
-        sums: bytes | None = None,
-    ) -> Done:
+    def commit(self, batch: Batch, payload: Sequence[Buffer] = (), length: int = 0, reserved: bool = False, sums: bytes | None = None) -> Done:
         return Done(self.keyspace.commit(batch, payload, reserved, sums), length)
 
 

@@ -31,13 +31,7 @@ class Protector:
     """Keeps one volume's extents as safe as its policy says."""
 
     def __init__(
-        self,
-        clock: Clock,
-        pool: Pool,
-        extents: Extents,
-        mover: Mover,
-        settings: DataSettings,
-        pause: Callable[[], Awaitable[None]],
+        self, clock: Clock, pool: Pool, extents: Extents, mover: Mover, settings: DataSettings, pause: Callable[[], Awaitable[None]]
     ) -> None:
         self._clock = clock
         self._pool = pool

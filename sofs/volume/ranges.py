@@ -37,9 +37,7 @@ class RangeChanges:
 
     # Size
 
-    def truncate(
-        self, inode: Inode, size: int, now: Time, batch: Batch | None = None, flags: int = 0
-    ) -> Done | Awaitable[Done]:
+    def truncate(self, inode: Inode, size: int, now: Time, batch: Batch | None = None, flags: int = 0) -> Done | Awaitable[Done]:
         """Sets the file's size. Raises `Stale`, `FileTooLarge`, `Damaged`."""
         if size > LARGEST:
             raise FileTooLarge(f"a file ends at {LARGEST} bytes at the latest")
@@ -52,9 +50,7 @@ class RangeChanges:
             return self._truncate_slices(inode, size, now, batch, flags, known)
         return attempted(lambda: self._truncate(inode, size, now, batch, flags, known))
 
-    def _truncate(
-        self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known
-    ) -> Done | Awaitable[object]:
+    def _truncate(self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known) -> Done | Awaitable[object]:
         pages = self._pages
         if (full := pages.exhausted()) is not None:
             return full
@@ -68,30 +64,15 @@ class RangeChanges:
         batch.raw(Operation.TRUNCATE, mapping.truncate(inode, size, now, flags))
         return pages.commit(batch, payload, reserved=True)
 
-    def _rewrite(
-        self,
-        batch: Batch,
-        inode: Inode,
-        page: int,
-        parts: list[memoryview],
-        at: int,
-        size: int,
-        now: Time,
-        flags: int,
-    ) -> list[Buffer]:
+    def _rewrite(self, batch: Batch, inode: Inode, page: int, parts: list[memoryview], at: int, size: int, now: Time, flags: int) -> list[Buffer]:
         """Adds the overwriting of one page to the batch; gives its payload."""
         sum_ = 0
         for part in parts:
             sum_ = crc32c(part, sum_)
-        batch.raw(
-            Operation.WRITE,
-            mapping.write(inode, page, sum_.to_bytes(4, "little"), at, size, now, flags, self._pages.map(inode)),
-        )
+        batch.raw(Operation.WRITE, mapping.write(inode, page, sum_.to_bytes(4, "little"), at, size, now, flags, self._pages.map(inode)))
         return [part for part in parts if part]
 
-    async def _truncate_slices(
-        self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known
-    ) -> Done:
+    async def _truncate_slices(self, inode: Inode, size: int, now: Time, batch: Batch, flags: int, known: Known) -> Done:
         keep, since = -(-size // PAGE), self._keyspace.restorations
         for low, _ in reversed(self._slices(inode, keep, mapping.FOREVER)):
             if low > keep:
@@ -131,14 +112,7 @@ class RangeChanges:
     # Punch
 
     def punch(
-        self,
-        inode: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        batch: Batch | None = None,
-        flags: int = 0,
-        deallocate: bool = True,
+        self, inode: Inode, offset: int, length: int, now: Time, batch: Batch | None = None, flags: int = 0, deallocate: bool = True
     ) -> Done | Awaitable[Done]:
         """Makes a range read as zeros; whole pages become holes, or stay reserved unless `deallocate`. The size stays."""
         if offset < 0 or length < 0 or offset + length > LARGEST:
@@ -152,9 +126,7 @@ class RangeChanges:
             return self._punch_slices(inode, offset, end, now, batch, flags, known)
         return attempted(lambda: self._punch(inode, offset, end, now, batch, flags, known))
 
-    def _punch(
-        self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known
-    ) -> Done | Awaitable[object]:
+    def _punch(self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known) -> Done | Awaitable[object]:
         pages = self._pages
         if (full := pages.exhausted()) is not None:
             return full
@@ -182,9 +154,7 @@ class RangeChanges:
         batch.raw(Operation.PUNCH, mapping.punch(inode, first, max(first, last), now, flags))
         return pages.commit(batch, payload, reserved=True)
 
-    async def _punch_slices(
-        self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known
-    ) -> Done:
+    async def _punch_slices(self, inode: Inode, offset: int, end: int, now: Time, batch: Batch, flags: int, known: Known) -> Done:
         since = self._keyspace.restorations
         for low, high in self._slices(inode, -(-offset // PAGE), end // PAGE):
             await self._empty()
@@ -200,14 +170,7 @@ class RangeChanges:
     # Reserve
 
     def allocate(
-        self,
-        inode: Inode,
-        offset: int,
-        length: int,
-        now: Time,
-        extend: bool,
-        batch: Batch | None = None,
-        flags: int = 0,
+        self, inode: Inode, offset: int, length: int, now: Time, extend: bool, batch: Batch | None = None, flags: int = 0
     ) -> Done | Awaitable[Done]:
         """Reserves space for a range; with `extend` the file's end is moved behind it. Raises `NoSpace`."""
         if offset < 0 or length < 0:
@@ -224,16 +187,12 @@ class RangeChanges:
             return self._allocate(inode, first, last, end, now, batch, flags)
         return self._allocate_slices(inode, first, last, end, now, batch, flags)
 
-    def _allocate(
-        self, inode: Inode, first: int, last: int, end: int, now: Time, batch: Batch, flags: int
-    ) -> Done:
+    def _allocate(self, inode: Inode, first: int, last: int, end: int, now: Time, batch: Batch, flags: int) -> Done:
         size = max(self._pages.size(inode), end)
         batch.raw(Operation.ALLOCATE, mapping.allocate(inode, first, last, size, now, flags))
         return self._pages.commit(batch)
 
-    async def _allocate_slices(
-        self, inode: Inode, first: int, last: int, end: int, now: Time, batch: Batch, flags: int
-    ) -> Done:
+    async def _allocate_slices(self, inode: Inode, first: int, last: int, end: int, now: Time, batch: Batch, flags: int) -> Done:
         since = self._keyspace.restorations
         while last - first > SLICE:
             self._check_still(inode, since)
@@ -279,9 +238,7 @@ class RangeChanges:
 
     # What has data
 
-    def ranges(
-        self, inode: Inode, offset: int, length: int, limit: int
-    ) -> tuple[list[tuple[int, int]], bool]:
+    def ranges(self, inode: Inode, offset: int, length: int, limit: int) -> tuple[list[tuple[int, int]], bool]:
         """Up to `limit` parts (offset, length) of the range, cut at the file's end, that have data or are reserved; and
         whether these are all."""
         end = min(offset + length, self._pages.size(inode))

@@ -100,9 +100,7 @@ class Reader:
             return result if waiting is None else _then(waiting, result)
         return self._unaligned(number, first, head, pages, into[:count], result)
 
-    def _unaligned(
-        self, number: bytes, first: int, head: int, pages: int, into: memoryview, result: Got
-    ) -> Got | Awaitable[Got]:
+    def _unaligned(self, number: bytes, first: int, head: int, pages: int, into: memoryview, result: Got) -> Got | Awaitable[Got]:
         """Reads whole pages to the side, since only those can be verified, and copies what was asked for."""
         whole = memoryview(bytearray(pages * PAGE))
         waiting = self.pages(number, first, pages, whole)
@@ -117,9 +115,7 @@ class Reader:
 
         return later()
 
-    def pages(
-        self, number: bytes, first: int, pages: int, into: memoryview, record: bytes | None = None
-    ) -> Awaitable[None] | None:
+    def pages(self, number: bytes, first: int, pages: int, into: memoryview, record: bytes | None = None) -> Awaitable[None] | None:
         """Fills `into` with whole pages, holes as zeros. `number` is the inode's, as it stands in keys, `record` its record if that is at hand."""
         if pages == 1:
             return self._page(number, first, into if len(into) == PAGE else into[:PAGE], record)
@@ -222,14 +218,7 @@ class Reader:
         except DiskFailed:
             return None
 
-    async def _finish(
-        self,
-        number: bytes,
-        first: int,
-        into: memoryview,
-        plan: list[Piece],
-        waiting: Awaitable[None] | None,
-    ) -> None:
+    async def _finish(self, number: bytes, first: int, into: memoryview, plan: list[Piece], waiting: Awaitable[None] | None) -> None:
         """Goes on with a plan whose first piece is being fetched (`waiting`), or has been and does not match."""
         for index, piece in enumerate(plan):
             view = into[piece.page * PAGE : (piece.page + piece.pages) * PAGE]

@@ -76,9 +76,7 @@ def remove_replica(files: Files, place: Place) -> None:
     lock.close()
 
 
-async def _copy_log(
-    clock: Clock, log: ReplicatedLog, replica: LocalReplica, before: Lsn, stopping: Callable[[], bool]
-) -> None:
+async def _copy_log(clock: Clock, log: ReplicatedLog, replica: LocalReplica, before: Lsn, stopping: Callable[[], bool]) -> None:
     """Copies what is kept of the log before a position."""
     size = replica.segment_size
     buffer = memoryview(bytearray(_PIECE))
@@ -105,5 +103,3 @@ async def _copy_log(
                 await replica.sync()
                 unsynced = 0
             await clock.sleep(0)
-
-

@@ -252,9 +252,7 @@ async def _open(
     return Store(keyspace, log, checkpoints, incarnation, recovered.records, opened, files, clock, log_id, settings, lost)
 
 
-def _open_places(
-    files: Files, places: Sequence[Place], configuration: Configuration, log_id: int, settings: StoreSettings
-) -> list[Opened]:
+def _open_places(files: Files, places: Sequence[Place], configuration: Configuration, log_id: int, settings: StoreSettings) -> list[Opened]:
     opened: list[Opened] = []
     complaints = []
     for place in places:

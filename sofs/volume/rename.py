@@ -112,9 +112,7 @@ def _unchanged(core: Core, at: Inode, source: InodeRecord, to: Inode, target: In
     return Renamed(core.gate, source.attributes(at), source.before, target.attributes(to), target.before)
 
 
-def _check_source(
-    core: Core, request: Rename, opened: OpenFile | None, move: _Move, moved: InodeRecord, parent: InodeRecord
-) -> None:
+def _check_source(core: Core, request: Rename, opened: OpenFile | None, move: _Move, moved: InodeRecord, parent: InodeRecord) -> None:
     if opened is not None:
         # DELETE access was granted, and shared by every other open, when it was opened.
         # As if the directory were opened to add a name to it, sharing reads and writes (MS-FSA 2.1.5.14.11).

@@ -9,18 +9,7 @@ from sofs.errors import InvalidArgument, NameTooLong, NotEmpty, NotPermitted, No
 from sofs.types import Inode, Kind
 from sofs.volume import directory
 from sofs.volume.access import is_superuser
-from sofs.volume.api import (
-    DIRECTORY_LINK,
-    REPARSE_POINT,
-    Access,
-    AnyToken,
-    Changed,
-    DeleteReparse,
-    GetReparse,
-    Reparse,
-    Reply,
-    SetReparse,
-)
+from sofs.volume.api import DIRECTORY_LINK, REPARSE_POINT, Access, AnyToken, Changed, DeleteReparse, GetReparse, Reparse, Reply, SetReparse
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core
 from sofs.volume.inode import CLONED, KINDS, TAIL_SIZE, InodeRecord
@@ -64,9 +53,7 @@ def set_reparse(core: Core, request: SetReparse, token: AnyToken | None) -> Repl
     if len(request.text) > MAX_DATA:
         raise NameTooLong(f"reparse data of {len(request.text)} bytes")
     tail = before.extra[-TAIL_SIZE:] if before.marks & CLONED else b""
-    after = before.stamped(
-        core.clock.now(), flags=before.flags | REPARSE_POINT, major=request.tag, minor=0, extra=request.text + tail
-    )
+    after = before.stamped(core.clock.now(), flags=before.flags | REPARSE_POINT, major=request.tag, minor=0, extra=request.text + tail)
     return _commit(core, Batch(), opened, after, token)
 
 
@@ -107,9 +94,7 @@ def delete_reparse(core: Core, request: DeleteReparse, token: AnyToken | None) -
             raise NotSupported("only a file with one name can become another kind")
         kind = Kind.DIRECTORY if before.flags & DIRECTORY_LINK else Kind.FILE
         links = 2 if kind == Kind.DIRECTORY else 1
-        after = before.stamped(
-            now, kind=kind, links=links, size=0, flags=before.flags & ~DIRECTORY_LINK, major=0, minor=0, extra=b""
-        )
+        after = before.stamped(now, kind=kind, links=links, size=0, flags=before.flags & ~DIRECTORY_LINK, major=0, minor=0, extra=b"")
         _rename_kind(core, batch, opened, before.kind, kind)
     return _commit(core, batch, opened, after, token)
 

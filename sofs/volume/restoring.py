@@ -69,7 +69,13 @@ def _opens(core: Core, ended: Callable[[int], bool]) -> list[OpenFile]:
 def _opening(opened: OpenFile) -> Opening:
     access = 0 if opened.state is StateKind.DELEGATION else opened.access
     return Opening(
-        opened.id, access, opened.share, opened.mandatory, opened.key, opened.delete_on_close, opened.connected,
+        opened.id,
+        access,
+        opened.share,
+        opened.mandatory,
+        opened.key,
+        opened.delete_on_close,
+        opened.connected,
         opened.keep is not None and opened.keep.persistent,
     )
 
@@ -111,6 +117,4 @@ def _dooms(core: Core, states: dict[Inode, dict[str, Any]]) -> None:
 
 def _shadow(doom: Doom, inode: Inode) -> OpenFile:
     """Stands for the open that marked the file, and has ended since."""
-    return OpenFile(
-        doom.open, inode, doom.base, 0, 0, Caller(0, 0), Binding(0, 0), b"", b"", doom.parent, doom.name, doom.stream, 0, True
-    )
+    return OpenFile(doom.open, inode, doom.base, 0, 0, Caller(0, 0), Binding(0, 0), b"", b"", doom.parent, doom.name, doom.stream, 0, True)

@@ -200,9 +200,7 @@ def encode(descriptor: Descriptor) -> bytes:
 def _encode_acl(acl: tuple[Ace, ...] | None) -> bytes:
     if acl is None:
         return b""
-    aces = [
-        _ACE.pack(ace.type, ace.flags, _ACE.size + len(ace.sid) + len(ace.rest), ace.mask) + ace.sid + ace.rest for ace in acl
-    ]
+    aces = [_ACE.pack(ace.type, ace.flags, _ACE.size + len(ace.sid) + len(ace.rest), ace.mask) + ace.sid + ace.rest for ace in acl]
     size = _ACL.size + sum(map(len, aces))
     if size > MAX_SIZE:
         raise InvalidArgument(f"an ACL of {size} bytes")

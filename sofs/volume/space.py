@@ -46,10 +46,7 @@ class Space:
             self._balance = max(0, min(left, _ADVANCE))
             self._claim()
             if left < 0:
-                raise NoSpace(
-                    f"the pool has no room for {pages * PAGE} more bytes"
-                    f" ({self._policy.text}): add a disk, or delete something"
-                )
+                raise NoSpace(f"the pool has no room for {pages * PAGE} more bytes ({self._policy.text}): add a disk, or delete something")
 
     def forget(self) -> None:
         """The next admission looks at the pool: cleaning has changed it."""

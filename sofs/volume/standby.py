@@ -21,17 +21,7 @@ from sofs.volume.checkpoint import Checkpoints
 from sofs.volume.duties import begin
 from sofs.volume.keyspace import KeySpace
 from sofs.volume.memory import BROKEN, INCOMPLETE, note_whole
-from sofs.volume.recovery import (
-    Opened,
-    Place,
-    StoreSettings,
-    is_unbroken,
-    let_go,
-    note,
-    open_place,
-    refuse_older_store,
-    stored_incarnation,
-)
+from sofs.volume.recovery import Opened, Place, StoreSettings, is_unbroken, let_go, note, open_place, refuse_older_store, stored_incarnation
 
 _QUIET_S = 0.005
 _ANY_VERSION = (1 << 32) - 1
@@ -40,7 +30,9 @@ _ANY_VERSION = (1 << 32) - 1
 class Standby:
     """One replica that follows; made by `open_standby`."""
 
-    def __init__(self, files: Files, clock: Clock, opened: Opened, keyspace: KeySpace, follower: Follower, boot: bytes, settings: StoreSettings) -> None:
+    def __init__(
+        self, files: Files, clock: Clock, opened: Opened, keyspace: KeySpace, follower: Follower, boot: bytes, settings: StoreSettings
+    ) -> None:
         self.opened = opened
         self.keyspace = keyspace
         self.follower = follower
@@ -166,9 +158,7 @@ async def open_standby(
             return is_unbroken(opened.noted, boot, keyspace)
 
         if origin is None:
-            recovered = await recover_in_slices(
-                opened.replica, opened.mark, _ANY_VERSION, unbroken, keyspace.apply, lambda: clock.sleep(0)
-            )
+            recovered = await recover_in_slices(opened.replica, opened.mark, _ANY_VERSION, unbroken, keyspace.apply, lambda: clock.sleep(0))
             refuse_older_store(recovered.end.version, configuration.version)
             end, stable, tail, replayed = recovered.end, recovered.stable, recovered.tail, recovered.records
         else:

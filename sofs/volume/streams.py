@@ -33,9 +33,7 @@ def stream_inodes(core: Core, inode: Inode, record: InodeRecord) -> list[Inode]:
     return [slot.inode for slot in directory.slots(core.keys, keys.bucket(keys.STREAM, inode))]
 
 
-def put_stream(
-    core: Core, batch: Batch, base: Inode, file: InodeRecord, place: Place, name: bytes, now: Time
-) -> tuple[Inode, InodeRecord]:
+def put_stream(core: Core, batch: Batch, base: Inode, file: InodeRecord, place: Place, name: bytes, now: Time) -> tuple[Inode, InodeRecord]:
     """Adds a new stream to the batch; gives its inode, and the file's record, which the caller writes."""
     inode = core.new_number(batch)
     record = InodeRecord(

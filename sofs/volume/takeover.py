@@ -16,16 +16,7 @@ from sofs.log.remote import RemoteReplica
 from sofs.log.replicated import ReplicatedLog
 from sofs.runtime.ports import Clock, Files, Random
 from sofs.volume.checkpoint import Checkpoints
-from sofs.volume.recovery import (
-    Change,
-    Store,
-    StoreSettings,
-    let_go,
-    next_incarnation,
-    note,
-    stored_incarnation,
-    write_incarnation,
-)
+from sofs.volume.recovery import Change, Store, StoreSettings, let_go, next_incarnation, note, stored_incarnation, write_incarnation
 from sofs.volume.standby import Standby
 
 
@@ -51,7 +42,9 @@ async def take_over(
     try:
         lead = standby.follower.retire()
         await standby.stop()
-        store = _founded(files, clock, random, standby, lead, remotes, configuration, change, log_id=log_id, boot=boot, unbroken=unbroken, settings=settings)
+        store = _founded(
+            files, clock, random, standby, lead, remotes, configuration, change, log_id=log_id, boot=boot, unbroken=unbroken, settings=settings
+        )
         log = store.log
         await log.establish()
         write_incarnation(store.keyspace, log, store.incarnation)
@@ -88,14 +81,8 @@ def _founded(
     former = stored_incarnation(keyspace)
     incarnation = next_incarnation(former, boot, unbroken, random)
     lost = former is not None and former.verifier != incarnation.verifier
-    log = ReplicatedLog(
-        clock, keyspace, [lead.replica], configuration, change, lead.end, lead.stable, settings.log, remotes=remotes
-    )
+    log = ReplicatedLog(clock, keyspace, [lead.replica], configuration, change, lead.end, lead.stable, settings.log, remotes=remotes)
     keyspace.attach(log)
-    checkpoints = Checkpoints(
-        clock, keyspace, log, {opened.place.id: opened.records}, standby.checkpoints.done, settings.checkpoint
-    )
+    checkpoints = Checkpoints(clock, keyspace, log, {opened.place.id: opened.records}, standby.checkpoints.done, settings.checkpoint)
     log.on_lost = checkpoints.lost
-    return Store(
-        keyspace, log, checkpoints, incarnation, standby.replayed, [opened], files, clock, log_id, settings, lost
-    )
+    return Store(keyspace, log, checkpoints, incarnation, standby.replayed, [opened], files, clock, log_id, settings, lost)

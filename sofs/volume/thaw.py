@@ -22,12 +22,7 @@ _LEAVES = 64
 class Maps:
     """Looks after one volume's frozen maps."""
 
-    def __init__(
-        self,
-        keyspace: KeySpace,
-        exhausted: Callable[[], Awaitable[None] | None],
-        pause: Callable[[], Awaitable[None]],
-    ) -> None:
+    def __init__(self, keyspace: KeySpace, exhausted: Callable[[], Awaitable[None] | None], pause: Callable[[], Awaitable[None]]) -> None:
         self._keyspace = keyspace
         self._get = keyspace.get
         self._exhausted = exhausted

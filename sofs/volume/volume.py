@@ -11,31 +11,13 @@ from typing import Any, TypeVar
 
 import structlog
 
-from sofs.errors import (
-    Delayed,
-    DiskFailed,
-    Fenced,
-    NoSpace,
-    SofsError,
-    Unavailable,
-)
+from sofs.errors import Delayed, DiskFailed, Fenced, NoSpace, SofsError, Unavailable
 from sofs.locks import LockManager, Upcall
 from sofs.runtime.ports import Clock, Timer
 from sofs.types import Inode, Level, Lsn, VolumeId
 from sofs.volume import api, clients, io
 from sofs.volume.access import Judge
-from sofs.volume.api import (
-    AnyToken,
-    Binding,
-    CallToken,
-    Read,
-    Reply,
-    Request,
-    SlotToken,
-    Target,
-    Token,
-    Written,
-)
+from sofs.volume.api import AnyToken, Binding, CallToken, Read, Reply, Request, SlotToken, Target, Token, Written
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
@@ -193,9 +175,7 @@ class LocalVolume:
             error.gate = core.gate
             raise
 
-    def write(
-        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
-    ) -> Written | Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
         if self._log.failure is not None or self._snapshots.restoring or by[0] in self._fenced:
             raise self._not_now(by)
         core = self.core

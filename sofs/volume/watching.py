@@ -160,9 +160,7 @@ class Watching:
         gate = self._core.keys.gate(keys.INODE + opened.base.to_bytes(8))
         self._tell(opened.parent, opened.name + b":" + name, action, What.STREAM_NAME, gate)
 
-    def written(
-        self, inode: Inode, opened: OpenFile | None, grows: bool, done: Done | Awaitable[Done]
-    ) -> Done | Awaitable[Done]:
+    def written(self, inode: Inode, opened: OpenFile | None, grows: bool, done: Done | Awaitable[Done]) -> Done | Awaitable[Done]:
         """A file's data changed, or will have when `done` is there."""
         what = int(What.LAST_WRITE | What.SIZE) if grows else int(What.LAST_WRITE)
         if isinstance(done, Awaitable):

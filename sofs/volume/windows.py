@@ -67,11 +67,7 @@ def encode_places(entries: Iterable[Place]) -> bytes:
     for entry in entries:
         if merged:
             last = merged[-1]
-            if (
-                entry.extent == last.extent
-                and entry.offset == last.offset + last.pages * PAGE
-                and entry.at == last.at + last.pages
-            ):
+            if entry.extent == last.extent and entry.offset == last.offset + last.pages * PAGE and entry.at == last.at + last.pages:
                 merged[-1] = last._replace(pages=last.pages + entry.pages)
                 continue
         merged.append(entry)

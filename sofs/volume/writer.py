@@ -65,15 +65,7 @@ class Writer:
         self._record_limit = largest - largest // 512 - (32 << 10)
         self._unit = min(MIB, settings.direct_threshold, self._record_limit - 2 * PAGE) // PAGE * PAGE
 
-    def write(
-        self,
-        inode: Inode,
-        offset: int,
-        data: memoryview,
-        now: Time,
-        batch: Batch | None = None,
-        flags: int = 0,
-    ) -> Done | Awaitable[Done]:
+    def write(self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch | None = None, flags: int = 0) -> Done | Awaitable[Done]:
         """Writes `data` at `offset` (or `APPEND`) in one batch, to which the caller may have added operations.
 
         `data` must not change until the batch is committed. Raises `Stale`, `FileTooLarge`, `NoSpace`, `Damaged`.
@@ -96,9 +88,7 @@ class Writer:
         known: Known = {}
         return attempted(lambda: self._attempt(inode, offset, data, now, batch, flags, known))
 
-    def _write_aligned(
-        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int, record: bytes
-    ) -> Done:
+    def _write_aligned(self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, size: int, record: bytes) -> Done:
         """Writes whole pages that have been admitted."""
         length = len(data)
         end = offset + length
@@ -111,22 +101,10 @@ class Writer:
             sums = crc32c(data).to_bytes(4, "little")
         else:
             sums = _packed(page_sums(data))
-        batch.raw(
-            Operation.WRITE,
-            mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags, map_),
-        )
+        batch.raw(Operation.WRITE, mapping.write(inode, offset >> 12, sums, 0, end if end > size else size, now, flags, map_))
         return Done(self._commit(batch, (data,), False, sums), length)
 
-    def _attempt(
-        self,
-        inode: Inode,
-        offset: int,
-        data: memoryview,
-        now: Time,
-        batch: Batch,
-        flags: int,
-        known: Known,
-    ) -> Done | Awaitable[object]:
+    def _attempt(self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, known: Known) -> Done | Awaitable[object]:
         """A write through the log, of any alignment."""
         pages = self._pages
         size = pages.size(inode)
@@ -149,15 +127,10 @@ class Writer:
             self._space.admit(len(sums) // 4)
         except NoSpace as error:
             return pages.reclaim(error)
-        batch.raw(
-            Operation.WRITE,
-            mapping.write(inode, offset // PAGE, sums, 0, max(end, size), now, flags, pages.map(inode)),
-        )
+        batch.raw(Operation.WRITE, mapping.write(inode, offset // PAGE, sums, 0, max(end, size), now, flags, pages.map(inode)))
         return pages.commit(batch, [part for part in (before, data, behind) if part], len(data), sums=sums)
 
-    def _edges(
-        self, inode: Inode, offset: int, end: int, size: int, known: Known
-    ) -> tuple[memoryview, memoryview] | Awaitable[None]:
+    def _edges(self, inode: Inode, offset: int, end: int, size: int, known: Known) -> tuple[memoryview, memoryview] | Awaitable[None]:
         """What completes a write to whole pages, before and behind it."""
         before = behind = ZEROS[:0]
         first, last = offset // PAGE, end // PAGE
@@ -179,9 +152,7 @@ class Writer:
 
     # Large writes
 
-    async def _write_direct(
-        self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int
-    ) -> Done:
+    async def _write_direct(self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int) -> Done:
         """The middle goes into extents, what is left at both ends into the log, and the names of all of it into one batch."""
         if offset != APPEND:
             done = await self._write_at(inode, offset, data, now, batch, flags, None)
@@ -193,16 +164,7 @@ class Writer:
             if appended is not None:
                 return appended
 
-    async def _write_at(
-        self,
-        inode: Inode,
-        offset: int,
-        data: memoryview,
-        now: Time,
-        batch: Batch,
-        flags: int,
-        if_size: int | None,
-    ) -> Done | None:
+    async def _write_at(self, inode: Inode, offset: int, data: memoryview, now: Time, batch: Batch, flags: int, if_size: int | None) -> Done | None:
         """None, with nothing changed, if the file's size turns out not to be `if_size`."""
         self._pages.size(inode)
         if offset + len(data) > LARGEST:
@@ -217,9 +179,7 @@ class Writer:
         try:
             await self._fill_extents((offset + start) // PAGE, data[start : start + length], written)
             known: Known = {}
-            result = attempted(
-                lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known, if_size)
-            )
+            result = attempted(lambda: self._attempt_direct(inode, offset, data, now, batch, flags, written, known, if_size))
             return result if isinstance(result, Done) else await result
         except _Moved:
             await self._abandon(written)
@@ -290,38 +250,24 @@ class Writer:
         payload: list[Buffer] = []
         at = 0
         map_ = pages.map(inode)
-        for page, parts in (
-            (offset // PAGE, (before, data[:start], ZEROS[:0])),
-            ((offset + stop) // PAGE, (ZEROS[:0], data[stop:], behind)),
-        ):
+        for page, parts in ((offset // PAGE, (before, data[:start], ZEROS[:0])), ((offset + stop) // PAGE, (ZEROS[:0], data[stop:], behind))):
             if parts[1]:
                 sums = _sums_of_gather(*parts)
-                batch.raw(
-                    Operation.WRITE, mapping.write(inode, page, _packed(sums), at, size, now, flags, map_)
-                )
+                batch.raw(Operation.WRITE, mapping.write(inode, page, _packed(sums), at, size, now, flags, map_))
                 payload += [part for part in parts if part]
                 at += len(sums) * PAGE
         return pages.commit(batch, payload, len(data))
 
-    def _add_extent(
-        self, batch: Batch, inode: Inode, extent: _Extent, size: int, now: Time, flags: int
-    ) -> None:
+    def _add_extent(self, batch: Batch, inode: Inode, extent: _Extent, size: int, now: Time, flags: int) -> None:
         number = extent.placement.id.number
         name = _name(number)
         names = pieces(name, len(extent.sums) // 4)
-        self._extents.record(
-            batch, extent.placement, [window for window, _, _ in names], len(extent.sums) // 4
-        )
+        self._extents.record(batch, extent.placement, [window for window, _, _ in names], len(extent.sums) // 4)
         at = 0
         for window, start, count in names:
-            batch.put(
-                PLACES + window.to_bytes(8), encode_places([Place(start, count, at, number)])
-            )
+            batch.put(PLACES + window.to_bytes(8), encode_places([Place(start, count, at, number)]))
             at += count
-        batch.raw(
-            Operation.MAP,
-            mapping.map_pages(inode, extent.first, extent.sums, name, size, now, flags),
-        )
+        batch.raw(Operation.MAP, mapping.map_pages(inode, extent.first, extent.sums, name, size, now, flags))
 
 
 def _name(number: int) -> int:

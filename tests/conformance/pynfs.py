@@ -15,18 +15,7 @@ from pathlib import Path
 
 from tests.conformance import process
 from tests.conformance.node import ConformanceNode
-from tests.conformance.results import (
-    CRASH,
-    FAILURE,
-    NOT_RUN,
-    SKIP,
-    SUCCESS,
-    TIMEOUT,
-    UNSUPPORTED,
-    WARN,
-    Results,
-    tally,
-)
+from tests.conformance.results import CRASH, FAILURE, NOT_RUN, SKIP, SUCCESS, TIMEOUT, UNSUPPORTED, WARN, Results, tally
 
 _OUTCOMES = {"PASS": SUCCESS, "FAILURE": FAILURE, "OMIT": SKIP, "WARNING": WARN, "UNSUPPORTED": UNSUPPORTED, "RUNNING": ""}
 # OPEN2    st_open.testCreateFile                : PASS

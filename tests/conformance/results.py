@@ -84,9 +84,7 @@ def unexpected(results: Results, known: dict[str, dict[str, str]]) -> Results:
 
 def recovered(results: Results, known: dict[str, dict[str, str]]) -> list[str]:
     """Known misses that passed: their lines can go."""
-    return [
-        test for group, tests in known.items() for test in tests if results.get(group, {}).get(test) == SUCCESS
-    ]
+    return [test for group, tests in known.items() for test in tests if results.get(group, {}).get(test) == SUCCESS]
 
 
 @dataclass

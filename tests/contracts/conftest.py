@@ -37,9 +37,7 @@ class Host:
 def _system(tmp_path: Path, loop: asyncio.AbstractEventLoop, name: str) -> Iterator[Host]:
     files = SystemFiles()
     asyncio.set_event_loop(loop)
-    yield Host(
-        name, str(tmp_path), "127.0.0.1", files, SystemClock(), SystemRandom(), SystemNetwork(), loop.run_until_complete
-    )
+    yield Host(name, str(tmp_path), "127.0.0.1", files, SystemClock(), SystemRandom(), SystemNetwork(), loop.run_until_complete)
     files.close()
     loop.run_until_complete(asyncio.sleep(0))
     asyncio.set_event_loop(None)

@@ -38,9 +38,7 @@ class Harness(Protocol):
 class Embedded:
     least_lease = 0.2
 
-    def __init__(
-        self, files: Files, clock: Clock, random: Random, path: str, run: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> None:
+    def __init__(self, files: Files, clock: Clock, random: Random, path: str, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._open: Callable[[], EmbeddedStore] = lambda: EmbeddedStore.open(files, clock, random, path)
         self._run = run
 
@@ -156,9 +154,7 @@ def test_a_transaction_makes_all_its_changes_or_none(harness: Harness) -> None:
 
 def test_of_many_at_once_one_succeeds(harness: Harness) -> None:
     async def test(store: Store) -> None:
-        answers = await asyncio.gather(
-            *(store.transact([Condition("leader", 0)], [Put("leader", b"%d" % n)]) for n in range(20))
-        )
+        answers = await asyncio.gather(*(store.transact([Condition("leader", 0)], [Put("leader", b"%d" % n)]) for n in range(20)))
         winners = [n for n, answer in enumerate(answers) if answer.done]
         entry = await store.get("leader")
         assert len(winners) == 1 and entry is not None and entry.value == b"%d" % winners[0]

@@ -76,9 +76,7 @@ Test = Callable[[Rig], Awaitable[None]]
 Runner = Callable[[Test], None]
 
 
-async def _run(
-    test: Test, files: Files, random: Random, clock: Clock, network: Callable[[int], tuple[Network, str]] | None, root: str
-) -> None:
+async def _run(test: Test, files: Files, random: Random, clock: Clock, network: Callable[[int], tuple[Network, str]] | None, root: str) -> None:
     spec: DiskSpec = make(files, random, f"{root}/d", arenas=2)
     if network is None:
         pool = LocalPool("p", files, random, _quiet, clock=clock)
@@ -123,9 +121,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runner]:
     simulated = SimulatedFiles(random, miss=0.5)
     wires = SimulatedNetwork(random)
     hosts = lambda number: (wires.host(f"10.0.0.{number}"), f"10.0.0.{number}")  # noqa: E731
-    yield lambda test: loop.run(
-        _run(test, simulated, random, SimulatedClock(loop), None if request.param == "local" else hosts, "/data")
-    )
+    yield lambda test: loop.run(_run(test, simulated, random, SimulatedClock(loop), None if request.param == "local" else hosts, "/data"))
     loop.close()
 
 

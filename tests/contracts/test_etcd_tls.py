@@ -36,9 +36,7 @@ class Signer:
         issued = self._begun(_name(name), key).add_extension(host, critical=False).sign(self._key, hashes.SHA256())
         certificate_path, key_path = directory / f"{name}.pem", directory / f"{name}.key"
         certificate_path.write_bytes(_pem(issued))
-        key_path.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return certificate_path, key_path
 
     def _begun(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:

@@ -169,7 +169,10 @@ class Harness:
         score.played[fault.name] = score.played.get(fault.name, 0) + 1
         if fault.power:
             again_written = max(0, sum(writer.rewritten for writer in self.writers) - rewritten)
-            print(f"{at}: {again_written} unstable writes written again since the verifier had changed, {self._forgotten()} changes cut short", flush=True)
+            print(
+                f"{at}: {again_written} unstable writes written again since the verifier had changed, {self._forgotten()} changes cut short",
+                flush=True,
+            )
         known = replays(repeated, await self._repeated())
         score.replays[fault.name] = score.replays.get(fault.name, 0) + known
         score.rounds += 1

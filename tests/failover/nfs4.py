@@ -127,7 +127,9 @@ class Nfs4Directory:
         whole = [op.sequence(self._session, self._sequence, 0, 0, True), *operations]
         while True:
             try:
-                self.diary.asks(f"{self._turns.address} {'connecting, then ' if self._transport is None else ''}{[each.number for each in operations]}")
+                self.diary.asks(
+                    f"{self._turns.address} {'connecting, then ' if self._transport is None else ''}{[each.number for each in operations]}"
+                )
                 transport = await self._connected()
                 async with asyncio.timeout(REPLY_S):
                     result = await transport.compound(whole, 1)

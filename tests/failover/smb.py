@@ -19,19 +19,7 @@ from gateways.smb.service import SmbService
 from tests.failover import CONNECT_S, REPLY_S
 from tests.failover.retrying import LOST, Diary, Forgotten, Patience, Trouble, Turns
 from tests.interop.ledger import Files
-from tests.protocol.smb_client import (
-    FileId,
-    Reply,
-    close,
-    comes_back,
-    create,
-    durable,
-    file_id,
-    lock,
-    query_directory,
-    read,
-    write,
-)
+from tests.protocol.smb_client import FileId, Reply, close, comes_back, create, durable, file_id, lock, query_directory, read, write
 from tests.protocol.smb_socket import SocketClient, _Remote
 
 REPLAY = 0x20000000

@@ -74,9 +74,7 @@ class Score:
         print(text, flush=True)
 
 
-def round_of(
-    node: RunningNode, writers: list[Writer], chance: random.Random, score: Score, full: bool
-) -> None:
+def round_of(node: RunningNode, writers: list[Writer], chance: random.Random, score: Score, full: bool) -> None:
     """One kill, with all that is looked at before and after. The node is running at the start and at the end."""
     started = threading.Barrier(len(writers) + 1)
     threads = [threading.Thread(target=writer.run, args=(node, started)) for writer in writers]
@@ -136,9 +134,7 @@ def main() -> int:
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="sofs-crash-") as scratch:
         score = crash(arguments.data or Path(scratch) / "data", arguments.kills, arguments.seed)
-    print(
-        f"{score.acknowledged} changes acknowledged; {score.in_flight} under way at a kill, {score.happened} of them took effect"
-    )
+    print(f"{score.acknowledged} changes acknowledged; {score.in_flight} under way at a kill, {score.happened} of them took effect")
     print(f"crash: {score.kills} kills, {score.lost} lost, {score.wrong} wrong")
     return 1 if score.lost or score.wrong else 0
 

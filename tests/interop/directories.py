@@ -36,10 +36,7 @@ def lost_as_such() -> Any:
     except (SMBException, ValueError, OSError) as error:
         # smbprotocol tells an end that it meets while connecting or sending in various ways.
         text = str(error)
-        if any(
-            word in text
-            for word in ("closed", "Failed to connect", "Bad file descriptor", "Broken pipe", "reset")
-        ):
+        if any(word in text for word in ("closed", "Failed to connect", "Bad file descriptor", "Broken pipe", "reset")):
             raise ConnectionLost(text) from None
         raise
 
@@ -49,12 +46,7 @@ class SmbDirectory:
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
         self._base = rf"\\{endpoint.host}\{endpoint.share}\{name}"
-        self._at: dict[str, Any] = {
-            "port": endpoint.port,
-            "username": USER,
-            "password": PASSWORD,
-            "connection_cache": {},
-        }
+        self._at: dict[str, Any] = {"port": endpoint.port, "username": USER, "password": PASSWORD, "connection_cache": {}}
         with lost_as_such():
             smbclient.makedirs(self._base, exist_ok=True, **self._at)
 
@@ -69,10 +61,7 @@ class SmbDirectory:
             pass
 
     def write(self, name: str, offset: int, data: bytes) -> None:
-        with (
-            lost_as_such(),
-            smbclient.open_file(self._path(name), mode="r+b", buffering=0, **self._at) as file,
-        ):
+        with lost_as_such(), smbclient.open_file(self._path(name), mode="r+b", buffering=0, **self._at) as file:
             file.seek(offset)
             assert file.write(data) == len(data)
 

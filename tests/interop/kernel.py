@@ -47,19 +47,13 @@ def linux_gave_up(said: str) -> bool:
 
 def mount_smb(node: RunningNode, options: str = "") -> str:
     extra = f",{options}" if options else ""
-    return (
-        f"mount -t cifs //$HOST/{node.smb.share} /mnt "
-        f"-o port={node.smb.port},vers=3.1.1,username={USER},password={PASSWORD}{extra}\n"
-    )
+    return f"mount -t cifs //$HOST/{node.smb.share} /mnt -o port={node.smb.port},vers=3.1.1,username={USER},password={PASSWORD}{extra}\n"
 
 
 def mount_nfs(node: RunningNode, options: str = "") -> str:
     port = node.nfs.port
     extra = f",{options}" if options else ""
-    return (
-        f"mount -t nfs $HOST:/{node.nfs.share} /mnt "
-        f"-o vers=3,proto=tcp,port={port},mountport={port},mountproto=tcp,nolock{extra}\n"
-    )
+    return f"mount -t nfs $HOST:/{node.nfs.share} /mnt -o vers=3,proto=tcp,port={port},mountport={port},mountproto=tcp,nolock{extra}\n"
 
 
 def run_in_vm(node: RunningNode, script: str, *, timeout_s: float = 500, extra: tuple[str, ...] = ()) -> str:

@@ -129,9 +129,7 @@ class Ledger:
         if kind < 0.75:
             # Aligned and not, small and large, appended and over what is there.
             length = chance.choice((100, 4096, 5000, 65536, chance.randrange(1, LARGEST_WRITE)))
-            offset = chance.choice(
-                (0, len(self.files[name]), chance.randrange(LARGEST_FILE), 4096 * chance.randrange(32))
-            )
+            offset = chance.choice((0, len(self.files[name]), chance.randrange(LARGEST_FILE), 4096 * chance.randrange(32)))
             return Write(name, min(offset, LARGEST_FILE - length), chance.randbytes(length))
         if kind < 0.83:
             return Truncate(name, chance.randrange(LARGEST_FILE))

@@ -20,21 +20,12 @@ class NetworkNamespace:
     def __enter__(self) -> NetworkNamespace:
         around = [] if self._as_root else ["--user", "--map-root-user"]
         script = "ip link set lo up && echo up && exec cat >/dev/null"
-        self._keeper = subprocess.Popen(
-            ["unshare", "--net", *around, "sh", "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._keeper = subprocess.Popen(["unshare", "--net", *around, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._keeper.stdout
-        assert self._keeper.stdout.readline() == "up\n", (
-            "no network namespace: run as root, or allow user namespaces"
-        )
+        assert self._keeper.stdout.readline() == "up\n", "no network namespace: run as root, or allow user namespaces"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._keeper and self._keeper.stdin and self._keeper.stdout
         self._keeper.stdin.close()  # ends its `cat`
         self._keeper.stdout.close()

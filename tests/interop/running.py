@@ -31,15 +31,7 @@ class Endpoint:
 class RunningNode:
     """`sofs quickstart` on `data`. Ports are any free ones unless said otherwise. Use as a context manager."""
 
-    def __init__(
-        self,
-        data: Path,
-        *,
-        smb_port: int = 0,
-        nfs_port: int = 0,
-        options: Sequence[str] = (),
-        prefix: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, data: Path, *, smb_port: int = 0, nfs_port: int = 0, options: Sequence[str] = (), prefix: Sequence[str] = ()) -> None:
         self.data = data
         self.log = data.parent / f"{data.name}.log"
         self._command = [
@@ -56,9 +48,7 @@ class RunningNode:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._process is not None:
             status = self.stop()
             assert kind is not None or status == 0, f"the node ended with status {status}:\n{self.tail()}"

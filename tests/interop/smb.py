@@ -29,7 +29,5 @@ def smbclient(
     )
     printed = outcome.stdout + outcome.stderr
     if check:
-        assert outcome.returncode == 0 and "NT_STATUS_" not in printed, (
-            f"{commands}: {printed}\n{node.tail()}"
-        )
+        assert outcome.returncode == 0 and "NT_STATUS_" not in printed, f"{commands}: {printed}\n{node.tail()}"
     return printed

@@ -39,11 +39,7 @@ def test_every_workload_runs(node: RunningNode, protocol: str) -> None:
     for workload in WORKLOADS:
         scene.taken = count()
         channels = [files.channel() for _ in range(workload.connections)]
-        workers = [
-            (index, workload.worker(scene))
-            for index in range(workload.connections)
-            for _ in range(workload.depth)
-        ]
+        workers = [(index, workload.worker(scene)) for index in range(workload.connections) for _ in range(workload.depth)]
         figures = drive(channels, workers, 60 if workload.whole else 0.2)
         for channel in channels:
             channel.sock.close()
@@ -54,9 +50,7 @@ def test_every_workload_runs(node: RunningNode, protocol: str) -> None:
 def test_the_cpu_time_of_a_server_includes_its_children(tmp_path: Path) -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
     script = f"{burn}import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint('x', flush=True)\ninput()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
         process.stdout.readline()
         assert tree_s(process.pid) >= 0.55

@@ -12,11 +12,7 @@ from tests.interop.running import RunningNode
 
 pytestmark = pytest.mark.vm
 
-MOUNTS = {
-    "smb": mount_smb,
-    "smb-sealed": lambda node: mount_smb(node, "seal"),
-    "nfs3": mount_nfs,
-}
+MOUNTS = {"smb": mount_smb, "smb-sealed": lambda node: mount_smb(node, "seal"), "nfs3": mount_nfs}
 
 FIO = """
 fio --name=verify --directory=/mnt/%(dir)s --size=12m --bsrange=512-128k --bs_unaligned=1 --rw=randrw \
@@ -68,12 +64,8 @@ EVERYDAY = {"fio": FIO, "a source tree": TREE, "names": NAMES, "locks": LOCKS}
 
 
 @pytest.mark.parametrize("kind", MOUNTS)
-def test_fio_verifies_a_tree_is_copied_and_names_and_locks_behave(
-    node: RunningNode, kind: str, tmp_path: Path
-) -> None:
-    source = shutil.copytree(
-        Path(__file__).parents[2] / "sofs", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__")
-    )
+def test_fio_verifies_a_tree_is_copied_and_names_and_locks_behave(node: RunningNode, kind: str, tmp_path: Path) -> None:
+    source = shutil.copytree(Path(__file__).parents[2] / "sofs", tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
     names = {"dir": f"everyday-{kind}", "mount": MOUNTS[kind](node)}
     script = names["mount"] + f"mkdir /mnt/{names['dir']}\n"
     for title, part in EVERYDAY.items():

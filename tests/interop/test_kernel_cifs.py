@@ -38,7 +38,9 @@ COUNT = """
 count() { awk -v what=$1: '$1 == what { n += $2 } END { print n }' /proc/fs/cifs/Stats; }
 """
 
-SHARED = COUNT + """
+SHARED = (
+    COUNT
+    + """
 # What one client has written and not sent yet, another one reads: its lease is broken, and it writes back first.
 mkdir /a/d
 sync
@@ -75,6 +77,7 @@ flock -u 5; flock -n -x /b/d/turns true || fail "the lock was given back"
 exec 5>&-
 rm -r /a/d
 """
+)
 
 
 def test_two_clients_cache_one_file_and_see_each_others_changes(node: RunningNode) -> None:
@@ -97,7 +100,9 @@ def test_a_mount_uses_several_channels(tmp_path: Path) -> None:
         run_in_vm(node, MOUNTED % names + CHANNELS + SEVERAL_CHANNELS + SHARED + CHANNELS + "umount /a /b\n", timeout_s=150)
 
 
-UNDER_KILLS = COUNT + """
+UNDER_KILLS = (
+    COUNT
+    + """
 mkdir /a/under /b/held
 for each in 1 2; do echo $each > /a/held/$each; done
 exec 5<>/a/held/1 6<>/b/held/2
@@ -149,6 +154,7 @@ echo quit >&"${WRITER[1]}"; wait "$WRITER_PID"
 exec 5>&- 6>&-
 umount /a /b
 """
+)
 
 
 def test_persistent_handles_and_their_locks_outlive_the_node_that_is_killed(tmp_path: Path) -> None:

@@ -27,12 +27,7 @@ TAP = "guest0"
 FAULTS = 4
 WORKS = ("1", "2", "3", "4", "5")
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.timeout(LIMIT_S + 120),
-]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.timeout(LIMIT_S + 120)]
 
 SCRIPT = """
 mkdir /a /b /c

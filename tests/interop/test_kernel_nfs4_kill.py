@@ -82,7 +82,14 @@ def test_the_kernels_client_keeps_its_locks_while_the_node_is_killed(tmp_path: P
     node.start()
     try:
         with socket.create_server(("127.0.0.1", 0)) as bell, ThreadPoolExecutor(1) as threads:
-            script = PRELUDE + NAMES + DATA + SCRIPT % {"share": SHARE, "port": port} + UNTIL_TOLD % {"host": "$HOST", "bell": bell.getsockname()[1]} + AFTER
+            script = (
+                PRELUDE
+                + NAMES
+                + DATA
+                + SCRIPT % {"share": SHARE, "port": port}
+                + UNTIL_TOLD % {"host": "$HOST", "bell": bell.getsockname()[1]}
+                + AFTER
+            )
             guest = threads.submit(run_script, script, (), Options(timeout_s=LIMIT_S), printed.extend)
             try:
                 kill_again_and_again(node, printed, lambda: guest.done() or b" at line " in printed)

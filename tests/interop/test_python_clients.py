@@ -13,15 +13,7 @@ from impacket.smbconnection import SessionError, SMBConnection
 from smbclient import open_file, register_session, reset_connection_cache, scandir
 from smbprotocol.connection import Connection, Dialects
 from smbprotocol.exceptions import SMBResponseException
-from smbprotocol.open import (
-    CreateDisposition,
-    CreateOptions,
-    FileAttributes,
-    FilePipePrinterAccessMask,
-    ImpersonationLevel,
-    Open,
-    ShareAccess,
-)
+from smbprotocol.open import CreateDisposition, CreateOptions, FileAttributes, FilePipePrinterAccessMask, ImpersonationLevel, Open, ShareAccess
 from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
@@ -65,9 +57,7 @@ def test_impacket_is_refused_with_a_wrong_password(node: RunningNode) -> None:
 
 
 def _rpc(impacket: SMBConnection, pipe: str, interface: tuple[bytes, bytes] | bytes):  # type: ignore[no-untyped-def]
-    channel = transport.SMBTransport(
-        impacket.getRemoteHost(), filename=pipe, smb_connection=impacket
-    ).get_dce_rpc()
+    channel = transport.SMBTransport(impacket.getRemoteHost(), filename=pipe, smb_connection=impacket).get_dce_rpc()
     channel.connect()
     channel.bind(interface)
     return channel
@@ -107,9 +97,7 @@ def _open(tree: TreeConnect, name: str, disposition: int, share: int = 0, option
     opened = Open(tree, name)
     opened.create(
         ImpersonationLevel.Impersonation,
-        FilePipePrinterAccessMask.GENERIC_READ
-        | FilePipePrinterAccessMask.GENERIC_WRITE
-        | FilePipePrinterAccessMask.DELETE,
+        FilePipePrinterAccessMask.GENERIC_READ | FilePipePrinterAccessMask.GENERIC_WRITE | FilePipePrinterAccessMask.DELETE,
         FileAttributes.FILE_ATTRIBUTE_NORMAL,
         share,
         disposition,
@@ -168,10 +156,6 @@ def test_the_high_level_client_walks_a_directory(node: RunningNode) -> None:
         with open_file(rf"{base}\walk-{number}", mode="wb", port=node.smb.port) as file:
             file.write(b"x" * number)
     # Not `entry.stat()`: it connects anew, and always to port 445.
-    found = {
-        entry.name: entry.smb_info.end_of_file
-        for entry in scandir(base, port=node.smb.port)
-        if entry.name.startswith("walk-")
-    }
+    found = {entry.name: entry.smb_info.end_of_file for entry in scandir(base, port=node.smb.port) if entry.name.startswith("walk-")}
     assert found == {"walk-0": 0, "walk-1": 1, "walk-2": 2}
     reset_connection_cache()

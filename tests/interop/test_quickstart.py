@@ -90,10 +90,7 @@ def _start_and_stop(command: list[str]) -> dict:  # type: ignore[type-arg]
 
 def test_a_second_node_on_the_same_data_is_refused(node: RunningNode) -> None:
     outcome = subprocess.run(
-        [SOFS, "quickstart", "--data", str(node.data), "--smb-port", "0", "--nfs-port", "0"],
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [SOFS, "quickstart", "--data", str(node.data), "--smb-port", "0", "--nfs-port", "0"], capture_output=True, text=True, timeout=60
     )
     assert outcome.returncode == 1
     assert "Traceback" not in outcome.stderr
@@ -105,9 +102,7 @@ def test_a_broken_config_line_is_named_with_its_remedy(fresh_node: RunningNode) 
         pass
     config = fresh_node.data / "conf" / "sofs.toml"
     config.write_text("[smb]\nprot = 4450\n")
-    outcome = subprocess.run(
-        [SOFS, "quickstart", "--data", str(fresh_node.data)], capture_output=True, text=True, timeout=60
-    )
+    outcome = subprocess.run([SOFS, "quickstart", "--data", str(fresh_node.data)], capture_output=True, text=True, timeout=60)
     assert outcome.returncode == 1
     assert outcome.stderr.splitlines()[-1] == f"sofs: {config}:2: unknown key `prot`; did you mean `port`?"
 
@@ -124,16 +119,7 @@ def test_a_changed_config_file_takes_effect_while_running(fresh_node: RunningNod
 
 def test_a_taken_port_is_told_by_its_number(node: RunningNode, tmp_path: Path) -> None:
     outcome = subprocess.run(
-        [
-            SOFS,
-            "quickstart",
-            "--data",
-            str(tmp_path / "data"),
-            "--smb-port",
-            str(node.smb.port),
-            "--nfs-port",
-            "0",
-        ],
+        [SOFS, "quickstart", "--data", str(tmp_path / "data"), "--smb-port", str(node.smb.port), "--nfs-port", "0"],
         capture_output=True,
         text=True,
         timeout=60,

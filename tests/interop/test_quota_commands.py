@@ -43,9 +43,7 @@ def test_a_quota_is_set_shown_listed_kept_to_and_deleted(node: RunningNode, tmp_
     assert ask(node, "check")["problems"] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "count"), [("0", 0), ("4096", 4096), ("1k", 1024), ("10GiB", 10 << 30), ("1.5 T", 3 << 39), ("2MB", 2 << 20)]
-)
+@pytest.mark.parametrize(("text", "count"), [("0", 0), ("4096", 4096), ("1k", 1024), ("10GiB", 10 << 30), ("1.5 T", 3 << 39), ("2MB", 2 << 20)])
 def test_sizes_are_read_with_binary_units(text: str, count: int) -> None:
     assert size(text) == count
 

@@ -72,10 +72,7 @@ def test_it_tells_when_it_is_ready_serves_and_stops_cleanly(fresh_node: RunningN
 
 def test_an_empty_node_starts_and_is_made_useful_by_commands(tmp_path: Path) -> None:
     config = tmp_path / "sofs.toml"
-    config.write_text(
-        "[node]\ndata_dir = 'data'\n[smb]\nport = 0\naddresses = ['127.0.0.1']\n"
-        "[nfs]\nport = 0\naddresses = ['127.0.0.1']\n"
-    )
+    config.write_text("[node]\ndata_dir = 'data'\n[smb]\nport = 0\naddresses = ['127.0.0.1']\n[nfs]\nport = 0\naddresses = ['127.0.0.1']\n")
     address = tmp_path / "n"
     manager = Manager(address)
     with service(config, manager, address):
@@ -85,27 +82,17 @@ def test_an_empty_node_starts_and_is_made_useful_by_commands(tmp_path: Path) -> 
             ("share", "create", "first"),
             ("user", "add", "alice:Secret-1"),
         ):
-            outcome = subprocess.run(
-                [SOFS, *command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=60
-            )
+            outcome = subprocess.run([SOFS, *command, "--data", str(tmp_path / "data")], capture_output=True, text=True, timeout=60)
             assert outcome.returncode == 0, outcome.stderr
-        listed = subprocess.run(
-            [SOFS, "share", "list", "--json", "--data", str(tmp_path / "data")],
-            capture_output=True,
-            timeout=60,
-        )
+        listed = subprocess.run([SOFS, "share", "list", "--json", "--data", str(tmp_path / "data")], capture_output=True, timeout=60)
         assert [share["name"] for share in json.loads(listed.stdout)] == ["first"]
     manager.close()
 
 
 def test_a_missing_config_file_is_told() -> None:
-    outcome = subprocess.run(
-        [SOFSD, "--config", "/nowhere/sofs.toml"], capture_output=True, text=True, timeout=60
-    )
+    outcome = subprocess.run([SOFSD, "--config", "/nowhere/sofs.toml"], capture_output=True, text=True, timeout=60)
     assert outcome.returncode == 1
-    assert outcome.stderr == (
-        "sofsd: /nowhere/sofs.toml: cannot be read (No such file or directory); `--config` says where the file is\n"
-    )
+    assert outcome.stderr == ("sofsd: /nowhere/sofs.toml: cannot be read (No such file or directory); `--config` says where the file is\n")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

@@ -65,4 +65,3 @@ def test_previous_versions_are_listed_and_read(node: RunningNode, tmp_path: Path
     smbclient(node, f"get {token}\\versioned {tmp_path / 'back'}", f"get versioned {tmp_path / 'now'}")
     assert (tmp_path / "back").read_text() == "old content"
     assert (tmp_path / "now").read_text() == "new content, longer"
-

@@ -11,10 +11,7 @@ from tests.interop.conftest import digest, write_random
 from tests.interop.running import PASSWORD, USER, RunningNode
 from tests.interop.smb import smbclient
 
-PROTECTIONS = {
-    "signed": ("--client-protection=sign",),
-    "encrypted": ("--client-protection=encrypt",),
-}
+PROTECTIONS = {"signed": ("--client-protection=sign",), "encrypted": ("--client-protection=encrypt",)}
 
 
 @pytest.mark.parametrize("protection", PROTECTIONS)
@@ -76,17 +73,7 @@ def test_a_long_directory_is_listed_whole(node: RunningNode, tmp_path: Path) -> 
 
 def test_shares_are_listed(node: RunningNode) -> None:
     outcome = subprocess.run(
-        [
-            "smbclient",
-            "-L",
-            f"//{node.smb.host}",
-            "-p",
-            str(node.smb.port),
-            "-U",
-            f"{USER}%{PASSWORD}",
-            "-m",
-            "SMB3_11",
-        ],
+        ["smbclient", "-L", f"//{node.smb.host}", "-p", str(node.smb.port), "-U", f"{USER}%{PASSWORD}", "-m", "SMB3_11"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -28,9 +28,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("protocol", ["smb", "nfs"])
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_a_malformed_packet_drops_only_its_own_connection(
-    node: RunningNode, protocol: str, kind: str
-) -> None:
+def test_a_malformed_packet_drops_only_its_own_connection(node: RunningNode, protocol: str, kind: str) -> None:
     endpoint = getattr(node, protocol)
     with socket.create_connection((endpoint.host, endpoint.port), timeout=30) as stranger:
         stranger.sendall(GARBAGE[kind])
@@ -102,9 +100,7 @@ def test_a_missing_disk_leaves_a_mirrored_volume_in_service(fresh_node: RunningN
         assert states["left"] == "missing" and states["right"] == "healthy"
         volume = ask(fresh_node, "volume", "show", "safe")
         assert volume["state"] == "degraded" and "1 of 2 replicas" in volume["reason"]
-        smbclient(
-            fresh_node, f"get before {tmp_path / 'back'}", f"put {tmp_path / 'out'} during", share="safe"
-        )
+        smbclient(fresh_node, f"get before {tmp_path / 'back'}", f"put {tmp_path / 'out'} during", share="safe")
         assert digest(tmp_path / "back") == digest(tmp_path / "out")
     os.rename(tmp_path / "pulled", tmp_path / "left")
     with fresh_node:
@@ -121,9 +117,7 @@ def test_a_missing_disk_leaves_a_mirrored_volume_in_service(fresh_node: RunningN
         assert ask(fresh_node, "check", "safe")["problems"] == []
 
 
-def test_without_its_only_disk_a_volume_fails_and_the_others_serve(
-    fresh_node: RunningNode, tmp_path: Path
-) -> None:
+def test_without_its_only_disk_a_volume_fails_and_the_others_serve(fresh_node: RunningNode, tmp_path: Path) -> None:
     with fresh_node:
         ask(fresh_node, "disk", "add", str(tmp_path / "lone"), "--pool", "lone", "--size-gib", "1")
         ask(fresh_node, "volume", "create", "lone", "--pool", "lone")

@@ -18,11 +18,7 @@ from tests.kernel_client.vm import Options, run_script
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tests.kernel_client",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = argparse.ArgumentParser(prog="python -m tests.kernel_client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kernel", help="vmlinuz path, or (part of) a release in /boot")
     p.add_argument("--mem", type=int, default=1024, help="MiB (default %(default)s)")
     p.add_argument("--smp", type=int, default=2, help="CPUs (default %(default)s)")

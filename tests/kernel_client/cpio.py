@@ -23,9 +23,7 @@ class Cpio:
     def __enter__(self) -> Cpio:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self._put("TRAILER!!!", 0, b"")
             self._file.write(bytes(-self._file.tell() % 512))

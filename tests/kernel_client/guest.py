@@ -35,8 +35,7 @@ MODULES = """crypto lib arch/x86/crypto fs/nfs fs/nfs_common fs/smb fs/cifs fs/l
  drivers/block/virtio_blk drivers/char/virtio_console drivers/char/hw_random""".split()
 
 ETC = {
-    "passwd": "root:x:0:0::/root:/bin/bash\nuser1:x:1001:1001::/:/bin/bash\n"
-    "user2:x:1002:1002::/:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
+    "passwd": "root:x:0:0::/root:/bin/bash\nuser1:x:1001:1001::/:/bin/bash\nuser2:x:1002:1002::/:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n",
     "group": "root:x:0:\nuser1:x:1001:\nuser2:x:1002:\nshared:x:1100:user1,user2\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost\n10.0.2.2 host\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",

@@ -111,9 +111,7 @@ def _command(options: Options, image: str, initrd: Path, log: str, status: Path)
 def _follow(command: list[str], timeout_s: float, sink: Callable[[bytes], object]) -> bool:
     """Run qemu and pass on what the guest writes; whether it ended by itself in time."""
     # Pipes of ours: qemu makes them non-blocking, and hangs up "out" if stdin ends.
-    machine = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_die_with_parent
-    )
+    machine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=_die_with_parent)
     late = threading.Event()
 
     def stop() -> None:
@@ -143,12 +141,7 @@ def _tail(path: str) -> str:
         return ""
 
 
-def run_script(
-    script: str,
-    arguments: Sequence[str] = (),
-    options: Options | None = None,
-    sink: Callable[[bytes], object] | None = None,
-) -> Outcome:
+def run_script(script: str, arguments: Sequence[str] = (), options: Options | None = None, sink: Callable[[bytes], object] | None = None) -> Outcome:
     """Run the text of a shell script in a fresh guest. `sink` sees its output while it is written."""
     options = options or Options()
     if shutil.which("qemu-system-x86_64") is None:

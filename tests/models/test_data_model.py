@@ -22,9 +22,7 @@ from tests.unit.volume.rig import MIB, NOW, Rig, done
 FILES = st.integers(2, 4).map(Inode)
 NEAR = st.integers(0, 40 * PAGE)
 OFFSETS = st.one_of(NEAR, st.integers(0, 70).map(lambda page: page * PAGE), st.just(5 * MIB // 2))
-LENGTHS = st.one_of(
-    st.integers(1, 3 * PAGE), st.integers(1, 40).map(lambda pages: pages * PAGE), st.just(150 * PAGE + 17)
-)
+LENGTHS = st.one_of(st.integers(1, 3 * PAGE), st.integers(1, 40).map(lambda pages: pages * PAGE), st.just(150 * PAGE + 17))
 
 
 class DataModel(RuleBasedStateMachine):
@@ -33,13 +31,7 @@ class DataModel(RuleBasedStateMachine):
         self.loop = SimulatedLoop()
         random = SimulatedRandom(7)
         self.rig = Rig(
-            SimulatedFiles(random),
-            SimulatedClock(self.loop),
-            random,
-            direct_threshold=100 * PAGE,
-            extent_size=MIB,
-            disk_mib=256,
-            whole_from=1,
+            SimulatedFiles(random), SimulatedClock(self.loop), random, direct_threshold=100 * PAGE, extent_size=MIB, disk_mib=256, whole_from=1
         )
         self.do(self.rig.make)
         self.files: dict[Inode, bytearray] = {}
@@ -289,8 +281,6 @@ class DataModel(RuleBasedStateMachine):
 
 
 DataModel.TestCase.settings = settings(
-    max_examples=30,
-    stateful_step_count=30,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    max_examples=30, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 TestDataModel = DataModel.TestCase

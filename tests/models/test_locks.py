@@ -130,9 +130,7 @@ def test_byte_ranges_agree_with_a_model_that_knows_every_byte(given_steps: list[
 
 def agree(held: FileState, model: Bytes) -> None:
     assert list(held.ranges) == sorted(held.ranges)
-    assert Counter(
-        {(lock.open, lock.start, lock.end, lock.exclusive): 0 for lock in held.ranges if not lock.owner}
-    ).keys() == model.smb.keys()
+    assert Counter({(lock.open, lock.start, lock.end, lock.exclusive): 0 for lock in held.ranges if not lock.owner}).keys() == model.smb.keys()
     assert sum(not lock.owner for lock in held.ranges) == model.smb.total()
     by_byte: dict[tuple[bytes, int], bool] = {}
     for lock in held.ranges:
@@ -166,10 +164,7 @@ def compatible(access: int, share: int, other_access: int, other_share: int) -> 
     if not access & uses or not other_access & uses:
         return True
     kinds = ((0x1 | 0x20, 1), (0x2 | 0x4, 2), (0x10000, 4))
-    return all(
-        (not access & rights or other_share & mode) and (not other_access & rights or share & mode)
-        for rights, mode in kinds
-    )
+    return all((not access & rights or other_share & mode) and (not other_access & rights or share & mode) for rights, mode in kinds)
 
 
 @settings(max_examples=400)

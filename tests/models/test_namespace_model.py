@@ -15,18 +15,7 @@ from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.runtime.simulated_process import Crash
 from sofs.types import ROOT, Inode, Kind, Lsn, OpenId
-from sofs.volume.api import (
-    Close,
-    Disposition,
-    Link,
-    ListStreams,
-    Quota,
-    QuotaKind,
-    Rename,
-    SetDisposition,
-    SetQuota,
-    Stateless,
-)
+from sofs.volume.api import Close, Disposition, Link, ListStreams, Quota, QuotaKind, Rename, SetDisposition, SetQuota, Stateless
 from tests.models.plain_tree import Handle, Node, Refused, Tree
 from tests.unit.volume.volume_rig import SUPER, VolumeRig
 
@@ -71,9 +60,7 @@ class Names(RuleBasedStateMachine):
         children = [(at, name, node) for at in self.tree.directories() for name, node in at.names.items()]
         return children[choice % len(children)] if children else None
 
-    def both(
-        self, model: Callable[[], Any], volume: Callable[[], Any], without: Callable[[], Any] | None = None
-    ) -> tuple[Any, Any] | None:
+    def both(self, model: Callable[[], Any], volume: Callable[[], Any], without: Callable[[], Any] | None = None) -> tuple[Any, Any] | None:
         """Does it in both worlds; either both refuse, or both give something.
 
         When the log is full for the volume, nothing must have happened, or at most `without`.
@@ -126,10 +113,7 @@ class Names(RuleBasedStateMachine):
     def link(self, choice: int, to: int, name: bytes) -> None:
         if (found := self.child(choice)) is not None:
             node, at = found[2], self.directory(to)
-            self.both(
-                lambda: self.tree.link(node, at, name),
-                lambda: self.rig.call(Link(SUPER, self.inodes[node], self.inodes[at], name)),
-            )
+            self.both(lambda: self.tree.link(node, at, name), lambda: self.rig.call(Link(SUPER, self.inodes[node], self.inodes[at], name)))
 
     @rule(choice=CHOICE)
     def remove(self, choice: int) -> None:
@@ -142,10 +126,7 @@ class Names(RuleBasedStateMachine):
         if (found := self.child(choice)) is not None:
             at, old, _ = found
             target = self.directory(to)
-            self.both(
-                lambda: self.tree.rename(at, old, target, name),
-                lambda: self.rig.rename(old, name, self.inodes[at], self.inodes[target]),
-            )
+            self.both(lambda: self.tree.rename(at, old, target, name), lambda: self.rig.rename(old, name, self.inodes[at], self.inodes[target]))
 
     @rule(choice=CHOICE)
     def directory_quota(self, choice: int) -> None:
@@ -154,9 +135,7 @@ class Names(RuleBasedStateMachine):
         self.make_room()
         has = at.tree is at
         quota = Quota(QuotaKind.DIRECTORY, self.inodes[at], 0, 0 if has else 1 << 40)
-        self.both(
-            lambda: (self.tree.free if has else self.tree.limit)(at), lambda: self.rig.call(SetQuota(quota))
-        )
+        self.both(lambda: (self.tree.free if has else self.tree.limit)(at), lambda: self.rig.call(SetQuota(quota)))
         self.run(self.rig.volume.run_once())
         self.run(self.rig.clean())
 
@@ -210,9 +189,7 @@ class Names(RuleBasedStateMachine):
     @rule(choice=CHOICE, delete=st.booleans())
     def mark(self, choice: int, delete: bool) -> None:
         handle = self.handles[choice % len(self.handles)]
-        self.both(
-            lambda: self.tree.mark(handle, delete), lambda: self.rig.call(SetDisposition(OpenId(handle.number), delete))
-        )
+        self.both(lambda: self.tree.mark(handle, delete), lambda: self.rig.call(SetDisposition(OpenId(handle.number), delete)))
 
     @precondition(lambda self: self.handles)
     @rule(choice=CHOICE, to=CHOICE, name=NAMES, replace=st.booleans())
@@ -223,9 +200,7 @@ class Names(RuleBasedStateMachine):
             return  # which of several variants is replaced is the volume's choice
         self.both(
             lambda: self.tree.rename_open(handle, target, name, replace),
-            lambda: self.rig.call(
-                Rename(SUPER, self.inodes[target], name, replace, open=OpenId(handle.number), fold=True)
-            ),
+            lambda: self.rig.call(Rename(SUPER, self.inodes[target], name, replace, open=OpenId(handle.number), fold=True)),
         )
 
     @precondition(lambda self: self.handles)
@@ -304,9 +279,7 @@ class Names(RuleBasedStateMachine):
         for at in self.tree.directories():
             inode = self.inodes[at]
             entries = self.rig.entries(inode, attributes=True)
-            assert {entry.name: entry.inode for entry in entries} == {
-                name: self.inodes[node] for name, node in at.names.items()
-            }
+            assert {entry.name: entry.inode for entry in entries} == {name: self.inodes[node] for name, node in at.names.items()}
             assert self.rig.stat(inode).size == len(at.names)
             assert self.rig.stat(inode).links == 2 + sum(node.kind == Kind.DIRECTORY for node in at.names.values())
             for entry in entries:
@@ -335,6 +308,4 @@ class Names(RuleBasedStateMachine):
 
 
 TestNames = Names.TestCase
-TestNames.settings = settings(
-    max_examples=80, stateful_step_count=40
-)
+TestNames.settings = settings(max_examples=80, stateful_step_count=40)

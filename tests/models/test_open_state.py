@@ -110,9 +110,7 @@ class Model:
             return False
         if self.take(key, W, W):
             return True
-        return any(
-            lease.target != lease.rights and not (key and other == key) and not lease.rights & W for other, lease in self.leases.items()
-        )
+        return any(lease.target != lease.rights and not (key and other == key) and not lease.rights & W for other, lease in self.leases.items())
 
     def io(self, id: OpenId, start: int, end: int, write: bool) -> bool:
         use = self.uses.get(id)

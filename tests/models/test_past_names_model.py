@@ -146,6 +146,4 @@ class PastNames(Names):
 
 
 TestPastNames = PastNames.TestCase
-TestPastNames.settings = settings(
-    max_examples=40, stateful_step_count=40
-)
+TestPastNames.settings = settings(max_examples=40, stateful_step_count=40)

@@ -4,8 +4,6 @@ After each operation every snapshot reads as the files did when it was taken; th
 move; and when all snapshots are gone, all space is back.
 """
 
-
-
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -138,8 +136,6 @@ class SnapshotModel(DataModel):
 
 
 SnapshotModel.TestCase.settings = settings(
-    max_examples=30,
-    stateful_step_count=30,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    max_examples=30, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 TestSnapshotModel = SnapshotModel.TestCase

@@ -13,22 +13,7 @@ from sofs.cluster import Answer, Asked, Incarnation, NodeId, Priority, outcomes,
 from sofs.cluster import frames as framing
 from sofs.cluster import link as links
 from sofs.cluster import stream as streams
-from sofs.cluster.frames import (
-    ANSWER,
-    CALL,
-    ERROR,
-    HELLO,
-    NOTIFY,
-    PING,
-    PONG,
-    REFUSED,
-    WELCOME,
-    FrameReader,
-    Hello,
-    Refusal,
-    Welcome,
-    frame,
-)
+from sofs.cluster.frames import ANSWER, CALL, ERROR, HELLO, NOTIFY, PING, PONG, REFUSED, WELCOME, FrameReader, Hello, Refusal, Welcome, frame
 from sofs.cluster.handling import Services
 from sofs.cluster.serving import ServingLink
 from sofs.cluster.stream import CallingLink, Identity, Stream
@@ -72,9 +57,7 @@ def message(kind: int, chance: Random) -> bytes:
     """A frame as a correct peer may send it."""
     payload = chance.randbytes(chance.choice((0, 0, 1, 30, 5000)))
     if kind == HELLO:
-        body = msgspec.msgpack.encode(
-            Hello(framing.PROTOCOL, OTHER, chance.getrandbits(62), ME, chance.randrange(3), chance.getrandbits(20), 1)
-        )
+        body = msgspec.msgpack.encode(Hello(framing.PROTOCOL, OTHER, chance.getrandbits(62), ME, chance.randrange(3), chance.getrandbits(20), 1))
     elif kind == WELCOME:
         body = msgspec.msgpack.encode(Welcome(chance.getrandbits(62), 1))
     elif kind == REFUSED:

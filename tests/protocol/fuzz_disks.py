@@ -116,20 +116,22 @@ def _request(rig: _Rig, chance: Random) -> tuple[list[Any], bytes]:
     number = chance.choice((1, 2, 3))
     at = (int(rig.disk.id), rig.slots.get(number, 5), int(VOLUME), number)
     pages, blocks = stored_sums(SUMS.pages), stored_sums(SUMS.blocks)
-    return chance.choice((
-        ([0, "p"], b""),
-        ([1, *at, PAGE * chance.randrange(3), PAGE, chance.random() < 0.5], b""),
-        ([2, at[0], at[2], chance.randrange(1 << 20, 1 << 38), [1, 1, 1], 1, PAGES, pages, blocks, b"names"], DATA),
-        ([3, *at[:3], 3], b""),
-        ([4, *at], b""),
-        ([5, *at, 1], DATA[PAGE:]),
-        ([6, *at, pages, blocks, b"names"], b""),
-        ([7, at[0], [[7, 1 << 38, (1 << 38) + 5]]], b""),
-        ([8, at[0], 7, 0, 100, 0], b""),
-        ([9, *at, PAGES * PAGE], b""),
-        ([10, at[0]], b""),
-        ([11, at[0], False], b""),
-    ))
+    return chance.choice(
+        (
+            ([0, "p"], b""),
+            ([1, *at, PAGE * chance.randrange(3), PAGE, chance.random() < 0.5], b""),
+            ([2, at[0], at[2], chance.randrange(1 << 20, 1 << 38), [1, 1, 1], 1, PAGES, pages, blocks, b"names"], DATA),
+            ([3, *at[:3], 3], b""),
+            ([4, *at], b""),
+            ([5, *at, 1], DATA[PAGE:]),
+            ([6, *at, pages, blocks, b"names"], b""),
+            ([7, at[0], [[7, 1 << 38, (1 << 38) + 5]]], b""),
+            ([8, at[0], 7, 0, 100, 0], b""),
+            ([9, *at, PAGES * PAGE], b""),
+            ([10, at[0]], b""),
+            ([11, at[0], False], b""),
+        )
+    )
 
 
 def requests(chance: Random) -> None:
@@ -166,15 +168,17 @@ def requests(chance: Random) -> None:
 
 def answers(chance: Random) -> None:
     pages, blocks = stored_sums(SUMS.pages), stored_sums(SUMS.blocks)
-    kind, whole = chance.choice((
-        (Heard, [[[1, "/d", "healthy", "", 100, 50], [2, "/e", "failed", "why", 0, 0]]]),
-        (Told, [1, "/d", "draining", "", 100, 50]),
-        (Got, [pages, blocks]),
-        (Got, [None, b""]),
-        (Slot, [5]),
-        (Described, [1, 2, 1, 7, 9, 0, [1, 1, 1], PAGES, PAGES, pages, blocks, b"names"]),
-        (Found, [[[4, 9, [1, 1, 1], 0, PAGES, 1]], 0]),
-    ))
+    kind, whole = chance.choice(
+        (
+            (Heard, [[[1, "/d", "healthy", "", 100, 50], [2, "/e", "failed", "why", 0, 0]]]),
+            (Told, [1, "/d", "draining", "", 100, 50]),
+            (Got, [pages, blocks]),
+            (Got, [None, b""]),
+            (Slot, [5]),
+            (Described, [1, 2, 1, 7, 9, 0, [1, 1, 1], PAGES, PAGES, pages, blocks, b"names"]),
+            (Found, [[[4, 9, [1, 1, 1], 0, PAGES, 1]], 0]),
+        )
+    )
     fields = list(whole)
     damage = chance.random()
     if damage < 0.4:
@@ -198,7 +202,4 @@ def answers(chance: Random) -> None:
     assert DiskId(1)
 
 
-TARGETS = (
-    Target("disk-requests", requests, (messages.__name__, "sofs.pool.service")),
-    Target("disk-answers", answers, (messages.__name__,)),
-)
+TARGETS = (Target("disk-requests", requests, (messages.__name__, "sofs.pool.service")), Target("disk-answers", answers, (messages.__name__,)))

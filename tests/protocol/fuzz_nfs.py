@@ -48,10 +48,7 @@ def sample(hint: Any, chance: Random) -> Any:
     return number - (1 << bits) if signed and number >> bits - 1 else number
 
 
-KINDS = sorted(
-    {kind for row in TYPES.values() for kind in (row.arguments, row.success, row.failure)},
-    key=lambda kind: str(kind.__name__),
-)
+KINDS = sorted({kind for row in TYPES.values() for kind in (row.arguments, row.success, row.failure)}, key=lambda kind: str(kind.__name__))
 
 
 def xdr(chance: Random) -> None:
@@ -103,8 +100,7 @@ def rpc(chance: Random) -> None:
             auth = chance.choice((bytes(16), sys_credential(1, 2, range(chance.randrange(20)))))
             program = chance.choice((NFS, NFS, NFS, 7))
             whole = mutated(
-                call_bytes(program, chance.choice((3, 3, 3, 4)), chance.randrange(24), b"x" * 8, auth=auth, rpc=chance.choice((2, 2, 2, 3))),
-                chance,
+                call_bytes(program, chance.choice((3, 3, 3, 4)), chance.randrange(24), b"x" * 8, auth=auth, rpc=chance.choice((2, 2, 2, 3))), chance
             )
             for piece, last in fragments(whole, chance):
                 header = len(piece) | (0x80000000 if last else 0)

@@ -59,7 +59,9 @@ class Bench(FuzzedServer):
         self.sequences[slot] += 1
         return op.sequence(self.session, self.sequences[slot], slot, SLOTS - 1, cache)
 
-    async def give(self, compounds: list[list[Op]], uid: int = 0, minor: int = 2, change: Callable[[bytes], bytes] | None = None) -> list[Result | None]:
+    async def give(
+        self, compounds: list[list[Op]], uid: int = 0, minor: int = 2, change: Callable[[bytes], bytes] | None = None
+    ) -> list[Result | None]:
         """COMPOUNDs on one connection, until all are answered. Gives their results; None for one that was refused or is unreadable."""
         records: list[bytes] = []
         for xid, operations in enumerate(compounds):

@@ -26,7 +26,24 @@ SEED = seed_of(DISK)
 SCHEMES = [scheme.SIMPLE, scheme.mirror(2), scheme.mirror(3), scheme.Scheme(scheme.Redundancy.PARITY, 4, 2)]
 BLANK = bytes(PAGE)
 SUMS = {pages: checksum([BLANK] * pages) for pages in (1, 2, 16, 17, 40)}
-WORDS = ["simple", "mirror(2)", "mirror(3)", "mirror(9)", "parity(4,2)", "parity(99,9)", "across", "disk", "host", "on", "ssd", "hdd", "(", ")", "", " "]
+WORDS = [
+    "simple",
+    "mirror(2)",
+    "mirror(3)",
+    "mirror(9)",
+    "parity(4,2)",
+    "parity(99,9)",
+    "across",
+    "disk",
+    "host",
+    "on",
+    "ssd",
+    "hdd",
+    "(",
+    ")",
+    "",
+    " ",
+]
 
 
 def _name(chance: Random) -> str:

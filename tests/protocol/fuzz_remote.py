@@ -31,15 +31,7 @@ from sofs.volume.api import (
     Written,
 )
 from sofs.volume.remote import messages
-from sofs.volume.remote.messages import (
-    Answered,
-    Call,
-    Reached,
-    ReadAsk,
-    Told,
-    When,
-    WriteAsk,
-)
+from sofs.volume.remote.messages import Answered, Call, Reached, ReadAsk, Told, When, WriteAsk
 from tests.protocol.fuzz import Target, mutated
 
 _CALLER, _BY = Caller(1000, 1000, (1, 2), ("S-1-5-21-1-2-3-4",)), Binding(1 << 61, 7)

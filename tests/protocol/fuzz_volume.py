@@ -58,7 +58,9 @@ def descriptors(chance: Random) -> None:
 
 
 def sids(chance: Random) -> None:
-    text = "-".join(chance.choice(("S", "1", "5", "0x5", "21", "-", "", "4294967295", "4294967296", "x", "99" * 9)) for _ in range(chance.randrange(20)))
+    text = "-".join(
+        chance.choice(("S", "1", "5", "0x5", "21", "-", "", "4294967295", "4294967296", "x", "99" * 9)) for _ in range(chance.randrange(20))
+    )
     try:
         assert security.sid_bytes(security.sid_text(security.sid_bytes(text))) == security.sid_bytes(text)
     except InvalidArgument:

@@ -12,16 +12,7 @@ import spnego
 from gateways.smb import contexts
 from gateways.smb.connection import Connection
 from gateways.smb.crypto import CipherId, Dialect, Keys, Preauth, Sealer, Signer, SigningAlgorithm, signer
-from gateways.smb.header import (
-    ANY_FILE,
-    ENCRYPTED,
-    FLAG_RELATED,
-    FLAG_SIGNED,
-    HEADER,
-    PLAIN,
-    UNASKED,
-    Command,
-)
+from gateways.smb.header import ANY_FILE, ENCRYPTED, FLAG_RELATED, FLAG_SIGNED, HEADER, PLAIN, UNASKED, Command
 from gateways.smb.service import SmbService
 from sofs.runtime.ports import Buffer
 

@@ -14,16 +14,7 @@ from gateways.exports import Client, NfsOptions, Share, Squash
 from gateways.nfs.mount import MountStatus
 from gateways.nfs.status import Status
 from gateways.nfs.v3 import messages as m
-from gateways.nfs.v3.messages import (
-    CreateArgs,
-    CreateMode,
-    DirectoryName,
-    ExclusiveVerifier,
-    Moment,
-    NewAttributes,
-    SetTime,
-    Stable,
-)
+from gateways.nfs.v3.messages import CreateArgs, CreateMode, DirectoryName, ExclusiveVerifier, Moment, NewAttributes, SetTime, Stable
 from gateways.nfs.xdr import Void, encode
 from sofs.errors import DiskFailed
 from sofs.types import Inode
@@ -138,9 +129,7 @@ def test_many_calls_of_one_connection_are_served_side_by_side(tmp_path: Path) ->
     async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
         file = await create(client, root, "f")
         pieces = [bytes([number]) * 5000 for number in range(200)]
-        await asyncio.gather(
-            *(write(client, file, number * 5000, piece, Stable(number % 3)) for number, piece in enumerate(pieces))
-        )
+        await asyncio.gather(*(write(client, file, number * 5000, piece, Stable(number % 3)) for number, piece in enumerate(pieces)))
         got = await asyncio.gather(*(read(client, file, number * 5000, 5000) for number in range(200)))
         assert [each.data for each in got] == pieces
 
@@ -172,9 +161,7 @@ def test_attributes_are_set_and_read_back(tmp_path: Path) -> None:
     async def scenario(server: Served, client: RpcClient, root: bytes) -> None:
         file = await create(client, root, "f")
         await write(client, file, 0, b"0123456789")
-        new = NewAttributes(
-            mode=0o640, size=4, accessed=(SetTime.CLIENT, Moment(1000, 100)), modified=(SetTime.CLIENT, Moment(2000, 200))
-        )
+        new = NewAttributes(mode=0o640, size=4, accessed=(SetTime.CLIENT, Moment(1000, 100)), modified=(SetTime.CLIENT, Moment(2000, 200)))
         result = await client.nfs("SETATTR", m.SetAttributesArgs(file, new, None))
         assert result.status == 0
         assert result.value.wcc.before.size == 10
@@ -401,11 +388,7 @@ def test_a_file_can_have_several_names(tmp_path: Path) -> None:
         assert linked.status == 0
         assert linked.value.attributes.links == 2
         assert (await client.nfs("LINK", m.LinkArgs(file, DirectoryName(root, b"two")))).status == Status.EXIST
-        assert (await client.nfs("LINK", m.LinkArgs(root, DirectoryName(root, b"d")))).status in (
-            Status.ISDIR,
-            Status.PERM,
-            Status.INVAL,
-        )
+        assert (await client.nfs("LINK", m.LinkArgs(root, DirectoryName(root, b"d")))).status in (Status.ISDIR, Status.PERM, Status.INVAL)
         assert (await client.nfs("REMOVE", m.RemoveArgs(DirectoryName(root, b"one")))).status == 0
         assert (await attributes(client, file)).links == 1
 

@@ -117,9 +117,7 @@ def test_the_hot_path_refuses_every_prefix() -> None:
 
 def test_attributes_by_struct_are_those_of_the_declaration() -> None:
     times = [from_unix_ns(second * 10**9 + 700) for second in (1, 2, 3, 4)]
-    of = Attributes(
-        Inode(9), 3, Kind.BLOCK_DEVICE, 0o640, 2, 7, 8, 4097, 8192, *times, 5, 0, (8, 1), Inode(1)
-    )
+    of = Attributes(Inode(9), 3, Kind.BLOCK_DEVICE, 0o640, 2, 7, 8, 4097, 8192, *times, 5, 0, (8, 1), Inode(1))
     expected = r3.FileAttributes(
         m.Type.BLK, 0o640, 2, 7, 8, 4097, 8192, m.Device(8, 1), 77, 9,
         m.Moment(2, 700), m.Moment(3, 700), m.Moment(4, 700),
@@ -127,8 +125,6 @@ def test_attributes_by_struct_are_those_of_the_declaration() -> None:
     assert decode(r3.FileAttributes, layout.attributes(of, 77)) == expected
     assert decode(r3.PostOp, layout.post_op(of, 77)) == r3.PostOp(expected)
     before = (4096, times[2], times[3], 4)
-    assert decode(r3.WccData, layout.wcc(before, of, 77)) == r3.WccData(
-        r3.WccAttributes(4096, m.Moment(3, 700), m.Moment(4, 700)), expected
-    )
+    assert decode(r3.WccData, layout.wcc(before, of, 77)) == r3.WccData(r3.WccAttributes(4096, m.Moment(3, 700), m.Moment(4, 700)), expected)
     assert decode(r3.WccData, layout.wcc(None, of, 77)) == r3.WccData(None, expected)
     assert decode(r3.WccData, layout.wcc(before, None, 77)) == r3.WccData(None, None)

@@ -9,21 +9,7 @@ import pytest
 
 from gateways.nfs.v4.status import Status
 from sofs.types import Inode
-from sofs.volume.api import (
-    Access,
-    Binding,
-    Caller,
-    Close,
-    Disposition,
-    GetExtended,
-    Lock,
-    Open,
-    Opened,
-    SetExtended,
-    ShareMode,
-    Stateless,
-    Unlock,
-)
+from sofs.volume.api import Access, Binding, Caller, Close, Disposition, GetExtended, Lock, Open, Opened, SetExtended, ShareMode, Stateless, Unlock
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
 from tests.protocol.nfs4_scenes import attribute, make_directory, make_file, open_file, served, status
@@ -88,9 +74,7 @@ def test_many_slots_work_side_by_side(tmp_path: Path) -> None:
     async def scenario(server: Served, client: Nfs4Client, root: bytes) -> None:
         file, state = await open_file(client, root, "f")
         pieces = [bytes([number]) * 5000 for number in range(100)]
-        await asyncio.gather(
-            *(client.done(op.putfh(file), op.write(state, number * 5000, piece, number % 3)) for number, piece in enumerate(pieces))
-        )
+        await asyncio.gather(*(client.done(op.putfh(file), op.write(state, number * 5000, piece, number % 3)) for number, piece in enumerate(pieces)))
         got = await asyncio.gather(*(client.done(op.putfh(file), op.read(state, number * 5000, 5000)) for number in range(100)))
         assert [each.last[1] for each in got] == pieces
 

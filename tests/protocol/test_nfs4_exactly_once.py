@@ -63,7 +63,16 @@ class Worker:
         home = op.putfh(self._home)
         steps: list[Callable[[], list[Op]]] = [
             lambda: [make, op.write(CURRENT, 0, b"some data"), op.close(CURRENT), home, op.create(DIRECTORY, "d", mode=0o755), op.getattr_("fileid")],
-            lambda: [op.savefh(), op.rename(name, other), op.lookup(other), op.savefh(), home, op.link(name), op.lookup(name), op.getattr_("numlinks")],
+            lambda: [
+                op.savefh(),
+                op.rename(name, other),
+                op.lookup(other),
+                op.savefh(),
+                home,
+                op.link(name),
+                op.lookup(name),
+                op.getattr_("numlinks"),
+            ],
             lambda: [again, lock, op.locku(op.WRITE_LT, 0, 10, CURRENT), op.getattr_("size")],
             lambda: [op.remove(name), op.remove(other), op.remove("d"), op.getattr_("numlinks")],
         ]

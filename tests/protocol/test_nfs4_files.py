@@ -18,17 +18,7 @@ from sofs.volume.security import Ace as NtAce
 from sofs.volume.security import sid_bytes
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client
-from tests.protocol.nfs4_scenes import (
-    FIFO,
-    LINK,
-    attribute,
-    make_directory,
-    make_file,
-    names_in,
-    only_directories_are_looked_into,
-    served,
-    status,
-)
+from tests.protocol.nfs4_scenes import FIFO, LINK, attribute, make_directory, make_file, names_in, only_directories_are_looked_into, served, status
 from tests.protocol.nfs4_xdr import ANONYMOUS, CURRENT, Ace, Op, words
 from tests.protocol.nfs_client import RpcClient
 from tests.protocol.nfs_types import MOUNT
@@ -185,7 +175,13 @@ def test_a_read_only_export_is_only_read(tmp_path: Path) -> None:
         file = (await client.done(op.putfh(fixed), op.lookup("f"), op.getfh())).last
         assert (await client.done(op.putfh(file), op.read(ANONYMOUS, 0, 1))).last == (True, b"x")
         assert (await client.done(op.putfh(file), op.access(0x1FF))).last == (0x1ED, 0x141)
-        for each in (op.write(ANONYMOUS, 0, b"y"), op.setattr_(size=0), op.setxattr("a", b"b"), op.allocate(ANONYMOUS, 0, 1), op.deallocate(ANONYMOUS, 0, 1)):
+        for each in (
+            op.write(ANONYMOUS, 0, b"y"),
+            op.setattr_(size=0),
+            op.setxattr("a", b"b"),
+            op.allocate(ANONYMOUS, 0, 1),
+            op.deallocate(ANONYMOUS, 0, 1),
+        ):
             assert await status(client, op.putfh(file), each) is Status.ROFS, each.number
         for each in (op.create(DIRECTORY, "d"), op.remove("f")):
             assert await status(client, op.putfh(fixed), each) is Status.ROFS, each.number

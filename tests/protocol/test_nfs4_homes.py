@@ -24,13 +24,7 @@ from sofs.volume.api import Binding, ListClients, MakeSnapshot, Reply, Resumed
 from tests.protocol import nfs3_results as r3
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
-from tests.protocol.nfs4_scenes import (
-    DIRECTORY,
-    names_in,
-    only_directories_are_looked_into,
-    open_file,
-    status,
-)
+from tests.protocol.nfs4_scenes import DIRECTORY, names_in, only_directories_are_looked_into, open_file, status
 from tests.protocol.nfs4_xdr import ANONYMOUS, Op
 from tests.protocol.nfs_client import RpcClient
 from tests.served_nodes import SYSTEM, GatewayNode, Nodes, run
@@ -981,7 +975,9 @@ def test_a_group_whose_address_and_home_are_lost_is_adopted_though_the_connectio
     run(tmp_path, scenario)
 
 
-def test_a_request_that_waits_at_a_silent_home_is_carried_out_as_soon_as_its_group_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_waits_at_a_silent_home_is_carried_out_as_soon_as_its_group_is_adopted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It came to the new home a moment before that was one. The interconnect gives a silent node up only seconds later."""
 
     async def scenario(nodes: Nodes) -> None:

@@ -16,17 +16,7 @@ import pytest
 from gateways.nfs.v4 import recalls, records
 from gateways.nfs.v4.status import Status
 from sofs.errors import NoSpace
-from sofs.volume.api import (
-    Binding,
-    ClientList,
-    GetAttributes,
-    KeepRecords,
-    ListClients,
-    ListRecords,
-    Make,
-    Records,
-    Request,
-)
+from sofs.volume.api import Binding, ClientList, GetAttributes, KeepRecords, ListClients, ListRecords, Make, Records, Request
 from tests.protocol import nfs4_ops as op
 from tests.protocol.nfs4_client import Nfs4Client, Result, Transport
 from tests.protocol.nfs4_scenes import DIRECTORY, names_in, open_file, status
@@ -126,12 +116,7 @@ def test_a_retry_of_what_is_under_way_has_to_come_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "slot", "highest", "expected"),
-    [
-        (3, 0, 15, Status.SEQ_MISORDERED),
-        (0, 0, 15, Status.SEQ_MISORDERED),
-        (1, 16, 16, Status.BADSLOT),
-        (1, 1, 16, Status.BAD_HIGH_SLOT),
-    ],
+    [(3, 0, 15, Status.SEQ_MISORDERED), (0, 0, 15, Status.SEQ_MISORDERED), (1, 16, 16, Status.BADSLOT), (1, 1, 16, Status.BAD_HIGH_SLOT)],
 )
 def test_a_sequence_out_of_order_is_refused(tmp_path: Path, number: int, slot: int, highest: int, expected: Status) -> None:
     async def scenario() -> None:

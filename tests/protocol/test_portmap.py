@@ -145,7 +145,7 @@ uvloop.run(main())
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.skipif(shutil.which("rpcbind") is None, reason="needs rpcbind")
 def test_it_registers_with_a_real_rpcbind() -> None:
-    script = "ip link set lo up && mount -t tmpfs none /run && rpcbind -w && exec \"$0\" -c \"$1\""
+    script = 'ip link set lo up && mount -t tmpfs none /run && rpcbind -w && exec "$0" -c "$1"'
     namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command = [*namespaces, "sh", "-c", script, sys.executable, textwrap.dedent(BESIDE_RPCBIND)]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -282,5 +282,3 @@ def test_a_client_is_told_only_addresses_that_it_can_reach() -> None:
 def test_the_kernel_tells_this_hosts_addresses() -> None:
     loopback = [each for each in host_interfaces() if each.address == "127.0.0.1"]
     assert [(each.name, each.receive_queues >= 1, each.bits_per_s > 0) for each in loopback] == [("lo", True, True)]
-
-

@@ -19,18 +19,7 @@ from sofs.cluster import NodeId
 from sofs.errors import Fenced
 from sofs.locks import HANDLE, READ, WRITE
 from sofs.types import Level, OpenId
-from sofs.volume.api import (
-    Access,
-    Binding,
-    Disposition,
-    Keep,
-    ListOpens,
-    Open,
-    Opened,
-    OpenList,
-    Reconnect,
-    Reply,
-)
+from sofs.volume.api import Access, Binding, Disposition, Keep, ListOpens, Open, Opened, OpenList, Reconnect, Reply
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
 from tests.protocol.smb_scenes import created
@@ -425,7 +414,9 @@ def test_opens_of_which_the_gateway_was_not_told_when_a_volume_failed_wait_for_t
         assert tree.volume is not None
         for name, lasts in ((b"kept", True), (b"plain", False)):
             keep = Keep(60_000, True, session.caller.sids[0].encode()) if lasts else None
-            await tree.volume.call(Open(session.caller, tree.root, (name,), int(Access.READ_DATA), 0, Disposition.OPEN_IF, keep=keep), None, session.binding)
+            await tree.volume.call(
+                Open(session.caller, tree.root, (name,), int(Access.READ_DATA), 0, Disposition.OPEN_IF, keep=keep), None, session.binding
+            )
         plain = smb.create("plain", disposition=1)
         assert (await other.ask(Command.CREATE, plain)).status == Status.SHARING_VIOLATION
         service_of(one).give_up(tree.volume)

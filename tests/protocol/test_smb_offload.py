@@ -114,7 +114,12 @@ def test_the_well_known_token_writes_zeros(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     async def scene(served: Served, client: Client) -> None:
         source = await filled(client, "a", DATA)
-        for offset, length, status in ((1, 512, INVALID_PARAMETER), (0, 100, INVALID_PARAMETER), (0, 0, INVALID_PARAMETER), (1 << 20, 512, END_OF_FILE)):
+        for offset, length, status in (
+            (1, 512, INVALID_PARAMETER),
+            (0, 100, INVALID_PARAMETER),
+            (0, 0, INVALID_PARAMETER),
+            (1 << 20, 512, END_OF_FILE),
+        ):
             assert (await client.ask(Command.IOCTL, smb.ioctl(source, READ, token_request(offset, length)))).status == status
         blind = await client.open("a", access=0x80)
         assert (await client.ask(Command.IOCTL, smb.ioctl(blind, READ, token_request(0, 512)))).status == ACCESS_DENIED

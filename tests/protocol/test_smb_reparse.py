@@ -88,10 +88,7 @@ def test_a_link_in_the_way_stops_the_open_and_says_where_it_leads(tmp_path: Path
     run(tmp_path, scene)
 
 
-@pytest.mark.parametrize(
-    ("kind", "data"),
-    [(Kind.FIFO, struct.pack("<Q", 0x4F464946)), (Kind.CHARACTER_DEVICE, struct.pack("<QII", 0x524843, 5, 1))],
-)
+@pytest.mark.parametrize(("kind", "data"), [(Kind.FIFO, struct.pack("<Q", 0x4F464946)), (Kind.CHARACTER_DEVICE, struct.pack("<QII", 0x524843, 5, 1))])
 def test_special_files_are_nfs_reparse_points(tmp_path: Path, kind: Kind, data: bytes) -> None:
     async def scene(served: Served, client: Client) -> None:
         made = await client.open("s", options=OPEN_REPARSE_POINT)

@@ -177,9 +177,7 @@ class Client:
         assert content is not None
         return self._write_at(rig, number, len(content), 1 + self.random.below(5000))
 
-    def _write_at(
-        self, rig: VolumeRig, number: int, offset: int, length: int
-    ) -> tuple[Call, Change]:
+    def _write_at(self, rig: VolumeRig, number: int, offset: int, length: int) -> tuple[Call, Change]:
         data = self.random.bytes(16) * (length // 16 + 1)
         data = data[:length]
         target = self._target(number)

@@ -139,9 +139,7 @@ def choose(random: SimulatedRandom, word: int) -> Change:
     source = FILES[random.below(3)]
     if random.below(2):
         return Change("whole", file, 0, 0, b"", source, 0)
-    return Change(
-        "clone", file, page * PAGE, (1 + random.below(40)) * PAGE, b"", source, random.below(40) * PAGE
-    )
+    return Change("clone", file, page * PAGE, (1 + random.below(40)) * PAGE, b"", source, random.below(40) * PAGE)
 
 
 @dataclass

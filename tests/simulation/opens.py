@@ -76,9 +76,7 @@ def held(core: Core) -> Held:
     kept = {id: opened for id, opened in core.opens.items() if opened.keep is not None}
     for id, opened in kept.items():
         numbers = tuple(sorted(opened.numbers.items()))
-        found.add(
-            ("open", id, opened.inode, opened.access, opened.share, opened.key, opened.sequence, opened.by, opened.name, opened.state, numbers)
-        )
+        found.add(("open", id, opened.inode, opened.access, opened.share, opened.key, opened.sequence, opened.by, opened.name, opened.state, numbers))
     for inode, state in core.locks.files():
         keys_ = {opened.key for opened in kept.values() if opened.inode == inode and opened.key}
         for grant in state.grants:
@@ -467,5 +465,3 @@ class Scenario:
         await rig.volume.run_once()
         await rig.clean()
         await rig.close()
-
-

@@ -226,9 +226,7 @@ class World:
     def __init__(self, loop: SimulatedLoop, seed: int, policy: Policy = ACROSS) -> None:
         self.random = SimulatedRandom(seed)
         self.policy = policy
-        self.nodes = Nodes(
-            loop, SimulatedRandom(seed + 1), 3, arenas=4, grace_s=GRACE_S, latency=Latency(300e-6, 2e-3), miss=0.3
-        )
+        self.nodes = Nodes(loop, SimulatedRandom(seed + 1), 3, arenas=4, grace_s=GRACE_S, latency=Latency(300e-6, 2e-3), miss=0.3)
         self.volume = Volume()
         self.met: Counter[str] = Counter()
         self.broken: list[str] = []
@@ -479,7 +477,9 @@ class World:
                 # What a failed sync leaves is opened anew by an operator; there is none here, and none is needed.
                 assert all(status.state is not State.FAILED for status in node.pool.disks() if status.own), node.pool.disks()
         else:
-            raise Broken(f"disks do not recover: {[(node.id, [str(each.state) + ': ' + each.reason for each in node.pool.disks()]) for node in nodes.all]}")
+            raise Broken(
+                f"disks do not recover: {[(node.id, [str(each.state) + ': ' + each.reason for each in node.pool.disks()]) for node in nodes.all]}"
+            )
         assert self.coordinator is not None
         if self.coordinator.node.own_pool is not self.coordinator.pool:
             self.depose()  # its process is no more
@@ -492,9 +492,7 @@ class World:
         nodes, volume = self.nodes, self.volume
         if self.broken:
             raise Broken(self.broken[0])
-        there = {
-            (Fragment(disk, slot), entry.id.number) for disk, entries in nodes.used().items() for slot, entry in entries.items()
-        }
+        there = {(Fragment(disk, slot), entry.id.number) for disk, entries in nodes.used().items() for slot, entry in entries.items()}
         wanted = {(fragment, number) for number, extent in volume.recorded.items() for fragment in extent.at.fragments}
         if there != wanted:
             raise Broken(f"leaked: {sorted(there - wanted)}; lost: {sorted(wanted - there)}")
@@ -507,9 +505,7 @@ class World:
         problems: list[str] = []
         for _ in range(40):
             await asyncio.sleep(20)
-            problems = [
-                line for extent in volume.recorded.values() for line in await nodes.run(nodes[1], nodes[1].pool.check(extent.at))
-            ]
+            problems = [line for extent in volume.recorded.values() for line in await nodes.run(nodes[1], nodes[1].pool.check(extent.at))]
             if not problems:
                 break
         else:

@@ -189,5 +189,3 @@ def _local(cluster: Cluster) -> Any:
     local = node.volume("v0").local
     assert local is not None
     return local
-
-

@@ -26,16 +26,7 @@ from sofs.errors import DiskFailed, NoSpace, SofsError, Stale, Unavailable
 from sofs.runtime.simulated_loop import SimulatedLoop
 from sofs.types import PAGE, Level, Lsn
 from sofs.volume import cleaning, ranges
-from sofs.volume.api import (
-    DeleteSnapshot,
-    MakeSnapshot,
-    Quota,
-    QuotaKind,
-    Remove,
-    Reply,
-    RestoreSnapshot,
-    SetQuota,
-)
+from sofs.volume.api import DeleteSnapshot, MakeSnapshot, Quota, QuotaKind, Remove, Reply, RestoreSnapshot, SetQuota
 from sofs.volume.snapshots.operations import NEXT_SNAPSHOT
 from tests.simulation import clients, files
 from tests.simulation.clients import Call, Change, State

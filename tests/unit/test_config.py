@@ -17,9 +17,7 @@ def complaint(text: str) -> str:
 
 
 def test_the_sample_file_is_what_the_dataclasses_say() -> None:
-    assert SAMPLE.read_text() == render(Config(), commented=True), (
-        "run: python -m sofs.config > conf/sofs.toml"
-    )
+    assert SAMPLE.read_text() == render(Config(), commented=True), "run: python -m sofs.config > conf/sofs.toml"
 
 
 def test_the_sample_file_changes_nothing() -> None:
@@ -35,9 +33,7 @@ def test_a_written_configuration_reads_back_as_itself() -> None:
 
 
 def test_an_unknown_key_names_file_line_and_the_likely_key() -> None:
-    assert complaint("# a comment\n[smb]\nport = 445\nsining = 'required'\n") == (
-        "sofs.toml:4: unknown key `sining`; did you mean `signing`?"
-    )
+    assert complaint("# a comment\n[smb]\nport = 445\nsining = 'required'\n") == ("sofs.toml:4: unknown key `sining`; did you mean `signing`?")
 
 
 def test_the_line_is_that_of_the_right_section() -> None:
@@ -45,9 +41,7 @@ def test_the_line_is_that_of_the_right_section() -> None:
 
 
 def test_an_unknown_section_lists_the_known_ones() -> None:
-    assert complaint("\n[xyzzy]\na = 1\n").startswith(
-        "sofs.toml:2: unknown section or key `xyzzy`; remove it, or"
-    )
+    assert complaint("\n[xyzzy]\na = 1\n").startswith("sofs.toml:2: unknown section or key `xyzzy`; remove it, or")
 
 
 def test_a_key_outside_a_section_is_told_where_it_stands() -> None:

@@ -101,10 +101,7 @@ def test_a_configuration_follows_the_one_before_or_is_fenced(tmp_path: Path) -> 
         await records.change_configuration(7, ConfigurationRecord(version=1, replicas=(1, 2)))
         await records.change_configuration(7, ConfigurationRecord(version=2, replicas=(1,)))
         await records.change_configuration(7, ConfigurationRecord(version=2, replicas=(1,)))  # tried again
-        for late in (
-            ConfigurationRecord(version=2, replicas=(2,)),
-            ConfigurationRecord(version=4, replicas=(1,)),
-        ):
+        for late in (ConfigurationRecord(version=2, replicas=(2,)), ConfigurationRecord(version=4, replicas=(1,))):
             with pytest.raises(Fenced):
                 await records.change_configuration(7, late)
         assert await records.configuration(7) == ConfigurationRecord(version=2, replicas=(1,))

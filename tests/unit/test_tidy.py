@@ -15,17 +15,7 @@ from sofs import errors
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("sofs/**/*.py"), *ROOT.glob("gateways/**/*.py")])
-OUTSIDE_WORLD = {
-    "time",
-    "random",
-    "secrets",
-    "socket",
-    "threading",
-    "subprocess",
-    "select",
-    "selectors",
-    "tempfile",
-}
+OUTSIDE_WORLD = {"time", "random", "secrets", "socket", "threading", "subprocess", "select", "selectors", "tempfile"}
 
 # Only these reach time, chance, sockets, threads and disks by themselves. All else is handed ports, and runs
 # unchanged in the simulator.
@@ -78,9 +68,7 @@ def called_on_os(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", [p for p in SOURCES if name_of(p).startswith(CORES)], ids=name_of)
 def test_cores_use_no_files_and_no_chance_of_their_own(path: Path) -> None:
     assert "urandom" not in called_on_os(path)
-    assert {"open", "preadv", "pwritev", "fsync", "fdatasync", "rename", "unlink"} & called_on_os(
-        path
-    ) == set()
+    assert {"open", "preadv", "pwritev", "fsync", "fdatasync", "rename", "unlink"} & called_on_os(path) == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -8,29 +8,9 @@ from gateways.nfs.rights import ALL_RIGHTS, WRITING, granted
 from gateways.nfs.rpc import TRANSFER
 from gateways.nfs.v3 import layout
 from gateways.nfs.v3.layout import NO_WCC
-from gateways.nfs.v3.messages import (
-    AccessArgs,
-    CommitArgs,
-    FileSystemArgs,
-    GetAttributesArgs,
-    Moment,
-    NewAttributes,
-    SetAttributesArgs,
-    SetTime,
-)
+from gateways.nfs.v3.messages import AccessArgs, CommitArgs, FileSystemArgs, GetAttributesArgs, Moment, NewAttributes, SetAttributesArgs, SetTime
 from sofs.types import Time, from_unix_ns
-from sofs.volume.api import (
-    Changes,
-    CheckAccess,
-    Flush,
-    Found,
-    GetAttributes,
-    GetSpace,
-    Reply,
-    Rights,
-    SetAttributes,
-    SpaceReply,
-)
+from sofs.volume.api import Changes, CheckAccess, Flush, Found, GetAttributes, GetSpace, Reply, Rights, SetAttributes, SpaceReply
 
 OK = bytes(4)
 DIRECTORY = 64 << 10
@@ -68,9 +48,7 @@ def setattr(place: Place, args: SetAttributesArgs) -> Outcome:
 def changes(new: NewAttributes) -> Changes:
     """A sattr3 in the volume's terms."""
     mode = None if new.mode is None else new.mode & 0o7777
-    return Changes(
-        mode, new.uid, new.gid, new.size, accessed=_new_time(new.accessed), modified=_new_time(new.modified)
-    )
+    return Changes(mode, new.uid, new.gid, new.size, accessed=_new_time(new.accessed), modified=_new_time(new.modified))
 
 
 def _new_time(how: tuple[int, object]) -> Time | None:

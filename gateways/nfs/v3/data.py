@@ -131,9 +131,5 @@ async def _finish_write(call: Call, place: Place, result: Awaitable[Written], le
 def _send_written(call: Call, place: Place, result: Written, level: Level) -> None:
     volume = place.volume
     committed = Stable.UNSTABLE if level is Level.COMMITTED else Stable.FILE_SYNC
-    results = (
-        OK
-        + layout.wcc(result.before, result.attributes, place.fsid)
-        + _WRITTEN.pack(result.count, committed, volume.verifier.to_bytes(8))
-    )
+    results = OK + layout.wcc(result.before, result.attributes, place.fsid) + _WRITTEN.pack(result.count, committed, volume.verifier.to_bytes(8))
     volume.when(result.gate, level, lambda: call.reply(results))

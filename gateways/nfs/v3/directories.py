@@ -40,9 +40,7 @@ def readdir(place: Place, args: ReadDirectoryArgs) -> Outcome:
     def answer(found: Entries) -> bytes:
         pieces = Pieces(room)
         complete = all(pieces.add(plain_piece(*dot)) for dot in dots(args.cookie, *_around(place, found.directory)))
-        complete = complete and all(
-            pieces.add(plain_piece(entry.inode, entry.name, entry.cookie)) for entry in found.entries
-        )
+        complete = complete and all(pieces.add(plain_piece(entry.inode, entry.name, entry.cookie)) for entry in found.entries)
         return listing(found.directory, fsid, pieces, found.end and complete)
 
     request = ReadDirectory(place.caller, place.inode, _after_dots(args.cookie), _limit(room, SMALLEST))

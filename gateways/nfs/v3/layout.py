@@ -18,15 +18,7 @@ NO_WCC = bytes(8)
 
 _POST_OP = struct.Struct(">6I2Q2I2Q6I")
 _WCC = struct.Struct(">IQ4I6I2Q2I2Q6I")
-_TYPES = {
-    Kind.FILE: 1,
-    Kind.DIRECTORY: 2,
-    Kind.BLOCK_DEVICE: 3,
-    Kind.CHARACTER_DEVICE: 4,
-    Kind.SYMLINK: 5,
-    Kind.SOCKET: 6,
-    Kind.FIFO: 7,
-}
+_TYPES = {Kind.FILE: 1, Kind.DIRECTORY: 2, Kind.BLOCK_DEVICE: 3, Kind.CHARACTER_DEVICE: 4, Kind.SYMLINK: 5, Kind.SOCKET: 6, Kind.FIFO: 7}
 _LATEST = UNIX_EPOCH + (1 << 32) * 10_000_000 - 1
 
 assert _POST_OP.size == 88

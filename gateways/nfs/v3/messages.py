@@ -61,10 +61,7 @@ class SetTime(IntEnum):
     CLIENT = 2
 
 
-TimeHow = Annotated[
-    tuple[int, Moment | Void],
-    Switch({SetTime.KEEP: Void, SetTime.SERVER: Void, SetTime.CLIENT: Moment}),
-]
+TimeHow = Annotated[tuple[int, Moment | Void], Switch({SetTime.KEEP: Void, SetTime.SERVER: Void, SetTime.CLIENT: Moment})]
 
 
 class NewAttributes(NamedTuple):
@@ -139,13 +136,7 @@ class CreateArgs(NamedTuple):
     where: DirectoryName
     how: Annotated[
         tuple[int, NewAttributes | ExclusiveVerifier],
-        Switch(
-            {
-                CreateMode.UNCHECKED: NewAttributes,
-                CreateMode.GUARDED: NewAttributes,
-                CreateMode.EXCLUSIVE: ExclusiveVerifier,
-            }
-        ),
+        Switch({CreateMode.UNCHECKED: NewAttributes, CreateMode.GUARDED: NewAttributes, CreateMode.EXCLUSIVE: ExclusiveVerifier}),
     ]
 
 
@@ -177,15 +168,7 @@ class MakeNodeArgs(NamedTuple):
     where: DirectoryName
     what: Annotated[
         tuple[int, DeviceData | NewAttributes | Void],
-        Switch(
-            {
-                Type.CHR: DeviceData,
-                Type.BLK: DeviceData,
-                Type.SOCK: NewAttributes,
-                Type.FIFO: NewAttributes,
-            },
-            Void,
-        ),
+        Switch({Type.CHR: DeviceData, Type.BLK: DeviceData, Type.SOCK: NewAttributes, Type.FIFO: NewAttributes}, Void),
     ]
 
 

@@ -26,20 +26,7 @@ from gateways.nfs.v3.messages import (
 from gateways.nfs.xdr import opaque
 from sofs.errors import CrossVolume, Exists, InvalidName
 from sofs.types import Kind
-from sofs.volume.api import (
-    Changes,
-    Found,
-    GetAttributes,
-    Link,
-    Lookup,
-    Make,
-    ReadLink,
-    Remove,
-    Removed,
-    Rename,
-    Renamed,
-    Text,
-)
+from sofs.volume.api import Changes, Found, GetAttributes, Link, Lookup, Make, ReadLink, Remove, Removed, Rename, Renamed, Text
 
 _DOTS = (b".", b"..")
 
@@ -50,12 +37,7 @@ def lookup(place: Place, args: LookupArgs) -> Outcome:
     fsid = place.fsid
 
     def answer(found: Found) -> bytes:
-        return (
-            OK
-            + opaque(place.handle(found.attributes))
-            + layout.post_op(found.attributes, fsid)
-            + layout.post_op(found.directory, fsid)
-        )
+        return OK + opaque(place.handle(found.attributes)) + layout.post_op(found.attributes, fsid) + layout.post_op(found.directory, fsid)
 
     crossed = past.cross(place, name, Ask, _crossing)
     if crossed is not None:
@@ -103,12 +85,7 @@ def symlink(place: Place, args: SymlinkArgs) -> Outcome:
     return _make(place, args.where, Kind.SYMLINK, changes(args.attributes), target=args.target)
 
 
-_NODES = {
-    Type.CHR: Kind.CHARACTER_DEVICE,
-    Type.BLK: Kind.BLOCK_DEVICE,
-    Type.SOCK: Kind.SOCKET,
-    Type.FIFO: Kind.FIFO,
-}
+_NODES = {Type.CHR: Kind.CHARACTER_DEVICE, Type.BLK: Kind.BLOCK_DEVICE, Type.SOCK: Kind.SOCKET, Type.FIFO: Kind.FIFO}
 
 
 def mknod(place: Place, args: MakeNodeArgs) -> Outcome:
@@ -176,15 +153,9 @@ def rename(place: Place, args: RenameArgs, to: Place | None) -> Outcome:
     fsid = place.fsid
 
     def answer(renamed: Renamed) -> bytes:
-        return (
-            OK
-            + layout.wcc(renamed.source_before, renamed.source, fsid)
-            + layout.wcc(renamed.target_before, renamed.target, fsid)
-        )
+        return OK + layout.wcc(renamed.source_before, renamed.source, fsid) + layout.wcc(renamed.target_before, renamed.target, fsid)
 
-    request = Rename(
-        place.caller, _same_export(place, to).inode, _checked(args.target.name), True, place.inode, _checked(args.source.name)
-    )
+    request = Rename(place.caller, _same_export(place, to).inode, _checked(args.target.name), True, place.inode, _checked(args.source.name))
     return Ask(place.volume, request, answer)
 
 

@@ -66,11 +66,7 @@ class Pseudo:
     def _list(self, cookie: int, limit: int, rest: bytes) -> bytes:
         pieces = Pieces(min(limit, ANSWER_LIMIT) - FIXED)
         items = dots(cookie, SELF, SELF)
-        items += [
-            (above.file_id(share), share.name.encode(), above.cookie(share))
-            for share in self.shares
-            if above.cookie(share) > cookie
-        ]
+        items += [(above.file_id(share), share.name.encode(), above.cookie(share)) for share in self.shares if above.cookie(share) > cookie]
         complete = all(pieces.add(plain_piece(*item) + rest) for item in items)
         return listing(self.attributes(), FSID, pieces, complete)
 
@@ -101,4 +97,3 @@ PSEUDO: dict[int, Callable[[Pseudo, Any], Outcome]] = {
     20: Pseudo.pathconf,
 }
 """What the directory answers, by procedure; all else is `Pseudo.refuse`."""
-

@@ -11,18 +11,7 @@ from gateways.nfs.v4.owners import GROUP_WHO, OWNER_WHO, Owners
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.xdr import XdrError, pad
 from sofs.volume.api import Access
-from sofs.volume.security import (
-    ALLOW,
-    CREATOR_GROUP,
-    CREATOR_OWNER,
-    DACL_PRESENT,
-    DENY,
-    OWNER_RIGHTS,
-    Ace,
-    Descriptor,
-    decode,
-    encode,
-)
+from sofs.volume.security import ALLOW, CREATOR_GROUP, CREATOR_OWNER, DACL_PRESENT, DENY, OWNER_RIGHTS, Ace, Descriptor, decode, encode
 
 ACL_SUPPORT = 0x3
 """ACL4_SUPPORT_ALLOW_ACL and ACL4_SUPPORT_DENY_ACL."""
@@ -95,9 +84,7 @@ def bound(read: Descriptor, group: bytes) -> bytes:
     """The self-relative descriptor for a file of this group: NT has no word for "whatever group the file belongs to"."""
     return encode(
         read._replace(
-            dacl=tuple(
-                ace._replace(sid=group) if ace.sid == CREATOR_GROUP and not ace.flags & INHERIT_ONLY else ace for ace in read.dacl or ()
-            )
+            dacl=tuple(ace._replace(sid=group) if ace.sid == CREATOR_GROUP and not ace.flags & INHERIT_ONLY else ace for ace in read.dacl or ())
         )
     )
 

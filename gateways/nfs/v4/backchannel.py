@@ -42,10 +42,7 @@ class GssHandles(NamedTuple):
 class CallbackSecurity(NamedTuple):
     """callback_sec_parms4, 18.33.1."""
 
-    parameters: Annotated[
-        tuple[int, Void | SysCredential | GssHandles],
-        Switch({AUTH_NONE: Void, AUTH_SYS: SysCredential, RPCSEC_GSS: GssHandles}),
-    ]
+    parameters: Annotated[tuple[int, Void | SysCredential | GssHandles], Switch({AUTH_NONE: Void, AUTH_SYS: SysCredential, RPCSEC_GSS: GssHandles})]
 
 
 def credential_of(offered: tuple[CallbackSecurity, ...]) -> bytes:
@@ -145,9 +142,7 @@ class Backchannel:
         if callbacks in self.connections:
             self.connections.remove(callbacks)
 
-    async def call(
-        self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None
-    ) -> int:
+    async def call(self, service: "Service", session: "Session", operation: int, arguments: bytes, referring: Referring | None) -> int:
         """Sends one callback, and gives its operation's status. Raises `Unavailable` when the client cannot be reached or makes no sense."""
         return (await self.query(service, session, operation, arguments, referring))[0]
 
@@ -164,13 +159,7 @@ class Backchannel:
                 self._busy.discard(slot)
 
     async def _send(
-        self,
-        service: "Service",
-        session: "Session",
-        slot: int,
-        operation: int,
-        arguments: bytes,
-        referring: Referring | None,
+        self, service: "Service", session: "Session", slot: int, operation: int, arguments: bytes, referring: Referring | None
     ) -> tuple[int, memoryview]:
         if not self.connections:
             raise Unavailable("the session has no connection for callbacks")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("nfs")
 
+
 class Compound:
     """One COMPOUND, from its first operation to its reply."""
 

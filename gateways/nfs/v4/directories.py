@@ -53,9 +53,7 @@ def readdir(c: Compound, args: ReadDirectoryArgs) -> Outcome:
     limit = min(max(room // (SMALLEST + smallest(wanted)), 1), MOST_ENTRIES)
     if wanted & ACL_ASKED:
         request = ReadDirectory(place.caller, place.inode, args.cookie, limit, True)
-        return with_space(
-            place, facts, wanted, lambda: Ask(place.volume, request, lambda found: _with_acls(place, facts, wanted, found, room))
-        )
+        return with_space(place, facts, wanted, lambda: Ask(place.volume, request, lambda found: _with_acls(place, facts, wanted, found, room)))
     write = encoder(wanted)
 
     def encode(inode: int, name: bytes, cookie: int, of: Attributes) -> bytes:

@@ -60,11 +60,9 @@ class ExchangeArgs(NamedTuple):
     owner: Text
     flags: U32
     protect: Annotated[
-        tuple[int, Void | MachineCredential | SsvParameters],
-        Switch({SP4_NONE: Void, SP4_MACH_CRED: MachineCredential, SP4_SSV: SsvParameters}),
+        tuple[int, Void | MachineCredential | SsvParameters], Switch({SP4_NONE: Void, SP4_MACH_CRED: MachineCredential, SP4_SSV: SsvParameters})
     ]
     implementation: Annotated[tuple[Implementation, ...], Array(Implementation, 1)]
-
 
 
 def exchange_id(c: Compound, args: ExchangeArgs) -> Outcome:

@@ -27,9 +27,7 @@ def facts_of(c: Compound, place: Place) -> Facts:
 def facts_above(c: Compound) -> Facts:
     """Those of the directory above all exports."""
     service = c.service
-    return Facts(
-        c.minor, service.owners, int(service.lease_s), above.FSID, lambda of: c.places.root_handle, above.SELF, above.SELF, UNDEFINED
-    )
+    return Facts(c.minor, service.owners, int(service.lease_s), above.FSID, lambda of: c.places.root_handle, above.SELF, above.SELF, UNDEFINED)
 
 
 def readable(c: Compound, wanted: int) -> int:

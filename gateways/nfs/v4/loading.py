@@ -15,16 +15,7 @@ from gateways.nfs.v4.clients import FIRST_GROUP, group_of
 from gateways.nfs.v4.slots import Channel, Session
 from sofs.errors import NotSupported
 from sofs.types import VolumeId
-from sofs.volume.api import (
-    BeginGrace,
-    ClientList,
-    EndClient,
-    FenceGateway,
-    ForgetSession,
-    ListClients,
-    ListRecords,
-    Volume,
-)
+from sofs.volume.api import BeginGrace, ClientList, EndClient, FenceGateway, ForgetSession, ListClients, ListRecords, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -85,12 +85,7 @@ def lock(c: Compound, args: LockArgs) -> Outcome:
         return Ask(volume, TestLock(c.place.caller, inode, args.offset, args.length, exclusive, client.key + owner), _denied)
 
     request = Lock(
-        OpenId(0) if through is None else through.open,
-        args.offset,
-        args.length,
-        exclusive,
-        owner=client.key + owner,
-        reclaim=args.reclaim,
+        OpenId(0) if through is None else through.open, args.offset, args.length, exclusive, owner=client.key + owner, reclaim=args.reclaim
     )
     return Ask(volume, request, answer, changes=True, refused=refused)
 

@@ -19,19 +19,7 @@ from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Stateid
 from gateways.nfs.xdr import U32
 from sofs.types import Kind
-from sofs.volume.api import (
-    Access,
-    Attributes,
-    Changes,
-    CheckAccess,
-    GetAttributes,
-    GetSecurity,
-    Rights,
-    SetAttributes,
-    SetSecurity,
-    Target,
-    Text,
-)
+from sofs.volume.api import Access, Attributes, Changes, CheckAccess, GetAttributes, GetSecurity, Rights, SetAttributes, SetSecurity, Target, Text
 from sofs.volume.security import decode
 
 GROUP_PART, DACL_PART = 2, 4

@@ -65,14 +65,7 @@ def client_change(client: Client) -> Change:
 def session_change(session: "Session") -> Change:
     back = session.back
     record = SessionRecord(
-        session.client.id,
-        session.flags,
-        tuple(session.fore),
-        tuple(back.channel),
-        back.program,
-        back.security,
-        list(back.sequences),
-        back.minor,
+        session.client.id, session.flags, tuple(session.fore), tuple(back.channel), back.program, back.security, list(back.sequences), back.minor
     )
     return SESSIONS + session.id, encode(record)
 

@@ -28,19 +28,7 @@ from sofs.errors import SofsError, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.ports import Clock, Random, Timer
 from sofs.types import Inode, Level, VolumeId
-from sofs.volume.api import (
-    Binding,
-    Dropped,
-    KeepRecords,
-    ListClient,
-    Recall,
-    Reply,
-    Request,
-    Resumed,
-    Revoked,
-    Upcall,
-    Volume,
-)
+from sofs.volume.api import Binding, Dropped, KeepRecords, ListClient, Recall, Reply, Request, Resumed, Revoked, Upcall, Volume
 
 log = structlog.get_logger("nfs")
 

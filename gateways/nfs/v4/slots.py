@@ -310,4 +310,3 @@ def _place(c: Compound, handle: bytes) -> "Place | Above | None":
     if not handle:
         return None
     return c.places.at(handle, c.credential) or ABOVE
-

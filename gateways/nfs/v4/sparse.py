@@ -11,17 +11,7 @@ from gateways.nfs.v4.operation import Ask, Outcome
 from gateways.nfs.v4.status import Failure, Status
 from gateways.nfs.v4.types import Bitmap, Stateid
 from gateways.nfs.xdr import U32, U64
-from sofs.volume.api import (
-    Access,
-    Allocate,
-    Found,
-    GetAttributes,
-    Punch,
-    RangeList,
-    Ranges,
-    Read,
-    Reply,
-)
+from sofs.volume.api import Access, Allocate, Found, GetAttributes, Punch, RangeList, Ranges, Read, Reply
 
 DATA, HOLE = 0, 1
 """data_content4."""

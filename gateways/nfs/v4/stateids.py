@@ -40,7 +40,9 @@ class Held:
         "silent", "volume",
     )  # fmt: skip
 
-    def __init__(self, kind: int, volume: VolumeId, id: OpenId, sequence: int, inode: Inode, owner: bytes, open: OpenId, access: int, deny: int) -> None:
+    def __init__(
+        self, kind: int, volume: VolumeId, id: OpenId, sequence: int, inode: Inode, owner: bytes, open: OpenId, access: int, deny: int
+    ) -> None:
         self.kind = kind
         self.volume = volume
         self.id = id
@@ -159,7 +161,5 @@ def restore(client: "Client", volume: VolumeId, states: list[StateInfo]) -> None
     for state in states:
         through = opens.get(state.open, state)
         deny = ~through.share & (ShareMode.READ | ShareMode.WRITE)
-        held = Held(
-            state.kind, volume, state.id, state.sequence, state.inode, state.owner[8:], state.open, share_bits(through.access), deny
-        )
+        held = Held(state.kind, volume, state.id, state.sequence, state.inode, state.owner[8:], state.open, share_bits(through.access), deny)
         client.states.setdefault(held.other, held)

@@ -39,13 +39,9 @@ STATE_OPERATIONS: dict[int, Operation] = {
         "OPEN", opening.OpenArgs, opening.open_file, CURRENT_FH, records=True, above=opening.open_above, statuses={DeletePending: Status.SHARE_DENIED}
     ),  # FILE_OPEN is for names (RFC 8881 15.2)
     20: _without("OPEN_CONFIRM"),
-    21: Operation(
-        "OPEN_DOWNGRADE", states.DowngradeArgs, states.open_downgrade, CURRENT_FH, records=True, above=Status.BAD_STATEID
-    ),
+    21: Operation("OPEN_DOWNGRADE", states.DowngradeArgs, states.open_downgrade, CURRENT_FH, records=True, above=Status.BAD_STATEID),
     30: _without("RENEW"),
-    33: Operation(
-        "SECINFO", security.SecInfoArgs, security.secinfo, CURRENT_FH, above=security.secinfo_above, works_on=_DIRECTORY
-    ),
+    33: Operation("SECINFO", security.SecInfoArgs, security.secinfo, CURRENT_FH, above=security.secinfo_above, works_on=_DIRECTORY),
     35: _without("SETCLIENTID"),
     36: _without("SETCLIENTID_CONFIRM"),
     39: _without("RELEASE_LOCKOWNER"),
@@ -61,9 +57,7 @@ STATE_OPERATIONS: dict[int, Operation] = {
     49: _without("LAYOUTCOMMIT"),
     50: _without("LAYOUTGET"),
     51: _without("LAYOUTRETURN"),
-    52: Operation(
-        "SECINFO_NO_NAME", security.SecInfoNoNameArgs, security.secinfo_no_name, CURRENT_FH, above=security.secinfo_no_name_above
-    ),
+    52: Operation("SECINFO_NO_NAME", security.SecInfoNoNameArgs, security.secinfo_no_name, CURRENT_FH, above=security.secinfo_no_name_above),
     53: Operation("SEQUENCE", slots.SequenceArgs, slots.sequence, first=FIRST),
     54: _without("SET_SSV"),
     55: Operation("TEST_STATEID", states.TestStateidArgs, states.test_stateid),

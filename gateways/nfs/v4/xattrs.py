@@ -57,9 +57,7 @@ def setxattr(c: Compound, args: SetArgs) -> Outcome:
 
     if args.option == EITHER and not args.value:
         return Ask(
-            c.place.volume,
-            GetExtended(c.place.target),
-            lambda found: go(REPLACE if any(name == each for each, _ in found.attributes) else CREATE),
+            c.place.volume, GetExtended(c.place.target), lambda found: go(REPLACE if any(name == each for each, _ in found.attributes) else CREATE)
         )
     return go(args.option)
 
@@ -67,11 +65,7 @@ def setxattr(c: Compound, args: SetArgs) -> Outcome:
 def removexattr(c: Compound, args: NameArgs) -> Outcome:
     """Raises `NoData` for one that is not there."""
     name = _checked(args.name)
-    return Ask(
-        c.place.volume,
-        GetExtended(c.place.target, (name,)),
-        lambda found: _change(c, SetExtended(c.place.target, ((name, b""),))),
-    )
+    return Ask(c.place.volume, GetExtended(c.place.target, (name,)), lambda found: _change(c, SetExtended(c.place.target, ((name, b""),))))
 
 
 def _change(c: Compound, request: SetExtended) -> Outcome:

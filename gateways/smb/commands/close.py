@@ -33,6 +33,4 @@ async def handle(exchange: Exchange) -> bytes:
     if not wanted or reply.attributes is None:
         return _REPLY.pack(60, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     a = as_opened(reply.attributes, handle.stream)
-    return _REPLY.pack(
-        60, _WANT_ATTRIBUTES, 0, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a)
-    )
+    return _REPLY.pack(60, _WANT_ATTRIBUTES, 0, a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a))

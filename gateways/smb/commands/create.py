@@ -24,17 +24,7 @@ from gateways.smb.wire import U64, part, text, utf16
 from sofs.errors import AccessDenied, NotFound, PathNotFound, SymlinkInPath
 from sofs.locks import READ
 from sofs.types import Kind, OpenId
-from sofs.volume.api import (
-    ARCHIVE,
-    SETTABLE_FLAGS,
-    Access,
-    Action,
-    Attributes,
-    Disposition,
-    Open,
-    Opened,
-    Volume,
-)
+from sofs.volume.api import ARCHIVE, SETTABLE_FLAGS, Access, Action, Attributes, Disposition, Open, Opened, Volume
 
 _REQUEST = struct.Struct("<HBBIQQIIIIIHHII")
 _REPLY = struct.Struct("<HBBIQQQQQQIIQQII")

@@ -27,9 +27,7 @@ def handle(exchange: Exchange) -> Coroutine[Any, Any, Answer]:
     _, count, sequence, _, _ = exchange.unpack(_REQUEST)
     if not count or count > _MAX_LOCKS or exchange.handle.directory or exchange.handle.pipe is not None:
         raise Failure(Status.INVALID_PARAMETER)
-    elements = [
-        unpack(_ELEMENT, exchange.message, HEADER_SIZE + _REQUEST.size + place * _ELEMENT.size)[:3] for place in range(count)
-    ]
+    elements = [unpack(_ELEMENT, exchange.message, HEADER_SIZE + _REQUEST.size + place * _ELEMENT.size)[:3] for place in range(count)]
     if elements[0][2] == _UNLOCK:
         return _unlock(exchange, elements, _number(exchange, sequence))
     if any(flags not in _LOCKS for _, _, flags in elements):

@@ -19,18 +19,7 @@ from gateways.smb.status import Failure, Status
 from gateways.smb.wire import part, text, utf16
 from sofs.errors import InvalidName, NameTooLong, NotFound
 from sofs.types import Inode, OpenId
-from sofs.volume.api import (
-    Access,
-    Attributes,
-    CheckAccess,
-    Entries,
-    Found,
-    GetAttributes,
-    Lookup,
-    ReadDirectory,
-    Rights,
-    Stateless,
-)
+from sofs.volume.api import Access, Attributes, CheckAccess, Entries, Found, GetAttributes, Lookup, ReadDirectory, Rights, Stateless
 
 _REQUEST = struct.Struct("<HBBIQQHHI")  # size, class, flags, index, file id, pattern at, pattern length, output length
 _REPLY = struct.Struct("<HHI")

@@ -158,9 +158,7 @@ def _compatible(exchange: Exchange, session: Session, signed: bool) -> None:
     assert connection.dialect is not None and session.dialect is not None
     if session.signing_algorithm != connection.signing and SigningAlgorithm.AES_GMAC in (session.signing_algorithm, connection.signing):
         # Like Windows: GMAC on all channels of a session, or on none.
-        raise Failure(
-            Status.REQUEST_OUT_OF_SEQUENCE if session.signing_algorithm is SigningAlgorithm.AES_GMAC else Status.NOT_SUPPORTED
-        )
+        raise Failure(Status.REQUEST_OUT_OF_SEQUENCE if session.signing_algorithm is SigningAlgorithm.AES_GMAC else Status.NOT_SUPPORTED)
     if connection.dialect < Dialect.SMB_3_0:
         raise Failure(Status.REQUEST_NOT_ACCEPTED)
     if not signed or session.dialect is not connection.dialect or session.cipher != connection.cipher:

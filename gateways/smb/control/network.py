@@ -4,12 +4,7 @@ import struct
 from collections.abc import Sequence
 
 from gateways.exports import plain_address
-from gateways.smb.commands.negotiate import (
-    CAP_MULTI_CHANNEL,
-    best_dialect,
-    server_capabilities,
-    server_security_mode,
-)
+from gateways.smb.commands.negotiate import CAP_MULTI_CHANNEL, best_dialect, server_capabilities, server_security_mode
 from gateways.smb.crypto import Dialect
 from gateways.smb.exchange import Exchange
 from gateways.smb.status import Failure, Status

@@ -49,7 +49,5 @@ CLASSES: dict[int, Class] = {
     ID_BOTH: Class(104, lambda n, length, a: _ID_BOTH.pack(*_common(n, length, a), _ea(a), 0, 0, 0, a.inode)),
     ID_FULL: Class(80, lambda n, length, a: _ID_FULL.pack(*_common(n, length, a), _ea(a), 0, a.inode)),
     ID_EXTD: Class(88, lambda n, length, a: _ID_EXTD.pack(*_common(n, length, a), _ea(a), reparse_tag(a), a.inode, 0)),
-    ID_EXTD_BOTH: Class(
-        114, lambda n, length, a: _ID_EXTD_BOTH.pack(*_common(n, length, a), _ea(a), reparse_tag(a), a.inode, 0, 0, 0)
-    ),
+    ID_EXTD_BOTH: Class(114, lambda n, length, a: _ID_EXTD_BOTH.pack(*_common(n, length, a), _ea(a), reparse_tag(a), a.inode, 0, 0, 0)),
 }

@@ -72,9 +72,7 @@ def _ea_size(attributes: Attributes) -> int:
 
 def _network_open(facts: Facts) -> bytes:
     a = facts.attributes
-    return _NETWORK_OPEN.pack(
-        a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a), 0
-    )
+    return _NETWORK_OPEN.pack(a.created, a.accessed, a.modified, a.changed, allocation(a), file_size(a), file_attributes(a), 0)
 
 
 def _named(text: str) -> bytes:

@@ -52,9 +52,7 @@ def _size(facts: Facts) -> bytes:
 
 
 def _full_size(facts: Facts) -> bytes:
-    return struct.pack(
-        "<QQQII", facts.total // _UNIT, facts.available // _UNIT, facts.free // _UNIT, _SECTORS, _SECTOR
-    )
+    return struct.pack("<QQQII", facts.total // _UNIT, facts.available // _UNIT, facts.free // _UNIT, _SECTORS, _SECTOR)
 
 
 def _attribute(facts: Facts) -> bytes:

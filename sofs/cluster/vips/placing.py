@@ -61,10 +61,7 @@ def _balance(plan: dict[str, int], load: dict[int, int], free: Sequence[int], mo
         if not crowded:
             return
         # Home if possible, from the fullest node; one that is at home goes last.
-        vip = min(
-            crowded,
-            key=lambda vip: (vip.group != least, vip.group == plan[vip.address], -load[plan[vip.address]], vip.address),
-        )
+        vip = min(crowded, key=lambda vip: (vip.group != least, vip.group == plan[vip.address], -load[plan[vip.address]], vip.address))
         load[plan[vip.address]] -= 1
         load[least] += 1
         plan[vip.address] = least

@@ -1,6 +1,5 @@
 """Requests about attributes, rights, security descriptors, extended attributes and streams."""
 
-
 import msgspec
 
 from sofs.types import Inode, Time

@@ -1,6 +1,5 @@
 """Requests about opens: what SMB calls an open and NFSv4 open state, and how long it outlives its connection."""
 
-
 import msgspec
 
 from sofs.types import Inode, OpenId

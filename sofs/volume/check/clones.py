@@ -70,9 +70,7 @@ class CloneCheck:
         if way.limit < NO_LIMIT:
             pages = sum(count for index, (count, _) in seen.items() if index < way.limit)
         pages -= sum(seen[index][0] for index in own if index < way.limit and index in seen)
-        last = next(
-            (seen[index][1] for index in order if index < way.limit and index not in own and seen[index][1] >= 0), -1
-        )
+        last = next((seen[index][1] for index in order if index < way.limit and index not in own and seen[index][1] >= 0), -1)
         return pages, last
 
     def _seen(self, map_: int) -> tuple[Leaves, int, list[int]]:

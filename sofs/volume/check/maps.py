@@ -166,17 +166,12 @@ class MapCheck:
         for fragment in placement.fragments:
             other = slots.setdefault((fragment.disk, fragment.slot), placement.id.number)
             if other != placement.id.number:
-                self._note(
-                    f"extent {placement.id.number}",
-                    f"lies in slot {fragment.slot} of disk {fragment.disk:x}, as extent {other} does",
-                )
+                self._note(f"extent {placement.id.number}", f"lies in slot {fragment.slot} of disk {fragment.disk:x}, as extent {other} does")
 
     # Comparing
 
     def _all_windows(self) -> list[int]:
-        recorded = {
-            int.from_bytes(key[1:9]) for tag in (keys.PLACES, keys.REFERENCES) for key, _ in self._view.walk(tag)
-        }
+        recorded = {int.from_bytes(key[1:9]) for tag in (keys.PLACES, keys.REFERENCES) for key, _ in self._view.walk(tag)}
         return sorted(recorded | self._names.keys() | self.snapshots.windows())
 
     def _window(self, window: int) -> None:
@@ -203,15 +198,7 @@ class MapCheck:
 
     def _references(self, window: int, counts: Counter[int]) -> None:
         value = self._view.get(keys.bucket(keys.REFERENCES, window))
-        listed = (
-            {}
-            if value is None
-            else {
-                offset + page * PAGE: count
-                for offset, pages, count in windows.references(value)
-                for page in range(pages)
-            }
-        )
+        listed = {} if value is None else {offset + page * PAGE: count for offset, pages, count in windows.references(value) for page in range(pages)}
         for offset, count in counts.items():
             recorded = listed.get(offset, 1)
             if recorded != count:

@@ -10,12 +10,7 @@ from sofs.volume.inode import HAS_DESCRIPTOR, HAS_STREAMS, IS_STREAM, InodeRecor
 
 _INODE = slice(0, 8)
 _KIND = 8
-_OWNED = {
-    keys.EXTENDED: "extended attributes",
-    keys.DESCRIPTOR: "a security descriptor",
-    keys.STREAM: "streams",
-    keys.ENTRY: "entries",
-}
+_OWNED = {keys.EXTENDED: "extended attributes", keys.DESCRIPTOR: "a security descriptor", keys.STREAM: "streams", keys.ENTRY: "entries"}
 
 
 async def check_names(view: View, note: Note, pause: Callable[[], Awaitable[None]]) -> None:
@@ -83,14 +78,7 @@ def _entry(inodes: dict[int, InodeRecord], owner: int, inode: int, value: bytes,
 
 
 def _directory(
-    inode: int,
-    record: InodeRecord,
-    entries: int,
-    subdirectories: int,
-    parent: int | None,
-    names: int,
-    orphans: set[int],
-    note: Note,
+    inode: int, record: InodeRecord, entries: int, subdirectories: int, parent: int | None, names: int, orphans: set[int], note: Note
 ) -> None:
     where = f"directory {inode}"
     if record.size != entries:
@@ -125,9 +113,7 @@ def _streams(view: View, inodes: dict[int, InodeRecord], note: Note) -> set[int]
     return found
 
 
-async def _owned(
-    view: View, inodes: dict[int, InodeRecord], note: Note, pause: Callable[[], Awaitable[None]]
-) -> None:
+async def _owned(view: View, inodes: dict[int, InodeRecord], note: Note, pause: Callable[[], Awaitable[None]]) -> None:
     """Whatever is kept for an inode needs an inode that knows of it."""
     for tag, what in _OWNED.items():
         last = 0

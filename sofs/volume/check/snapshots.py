@@ -232,13 +232,8 @@ class SnapshotCheck:
 
     def counts(self) -> None:
         """The counts of dead pages by the oldest snapshot that holds them."""
-        recorded = {
-            (int.from_bytes(key[1:9]), int.from_bytes(key[9:])): deadlists.held(value)
-            for key, value in self._view.walk(keys.DEAD_COUNT)
-        }
+        recorded = {(int.from_bytes(key[1:9]), int.from_bytes(key[9:])): deadlists.held(value) for key, value in self._view.walk(keys.DEAD_COUNT)}
         for number, oldest in sorted(recorded.keys() | self._counts.keys()):
             told, counted = recorded.get((number, oldest), 0), self._counts[number, oldest]
             if told != counted:
-                self._note(
-                    f"snapshot {number}", f"{told} dead pages are recorded that snapshot {oldest} is the oldest to hold, there are {counted}"
-                )
+                self._note(f"snapshot {number}", f"{told} dead pages are recorded that snapshot {oldest} is the oldest to hold, there are {counted}")

@@ -36,14 +36,7 @@ class Report(NamedTuple):
 
 class _Check:
     def __init__(
-        self,
-        view: View,
-        living: KeySpace,
-        log: Log,
-        pool: Pool,
-        volume: VolumeId,
-        pause: Callable[[], Awaitable[None]],
-        doubtful: Callable[[], bool],
+        self, view: View, living: KeySpace, log: Log, pool: Pool, volume: VolumeId, pause: Callable[[], Awaitable[None]], doubtful: Callable[[], bool]
     ) -> None:
         self._doubtful = doubtful
         self._view = view
@@ -82,10 +75,7 @@ class _Check:
         if value is None:
             return
         numbers = range(1, int.from_bytes(value, "little"))
-        there = {
-            placement.id.number: placement
-            for placement in await self._pool.orphans(self._volume, numbers, lambda number: ())
-        }
+        there = {placement.id.number: placement for placement in await self._pool.orphans(self._volume, numbers, lambda number: ())}
         for number, placement in self.map.extents.items():
             found = there.get(number)
             if self._living.get(keys.bucket(keys.EXTENT, number)) is None:
@@ -98,15 +88,10 @@ class _Check:
                 self._note(f"extent {number}", f"has no fragment in slot {fragment.slot} of disk {fragment.disk:x}")
         granted = [
             range(first, first + int.from_bytes(value, "little"))
-            for first, value in (
-                (int.from_bytes(key[1:9]), value) for key, value in self._living.walk(keys.GRANTED)
-            )
+            for first, value in ((int.from_bytes(key[1:9]), value) for key, value in self._living.walk(keys.GRANTED))
         ]
         for number in there.keys() - self.map.extents.keys() - self.map.freed.keys():
-            if any(
-                self._living.get(keys.bucket(tag, number)) is not None
-                for tag in (keys.EXTENT, keys.FREED)
-            ):
+            if any(self._living.get(keys.bucket(tag, number)) is not None for tag in (keys.EXTENT, keys.FREED)):
                 continue  # made meanwhile
             if self._doubtful() or any(number in numbers for numbers in granted):
                 self.orphans += 1
@@ -220,6 +205,4 @@ async def check(
     work = _Check(view, living, log, pool, volume, pause, doubtful)
     await work.run(read_data)
     inodes = sum(1 for _ in view.walk(keys.INODE))
-    return Report(
-        work.findings, inodes, work.map.placed, len(work.map.extents), work.orphans, work.pages_read
-    )
+    return Report(work.findings, inodes, work.map.placed, len(work.map.extents), work.orphans, work.pages_read)

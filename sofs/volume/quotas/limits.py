@@ -65,11 +65,7 @@ def gone_key(directory: int) -> bytes:
 class Quotas:
     """One volume's limits."""
 
-    def __init__(
-        self,
-        get: Callable[[bytes], bytes | None],
-        scan: Callable[[bytes], Iterator[tuple[bytes, bytes]]],
-    ) -> None:
+    def __init__(self, get: Callable[[bytes], bytes | None], scan: Callable[[bytes], Iterator[tuple[bytes, bytes]]]) -> None:
         self._get = get
         self._scan = scan
         self.limits: dict[tuple[int, int], Limits] = {}

@@ -18,15 +18,7 @@ from sofs.cluster import Answer, Interconnect, NodeId, Peer
 from sofs.errors import Fenced, PeerError, SofsError, Unavailable
 from sofs.runtime.ports import Buffer, Clock, Timer
 from sofs.types import Lsn, VolumeId
-from sofs.volume.remote.messages import (
-    Answered,
-    Elsewhere,
-    Kind,
-    Reached,
-    ReadAnswer,
-    decode_answer,
-    encode_head,
-)
+from sofs.volume.remote.messages import Answered, Elsewhere, Kind, Reached, ReadAnswer, decode_answer, encode_head
 from sofs.volume.remote.serving import SERVICE
 
 PATIENCE_S = 120.0

@@ -18,22 +18,12 @@ from sofs.types import Level, Lsn, OpenId
 from sofs.volume import api
 from sofs.volume.api import AnyToken, Binding, Read, Reply, Request, Target, Upcall, Written
 from sofs.volume.remote.asking import PATIENCE_S, Asker, Found, Question
-from sofs.volume.remote.messages import (
-    Answered,
-    Call,
-    Kind,
-    ReadAnswer,
-    ReadAsk,
-    When,
-    WriteAsk,
-    split,
-)
+from sofs.volume.remote.messages import Answered, Call, Kind, ReadAnswer, ReadAsk, When, WriteAsk, split
 from sofs.volume.remote.repeating import ENDING, REPEATABLE, opposite
 
 R = TypeVar("R")
 
 _OPENING = frozenset({api.Open, api.Want, api.Reconnect})
-
 
 
 class RemoteVolume:
@@ -103,9 +93,7 @@ class RemoteVolume:
 
         return self._cancellable(future, self._asker.ask(Kind.READ, rest, b"", True, then))
 
-    def write(
-        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
-    ) -> Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Awaitable[Written]:
         plain, slot = split(token)
         rest = encode(WriteAsk(by, plain, slot, target, offset, level))
         future: asyncio.Future[Written] = self._loop.create_future()

@@ -28,20 +28,7 @@ from sofs.encoding import decoder, encode
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer
 from sofs.types import Level, Lsn
-from sofs.volume.api import (
-    AnyToken,
-    Attributes,
-    Binding,
-    CallToken,
-    Reply,
-    Request,
-    Slot,
-    Slots,
-    SlotToken,
-    Target,
-    Token,
-    Upcall,
-)
+from sofs.volume.api import AnyToken, Attributes, Binding, CallToken, Reply, Request, Slot, Slots, SlotToken, Target, Token, Upcall
 
 HEAD = struct.Struct("<B3xIQQQ")
 

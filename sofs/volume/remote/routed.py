@@ -17,19 +17,7 @@ from sofs.errors import Fenced, ReadOnly, SofsError, Unavailable
 from sofs.runtime.ports import Clock
 from sofs.types import Level, Lsn, VolumeId
 from sofs.volume import api
-from sofs.volume.api import (
-    AnyToken,
-    Binding,
-    FencedOff,
-    Read,
-    Reply,
-    Request,
-    Resumed,
-    Target,
-    Upcall,
-    Upcalls,
-    Written,
-)
+from sofs.volume.api import AnyToken, Binding, FencedOff, Read, Reply, Request, Resumed, Target, Upcall, Upcalls, Written
 from sofs.volume.remote.asking import Asker
 from sofs.volume.remote.forwarded import RemoteVolume
 from sofs.volume.remote.messages import Told
@@ -112,9 +100,7 @@ class RoutedVolume:
             return got
         return self.follow(local, got, lambda: self._far.read(target, offset, into, by))  # type: ignore[arg-type]  # no Read
 
-    def write(
-        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
-    ) -> Written | Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
         local = self._local
         if local is None:
             return self._elsewhere().write(target, offset, data, token, level, by)
@@ -311,16 +297,10 @@ class RoutedPast:
         return self._living.local
 
     def call(self, request: Request, token: AnyToken | None, by: Binding) -> Reply | Awaitable[Reply]:
-        return self._ask(
-            lambda past: past.call(request, None, by),
-            lambda far: far.call(request, None, by, self._snapshot),
-        )
+        return self._ask(lambda past: past.call(request, None, by), lambda far: far.call(request, None, by, self._snapshot))
 
     def read(self, target: Target, offset: int, into: memoryview, by: Binding) -> Read | Awaitable[Read]:
-        return self._ask(
-            lambda past: past.read(target, offset, into, by),
-            lambda far: far.read(target, offset, into, by, self._snapshot),
-        )
+        return self._ask(lambda past: past.read(target, offset, into, by), lambda far: far.read(target, offset, into, by, self._snapshot))
 
     def _ask(self, here: Callable[[api.Volume], R | Awaitable[R]], there: Callable[[RemoteVolume], Awaitable[R]]) -> R | Awaitable[R]:
         living, local = self._living, self._living._local
@@ -336,9 +316,7 @@ class RoutedPast:
             return answer
         return living.follow(local, answer, lambda: there(living._far))
 
-    def write(
-        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
-    ) -> Written | Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
         raise ReadOnly("a snapshot cannot be changed")
 
     def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:

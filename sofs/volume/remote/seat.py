@@ -20,16 +20,7 @@ from sofs.volume import api
 from sofs.volume.api import Binding, CallToken, Opened, Read, Reply, Upcall
 from sofs.volume.batch import Batch
 from sofs.volume.opening import UNTOLD
-from sofs.volume.remote.messages import (
-    Answered,
-    Call,
-    Reached,
-    ReadAnswer,
-    ReadAsk,
-    When,
-    WriteAsk,
-    encode_answer,
-)
+from sofs.volume.remote.messages import Answered, Call, Reached, ReadAnswer, ReadAsk, When, WriteAsk, encode_answer
 from sofs.volume.remote.repeating import REPEATABLE
 from sofs.volume.remote.telling import Subscriber
 from sofs.volume.snapshots.requests import restored
@@ -412,4 +403,3 @@ def _finish(future: "asyncio.Future[Answer]", make: Make) -> None:
         future.set_result(make())
     except SofsError as error:
         future.set_exception(error)
-

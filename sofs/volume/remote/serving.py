@@ -9,13 +9,7 @@ from functools import partial
 
 from sofs.cluster import Answer, Asked, Interconnect
 from sofs.runtime.ports import Clock
-from sofs.volume.remote.messages import (
-    Elsewhere,
-    Kind,
-    decode_head,
-    decode_rest,
-    encode_answer,
-)
+from sofs.volume.remote.messages import Elsewhere, Kind, decode_head, decode_rest, encode_answer
 from sofs.volume.remote.seat import Seat
 from sofs.volume.where import Whereabouts
 

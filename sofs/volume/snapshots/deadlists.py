@@ -100,12 +100,7 @@ def lists(records: Mutator, window: int) -> Iterator[tuple[int, list[Grave]]]:
 
 def dead_pages(records: Mutator, window: int) -> set[int]:
     """The offsets of all pages of a window that some dead list has."""
-    return {
-        offset + page * PAGE
-        for _, rows in lists(records, window)
-        for offset, pages, _ in rows
-        for page in range(pages)
-    }
+    return {offset + page * PAGE for _, rows in lists(records, window) for offset, pages, _ in rows for page in range(pages)}
 
 
 def keep(records: Mutator, window: int, offset: int, pages: int) -> list[tuple[int, int]]:
@@ -164,9 +159,7 @@ def _add(records: Mutator, window: int, number: int, births: dict[int, int]) -> 
     if value is None:
         records.put(index_key(number, place), b"")
     else:
-        known = {
-            offset + page * PAGE: birth for offset, pages, birth in graves(value) for page in range(pages)
-        }
+        known = {offset + page * PAGE: birth for offset, pages, birth in graves(value) for page in range(pages)}
         assert not known.keys() & births.keys(), "a page dies twice in one list"
         births = known | births
     records.put(key, _encode_graves(births))

@@ -58,9 +58,7 @@ class Snapshot(NamedTuple):
         return owner - MAP_BORN >= self.lsn if owner >= MAP_BORN else owner >= self.inodes
 
     def encode(self) -> bytes:
-        fixed = _FIXED.pack(
-            self.lsn, self.extents, self.inodes, self.taken, self.state, len(self.under_way), len(self.name)
-        )
+        fixed = _FIXED.pack(self.lsn, self.extents, self.inodes, self.taken, self.state, len(self.under_way), len(self.name))
         return fixed + struct.pack(f"<{len(self.under_way)}Q", *self.under_way) + self.name
 
     @classmethod

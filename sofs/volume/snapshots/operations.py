@@ -17,20 +17,7 @@ from sofs.types import Kind, Lsn, Time
 from sofs.volume import leaves, windows
 from sofs.volume.batch import Apply, Batch, Mutator, Operation
 from sofs.volume.inode import SHARES_PAGES, InodeRecord
-from sofs.volume.keys import (
-    BUCKET,
-    DEAD,
-    EXTENT_BORN,
-    FILES,
-    INODE,
-    LEAF,
-    LEAF_PAGES,
-    REFERENCES,
-    RESERVED,
-    SAVED_INDEX,
-    WINDOW_SHIFT,
-    meta,
-)
+from sofs.volume.keys import BUCKET, DEAD, EXTENT_BORN, FILES, INODE, LEAF, LEAF_PAGES, REFERENCES, RESERVED, SAVED_INDEX, WINDOW_SHIFT, meta
 from sofs.volume.losses import Dropped, bereave, destaged_below, settle, unname
 from sofs.volume.snapshots import deadlists
 from sofs.volume.snapshots.history import READY, Snapshot
@@ -177,9 +164,7 @@ def _restore_inode(records: Mutator, key: bytes, old: bytes | None, new: bytes |
     records.put(key, record._replace(marks=marks, changed=now, change=change).encode())
 
 
-def _restore_leaf(
-    records: Mutator, dropped: Dropped, key: bytes, old: bytes | None, new: bytes | None, lsn: Lsn
-) -> int:
+def _restore_leaf(records: Mutator, dropped: Dropped, key: bytes, old: bytes | None, new: bytes | None, lsn: Lsn) -> int:
     """Puts the leaf back; gives how many reserved pages that brings."""
     if old == new:
         return 0

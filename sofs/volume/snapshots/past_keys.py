@@ -43,9 +43,7 @@ def past_value(records: Living, snapshot: Snapshot, key: bytes) -> bytes | None:
     return records.get(key)
 
 
-def past_scan(
-    records: Living, snapshot: Snapshot, bucket: bytes, start: bytes = b"", end: bytes = b""
-) -> Iterator[tuple[bytes, bytes]]:
+def past_scan(records: Living, snapshot: Snapshot, bucket: bytes, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
     """A versioned bucket's records as of the snapshot, as `KeySpace.scan` gives them."""
     if snapshot.lacks(int.from_bytes(bucket[1:BUCKET])):
         return
@@ -129,9 +127,7 @@ class PastKeys(KeySpace):
         lsn = self.snapshot.lsn
         return Lsn(0) if lsn < self.log.stable else lsn
 
-    def commit(
-        self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None
-    ) -> Lsn:
+    def commit(self, batch: Batch, payload: Sequence[Buffer] = (), reserved: bool = False, sums: bytes | None = None) -> Lsn:
         raise ReadOnly("a snapshot cannot be changed")
 
     def commit_cleaning(self, batch: Batch) -> Lsn:

@@ -15,17 +15,7 @@ from sofs.locks import LockManager
 from sofs.runtime.ports import Clock
 from sofs.types import Inode, Level, Lsn, OpenId, VolumeId
 from sofs.volume import api, io
-from sofs.volume.api import (
-    Access,
-    AnyToken,
-    Binding,
-    Caller,
-    Read,
-    Reply,
-    Request,
-    Target,
-    Written,
-)
+from sofs.volume.api import Access, AnyToken, Binding, Caller, Read, Reply, Request, Target, Written
 from sofs.volume.batch import Batch
 from sofs.volume.core import Core, Wait
 from sofs.volume.data import Data
@@ -112,15 +102,7 @@ class PastCore(Core):
 class PastVolume:
     """`sofs.volume.api.Volume`, for one snapshot of a volume at its coordinator."""
 
-    def __init__(
-        self,
-        id: VolumeId,
-        name: str,
-        verifier: int,
-        core: Core,
-        snapshot: Snapshot,
-        failure: Callable[[], SofsError | None],
-    ) -> None:
+    def __init__(self, id: VolumeId, name: str, verifier: int, core: Core, snapshot: Snapshot, failure: Callable[[], SofsError | None]) -> None:
         """`core` is the living volume's, `failure` says why nothing can be answered any more."""
         self.id = id
         self.name = name
@@ -175,9 +157,7 @@ class PastVolume:
             error.gate = core.gate
             raise
 
-    def write(
-        self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding
-    ) -> Written | Awaitable[Written]:
+    def write(self, target: Target, offset: int, data: memoryview, token: AnyToken | None, level: Level, by: Binding) -> Written | Awaitable[Written]:
         raise ReadOnly("a snapshot cannot be changed")
 
     def when(self, gate: Lsn, level: Level, send: Callable[[], None]) -> None:

@@ -4,15 +4,7 @@ from collections.abc import Awaitable
 
 from sofs.errors import Busy
 from sofs.types import Lsn
-from sofs.volume.api import (
-    AnyToken,
-    DeleteSnapshot,
-    ListSnapshots,
-    MakeSnapshot,
-    Reply,
-    RestoreSnapshot,
-    SnapshotList,
-)
+from sofs.volume.api import AnyToken, DeleteSnapshot, ListSnapshots, MakeSnapshot, Reply, RestoreSnapshot, SnapshotList
 from sofs.volume.batch import Batch
 from sofs.volume.closing import end_open
 from sofs.volume.core import Core

@@ -47,9 +47,7 @@ class Line:
 class Channel:
     """`Store` of one node."""
 
-    def __init__(
-        self, store: EmbeddedStore, line: Line, random: SimulatedRandom, note: Callable[..., None] = lambda what, *fields: None
-    ) -> None:
+    def __init__(self, store: EmbeddedStore, line: Line, random: SimulatedRandom, note: Callable[..., None] = lambda what, *fields: None) -> None:
         self.store = store
         self.line = line
         self.random = random

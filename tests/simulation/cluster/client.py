@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from sofs.errors import Delayed, Fenced, Grace, NoSpace, SofsError, Unavailable
 from sofs.types import Inode, Level
-from sofs.volume.api import (
-    AnyToken,
-    Binding,
-    Caller,
-    Reply,
-    Request,
-    Stateless,
-    Target,
-    Token,
-    Volume,
-    Written,
-)
+from sofs.volume.api import AnyToken, Binding, Caller, Reply, Request, Stateless, Target, Token, Volume, Written
 from sofs.volume.api.interface import Read
 from tests.simulation.cluster.answers import done, sent
 from tests.simulation.cluster.machine import Gone, Machine

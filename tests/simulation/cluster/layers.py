@@ -21,7 +21,10 @@ LAYERS: dict[str, Callable[[int, bool], Outcome]] = {
     ),
     "partitions": _layer(
         Shape(
-            nodes=(2, 4), policies=ACROSS, disks=1, faults=("cut-off", "cut-pair", "flapping", "kill", "lose-connections", "one-way", "pause", "slow-wire")
+            nodes=(2, 4),
+            policies=ACROSS,
+            disks=1,
+            faults=("cut-off", "cut-pair", "flapping", "kill", "lose-connections", "one-way", "pause", "slow-wire"),
         )
     ),
     "forgetful": _layer(Shape(nodes=(2, 4), policies=ACROSS, disks=1, faults=("forgetful", "lose-connections", "move"))),

@@ -75,7 +75,11 @@ async def cut_from_one(faults: whole.Faults) -> None:
     one.line.up = True
 
 
-OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {"disk-hiccup": disk_hiccup, "kill-coordinator": kill_coordinator, "cut-from-one": cut_from_one}
+OWN: dict[str, Callable[[whole.Faults], Awaitable[None]]] = {
+    "disk-hiccup": disk_hiccup,
+    "kill-coordinator": kill_coordinator,
+    "cut-from-one": cut_from_one,
+}
 COSTLY = {"disk-hiccup", "power-loss", "power-loss-of-all"}
 NAMES = (
     "cut-from-one",

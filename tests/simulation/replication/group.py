@@ -100,7 +100,9 @@ class Group:
     async def _well(self) -> bool:
         configuration = await self.configuration()
         leader = [machine.node for machine in self.machines if machine.node is not None and machine.node.ready and machine.node.serves()]
-        return len(configuration.replicas) == len(self.machines) and len(leader) == 1 and set(leader[0].log.replica_ids) == set(configuration.replicas)
+        return (
+            len(configuration.replicas) == len(self.machines) and len(leader) == 1 and set(leader[0].log.replica_ids) == set(configuration.replicas)
+        )
 
     # Clients
 

@@ -203,9 +203,7 @@ class Member:
         records = files.records(f"{path}/records", 1 << 30)
         return Own(id, replica, records, NumberMachine(records, self.judge.cut))
 
-    def _follow(
-        self, own: Own, configuration: Configuration, end: Mark, stable: Mark, tail: tuple[object, ...], whole: bool, promised: bool
-    ) -> None:
+    def _follow(self, own: Own, configuration: Configuration, end: Mark, stable: Mark, tail: tuple[object, ...], whole: bool, promised: bool) -> None:
         self.note("follows", own.id, configuration.version, end.lsn, "whole" if whole else "not whole")
         own.replica.prepare((end.lsn - 1) // SEGMENT)
         follower = Follower(
@@ -560,5 +558,3 @@ def _ended(task: "asyncio.Task[None]") -> None:
     """What nobody foresaw is a violation."""
     if not task.cancelled() and (error := task.exception()) is not None:
         raise error
-
-

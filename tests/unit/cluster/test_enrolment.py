@@ -138,9 +138,7 @@ def test_a_single_nodes_records_become_the_clusters(tmp_path: Path, etcd: Etcd) 
     own = load_own(SystemFiles(), str(data))
     assert own is not None and own.cluster == done.cluster and f"{own.id:016x}" == done.node
     assert sum(key.startswith(keys.USERS) for key in entries) == 200
-    assert DiskRecord.decode(entries[keys.disk(7)].value) == DiskRecord(
-        id=7, path="disks/ssd0", tier="ssd", pool="default", host="one", node=own.id
-    )
+    assert DiskRecord.decode(entries[keys.disk(7)].value) == DiskRecord(id=7, path="disks/ssd0", tier="ssd", pool="default", host="one", node=own.id)
     configuration = ConfigurationRecord.decode(entries[keys.configuration(9)].value)
     assert (configuration.version, configuration.coordinator) == (4, own.id)
     assert MemberRecord.decode(entries[keys.member(own.id)].value).addresses == ("127.0.0.1:4701",)
@@ -207,9 +205,7 @@ def test_a_prefix_ends_with_a_slash(tmp_path: Path, etcd: Etcd) -> None:
     assert not (tmp_path / "one").exists()
 
 
-def test_a_token_whose_etcd_is_elsewhere_for_this_host_says_so_and_is_good_with_another_address(
-    tmp_path: Path, etcd: Etcd
-) -> None:
+def test_a_token_whose_etcd_is_elsewhere_for_this_host_says_so_and_is_good_with_another_address(tmp_path: Path, etcd: Etcd) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     init(one, etcd)
     config = one / "conf" / "sofs.toml"

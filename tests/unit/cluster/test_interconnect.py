@@ -427,8 +427,7 @@ def test_priorities_do_not_wait_for_each_other() -> None:
             await peer.call("echo", b"", priority=priority)
         cluster.part(1, 2, cable=0)
         outcomes = await asyncio.gather(
-            *(asyncio.ensure_future(peer.call("echo", b"", priority=priority, deadline_s=1)) for priority in Priority),
-            return_exceptions=True,
+            *(asyncio.ensure_future(peer.call("echo", b"", priority=priority, deadline_s=1)) for priority in Priority), return_exceptions=True
         )
         assert sorted(isinstance(outcome, Unavailable) for outcome in outcomes) in ([False, False, True], [False, True, True])
 

@@ -10,17 +10,7 @@ import pytest
 from msgspec import structs
 
 from sofs.cluster import Incarnation, NodeId
-from sofs.cluster.founding import (
-    AUTHORITY,
-    Token,
-    admit,
-    authority_of,
-    cluster_of,
-    evict,
-    found,
-    invite,
-    leave,
-)
+from sofs.cluster.founding import AUTHORITY, Token, admit, authority_of, cluster_of, evict, found, invite, leave
 from sofs.cluster.frames import Hello
 from sofs.cluster.membership import ACTIVE, DRAINING, LEASE_S, LEVEL, Membership, endpoint
 from sofs.cluster.records import DeadRecord, MemberRecord, NodeRecord, named

@@ -76,9 +76,7 @@ held = claim(SystemFiles(), {str(tmp_path)!r}, {OTHER}, {FIRST})
 print("up", flush=True)
 input()
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     try:
         assert process.stdout.readline() == "up\n"

@@ -134,7 +134,11 @@ def test_who_has_no_good_certificate_does_not_get_in(tmp_path: Path, authority: 
 
 @pytest.mark.parametrize(
     ("wrong", "reason"),
-    [("expired", "certificate has expired.*clock"), ("not yet valid", "certificate is not yet valid.*clock"), ("another authority", "another cluster")],
+    [
+        ("expired", "certificate has expired.*clock"),
+        ("not yet valid", "certificate is not yet valid.*clock"),
+        ("another authority", "another cluster"),
+    ],
 )
 def test_why_a_certificate_is_not_trusted_is_said_at_both_ends(tmp_path: Path, authority: Authority, wrong: str, reason: str) -> None:
     async def main() -> None:

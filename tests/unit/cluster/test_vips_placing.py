@@ -61,9 +61,7 @@ addresses = st.integers(1, 12).map(lambda number: f"10.0.0.{number}")
     candidates=st.sets(nodes, min_size=1),
     holders=st.dictionaries(addresses, nodes),
 )
-def test_every_address_has_a_place_the_load_is_even_and_the_plan_is_stable(
-    vips: list[Vip], candidates: set[int], holders: dict[str, int]
-) -> None:
+def test_every_address_has_a_place_the_load_is_even_and_the_plan_is_stable(vips: list[Vip], candidates: set[int], holders: dict[str, int]) -> None:
     plan = place(vips, candidates, holders, {})
     assert set(plan) == {vip.address for vip in vips} and set(plan.values()) <= candidates
     loads = [list(plan.values()).count(node) for node in candidates]

@@ -66,9 +66,7 @@ def workload(files: SimulatedFiles, acknowledged: list[int]) -> Callable[[Simula
 
 
 @pytest.mark.parametrize("process_only", [False, True], ids=["power", "process"])
-def test_a_crash_at_any_step_loses_nothing_acknowledged_and_halves_nothing(
-    process_only: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_at_any_step_loses_nothing_acknowledged_and_halves_nothing(process_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_COMPACT_AT", 40_000)
     files = new_files()
     simulate(workload(files, []))
@@ -93,9 +91,7 @@ def test_a_crash_at_any_step_loses_nothing_acknowledged_and_halves_nothing(
             assert found == {"a": b"%d" % n, "leased": b"%d" % n, **expected}
 
 
-def test_what_a_restart_builds_on_after_the_death_of_a_process_survives_a_loss_of_power(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_a_restart_builds_on_after_the_death_of_a_process_survives_a_loss_of_power(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_COMPACT_AT", 40_000)
     files = new_files()
     simulate(workload(files, []))

@@ -53,8 +53,6 @@ def sys_credential(uid: int = 0, gid: int = 0, groups: Sequence[int] = ()) -> by
     return struct.pack(">2I", 1, len(body)) + body + bytes(8)
 
 
-def call_bytes(
-    program: int, version: int, procedure: int, arguments: bytes = b"", *, xid: int = 1, auth: bytes = bytes(16), rpc: int = 2
-) -> bytes:
+def call_bytes(program: int, version: int, procedure: int, arguments: bytes = b"", *, xid: int = 1, auth: bytes = bytes(16), rpc: int = 2) -> bytes:
     """A call without a record header."""
     return struct.pack(">6I", xid, 0, rpc, program, version, procedure) + auth + arguments

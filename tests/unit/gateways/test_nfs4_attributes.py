@@ -9,18 +9,7 @@ import pytest
 from gateways.identity import Identities, User, domain_sid
 from gateways.nfs.v4 import settable
 from gateways.nfs.v4.acls import acl_of, bound, dacl_of, read_acl
-from gateways.nfs.v4.attributes import (
-    EVERY,
-    SETTABLE,
-    WRITE_ONLY,
-    Attr,
-    Facts,
-    encoder,
-    mask_of,
-    smallest,
-    supported,
-    words_of,
-)
+from gateways.nfs.v4.attributes import EVERY, SETTABLE, WRITE_ONLY, Attr, Facts, encoder, mask_of, smallest, supported, words_of
 from gateways.nfs.v4.owners import Owners
 from gateways.nfs.v4.settable import NewAttributes
 from gateways.nfs.v4.status import Failure, Status

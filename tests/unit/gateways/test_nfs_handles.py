@@ -43,10 +43,7 @@ def test_a_handle_says_what_it_was_made_of_after_any_restart() -> None:
     assert len(made) == HANDLE_SIZE <= 64
     assert Handles(KEY).read(made) == Named(5, VOLUME, 9, Inode(42), 3)
     # The format is for ever: clients hold handles over upgrades.
-    assert made.hex() == (
-        "0100000000000005112233445566778800000000000000090000000000000"
-        "02a0000000300000000" + made[-8:].hex()
-    )
+    assert made.hex() == ("010000000000000511223344556677880000000000000009000000000000002a0000000300000000" + made[-8:].hex())
 
 
 def test_no_changed_byte_goes_unnoticed() -> None:

@@ -14,9 +14,7 @@ LAST = 0x80000000
 PROGRAM = 100003
 
 
-def connection(
-    handlers: dict[int, Callable[[Call], None]], versions: tuple[int, ...] = (3,)
-) -> tuple[RpcConnection, CollectingLink]:
+def connection(handlers: dict[int, Callable[[Call], None]], versions: tuple[int, ...] = (3,)) -> tuple[RpcConnection, CollectingLink]:
     link = CollectingLink()
     program = Program({version: Version(handlers) for version in versions})
     return RpcConnection(link, {PROGRAM: program}), link

@@ -6,23 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateways.nfs.xdr import (
-    I32,
-    I64,
-    U32,
-    U64,
-    Array,
-    Bool,
-    Fixed,
-    Linked,
-    Opaque,
-    Switch,
-    Void,
-    XdrError,
-    decode,
-    encode,
-    unpack,
-)
+from gateways.nfs.xdr import I32, I64, U32, U64, Array, Bool, Fixed, Linked, Opaque, Switch, Void, XdrError, decode, encode, unpack
 
 
 class Pair(NamedTuple):
@@ -45,9 +29,7 @@ class Everything(NamedTuple):
     last: Pair
 
 
-EXAMPLE = Everything(
-    Pair(1, 2), True, -3, -4, b"hello", b"12345678", None, 5, (6, 7), (Pair(8, 9),), (7, Pair(10, 11)), Pair(12, 13)
-)
+EXAMPLE = Everything(Pair(1, 2), True, -3, -4, b"hello", b"12345678", None, 5, (6, 7), (Pair(8, 9),), (7, Pair(10, 11)), Pair(12, 13))
 BYTES = bytes.fromhex(
     "00000001 0000000000000002 00000001 fffffffd fffffffffffffffc"
     "00000005 68656c6c6f000000 3132333435363738 00000000 00000001 00000005"

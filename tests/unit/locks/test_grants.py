@@ -91,11 +91,7 @@ def rows(kind: GrantKind, table: str) -> list[tuple[GrantKind, str, str, str]]:
     return [(kind, state, given, wanted) for state, *row in cells for given, wanted in zip(inputs, row, strict=True)]
 
 
-ROWS = [
-    *rows(GrantKind.LEASE, LEASE),
-    *rows(GrantKind.OPLOCK, OPLOCK),
-    *rows(GrantKind.DELEGATION, DELEGATION),
-]
+ROWS = [*rows(GrantKind.LEASE, LEASE), *rows(GrantKind.OPLOCK, OPLOCK), *rows(GrantKind.DELEGATION, DELEGATION)]
 
 
 @pytest.mark.parametrize(("kind", "state", "given", "wanted"), ROWS)

@@ -4,14 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sofs.errors import (
-    Closed,
-    Delayed,
-    DeletePending,
-    LockConflict,
-    SharingViolation,
-    SofsError,
-)
+from sofs.errors import Closed, Delayed, DeletePending, LockConflict, SharingViolation, SofsError
 from sofs.locks import holding, transitions
 from sofs.locks.grants import HANDLE, READ, WRITE, GrantKind
 from sofs.locks.ranges import END, ByteLock
@@ -217,6 +210,7 @@ def test_an_smb_open_is_bound_by_its_own_shared_lock_only_when_it_writes() -> No
 
 # Delete
 
+
 def test_a_file_goes_with_its_last_open_and_is_not_opened_meanwhile() -> None:
     held = opened(smb(FIRST, DELETE | RW), smb(SECOND), nfs(THIRD))
     held = transitions.mark_delete(held, FIRST, True).state
@@ -367,9 +361,7 @@ ROOM = [
 
 
 @pytest.mark.parametrize(("others", "kind", "wanted", "expected"), ROOM)
-def test_as_much_is_granted_as_others_leave_room_for(
-    others: tuple[Opening, ...], kind: GrantKind, wanted: int, expected: int
-) -> None:
+def test_as_much_is_granted_as_others_leave_room_for(others: tuple[Opening, ...], kind: GrantKind, wanted: int, expected: int) -> None:
     held = opened(*others, smb(FIRST, key=b"k"))
     held, got = ask(held, b"k", kind, wanted)
     assert got == expected
@@ -426,9 +418,7 @@ def test_oplocks_and_leases_beside_each_other(there: int, kind: GrantKind, wante
     assert ask(held, b"b", wanted_kind, wanted)[1] == given
 
 
-@pytest.mark.parametrize(
-    ("there", "wanted", "given"), [(READ, RH, RH), (READ, RWH, READ), (RH, RWH, RH), (READ, READ | WRITE, READ)]
-)
+@pytest.mark.parametrize(("there", "wanted", "given"), [(READ, RH, RH), (READ, RWH, READ), (RH, RWH, RH), (READ, READ | WRITE, READ)])
 def test_a_lease_is_raised_beside_another_only_to_all_that_was_asked_for(there: int, wanted: int, given: int) -> None:
     held = granted(smb(FIRST, key=b"a"), there)
     held = granted(smb(SECOND, key=b"b"), READ, GrantKind.LEASE, held)

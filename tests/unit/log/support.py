@@ -56,9 +56,7 @@ class Bench:
         self.recovered: Recovered = recover(replicas, BEGINNING, self.configuration.version, lambda: unbroken, self.machine.apply)
         for replica in replicas:
             replica.prepare((self.recovered.end.lsn - 1) // settings.segment_size)
-        self.log = ReplicatedLog(
-            self.clock, self.machine, replicas, self.configuration, self.change, self.recovered.end, BEGINNING.lsn, settings
-        )
+        self.log = ReplicatedLog(self.clock, self.machine, replicas, self.configuration, self.change, self.recovered.end, BEGINNING.lsn, settings)
 
     async def change(self, wanted: Configuration) -> None:
         await self.clock.sleep(0.01)
@@ -94,5 +92,3 @@ def run(bench: Bench, main: Callable[[Bench], Coroutine[Any, Any, None]], unbrok
         await main(bench)
 
     simulate(started)
-
-

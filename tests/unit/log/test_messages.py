@@ -8,19 +8,7 @@ import pytest
 from sofs.encoding import encode
 from sofs.errors import Damaged, PeerError
 from sofs.log.configuration import Mark
-from sofs.log.messages import (
-    Ack,
-    Append,
-    Ask,
-    Read,
-    Result,
-    Rewrite,
-    Status,
-    Sync,
-    decode_ack,
-    decode_message,
-    decode_status,
-)
+from sofs.log.messages import Ack, Append, Ask, Read, Result, Rewrite, Status, Sync, decode_ack, decode_message, decode_status
 from sofs.log.reading import parse
 from sofs.types import Lsn
 from tests.unit.log.test_follower import SEGMENT, Author

@@ -106,9 +106,7 @@ class Nodes:
     async def _begin(self, node: Node) -> None:
         me = node.id, Incarnation(node.id * 1000 + node.starts)
         addresses = {other.id: [(other.address, PORT)] for other in self.all}
-        node.interconnect = NetworkInterconnect(
-            self.clock, self.random, self.network.host(node.address), me, lambda id: addresses.get(id, ())
-        )
+        node.interconnect = NetworkInterconnect(self.clock, self.random, self.network.host(node.address), me, lambda id: addresses.get(id, ()))
         pools: dict[str, LocalPool] = {}
         DiskService(node.interconnect, pools)
         node.own_pool = pools["p"] = LocalPool(

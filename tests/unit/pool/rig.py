@@ -45,12 +45,8 @@ def content(number: int, length: int) -> bytes:
     return b"".join(b"%016x%016x" % (number, page) * (PAGE // 32) for page in range(length // PAGE))
 
 
-def make(
-    files: Files, random: Random, path: str, *, arenas: int = 2, tier: str = "ssd", host: str = "h", pool: str = "p"
-) -> DiskSpec:
-    label = make_disk(
-        files, random, path, pool=pool, tier=tier, host=host, capacity=arenas * ARENA_SLOTS * SLOT_SIZE, arena_slots=ARENA_SLOTS
-    )
+def make(files: Files, random: Random, path: str, *, arenas: int = 2, tier: str = "ssd", host: str = "h", pool: str = "p") -> DiskSpec:
+    label = make_disk(files, random, path, pool=pool, tier=tier, host=host, capacity=arenas * ARENA_SLOTS * SLOT_SIZE, arena_slots=ARENA_SLOTS)
     return DiskSpec(path, label.id, tier, host)
 
 
@@ -123,6 +119,4 @@ def make_rig(files: Files, random: Random, root: str, disks: int = 2, **options:
 
 def healthy(pool: LocalPool, at: Placement) -> bool:
     """Whether the extent has all its fragments, each on a disk that is present, trusted and not being drained."""
-    return len(at.fragments) == parse_scheme(at.scheme).width and all(
-        pool.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments
-    )
+    return len(at.fragments) == parse_scheme(at.scheme).width and all(pool.members.state(fragment.disk) is State.HEALTHY for fragment in at.fragments)

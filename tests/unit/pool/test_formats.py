@@ -9,16 +9,7 @@ from hypothesis import strategies as st
 
 from sofs.errors import Damaged, DiskRefused
 from sofs.pool.extent import ExtentId, slots_for
-from sofs.pool.fragment import (
-    BLOCK,
-    META_PER_SLOT,
-    Header,
-    checksum,
-    decode_meta,
-    decode_names,
-    encode_meta,
-    meta_length,
-)
+from sofs.pool.fragment import BLOCK, META_PER_SLOT, Header, checksum, decode_meta, decode_names, encode_meta, meta_length
 from sofs.pool.label import LABEL_SIZE, Label, decode_label, encode_label
 from sofs.pool.revocations import Revocations
 from sofs.pool.scheme import SIMPLE, Scheme, mirror

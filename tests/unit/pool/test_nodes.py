@@ -335,9 +335,7 @@ def test_a_fragment_whose_writing_was_not_heard_of_is_a_stray_beside_its_extent(
             at = await writing
             assert await cluster.read(cluster[1], at) == content(number, MIB)
             await asyncio.sleep(3)
-            there = {
-                (disk, slot) for disk, entries in cluster.used().items() for slot, entry in entries.items() if entry.id == eid(number)
-            }
+            there = {(disk, slot) for disk, entries in cluster.used().items() for slot, entry in entries.items() if entry.id == eid(number)}
             strays += len(there - set(at.fragments))
             assert there >= set(at.fragments)
             found = await cluster.run(cluster[1], cluster[1].pool.orphans(VOLUME, range(1, 100), lambda n: at.fragments if n == number else ()))  # noqa: B023
@@ -362,10 +360,7 @@ def test_a_late_deletion_or_mending_touches_no_other_extent() -> None:
         for fragment in at.fragments:
             disk = cluster[1].pool.members.get(fragment.disk).disk
             assert disk is not None
-            for change in (
-                disk.mend(fragment.slot, at.id, 0, bytes(PAGE)),
-                disk.mend(fragment.slot, at.id, 1, content(1, MIB)[PAGE : 2 * PAGE]),
-            ):
+            for change in (disk.mend(fragment.slot, at.id, 0, bytes(PAGE)), disk.mend(fragment.slot, at.id, 1, content(1, MIB)[PAGE : 2 * PAGE])):
                 with pytest.raises(ExtentGone):
                     await cluster.run(cluster[1], change)
         assert await cluster.read(cluster[3], new) == content(number, MIB)

@@ -4,16 +4,7 @@ import re
 
 import pytest
 
-from sofs.errors import (
-    DiskFailed,
-    DiskRefused,
-    InvalidArgument,
-    NoSpace,
-    NotFound,
-    NotSupported,
-    ReadOnly,
-    Unavailable,
-)
+from sofs.errors import DiskFailed, DiskRefused, InvalidArgument, NoSpace, NotFound, NotSupported, ReadOnly, Unavailable
 from sofs.pool.fragment import SLOT_SIZE
 from sofs.pool.local_pool import LocalPool
 from sofs.pool.members import DiskSpec
@@ -69,9 +60,7 @@ def test_a_directory_with_other_data_is_refused_and_left_as_it_was(host: Host) -
     with pytest.raises(DiskRefused, match=r"holds other data \(holiday.jpg\).*--force"):
         make(host.files, host.random, path)
     assert host.files.list(path) == ["holiday.jpg"]
-    make_disk(
-        host.files, host.random, path, pool="p", tier="ssd", host="h", capacity=16 * SLOT_SIZE, arena_slots=16, force=True
-    )
+    make_disk(host.files, host.random, path, pool="p", tier="ssd", host="h", capacity=16 * SLOT_SIZE, arena_slots=16, force=True)
     assert "holiday.jpg" in host.files.list(path)
 
 
@@ -91,9 +80,7 @@ def test_another_pool_s_disk_is_refused_unless_forced(host: Host) -> None:
         pool = LocalPool("p", host.files, host.random, lambda event, **fields: None, clock=clock())
         with pytest.raises(DiskRefused, match="of pool theirs, not of p"):
             pool.members.add(path)
-        new = make_disk(
-            host.files, host.random, path, pool="p", tier="hdd", host="h", capacity=16 * SLOT_SIZE, arena_slots=16, force=True
-        )
+        new = make_disk(host.files, host.random, path, pool="p", tier="hdd", host="h", capacity=16 * SLOT_SIZE, arena_slots=16, force=True)
         assert new.id != old.id
         assert pool.members.add(path) == DiskSpec(path, new.id, "hdd", "h")
         await pool.close()

@@ -283,9 +283,7 @@ def test_the_callers_checksums_suffice_where_a_headers_are_damaged(host: Host) -
 
 @given(first=st.integers(0, 200), pages=st.integers(1, 56), wrong=st.sets(st.integers(0, 255), max_size=3), lie=st.booleans())
 @settings(max_examples=60)
-def test_a_page_is_bad_exactly_when_it_differs_from_what_the_caller_expects(
-    first: int, pages: int, wrong: set[int], lie: bool
-) -> None:
+def test_a_page_is_bad_exactly_when_it_differs_from_what_the_caller_expects(first: int, pages: int, wrong: set[int], lie: bool) -> None:
     """`wrong` pages are spoilt on the disk; or, if `lie`, the caller expects something else there."""
 
     async def main(loop: SimulatedLoop) -> None:

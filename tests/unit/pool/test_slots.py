@@ -24,9 +24,7 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 8))
     def take(self, count: int) -> None:
         runs = [
-            slot
-            for slot in range(self.arenas * self.per_arena)
-            if set(range(slot, slot + count)) <= self.free and self.in_one_arena(slot, count)
+            slot for slot in range(self.arenas * self.per_arena) if set(range(slot, slot + count)) <= self.free and self.in_one_arena(slot, count)
         ]
         got = self.slots.take(count)
         assert got == (runs[0] if runs else None)

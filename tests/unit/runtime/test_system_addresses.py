@@ -66,9 +66,7 @@ print(json.dumps(result))
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_an_address_is_set_for_a_time_announced_prolonged_and_removed() -> None:
-    outcome = subprocess.run(
-        ["unshare", "--net", sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    outcome = subprocess.run(["unshare", "--net", sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert outcome.returncode == 0, outcome.stderr
     found = json.loads(outcome.stdout)
     assert found["interfaces"] == ["near", "near", None, None]

@@ -18,13 +18,7 @@ from sofs.runtime.system_threads import Threads
 
 @pytest.mark.parametrize(
     ("code", "meaning"),
-    [
-        (errno.ENOENT, NotFound),
-        (errno.ENOSPC, NoSpace),
-        (errno.EROFS, ReadOnly),
-        (errno.EIO, DiskFailed),
-        (errno.EACCES, DiskFailed),
-    ],
+    [(errno.ENOENT, NotFound), (errno.ENOSPC, NoSpace), (errno.EROFS, ReadOnly), (errno.EIO, DiskFailed), (errno.EACCES, DiskFailed)],
 )
 def test_an_error_of_the_system_names_path_cause_and_remedy(code: int, meaning: type[SofsError]) -> None:
     error = outcome(OSError(code, os.strerror(code)), "/data/ssd")

@@ -83,9 +83,7 @@ class Rig:
         self.specs = []
         for number in range(self.disks):
             path = f"{self.root}/disk{number}"
-            label = make_disk(
-                self.files, self.random, path, pool="p", tier="ssd", host=f"h{number}", capacity=self.disk_mib * MIB, arena_slots=15
-            )
+            label = make_disk(self.files, self.random, path, pool="p", tier="ssd", host=f"h{number}", capacity=self.disk_mib * MIB, arena_slots=15)
             self.specs.append(DiskSpec(path, label.id, "ssd", f"h{number}"))
         for place in self.places:
             self.files.make_directory(place.path)
@@ -144,9 +142,7 @@ class Rig:
         await self.pool.close()
 
     async def check(self, read_data: bool = True) -> Report:
-        return await check(
-            self.store.keyspace, self.store.keyspace, self.store.log, self.pool, VOLUME, no_pause, read_data
-        )
+        return await check(self.store.keyspace, self.store.keyspace, self.store.log, self.pool, VOLUME, no_pause, read_data)
 
     async def clean(self) -> Report:
         """The check, which must find nothing."""

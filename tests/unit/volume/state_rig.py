@@ -134,9 +134,7 @@ class StateRig(VolumeRig):
         options.setdefault("client", b"client of " + key)
         return Open(SUPER, ROOT, (name,), access, share, disposition, keep=keep, wish=wish, **options)
 
-    def nfs(
-        self, name: bytes = b"f", client: bytes = b"nfs", owner: bytes = b"o", access: int = WRITES, deny: int = 0, **options: Any
-    ) -> Opened:
+    def nfs(self, name: bytes = b"f", client: bytes = b"nfs", owner: bytes = b"o", access: int = WRITES, deny: int = 0, **options: Any) -> Opened:
         opened: Opened = self.ask(self.nfs_request(name, client, owner, access, deny, **options), NFS, options.pop("token", None))
         return opened
 

@@ -4,16 +4,7 @@ import asyncio
 
 import pytest
 
-from sofs.errors import (
-    AccessDenied,
-    Changed,
-    DeletePending,
-    Exists,
-    InvalidName,
-    NameTooLong,
-    NoData,
-    NoSpace,
-)
+from sofs.errors import AccessDenied, Changed, DeletePending, Exists, InvalidName, NameTooLong, NoData, NoSpace
 from sofs.locks import HANDLE, READ, WRITE, GrantKind
 from sofs.types import ROOT, Kind, Level, Time
 from sofs.volume.api import (

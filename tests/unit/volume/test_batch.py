@@ -11,9 +11,7 @@ def test_a_batch_has_the_documented_bytes() -> None:
     batch = Batch()
     batch.put(b"key", b"value")
     batch.add(b"count", -1)
-    assert batch.encode() == (
-        b"\x02\0\0\0" + b"\x01\x0a\0\0\0" + b"\x03\0keyvalue" + b"\x03\x0d\0\0\0" + b"\xff" * 8 + b"count"
-    )
+    assert batch.encode() == (b"\x02\0\0\0" + b"\x01\x0a\0\0\0" + b"\x03\0keyvalue" + b"\x03\x0d\0\0\0" + b"\xff" * 8 + b"count")
 
 
 def test_operations_come_back_in_their_order() -> None:
@@ -22,11 +20,7 @@ def test_operations_come_back_in_their_order() -> None:
     other.raw(Operation.WRITE, b"body")
     other.put(b"b", b"")
     batch.extend(other)
-    assert decode(batch.encode()) == [
-        (Operation.DELETE, b"a"),
-        (Operation.WRITE, b"body"),
-        (Operation.PUT, b"\x01\0b"),
-    ]
+    assert decode(batch.encode()) == [(Operation.DELETE, b"a"), (Operation.WRITE, b"body"), (Operation.PUT, b"\x01\0b")]
     assert decode(Batch().encode()) == []
 
 

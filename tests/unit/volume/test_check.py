@@ -331,9 +331,7 @@ def test_the_online_check_looks_at_a_copy_while_the_volume_goes_on() -> None:
                 await rig.data.cleaner.compact()
                 await rig.settle()
 
-        report = await check(
-            view, rig.store.keyspace, rig.store.log, rig.pool, VOLUME, busy, read_data=True
-        )
+        report = await check(view, rig.store.keyspace, rig.store.log, rig.pool, VOLUME, busy, read_data=True)
         assert report.findings == []
         assert report.pages_read > 0
         assert turns > 20

@@ -9,18 +9,7 @@ import pytest
 from sofs.errors import Delayed, SofsError
 from sofs.types import PAGE, Inode
 from sofs.volume import ranges
-from sofs.volume.api import (
-    Clone,
-    DeleteSnapshot,
-    GetQuota,
-    ListSnapshots,
-    MakeSnapshot,
-    Quota,
-    QuotaKind,
-    RestoreSnapshot,
-    SetQuota,
-    Stateless,
-)
+from sofs.volume.api import Clone, DeleteSnapshot, GetQuota, ListSnapshots, MakeSnapshot, Quota, QuotaKind, RestoreSnapshot, SetQuota, Stateless
 from sofs.volume.keys import LEAF_PAGES
 from tests.unit.volume.rig import done
 from tests.unit.volume.test_data import pattern

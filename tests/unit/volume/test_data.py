@@ -508,11 +508,7 @@ def test_a_file_that_is_gone_is_stale() -> None:
     from sofs.errors import Stale
 
     async def scenario(rig: Rig) -> None:
-        for attempt in (
-            lambda: rig.read(Inode(9), 0, 10),
-            lambda: rig.write(Inode(9), 0, b"x"),
-            lambda: rig.write(Inode(9), 0, bytes(2 * MIB)),
-        ):
+        for attempt in (lambda: rig.read(Inode(9), 0, 10), lambda: rig.write(Inode(9), 0, b"x"), lambda: rig.write(Inode(9), 0, bytes(2 * MIB))):
             with pytest.raises(Stale):
                 await attempt()
         await rig.clean()

@@ -15,10 +15,7 @@ PLACEMENTS = st.builds(
     st.integers(1, (1 << 39) - 1).map(lambda number: ExtentId(VOLUME, number)),
     st.integers(1, 2048).map(lambda pages: pages * 4096),
     st.sampled_from(["simple", "mirror(2)", "mirror(3)", "parity(4,2)"]),
-    st.lists(
-        st.builds(Fragment, st.integers(1, (1 << 63) - 1).map(DiskId), st.integers(0, 1 << 40)),
-        max_size=6,
-    ).map(tuple),
+    st.lists(st.builds(Fragment, st.integers(1, (1 << 63) - 1).map(DiskId), st.integers(0, 1 << 40)), max_size=6).map(tuple),
 )
 WINDOWS = st.lists(st.integers(0, (1 << 46) - 1), max_size=WINDOW_LIMIT)
 
@@ -38,9 +35,7 @@ def test_a_record_that_ends_behind_its_head_is_damage() -> None:
 
 
 @given(PLACEMENTS, WINDOWS, st.data())
-def test_a_record_that_is_cut_off_or_too_long_is_damage(
-    placement: Placement, windows: list[int], data: st.DataObject
-) -> None:
+def test_a_record_that_is_cut_off_or_too_long_is_damage(placement: Placement, windows: list[int], data: st.DataObject) -> None:
     value = encode_extent(placement, windows)
     cut = data.draw(st.integers(0, len(value) - 1))
     for wrong in (value[:cut], value + b"x"):

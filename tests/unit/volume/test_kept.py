@@ -78,9 +78,7 @@ def test_an_nfs_open_costs_one_small_record_and_its_removal() -> None:
         (None, RWH, GrantKind.LEASE, False),
     ],
 )
-def test_durable_is_what_may_keep_its_handle_and_persistent_what_is_to_be(
-    keep: Keep | None, rights: int | None, kind: GrantKind, kept: bool
-) -> None:
+def test_durable_is_what_may_keep_its_handle_and_persistent_what_is_to_be(keep: Keep | None, rights: int | None, kind: GrantKind, kept: bool) -> None:
     async def scenario(rig: StateRig) -> None:
         opened = rig.smb(rights=rights, kind=kind, keep=keep, key=b"a" if kind is GrantKind.LEASE else b"")
         assert opened.keep_ms == (60_000 if kept else 0)

@@ -9,9 +9,7 @@ from sofs.volume import leaves
 from sofs.volume.keys import HOLE, LEAF_PAGES, RESERVED
 
 PAGES = st.lists(
-    st.one_of(st.just(HOLE), st.just(RESERVED), st.integers(2, 1 << 63), st.sampled_from([4096, 8192, 12288])),
-    min_size=1,
-    max_size=LEAF_PAGES,
+    st.one_of(st.just(HOLE), st.just(RESERVED), st.integers(2, 1 << 63), st.sampled_from([4096, 8192, 12288])), min_size=1, max_size=LEAF_PAGES
 )
 
 
@@ -24,13 +22,7 @@ def test_patching_changes_exactly_the_pages_named(changes: list[tuple[int, list[
         checks = [page & 0xFFFFFFFF for page in pages]
         model[first : first + len(pages)] = pages
         sums[first : first + len(pages)] = checks
-        leaf = leaves.patch(
-            leaf,
-            first,
-            len(pages),
-            struct.pack(f"<{len(pages)}Q", *pages),
-            struct.pack(f"<{len(pages)}I", *checks),
-        )
+        leaf = leaves.patch(leaf, first, len(pages), struct.pack(f"<{len(pages)}Q", *pages), struct.pack(f"<{len(pages)}I", *checks))
         assert len(leaf) == leaves.SIZE
     assert list(leaves.addresses(leaf, 0, LEAF_PAGES)) == model
     assert list(leaves.sums(leaf, 0, LEAF_PAGES)) == sums
@@ -48,12 +40,7 @@ def test_runs_cover_the_pages_in_order_and_follow_names(pages: list[int]) -> Non
 
 
 def test_a_run_does_not_mix_holes_and_reserved_pages() -> None:
-    assert leaves.runs((HOLE, HOLE, RESERVED, 4096, 8192, 4096)) == [
-        (0, HOLE, 2),
-        (2, RESERVED, 1),
-        (3, 4096, 2),
-        (5, 4096, 1),
-    ]
+    assert leaves.runs((HOLE, HOLE, RESERVED, 4096, 8192, 4096)) == [(0, HOLE, 2), (2, RESERVED, 1), (3, 4096, 2), (5, 4096, 1)]
 
 
 @given(st.integers(2, 1 << 62), st.integers(0, LEAF_PAGES - 1), st.sampled_from([None, HOLE, RESERVED, 1]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sofs.errors import InvalidName, NameTooLong
 from sofs.volume.names import UPCASE, UPCASE_CRC32C, UPCASE_ID, NameHash, check, check_stream, upcase
 
-GOLDEN = 0x60e3cc0cba290000
+GOLDEN = 0x60E3CC0CBA290000
 """The cookie of "some name" under the secret below."""
 
 TABLE = [UPCASE.get(unit, unit) for unit in range(65_536)]

@@ -20,19 +20,7 @@ from sofs.errors import (
 )
 from sofs.types import ROOT, Kind
 from sofs.volume import keys
-from sofs.volume.api import (
-    Changes,
-    Disposition,
-    GetSpace,
-    Link,
-    Lookup,
-    Make,
-    ReadLink,
-    Remove,
-    Rename,
-    Stateless,
-    Token,
-)
+from sofs.volume.api import Changes, Disposition, GetSpace, Link, Lookup, Make, ReadLink, Remove, Rename, Stateless, Token
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 
 
@@ -385,11 +373,7 @@ def test_an_open_that_does_not_share_deletion_keeps_nfs_from_removing_and_renami
     async def scenario(rig: VolumeRig) -> None:
         rig.open_name(b"x", share=3)
         rig.make_name(b"y")
-        for attempt in (
-            lambda: rig.remove(b"x"),
-            lambda: rig.rename(b"x", b"z"),
-            lambda: rig.rename(b"y", b"x"),
-        ):
+        for attempt in (lambda: rig.remove(b"x"), lambda: rig.rename(b"x", b"z"), lambda: rig.rename(b"y", b"x")):
             with pytest.raises(SharingViolation):
                 attempt()
 

@@ -5,18 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from sofs.errors import (
-    AccessDenied,
-    Closed,
-    Delayed,
-    Grace,
-    InvalidArgument,
-    LockConflict,
-    LocksHeld,
-    NoGrace,
-    NotFound,
-    SharingViolation,
-)
+from sofs.errors import AccessDenied, Closed, Delayed, Grace, InvalidArgument, LockConflict, LocksHeld, NoGrace, NotFound, SharingViolation
 from sofs.types import ROOT, Kind, Level, Lsn
 from sofs.volume import api, keys
 from sofs.volume.api import (

@@ -11,9 +11,7 @@ from tests.unit.volume.rig import Rig
 
 
 @pytest.mark.parametrize("crash", [None, SimulatedFiles.after_process_death, SimulatedFiles.after_power_loss])
-def test_a_store_that_is_older_than_the_log_is_refused_and_nothing_is_cut_off(
-    crash: Callable[[SimulatedFiles], SimulatedFiles] | None,
-) -> None:
+def test_a_store_that_is_older_than_the_log_is_refused_and_nothing_is_cut_off(crash: Callable[[SimulatedFiles], SimulatedFiles] | None) -> None:
     random = SimulatedRandom(1)
     loop = SimulatedLoop()
     rig = Rig(SimulatedFiles(random), SimulatedClock(loop), random)

@@ -77,7 +77,6 @@ def test_an_extent_that_no_disk_can_read_does_not_keep_the_others_from_being_re_
     run(scenario, disks=3, direct_threshold=MIB, extent_size=MIB // 4)
 
 
-
 def lose(rig: Rig, disk: int) -> None:
     """A disk fails for good."""
     members = rig.pool.members

@@ -4,16 +4,7 @@ import pytest
 
 from sofs.errors import NotEmpty, NotPermitted, NotSupported, NotSymlink, ReparsePoint
 from sofs.types import ROOT, Kind
-from sofs.volume.api import (
-    DIRECTORY_LINK,
-    REPARSE_POINT,
-    DeleteReparse,
-    Disposition,
-    GetReparse,
-    Link,
-    ReadLink,
-    SetReparse,
-)
+from sofs.volume.api import DIRECTORY_LINK, REPARSE_POINT, DeleteReparse, Disposition, GetReparse, Link, ReadLink, SetReparse
 from tests.unit.volume.volume_rig import ALICE, SUPER, VolumeRig, run
 
 

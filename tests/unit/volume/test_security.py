@@ -67,10 +67,7 @@ def everything() -> Descriptor:
 def test_the_golden_descriptor_decodes_and_encodes() -> None:
     descriptor = decode(GOLDEN)
     assert sid_text(descriptor.owner or b"") == "S-1-22-1-1000" and sid_text(descriptor.group or b"") == "S-1-22-2-1000"
-    assert descriptor.dacl == (
-        Ace(DENY, 0, 0x10000, EVERYONE),
-        Ace(ALLOW, 0x13, ALL, sid_bytes("S-1-5-21-1-2")),
-    )
+    assert descriptor.dacl == (Ace(DENY, 0, 0x10000, EVERYONE), Ace(ALLOW, 0x13, ALL, sid_bytes("S-1-5-21-1-2")))
     assert encode(descriptor) == GOLDEN
 
 
@@ -180,10 +177,7 @@ def test_creator_owner_becomes_the_owner_and_is_passed_on() -> None:
     parent = Descriptor(control, None, None, (Ace(ALLOW, 0xB, 0x10000000, CREATOR_OWNER),), None)
     child = inherit(parent, True, OWNER, GROUP)
     assert child is not None
-    assert child.dacl == (
-        Ace(ALLOW, INHERITED, ALL, OWNER),
-        Ace(ALLOW, 0xB | INHERITED, 0x10000000, CREATOR_OWNER),
-    )
+    assert child.dacl == (Ace(ALLOW, INHERITED, ALL, OWNER), Ace(ALLOW, 0xB | INHERITED, 0x10000000, CREATOR_OWNER))
 
 
 # Over a volume

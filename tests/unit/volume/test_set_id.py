@@ -3,18 +3,7 @@
 import pytest
 
 from sofs.types import Inode
-from sofs.volume.api import (
-    Access,
-    Allocate,
-    Caller,
-    Changes,
-    Clone,
-    Copy,
-    Punch,
-    SetAttributes,
-    SetSecurity,
-    Stateless,
-)
+from sofs.volume.api import Access, Allocate, Caller, Changes, Clone, Copy, Punch, SetAttributes, SetSecurity, Stateless
 from sofs.volume.security import DACL_PART, GROUP_PART, OWNER_PART, Descriptor, encode, sid_bytes
 from tests.unit.volume.volume_rig import ALICE, BOB, SUPER, VolumeRig, run
 

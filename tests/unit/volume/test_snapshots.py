@@ -5,18 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sofs.errors import (
-    Busy,
-    Closed,
-    Delayed,
-    Exists,
-    InvalidName,
-    NoSpace,
-    NotFound,
-    ReadOnly,
-    SofsError,
-    Stale,
-)
+from sofs.errors import Busy, Closed, Delayed, Exists, InvalidName, NoSpace, NotFound, ReadOnly, SofsError, Stale
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom
 from sofs.types import PAGE, ROOT, Inode, Kind, Lsn, OpenId
@@ -350,7 +339,7 @@ def test_a_page_in_two_dead_lists_and_one_that_lives_there_are_found() -> None:
         target = Stateless(rig.make_name(b"f"), SUPER)
         await rig.put(target, 0, b"x" * 2 * PAGE)
         take(rig, "s")
-        (leaf, value), = rig.store.keyspace.walk(keys.LEAF)
+        ((leaf, value),) = rig.store.keyspace.walk(keys.LEAF)
         await rig.put(target, 0, b"y" * PAGE)
         (now,) = (value for key, value in rig.store.keyspace.walk(keys.LEAF) if key == leaf)
         plant(rig, leaf, value)

@@ -24,21 +24,7 @@ import pytest
 from sofs.errors import NoGrace, SofsError
 from sofs.locks import GrantKind
 from sofs.types import ROOT, Level
-from sofs.volume.api import (
-    Access,
-    Close,
-    EndClient,
-    EndGrace,
-    GetAttributes,
-    Keep,
-    Lock,
-    Opened,
-    Remove,
-    Rename,
-    Reply,
-    SetDisposition,
-    Stateless,
-)
+from sofs.volume.api import Access, Close, EndClient, EndGrace, GetAttributes, Keep, Lock, Opened, Remove, Rename, Reply, SetDisposition, Stateless
 from tests.unit.volume.remote.far_rig import FarRig
 from tests.unit.volume.state_rig import DELETE, NFS, RH, RW, RWH, R, StateRig, run
 from tests.unit.volume.volume_rig import SUPER
@@ -267,8 +253,7 @@ SMB_DOES: dict[str, Callable[[StateRig], Any]] = {
         opening(rig, DELETE), lambda held: rig.volume.call(Rename(SUPER, ROOT, b"g", False, open=held.open, fold=True), None, NFS)
     ),
     "replace": lambda rig: then(
-        opening(rig, DELETE, name=b"other"),
-        lambda held: rig.volume.call(Rename(SUPER, ROOT, b"f", True, open=held.open, fold=True), None, NFS),
+        opening(rig, DELETE, name=b"other"), lambda held: rig.volume.call(Rename(SUPER, ROOT, b"f", True, open=held.open, fold=True), None, NFS)
     ),
 }
 

@@ -10,24 +10,16 @@ from sofs.volume import windows
 from sofs.volume.windows import Place
 
 # Names in a window: pages at multiples of the page from a few odd starts, never overlapping, as records in a log leave them.
-GRID = st.lists(st.integers(0, 63), unique=True, max_size=64).map(
-    lambda slots: [slot * PAGE + 40 for slot in sorted(slots)]
-)
+GRID = st.lists(st.integers(0, 63), unique=True, max_size=64).map(lambda slots: [slot * PAGE + 40 for slot in sorted(slots)])
 
 
 def by_page(value: bytes) -> dict[int, tuple[int, int]]:
-    return {
-        place.offset + PAGE * k: (place.extent, place.at + k)
-        for place in windows.places(value)
-        for k in range(place.pages)
-    }
+    return {place.offset + PAGE * k: (place.extent, place.at + k) for place in windows.places(value) for k in range(place.pages)}
 
 
 @given(GRID, st.data())
 def test_places_find_and_remove_like_a_dictionary(names: list[int], data: st.DataObject) -> None:
-    model = {
-        name: (data.draw(st.integers(1, 3)), data.draw(st.integers(0, 4))) for name in names
-    }
+    model = {name: (data.draw(st.integers(1, 3)), data.draw(st.integers(0, 4))) for name in names}
     value = windows.encode_places(Place(name, 1, at, extent) for name, (extent, at) in model.items())
     assert by_page(value) == model
     for name in range(40, 64 * PAGE, PAGE):
@@ -46,9 +38,7 @@ def test_places_find_and_remove_like_a_dictionary(names: list[int], data: st.Dat
         taken = [model.pop(start + k * PAGE)[0] for k in range(pages)]
         value, gone = windows.remove(value, start, pages)
         assert by_page(value) == model
-        assert {extent: taken.count(extent) for extent in taken} == {
-            extent: sum(n for e, n in gone if e == extent) for extent, _ in gone
-        }
+        assert {extent: taken.count(extent) for extent in taken} == {extent: sum(n for e, n in gone if e == extent) for extent, _ in gone}
     assert value == b""
 
 
@@ -93,11 +83,7 @@ def test_references_count_like_a_dictionary(steps: list[tuple[bool, int, int]]) 
 
 @given(st.integers(0, 1 << 40), st.integers(1, 3000))
 def test_pieces_cut_a_run_of_names_at_window_bounds(address: int, pages: int) -> None:
-    names = [
-        (window << 18) + offset + k * PAGE
-        for window, offset, count in windows.pieces(address, pages)
-        for k in range(count)
-    ]
+    names = [(window << 18) + offset + k * PAGE for window, offset, count in windows.pieces(address, pages) for k in range(count)]
     assert names == [address + k * PAGE for k in range(pages)]
     for window, offset, count in windows.pieces(address, pages):
         assert 0 <= offset < windows.WINDOW

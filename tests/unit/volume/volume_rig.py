@@ -82,9 +82,7 @@ class VolumeRig(Rig):
     async def later(self, request: Request, token: Token | None = None) -> Any:
         return await done(self.volume.call(request, token, BY))
 
-    def make_name(
-        self, name: bytes, kind: Kind = Kind.FILE, at: Inode = ROOT, mode: int | None = None, **options: Any
-    ) -> Inode:
+    def make_name(self, name: bytes, kind: Kind = Kind.FILE, at: Inode = ROOT, mode: int | None = None, **options: Any) -> Inode:
         changes = options.pop("changes", Changes(mode=mode))
         caller = options.pop("caller", self.caller)
         found: Found = self.call(Make(caller, at, name, kind, changes, **options))
@@ -109,9 +107,7 @@ class VolumeRig(Rig):
         reply: Removed = self.call(Remove(caller or self.caller, at, name, directory))
         return reply
 
-    def rename(
-        self, name: bytes, to_name: bytes, at: Inode = ROOT, to: Inode = ROOT, replace: bool = True, caller: Caller | None = None
-    ) -> Renamed:
+    def rename(self, name: bytes, to_name: bytes, at: Inode = ROOT, to: Inode = ROOT, replace: bool = True, caller: Caller | None = None) -> Renamed:
         reply: Renamed = self.call(Rename(caller or self.caller, to, to_name, replace, at, name))
         return reply
 

@@ -14,11 +14,4 @@ from tests.simulation.cluster.workloads.trees import Trees
 
 __all__ = ["WORKLOADS", "Workload"]
 
-WORKLOADS: dict[str, type[Workload]] = {
-    "appends": Appends,
-    "locks": Locks,
-    "names": Names,
-    "ring": Ring,
-    "slots": Slots,
-    "trees": Trees,
-}
+WORKLOADS: dict[str, type[Workload]] = {"appends": Appends, "locks": Locks, "names": Names, "ring": Ring, "slots": Slots, "trees": Trees}

@@ -12,33 +12,9 @@ from typing import NoReturn, cast
 
 import msgspec
 
-from sofs.errors import (
-    Closed,
-    Fenced,
-    LockConflict,
-    LockNotHeld,
-    NotFound,
-    SharingViolation,
-    SofsError,
-    Stale,
-)
+from sofs.errors import Closed, Fenced, LockConflict, LockNotHeld, NotFound, SharingViolation, SofsError, Stale
 from sofs.types import Inode, Level, OpenId
-from sofs.volume.api import (
-    Access,
-    Binding,
-    Bound,
-    Close,
-    Disposition,
-    Keep,
-    Lock,
-    Open,
-    Opened,
-    Reconnect,
-    Reply,
-    ShareMode,
-    Unlock,
-    Volume,
-)
+from sofs.volume.api import Access, Binding, Bound, Close, Disposition, Keep, Lock, Open, Opened, Reconnect, Reply, ShareMode, Unlock, Volume
 from tests.simulation.cluster.client import SUPER, Client, stateless
 from tests.simulation.cluster.workloads.base import Workload
 

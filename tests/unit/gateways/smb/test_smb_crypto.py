@@ -5,28 +5,17 @@ import random
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gateways.smb.crypto import (
-    CipherId,
-    CmacSigner,
-    Dialect,
-    GmacSigner,
-    Keys,
-    Preauth,
-    Sealer,
-    derive,
-    signer,
-    verify,
-)
+from gateways.smb.crypto import CipherId, CmacSigner, Dialect, GmacSigner, Keys, Preauth, Sealer, derive, signer, verify
 from gateways.smb.crypto import SigningAlgorithm as Algorithm
 from gateways.smb.wire import DecodeError
 
 SESSION_KEY = bytes.fromhex("270E1BA896585EEB7AF3472D3B4C75A7")
 
+
 def test_3_1_1_keys_are_those_of_the_published_example() -> None:
     """MS-SMB2 section 4.9's exchange, as Microsoft published it in "SMB 3.1.1 Pre-authentication integrity in Windows 10"."""
     preauth = bytes.fromhex(
-        "0DD13628CC3ED218EF9DF9772D436D0887AB9814BFAE63A80AA845F36909DB79"
-        "28622DDDAD522D9751640A459762C5A9D6BB084CBB3CE6BDADEF5D5BCE3C6C01"
+        "0DD13628CC3ED218EF9DF9772D436D0887AB9814BFAE63A80AA845F36909DB7928622DDDAD522D9751640A459762C5A9D6BB084CBB3CE6BDADEF5D5BCE3C6C01"
     )
     keys = Keys(Dialect.SMB_3_1_1, SESSION_KEY, preauth, CipherId.AES_128_CCM)
     assert keys.signing.hex().upper() == "73FE7A9A77BEF0BDE49C650D8CCB5F76"
@@ -46,9 +35,7 @@ def test_the_kdf_is_that_of_sp_800_108() -> None:
     from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
     for bits in (128, 256):
-        other = KBKDFHMAC(
-            SHA256(), Mode.CounterMode, bits // 8, 4, 4, CounterLocation.BeforeFixed, b"SMBSigningKey\0", b"context", None
-        )
+        other = KBKDFHMAC(SHA256(), Mode.CounterMode, bits // 8, 4, 4, CounterLocation.BeforeFixed, b"SMBSigningKey\0", b"context", None)
         assert derive(SESSION_KEY, b"SMBSigningKey\0", b"context", bits) == other.derive(SESSION_KEY)
 
 

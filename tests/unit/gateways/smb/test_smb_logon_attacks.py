@@ -17,8 +17,7 @@ from gateways.smb.auth import Logon, Principal
 from gateways.smb.status import Failure, Status
 
 IDENTITIES = Identities(
-    "S-1-5-21-1-2-3",
-    [User.new("Alice", "right", 1001, 1001), User.new("mallory", "mine", 1002, 1002), User("locked", 1003, 1003)],
+    "S-1-5-21-1-2-3", [User.new("Alice", "right", 1001, 1001), User.new("mallory", "mine", 1002, 1002), User("locked", 1003, 1003)]
 )
 NTLM = "1.3.6.1.4.1.311.2.2.10"
 
@@ -52,7 +51,9 @@ def response(*elements: bytes) -> bytes:
 
 
 def authenticate(domain: str, user: str, answer: bytes) -> bytes:
-    return Authenticate(NegotiateFlags.unicode, lm_challenge_response=bytes(24), nt_challenge_response=answer, domain_name=domain, username=user).pack()
+    return Authenticate(
+        NegotiateFlags.unicode, lm_challenge_response=bytes(24), nt_challenge_response=answer, domain_name=domain, username=user
+    ).pack()
 
 
 def refused(server: Logon, *tokens: bytes) -> None:

@@ -57,7 +57,8 @@ def test_paths_split_into_components_and_a_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["\\a", "a\\\\b", "..\\b", "a\\..\\..", "a*\\..", ".", "a*", "a\\b?", "a/b", "f:s:$INDEX", "f:", "f:s:", "f:a:b:c", "x" * 256, "a\x01", "f:s\\b"]
+    "path",
+    ["\\a", "a\\\\b", "..\\b", "a\\..\\..", "a*\\..", ".", "a*", "a\\b?", "a/b", "f:s:$INDEX", "f:", "f:s:", "f:a:b:c", "x" * 256, "a\x01", "f:s\\b"],
 )
 def test_paths_that_name_nothing_are_refused(path: str) -> None:
     with pytest.raises(Failure):

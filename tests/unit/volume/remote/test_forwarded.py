@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 
 from sofs.cluster import Answer
-from sofs.errors import (
-    Closed,
-    DiskFailed,
-    Exists,
-    Fenced,
-    LockConflict,
-    NotFound,
-    NotSupported,
-    SharingViolation,
-    Unavailable,
-)
+from sofs.errors import Closed, DiskFailed, Exists, Fenced, LockConflict, NotFound, NotSupported, SharingViolation, Unavailable
 from sofs.locks import GrantKind
 from sofs.runtime.simulated_files import SimulatedFiles
 from sofs.runtime.simulated_loop import SimulatedClock, SimulatedLoop, SimulatedRandom

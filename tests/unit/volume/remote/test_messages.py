@@ -11,35 +11,10 @@ from sofs.errors import PeerError
 from sofs.locks import GrantKind
 from sofs.types import Inode, Level, Lsn, OpenId
 from sofs.volume import api
-from sofs.volume.api import (
-    Attributes,
-    Binding,
-    Dropped,
-    FencedOff,
-    Noticed,
-    Recall,
-    Reply,
-    Request,
-    Revoked,
-    SlotToken,
-    Target,
-    Token,
-)
+from sofs.volume.api import Attributes, Binding, Dropped, FencedOff, Noticed, Recall, Reply, Request, Revoked, SlotToken, Target, Token
 from sofs.volume.handlers import HANDLERS
 from sofs.volume.remote import messages
-from sofs.volume.remote.messages import (
-    HEAD,
-    Answered,
-    Call,
-    Elsewhere,
-    Kind,
-    Reached,
-    ReadAnswer,
-    ReadAsk,
-    Told,
-    When,
-    WriteAsk,
-)
+from sofs.volume.remote.messages import HEAD, Answered, Call, Elsewhere, Kind, Reached, ReadAnswer, ReadAsk, Told, When, WriteAsk
 from sofs.volume.remote.repeating import REPEATABLE
 from tests.unit.volume.remote.strategies import any_of
 
