@@ -133,10 +133,10 @@ class Doors:
 
     # Groups of NFSv4.1 clients, by their ids (`sofs.homes`)
 
-    def know_groups(self, of_address: Callable[[str], int | None]) -> None:
-        """Has new clients belong to the group of the virtual address that they have come to."""
+    def know_groups(self, of_address: Callable[[str], int | None], is_elsewhere: Callable[[int], bool]) -> None:
+        """Has new clients belong to the group of the virtual address that they have come to, and this node's group stay where its address is."""
         if self._homes is not None:
-            self._homes.group_of_address = of_address
+            self._homes.group_of_address, self._homes.is_elsewhere = of_address, is_elsewhere
 
     async def adopt(self, group: int) -> None:
         """Makes this node the group's home, because it gets its address: the home hands it over, or has lost it. Raises `SofsError`."""

@@ -68,6 +68,8 @@ class Homes:
         self._clock = clock
         self.group_of_address: Callable[[str], int | None] = lambda address: None
         """The group, by its id, that a virtual address of this node belongs to."""
+        self.is_elsewhere: Callable[[int], bool] = lambda id: False
+        """Whether another node has the virtual address of a group: its clients are there, and the group comes here with the address (`adopt`)."""
         self._gateway: Gateway | None = None
         self._records: dict[int, GroupRecord] = {}
         """By number."""
@@ -316,12 +318,13 @@ class Homes:
         self._see(await self._listing())
 
     async def _come_home(self, node: int) -> None:
-        """This node's own group lives here, if whoever has it lets it go: when the node starts, and when it is no longer drained."""
+        """This node's own group lives here, if whoever has it lets it go: when the node starts, and when it is no longer drained. Not without its address: each
+        request would be forwarded by the node that has it, which would have to wait for this one if it fell silent."""
         wanted = True
         while not self._stopping:
             if not self._takes_part:
                 wanted = True
-            elif wanted:
+            elif wanted and not self.is_elsewhere(node):
                 try:
                     await self.adopt(node)
                     wanted = False

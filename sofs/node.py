@@ -78,7 +78,7 @@ class Node:
         self.vips = virtual_addresses(assembly, doors, Path(config.node.data_dir))
         operations.vips_here = self.vips
         if self.vips is not None:
-            doors.know_groups(self.vips.group_of)
+            doors.know_groups(self.vips.group_of, self.vips.is_elsewhere)
 
     @classmethod
     async def open(cls, config: Config) -> Node:

@@ -529,6 +529,22 @@ def test_a_node_that_starts_again_takes_its_group_back(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_a_group_does_not_come_home_without_its_address(tmp_path: Path) -> None:
+    async def scenario(nodes: Nodes) -> None:
+        one, two = nodes.nodes
+        group = one.group
+        await nodes.kill(one)
+        await two.home_of(group)
+        nodes.elsewhere = True
+        starting = asyncio.create_task(nodes.start(1, incarnation=77))
+        await asyncio.sleep(1.5)
+        assert two.has(group)
+        nodes.elsewhere = False
+        assert (await starting).has(group)
+
+    run(tmp_path, scenario)
+
+
 def test_an_orderly_stop_hands_all_groups_over(tmp_path: Path) -> None:
     async def scenario(nodes: Nodes) -> None:
         one, two = nodes.nodes

@@ -60,7 +60,7 @@ class Vips:
         self._rightful: dict[str, int] = {}
         """The revision of this node's own record with which it may have an address whatever it has promised: it has had it with that, or came behind a holder
         that is dead."""
-        self._leaving = False
+        self._opened = self._leaving = False
         self._wishes: dict[str, tuple[int, float]] = {}
         """To which node an address is to move, and since when."""
         self._working: dict[str, asyncio.Task[None]] = {}
@@ -77,6 +77,11 @@ class Vips:
         record = self._known.records.get(address)
         return record.group or None if record is not None else None
 
+    def is_elsewhere(self, group: int) -> bool:
+        """Whether another node has an address of an NFS group. Not known before `open`: then it may be so."""
+        addresses = [record.address for record in self._known.records.values() if record.group == group]
+        return not self._opened or any(self.holder(address) not in (None, self._me) for address in addresses)
+
     def holder(self, address: str) -> HolderRecord | None:
         """Who has it, unless that process is known to be dead."""
         return self._known.holder(address)
@@ -90,6 +95,7 @@ class Vips:
     async def open(self) -> None:
         """Raises `Unavailable`."""
         await self._known.open()
+        self._opened = True
         self._keeping.open()
         self.look()
 

@@ -217,6 +217,21 @@ def test_each_node_takes_its_own_address_adopts_its_group_and_announces_it() -> 
     run(test)
 
 
+def test_a_group_is_elsewhere_as_long_as_another_node_has_its_address() -> None:
+    async def test(loop: SimulatedLoop) -> None:
+        async with world(loop, *homes(A, B, C)) as w:
+            await w.until(lambda: [w.where(each) for each in (A, B, C)] == [1, 2, 3], 12)
+            assert [w.vips[1].is_elsewhere(group) for group in (1, 2, 9)] == [False, True, False]
+            await w.crash(1, reaped=True)
+            await w.until(lambda: w.where(A) in (2, 3), 5)
+            await w.start(1)
+            assert w.vips[1].is_elsewhere(1)
+            await w.until(lambda: w.where(A) == 1, 30)
+            assert not w.vips[1].is_elsewhere(1)
+
+    run(test)
+
+
 def test_the_address_of_a_reaped_process_is_elsewhere_at_once() -> None:
     async def test(loop: SimulatedLoop) -> None:
         async with world(loop, *homes(A, B, C)) as w:
