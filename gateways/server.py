@@ -27,6 +27,7 @@ from typing import Protocol
 import structlog
 
 from gateways.buffers import CHUNK, Budget, Buffers
+from gateways.parting import ABRUPT, PATIENT, Parting
 from sofs.errors import PeerError
 from sofs.runtime.ports import Buffer, Clock
 
@@ -41,10 +42,6 @@ UNDER_WAY = 256 << 20
 """Bytes of large messages being received at the same time, over all connections of a server."""
 CLOSING_S = 10.0
 """What a peer has to take the replies that are left when its connection is being closed."""
-PARTING_S = 0.5
-"""What peers have to hang up when their connections were ended because the address moves."""
-ABRUPT, PATIENT = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
-"""SO_LINGER: whether closing a socket resets its connection and leaves nothing behind in the kernel."""
 PER_PEER = 1_000
 """Connections from one address, or from one IPv6 network of 64 bits: one host has as many addresses there as it likes."""
 AT_ONCE = 512 << 10
@@ -379,7 +376,7 @@ class Connection:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if gently:
-            self._server.bid_farewell(self._sock)
+            self._server.parting.begin(self._sock)
         else:
             if self._server.abrupt:
                 with contextlib.suppress(OSError):
@@ -419,8 +416,7 @@ class Server:
         self._accept = accept
         self._limit = limit
         self._listeners: list[socket.socket] = []
-        self._parting: dict[socket.socket, str] = {}
-        """Sockets of connections that have ended for their cores and not yet for their peers, and their addresses."""
+        self.parting = Parting(loop)
         self.abrupt = False
         """When the process dies, its connections are reset: else the kernel goes on with them for minutes, without their address, and answers with them when
         that comes back and a client uses its port again."""
@@ -436,19 +432,14 @@ class Server:
         return bound
 
     async def part(self, address: str) -> None:
-        """Accepts nobody there any more, and ends the connections to it; waits until their peers have heard of it, for `PARTING_S` at most. `leave` follows.
+        """Accepts nobody there any more, and ends the connections to it; waits a moment for their peers to hear of it. `leave` follows.
 
-        A socket that is closed with something unread in it resets its connection; and Linux's SMB client (6.1 by its source) gives up the WRITE that it is
-        just handing to a connection that is reset, where it repeats all that it has handed to one that is ended. The listener stays: whoever comes back at
-        once is to wait for the next holder, and not to be refused, which Linux takes for three seconds.
+        The listener stays: whoever comes back at once is to wait for the next holder, and not to be refused, which Linux takes for three seconds.
         """
         for listener in self._at(address):
             self.loop.remove_reader(listener.fileno())
-        for connection in [each for each in self.connections if each.local == address]:
-            connection.end("its address is another node's now", gently=True)
-        until = self.loop.time() + PARTING_S
-        while address in self._parting.values() and self.loop.time() < until:  # noqa: ASYNC110  # the peers are not asked to tell
-            await asyncio.sleep(0.005)
+        self._end_at(address)
+        await self.parting.over(address)
 
     def leave(self, address: str) -> None:
         """Listens at the address no more, and resets the connections that are left; those of a listener at all addresses, too. What has not been sent by
@@ -458,10 +449,12 @@ class Server:
             self.loop.remove_reader(listener.fileno())
             self._listeners.remove(listener)
             listener.close()
+        self._end_at(address)
+        self.parting.break_off(address)
+
+    def _end_at(self, address: str) -> None:
         for connection in [each for each in self.connections if each.local == address]:
             connection.end("its address is another node's now", gently=True)
-        for sock in [each for each, local in self._parting.items() if local == address]:
-            self._parted(sock)
 
     def peers(self, address: str) -> list[tuple[int, str, int]]:
         """The connections to an address: its port, and the peer's address and port."""
@@ -469,32 +462,6 @@ class Server:
 
     def _at(self, address: str) -> list[socket.socket]:
         return [each for each in self._listeners if each.getsockname()[0] == address]
-
-    def bid_farewell(self, sock: socket.socket) -> None:
-        """What becomes of the socket of a connection that was ended gently."""
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:  # it has gone before
-            sock.close()
-            return
-        self._parting[sock] = sock.getsockname()[0]
-        self.loop.add_reader(sock.fileno(), self._hear_out, sock)
-
-    def _hear_out(self, sock: socket.socket) -> None:
-        try:
-            if sock.recv(CHUNK):
-                return
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            pass
-        self._parted(sock)
-
-    def _parted(self, sock: socket.socket) -> None:
-        del self._parting[sock]
-        self.loop.remove_reader(sock.fileno())
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
-        sock.close()
 
     @property
     def addresses(self) -> list[str]:
@@ -579,8 +546,7 @@ class Server:
                     await asyncio.sleep(0.005)
         for connection in list(self.connections):
             connection.end("the server is stopping")
-        for sock in list(self._parting):
-            self._parted(sock)
+        self.parting.break_off()
 
 
 def origin_of(peer: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import gateways.parting
 import gateways.server
 from gateways.buffers import CHUNK, SLACK, Buffers
 from gateways.server import HIGH, Connection, Link, Server, origin_of
@@ -281,7 +282,7 @@ async def hoarder(port: int) -> socket.socket:
 
 def test_who_has_not_taken_its_replies_is_told_that_the_address_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An end waits behind the replies, and never leaves once the address has gone; a reset does not wait."""
-    monkeypatch.setattr(gateways.server, "PARTING_S", 0.05)
+    monkeypatch.setattr(gateways.parting, "PARTING_S", 0.05)
 
     async def scenario(server: Server, port: int, cores: list[Echo]) -> None:
         with await hoarder(port) as sock:
