@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from gateways.smb import contexts
+from gateways.smb.commands import reopen
 from gateways.smb.crypto import Dialect
+from gateways.smb.exchange import Exchange
 from gateways.smb.header import FLAG_REPLAY, Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_II, LEVEL_LEASE, LEVEL_NONE
 from gateways.smb.service import SmbService
 from gateways.smb.status import Status
 from sofs.locks import HANDLE, READ, WRITE
-from sofs.volume.api import Close, Reply
+from sofs.types import OpenId
+from sofs.volume.api import Binding, Bound, Close, Opened, Reconnect, Reply, Volume
 from tests.protocol import smb_client as smb
 from tests.protocol.smb_client import Client, FileId
 from tests.protocol.smb_scenes import created, run, started
@@ -277,6 +280,39 @@ def test_a_repeated_create_whose_answer_was_lost_with_its_coordinator_gets_the_o
         reply = await client.ask(Command.CREATE, body, FLAG_REPLAY)
         assert reply.status == 0, hex(reply.status)
         assert smb.file_id(reply)[0] == file[0]
+        assert (await client.ask(Command.WRITE, smb.write(smb.file_id(reply), 0, b"mine"))).status == 0
+
+    run(tmp_path, test)
+
+
+def test_a_repeated_create_whose_open_ends_while_it_is_taken_over_is_carried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway ends what its lost session had made, and its client repeats the CREATE, at the same time."""
+    real = reopen._ask
+    ended: list[OpenId] = []
+
+    async def too_late(exchange: Exchange, request: Reconnect, volume: Volume) -> Opened | Bound:
+        if not ended:
+            ended.append(request.open)
+            reply = volume.call(Close(request.open), None, before)
+            if not isinstance(reply, Reply):
+                await reply
+        return await real(exchange, request, volume)
+
+    before = Binding(0, 0)
+
+    async def test(service: SmbService) -> None:
+        nonlocal before
+        client = await started(service, share="safe")
+        body = smb.create("x", disposition=3, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
+        file = smb.file_id(await client.ask(Command.CREATE, body))
+        before = service.sessions[client.session_id].binding
+        handle = service.sessions[client.session_id].handles.pop(file[1])
+        service.durables.ended(handle)
+        cut(client)
+        monkeypatch.setattr(reopen, "_ask", too_late)
+        client = await started(service, share="safe")
+        reply = await client.ask(Command.CREATE, body, FLAG_REPLAY)
+        assert ended == [handle.id] and reply.status == 0, hex(reply.status)
         assert (await client.ask(Command.WRITE, smb.write(smb.file_id(reply), 0, b"mine"))).status == 0
 
     run(tmp_path, test)

@@ -237,7 +237,12 @@ async def _lasting(exchange: Exchange, request: Open, asked: Asked) -> Opened:
     durables.begin(lasting)
     try:
         opened = await exchange.call(request, exchange.tree.volume)
-        return await reopen.own(exchange, opened, asked)
+        try:
+            return await reopen.own(exchange, opened, asked)
+        except reopen.Gone:
+            # What was left of a session that has been lost may end at any time: then there is nothing to come back to, and this is the first one.
+            opened = await exchange.call(request, exchange.tree.volume)
+            return await reopen.own(exchange, opened, asked)
     except BaseException:
         durables.failed(lasting)
         raise

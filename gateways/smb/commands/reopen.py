@@ -26,7 +26,7 @@ _OTHERS = 3
 """Sessions that one open is found bound to, one after another, until its client is told to try again."""
 
 
-class _Gone(Failure):
+class Gone(Failure):
     """The volume knows no such open."""
 
 
@@ -102,7 +102,7 @@ async def _ask(exchange: Exchange, request: Reconnect, volume: Volume) -> Opened
     try:
         opened: Opened | Bound = await exchange.call(request, volume)
     except NotFound as error:
-        gone = _Gone(Status.OBJECT_NAME_NOT_FOUND)
+        gone = Gone(Status.OBJECT_NAME_NOT_FOUND)
         gone.gate = error.gate
         raise gone from None
     return opened
@@ -156,7 +156,7 @@ async def _taken_up(exchange: Exchange, known: Handle, asked: "Asked") -> Answer
     try:
         to = Return(known.id, durable.guid, durable.client, durable.version, durable.persistent)
         return await come_back(exchange, Path(known.name), to, asked, 0)
-    except _Gone:
+    except Gone:
         durables.ended(known)
         durables.failed(durable)
     except BaseException:
@@ -179,7 +179,8 @@ async def _again(exchange: Exchange, known: Handle, asked: "Asked") -> Answer:
 
 
 async def own(exchange: Exchange, opened: Opened, asked: "Asked") -> Opened:
-    """After a restart, the volume answers a repeated CREATE with the open that the first one made; it has to be taken over. Raises `Failure`."""
+    """After a restart, the volume answers a repeated CREATE with the open that the first one made; it has to be taken over. Raises `Failure`; `Gone` where
+    that open has ended meanwhile."""
     durable = asked.durable
     if durable is None or opened.sequence:
         return opened
