@@ -29,6 +29,7 @@ ADAPTERS = (
     "sofs/service.py",
     "sofs/config.py",
     "gateways/server.py",
+    "gateways/parting.py",
 )
 # Protocol cores: bytes in, events and bytes out.
 CORES = ("sofs/volume/", "sofs/log/", "sofs/pool/", "sofs/locks/", "gateways/smb/", "gateways/nfs/")
