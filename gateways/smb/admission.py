@@ -3,6 +3,8 @@
 MS-SMB2 3.3.5.2.4 (signature), 3.3.5.2.9 (session), 3.3.5.2.10 (channel sequence), 3.3.5.2.11 (tree), 3.3.5.2.7 (compounds).
 """
 
+import structlog
+
 from gateways.smb.crypto import Dialect, verify
 from gateways.smb.exchange import BODY, Exchange
 from gateways.smb.handle import Channel, Handle
@@ -10,6 +12,8 @@ from gateways.smb.header import ANY_FILE, FILE_ID, FLAG_RELATED, FLAG_REPLAY, FL
 from gateways.smb.status import Failure, Status, is_error
 from gateways.smb.wire import U16, DecodeError
 from sofs.errors import PeerError
+
+log = structlog.get_logger("smb")
 
 _WHILE_EXPIRED = frozenset({Command.SESSION_SETUP, Command.LOGOFF, Command.CLOSE, Command.LOCK, Command.ECHO, Command.OPLOCK_BREAK})
 """Also of a session whose user has to log on again: they give something back, or are the logon."""
@@ -107,6 +111,9 @@ def _handle_of(exchange: Exchange, persistent: int, volatile: int) -> Handle:
             raise Failure(Status(before.status))
     handle = exchange.session.handles.get(volatile)
     if handle is None or handle.persistent != persistent or handle.tree is not exchange.tree:
+        if exchange.tree.durable:
+            # Whose open outlives its connections has lost it, or uses it before it has come back to it.
+            log.info("open_unknown", peer=exchange.connection.link.peer, command=Command(exchange.command).name, open=persistent)
         raise Failure(Status.FILE_CLOSED)
     return handle
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateways.smb import contexts
 from gateways.smb.commands import reopen
@@ -281,6 +282,22 @@ def test_a_repeated_create_whose_answer_was_lost_with_its_coordinator_gets_the_o
         assert reply.status == 0, hex(reply.status)
         assert smb.file_id(reply)[0] == file[0]
         assert (await client.ask(Command.WRITE, smb.write(smb.file_id(reply), 0, b"mine"))).status == 0
+
+    run(tmp_path, test)
+
+
+def test_a_write_to_an_open_that_its_client_has_not_come_back_to_is_refused_and_logged(tmp_path: Path) -> None:
+    async def test(service: SmbService) -> None:
+        client = await started(service, share="safe")
+        body = smb.create("x", disposition=3, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
+        file = smb.file_id(await client.ask(Command.CREATE, body))
+        cut(client)
+        client = await started(service, share="safe")
+        with capture_logs() as logs:
+            reply = await client.ask(Command.WRITE, smb.write(file, 0, b"too early"))
+        assert reply.status == Status.FILE_CLOSED
+        (line,) = [line for line in logs if line["event"] == "open_unknown"]
+        assert (line["command"], line["open"]) == ("WRITE", file[0])
 
     run(tmp_path, test)
 
