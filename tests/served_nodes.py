@@ -91,8 +91,8 @@ class Nodes:
     lease_s: float = 90
     hidden: set[int] = field(default_factory=set)
     """Nodes that no gateway reaches."""
-    elsewhere: bool = False
-    """No node that starts has the address of its group."""
+    is_elsewhere: Callable[[int], bool] = lambda id: False
+    """Whether a group's address is at another node than the one that asks."""
     fenced: list[int] = field(default_factory=list)
     """Nodes that were told that they are shut out."""
 
@@ -119,7 +119,7 @@ class Nodes:
         membership, interconnect = await _member(self.store, me, hidden=self.hidden)
         processes = Processes(membership, interconnect)
         homes = Homes(Registry(self.store, random), processes, interconnect, clock)
-        homes.is_elsewhere = lambda id: self.elsewhere
+        homes.is_elsewhere = self.is_elsewhere
         routes = RoutedVolumes(interconnect, clock)
         whereabouts = [Whereabouts(volume.id, volume.name) for volume in (self.volume, self.system)]
         for where in whereabouts:

@@ -535,11 +535,12 @@ def test_a_group_does_not_come_home_without_its_address(tmp_path: Path) -> None:
         group = one.group
         await nodes.kill(one)
         await two.home_of(group)
-        nodes.elsewhere = True
+        asked, away = [], [group]
+        nodes.is_elsewhere = lambda id: asked.append(id) is None and bool(away)
         starting = asyncio.create_task(nodes.start(1, incarnation=77))
-        await asyncio.sleep(1.5)
+        await until(lambda: len(asked) > 1)
         assert two.has(group)
-        nodes.elsewhere = False
+        away.clear()
         assert (await starting).has(group)
 
     run(tmp_path, scenario)

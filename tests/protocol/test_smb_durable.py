@@ -14,6 +14,7 @@ from gateways.smb import contexts
 from gateways.smb.commands import reopen
 from gateways.smb.crypto import Dialect
 from gateways.smb.exchange import Exchange
+from gateways.smb.handle import Handle
 from gateways.smb.header import FLAG_REPLAY, Command
 from gateways.smb.leases import LEVEL_BATCH, LEVEL_II, LEVEL_LEASE, LEVEL_NONE
 from gateways.smb.service import SmbService
@@ -267,20 +268,26 @@ def test_a_repeated_create_comes_back_to_the_open_of_a_session_that_has_ended_wi
     run(tmp_path, test)
 
 
+async def unanswered(service: SmbService, disposition: int) -> tuple[bytes, Handle]:
+    """A CREATE that the volume has carried out and the gateway has given up with its connection, and what it had made."""
+    client = await started(service, share="safe")
+    body = smb.create("x", disposition=disposition, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
+    file = smb.file_id(await client.ask(Command.CREATE, body))
+    handle = service.sessions[client.session_id].handles.pop(file[1])
+    service.durables.ended(handle)
+    cut(client)
+    return body, handle
+
+
 def test_a_repeated_create_whose_answer_was_lost_with_its_coordinator_gets_the_open_of_the_session_before(tmp_path: Path) -> None:
     """The volume has it from the log of the coordinator that was lost, connected, and the gateway has given the first one up with its connection."""
 
     async def test(service: SmbService) -> None:
-        client = await started(service, share="safe")
-        body = smb.create("x", disposition=2, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
-        file = smb.file_id(await client.ask(Command.CREATE, body))
-        handle = service.sessions[client.session_id].handles.pop(file[1])
-        service.durables.ended(handle)
-        cut(client)
+        body, handle = await unanswered(service, disposition=2)
         client = await started(service, share="safe")
         reply = await client.ask(Command.CREATE, body, FLAG_REPLAY)
         assert reply.status == 0, hex(reply.status)
-        assert smb.file_id(reply)[0] == file[0]
+        assert smb.file_id(reply)[0] == handle.persistent
         assert (await client.ask(Command.WRITE, smb.write(smb.file_id(reply), 0, b"mine"))).status == 0
 
     run(tmp_path, test)
@@ -319,13 +326,8 @@ def test_a_repeated_create_whose_open_ends_while_it_is_taken_over_is_carried_out
 
     async def test(service: SmbService) -> None:
         nonlocal before
-        client = await started(service, share="safe")
-        body = smb.create("x", disposition=3, extras=contexts.encode([smb.durable(GUID, 60_000, True)]))
-        file = smb.file_id(await client.ask(Command.CREATE, body))
-        before = service.sessions[client.session_id].binding
-        handle = service.sessions[client.session_id].handles.pop(file[1])
-        service.durables.ended(handle)
-        cut(client)
+        body, handle = await unanswered(service, disposition=3)
+        before = handle.session.binding
         monkeypatch.setattr(reopen, "_ask", too_late)
         client = await started(service, share="safe")
         reply = await client.ask(Command.CREATE, body, FLAG_REPLAY)
